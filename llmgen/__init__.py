@@ -1,0 +1,1 @@
+"""llmgen: a generative LLM recommender with prompt templates."""

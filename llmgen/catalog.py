@@ -1,0 +1,172 @@
+"""Catalog: the items that can be recommended, immutable, by id and by position."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+from llmgen.errors import CatalogError, DataError, UnknownItemError
+from llmgen.types import Attribute, Item
+
+
+class Catalog(Sequence[Item]):
+    """Items in a fixed order; an item's position is its index in every array that llmgen makes.
+
+    Args:
+        items: At least one; ids unique and not empty, titles not blank.
+        noun: What one item is called in a prompt, singular: film, product, song, article.
+        label: How an item is written in prompts and answers, a format string over `title` and the attributes. An item
+            that lacks an attribute of it is written by its title alone.
+        shown: Attributes that prompts may show beside a title, in this order. Anything else stays out of prompts.
+
+    Raises:
+        CatalogError: No items, an id twice, an empty id, a blank title.
+
+    >>> films = Catalog([Item("1", "Alien", {"year": 1979})], noun="film", label="{title} ({year})")
+    >>> films.label(films["1"])
+    'Alien (1979)'
+    """
+
+    def __init__(
+        self,
+        items: Iterable[Item],
+        *,
+        noun: str = "item",
+        label: str = "{title}",
+        shown: Sequence[str] = (),
+    ) -> None:
+        self._items = tuple(items)
+        self.noun = noun
+        self.label_format = label
+        self.shown = tuple(shown)
+        if not self._items:
+            raise CatalogError("a catalog needs at least one item, and this one has none")
+        self._index: dict[str, int] = {}
+        for position, item in enumerate(self._items):
+            if not item.id:
+                raise CatalogError(f"item {position} ({item.title!r}) has an empty id; give every item an id of its own")
+            if not item.title.strip():
+                raise CatalogError(f"item {item.id!r} has a blank title; give it one or leave it out")
+            if item.id in self._index:
+                raise CatalogError(f"id {item.id!r} stands twice, at items {self._index[item.id]} and {position}")
+            self._index[item.id] = position
+        self._labels = tuple(self._spell(item) for item in self._items)
+
+    def __getitem__(self, key: int | str) -> Item:  # type: ignore[override]
+        """The item at a position, or with an id."""
+        return self._items[self.index(key) if isinstance(key, str) else key]
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __iter__(self) -> Iterator[Item]:
+        return iter(self._items)
+
+    def __contains__(self, key: object) -> bool:
+        """Whether an id, or an item with that id, is in the catalog."""
+        return (key.id if isinstance(key, Item) else key) in self._index
+
+    def index(self, key: str | Item) -> int:  # type: ignore[override]
+        """Position of an id or an item.
+
+        Raises:
+            UnknownItemError: It is not in the catalog.
+        """
+        item_id = key.id if isinstance(key, Item) else key
+        try:
+            return self._index[item_id]
+        except KeyError:
+            example = ", ".join(repr(item.id) for item in self._items[:3])
+            raise UnknownItemError(
+                f"no item has the id {item_id!r}; this catalog of {len(self)} has ids such as {example}"
+            ) from None
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """All ids, in order."""
+        return tuple(self._index)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """How each item is written in prompts and answers, in order; not necessarily unique."""
+        return self._labels
+
+    def label(self, item: Item) -> str:
+        """How one item is written in prompts and answers."""
+        position = self._index.get(item.id)
+        return self._spell(item) if position is None else self._labels[position]
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of everything that decides what is recommended and how it is written, 16 hex digits."""
+        return hashlib.sha256(self._dump().encode()).hexdigest()[:16]
+
+    def save(self, path: Path | str) -> None:
+        """Write one JSON line of settings, then one a item."""
+        Path(path).write_text(self._dump(), encoding="utf-8", newline="\n")
+
+    @classmethod
+    def from_jsonl(cls, path: Path | str, **settings: object) -> Catalog:
+        """Read what `save` wrote, or plain lines of `{"id": ..., "title": ..., any attributes}`.
+
+        Args:
+            path: The file, UTF-8.
+            settings: `noun`, `label`, `shown`: used instead of the file's own.
+
+        Raises:
+            DataError: A line is not such an object; the message names file and line.
+            CatalogError: See the class.
+        """
+        path = Path(path)
+        stored: dict[str, object] = {}
+        items = []
+        try:
+            text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise DataError(f"{path} is not UTF-8 (byte {error.start}); save it as UTF-8") from None
+        for number, line in enumerate(text.split("\n"), start=1):
+            if not line.strip():
+                continue
+            try:
+                record = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise DataError(f"{path}, line {number}: not JSON ({error.msg})") from None
+            if number == 1 and isinstance(record, dict) and record.keys() == {"noun", "label", "shown"}:
+                stored = record
+            else:
+                items.append(_item(record, path, number))
+        return cls(items, **{**stored, **settings})  # type: ignore[arg-type]
+
+    def _spell(self, item: Item) -> str:
+        try:
+            return self.label_format.format(title=item.title, **item.attributes).strip()
+        except KeyError:
+            return item.title.strip()
+
+    def _dump(self) -> str:
+        settings = {"noun": self.noun, "label": self.label_format, "shown": list(self.shown)}
+        records: list[Mapping[str, object]] = [settings]
+        records += [{"id": item.id, "title": item.title, **item.attributes} for item in self._items]
+        return "".join(json.dumps(record, ensure_ascii=False, sort_keys=False) + "\n" for record in records)
+
+
+def _item(record: object, path: Path, number: int) -> Item:
+    where = f"{path}, line {number}"
+    if not isinstance(record, dict):
+        raise DataError(f"{where}: wanted an object with id and title, not {record!r}")
+    for name in ("id", "title"):
+        if not isinstance(record.get(name), str):
+            raise DataError(f"{where}: {name!r} must be a string, not {record.get(name)!r}")
+    attributes: dict[str, Attribute] = {}
+    for name, value in record.items():
+        if name in ("id", "title") or value is None:
+            continue
+        if isinstance(value, list) and all(isinstance(part, str) for part in value):
+            attributes[name] = tuple(value)
+        elif isinstance(value, str | int | float | bool):
+            attributes[name] = value
+        else:
+            raise DataError(f"{where}: {name!r} must be a string, a number, a boolean or a list of strings")
+    return Item(record["id"], record["title"], attributes)

@@ -1,0 +1,70 @@
+"""Every exception of llmgen.
+
+    LLMGenError
+    ├── ConfigError                 settings, flags, files that configure
+    ├── DataError                   a data file or download is not what it should be
+    │   └── DownloadError           a file could not be fetched, or is not the file that was asked for
+    ├── CatalogError                the catalog is unusable or asked for the impossible
+    │   └── UnknownItemError        an id that is not in the catalog
+    ├── TemplateError               a prompt file is wrong
+    │   ├── TemplateNotFoundError   no prompt of that name
+    │   └── MissingVariableError    a prompt wants a variable that was not given
+    ├── EngineError                 the language model's side
+    │   ├── EngineUnavailableError  a package or model that is not installed here
+    │   └── GenerationError         the model gave no usable answer
+    └── SearchError                 nothing can be recommended: no item is eligible
+
+Wrong arguments are `ValueError`. Messages say what was wrong, with the value, and what to do.
+"""
+
+
+class LLMGenError(Exception):
+    """Base of every error that llmgen raises on purpose."""
+
+
+class ConfigError(LLMGenError):
+    """A setting, a flag or a configuration file is wrong."""
+
+
+class DataError(LLMGenError):
+    """A data file or a download is not what it should be."""
+
+
+class DownloadError(DataError):
+    """A file could not be fetched, or is not the file that was asked for."""
+
+
+class CatalogError(LLMGenError):
+    """The catalog is unusable, or was asked for the impossible."""
+
+
+class UnknownItemError(CatalogError):
+    """An item id that is not in the catalog."""
+
+
+class TemplateError(LLMGenError):
+    """A prompt file is wrong."""
+
+
+class TemplateNotFoundError(TemplateError):
+    """No prompt has that name."""
+
+
+class MissingVariableError(TemplateError):
+    """A prompt wants a variable that was not given."""
+
+
+class EngineError(LLMGenError):
+    """The language model's side failed."""
+
+
+class EngineUnavailableError(EngineError):
+    """A package or a model that is not installed here."""
+
+
+class GenerationError(EngineError):
+    """The model gave no usable answer."""
+
+
+class SearchError(LLMGenError):
+    """Nothing can be recommended: no item is eligible."""

@@ -1,0 +1,202 @@
+"""The values that travel through llmgen: frozen, plain, without behaviour of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Literal, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+Attribute = str | int | float | bool | tuple[str, ...]
+FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
+Role = Literal["system", "user", "assistant"]
+Method = Literal["trie", "exact", "normalised", "bm25", "prior", "none"]
+
+NOTHING: Mapping[str, Attribute] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One thing that can be recommended.
+
+    Attributes:
+        id: The caller's own id, unique in the catalog.
+        title: What people call it; not empty. Two items may share a title.
+        attributes: Anything else known, such as `year` (int) or `genres` (tuple of strings).
+    """
+
+    id: str
+    title: str
+    attributes: Mapping[str, Attribute] = field(default_factory=lambda: NOTHING, hash=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """What one request wants. Cold start is not a mode: it is a query with less in it.
+
+    Attributes:
+        history: Items already taken, oldest first.
+        ratings: The user's ratings of `history`, in the same order, or None where they are not known.
+        text: A wish in the user's words, or None.
+        user_id: The caller's id of the user; it never enters a prompt.
+        k: How many items to return at most, 1 or more.
+        exclude_seen: Whether items of the history are left out of the answer.
+        filters: Attribute name -> the values allowed (one, or several of which one must match).
+    """
+
+    history: Sequence[Item] = ()
+    text: str | None = None
+    user_id: str | None = None
+    k: int = 10
+    exclude_seen: bool = True
+    ratings: Sequence[float] | None = None
+    filters: Mapping[str, Attribute] = field(default_factory=lambda: NOTHING, hash=False)
+
+    def __post_init__(self) -> None:
+        if self.k < 1:
+            raise ValueError(f"k is the length of the answer and must be 1 or more, not {self.k}")
+        if self.ratings is not None and len(self.ratings) != len(self.history):
+            raise ValueError(f"{len(self.ratings)} ratings for a history of {len(self.history)} items; give one an item")
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One chat message."""
+
+    role: Role
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """Free text that a model wrote.
+
+    Attributes:
+        text: Without the end-of-turn token.
+        num_tokens: How many tokens were generated.
+        finished: Whether the model ended by itself (False: it ran into `max_new_tokens`).
+    """
+
+    text: str
+    num_tokens: int
+    finished: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Grounding:
+    """How an item of an answer was found in the catalog.
+
+    Attributes:
+        method: `trie` (constrained decoding), `exact`, `normalised` or `bm25` (free text), `prior` (an empty
+            place of a free-text answer, filled from the item prior) or `none` (free text that matched nothing).
+        score: 1 for `trie`, `exact` and `normalised`; for `bm25` the share of the text's own best possible score,
+            in (0, 1]; 0 for `prior` and `none`.
+        text: The text that was grounded, or None where there was none.
+    """
+
+    method: Method
+    score: float
+    text: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Recommendation:
+    """One place of an answer.
+
+    Attributes:
+        item: The item.
+        rank: 1 for the best.
+        score: Sum of `terms`; natural logarithm, higher is better.
+        probability: In [0, 1], `exp(score)` over its sum for all eligible items; see `llmgen.search`.
+        terms: Name -> part of the score: `lm` and one a prior.
+        grounding: How the item was found.
+        prompt: `name@digest` of the prompt template.
+    """
+
+    item: Item
+    rank: int
+    score: float
+    probability: float
+    terms: Mapping[str, float] = field(hash=False)
+    grounding: Grounding
+    prompt: str
+
+
+@dataclass(frozen=True, slots=True)
+class Recommendations(Sequence[Recommendation]):
+    """An answer: recommendations, best first.
+
+    Attributes:
+        places: At most k recommendations, no item twice.
+        exact: Whether these are proven to be the best of all eligible items under the scoring formula.
+        prompt: `name@digest` of the prompt template.
+        prompt_tokens: Length of the rendered prompt in tokens.
+        num_rounds: How often the language model was called for this answer.
+        history_used: How many items of the history stood in the prompt, counted from the newest.
+        dropped: Lines of a free-text answer that matched no item, or one already in the list.
+    """
+
+    places: tuple[Recommendation, ...]
+    exact: bool
+    prompt: str
+    prompt_tokens: int = 0
+    num_rounds: int = 0
+    history_used: int = 0
+    dropped: tuple[Grounding, ...] = ()
+
+    @overload
+    def __getitem__(self, index: int) -> Recommendation: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[Recommendation, ...]: ...
+    def __getitem__(self, index: int | slice) -> Recommendation | tuple[Recommendation, ...]:
+        return self.places[index]
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __iter__(self) -> Iterator[Recommendation]:
+        return iter(self.places)
+
+
+@dataclass(frozen=True, slots=True)
+class RatingPrediction:
+    """A predicted rating as a whole distribution.
+
+    Attributes:
+        item: The item.
+        distribution: Label -> probability, summing to 1, in the order of the labels.
+        mean: Expected rating; this is what RMSE wants.
+        mode: The most probable rating.
+        label_mass: Probability, in [0, 1], that the model gave to the labels before they were normalised. Low means
+            that the prompt does not fit the model.
+        prompt: `name@digest` of the prompt template.
+    """
+
+    item: Item
+    distribution: Mapping[str, float] = field(hash=False)
+    mean: float
+    mode: float
+    label_mass: float
+    prompt: str
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """Why an item suits a user.
+
+    Attributes:
+        item: The item.
+        text: The model's words.
+        evidence: Items of the user's own history that speak most for the item, strongest first: by the first prior
+            that can say so, else the newest ones.
+        prompt: `name@digest` of the prompt template.
+    """
+
+    item: Item
+    text: str
+    evidence: tuple[Item, ...]
+    prompt: str
