@@ -46,7 +46,7 @@ class Catalog(Sequence[Item]):
         self._index: dict[str, int] = {}
         for position, item in enumerate(self._items):
             if not item.id:
-                raise CatalogError(f"item {position} ({item.title!r}) has an empty id; give every item an id of its own")
+                raise CatalogError(f"item {position} ({item.title!r}) has an empty id; give it one")
             if not item.title.strip():
                 raise CatalogError(f"item {item.id!r} has a blank title; give it one or leave it out")
             if item.id in self._index:

@@ -60,7 +60,7 @@ class Query:
         if self.k < 1:
             raise ValueError(f"k is the length of the answer and must be 1 or more, not {self.k}")
         if self.ratings is not None and len(self.ratings) != len(self.history):
-            raise ValueError(f"{len(self.ratings)} ratings for a history of {len(self.history)} items; give one an item")
+            raise ValueError(f"{len(self.ratings)} ratings for a history of {len(self.history)}; give one an item")
 
 
 @dataclass(frozen=True, slots=True)
