@@ -1,0 +1,115 @@
+"""Engines: what a language model must be able to do for llmgen, and how to get one by name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from llmgen.errors import ConfigError
+from llmgen.types import Completion, FloatArray, IntArray, Message
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One question to a language model: how likely is each of some tokens next?
+
+    Attributes:
+        prompt: Token ids of the rendered prompt. Steps that share a prompt should share the tuple.
+        suffix: Token ids after the prompt: the path so far; may be empty.
+        wanted: int64 [n]; the next tokens asked about, n >= 1, none twice.
+        full: Whether the answer must be normalised over the whole vocabulary. If not, an engine may add any one
+            constant to all of the answer, which saves it most of the output layer.
+    """
+
+    prompt: tuple[int, ...]
+    suffix: tuple[int, ...]
+    wanted: IntArray
+    full: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationConfig:
+    """How free text is generated.
+
+    Attributes:
+        max_new_tokens: At most this many tokens, 1 or more.
+        temperature: 0 takes the likeliest token each time; above 0 samples.
+        seed: Of the sampling.
+    """
+
+    max_new_tokens: int = 128
+    temperature: float = 0.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.max_new_tokens < 1:
+            raise ValueError(f"max_new_tokens must be 1 or more, not {self.max_new_tokens}")
+        if not self.temperature >= 0:
+            raise ValueError(f"temperature must be 0 or more, not {self.temperature}")
+
+
+class Engine(Protocol):
+    """A causal language model with its tokenizer."""
+
+    @property
+    def name(self) -> str:
+        """What the engine is, for people: kind, model, adapter."""
+
+    @property
+    def tokenizer_digest(self) -> str:
+        """Changes whenever `spell` would; part of the key under which tries are stored."""
+
+    @property
+    def max_tokens(self) -> int:
+        """Longest prompt and answer together, in tokens."""
+
+    @property
+    def batch_tokens(self) -> int:
+        """How many prompt tokens one search batch may hold, so that memory stays within the engine's budget."""
+
+    @property
+    def control_tokens(self) -> frozenset[str]:
+        """Strings that the tokenizer reads as control tokens; no value in a prompt may spell one."""
+
+    def tokenize(self, messages: Sequence[Message]) -> tuple[int, ...]:
+        """Token ids of a chat up to where the assistant's answer begins."""
+
+    def spell(self, texts: Sequence[str]) -> list[tuple[int, ...]]:
+        """Token ids of each text as an answer, the end token included; training targets are spelled the same way."""
+
+    def next_logprobs(self, steps: Sequence[Step]) -> list[FloatArray]:
+        """Log-probabilities, float64 [n], of the wanted next tokens after each prompt + suffix; in order of `steps`."""
+
+    def generate(self, prompts: Sequence[tuple[int, ...]], config: GenerationConfig) -> list[Completion]:
+        """Free text after each tokenised prompt, in order of `prompts`."""
+
+
+def load_engine(name: str, *, adapter: str | None = None, **options: object) -> Engine:
+    """The engine that a name stands for.
+
+    Args:
+        name: `hf:MODEL` (a folder or a hub name, run by transformers), `hf` (the demo's model, SmolLM2-135M-Instruct)
+            or `fake` (made-up probabilities, no model: for tests and documentation).
+        adapter: Folder or hub name of a PEFT adapter, for engines that have weights.
+        options: Passed to the engine's constructor.
+
+    Raises:
+        ConfigError: No engine of that kind, or an option it does not know.
+        EngineUnavailableError: Its packages or its model are not installed here.
+
+    >>> load_engine("fake").name
+    'fake'
+    """
+    kind, _, model = name.partition(":")
+    if kind == "fake":
+        from llmgen.engines.fake import FakeEngine
+
+        if adapter is not None:
+            raise ConfigError(f"the fake engine has no weights, so it cannot take the adapter {adapter!r}")
+        return FakeEngine(**options)  # type: ignore[arg-type]
+    if kind == "hf":
+        from llmgen.engines.hf import HFEngine
+
+        return HFEngine.load(model or None, adapter=adapter, **options)  # type: ignore[arg-type]
+    raise ConfigError(f"no engine of the kind {kind!r}; use hf, hf:MODEL or fake")

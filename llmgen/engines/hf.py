@@ -1,0 +1,475 @@
+"""transformers: the reference engine, and the one for machines without a GPU.
+
+A prompt is read once and its keys and values are kept. All paths that a search asks about are then run as one short
+sequence behind them, as a tree: each token sees the prompt and its own ancestors, so nothing of a prompt is copied
+for a beam, and the output layer is evaluated on the wanted tokens' rows only. Where a model cannot be run this way
+(recurrent layers, logits that are scaled after the output layer, ...) a check at the start finds out, and the engine
+runs prompt and path as a whole, one at a time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from llmgen.defuse import defuse
+from llmgen.engines import GenerationConfig, Step
+from llmgen.errors import ConfigError, EngineUnavailableError
+from llmgen.models import demo_model
+from llmgen.types import Completion, FloatArray, IntArray, Message
+
+try:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
+except ImportError as error:
+    raise EngineUnavailableError(f"the hf engine needs torch and transformers ({error}); install llmgen[hf]") from error
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+logger = logging.getLogger(__name__)
+
+MIN_SHARED = 16  # shorter common beginnings of prompts are not worth a pass of their own
+NARROW = 64  # up to so many wanted tokens, the rows of all steps are gathered into one product
+FULL_CHUNK = 128  # steps a pass over the whole vocabulary: 128 x 150,000 float32 are 77 MB
+
+
+class _Prefilled(NamedTuple):
+    """What is kept of a prompt: per layer keys and values, [heads, tokens, head size], and its last hidden state."""
+
+    keys: list[Tensor]
+    values: list[Tensor]
+    hidden: Tensor
+
+
+class _Tree(NamedTuple):
+    """The distinct nodes of one prompt's suffixes: token, depth and ancestors of each, and node of each suffix."""
+
+    tokens: list[int]
+    depths: list[int]
+    ancestors: list[list[int]]
+    ends: list[int]
+
+
+class HFEngine:
+    """A causal language model run by transformers, on a CPU (float32) or a GPU (bfloat16).
+
+    Args:
+        model: A causal LM, in evaluation mode or not; it is put there.
+        tokenizer: Its tokenizer.
+        name: For people.
+        max_tokens: Longest prompt and answer together; the model's own limit by default.
+        batch_tokens: Prompt tokens whose keys and values are kept at once. The default keeps them below about 1 GB.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        name: str = "hf",
+        max_tokens: int | None = None,
+        batch_tokens: int | None = None,
+    ) -> None:
+        self._model = model.eval()
+        self._tokenizer = tokenizer
+        self.name = name
+        plain = model.get_base_model() if hasattr(model, "get_base_model") else model
+        self._body = plain.get_decoder()
+        self._head = plain.get_output_embeddings()
+        self._device = self._head.weight.device
+        config = plain.config.get_text_config()
+        self.max_tokens = max_tokens or int(getattr(config, "max_position_embeddings", 4096))
+        window = getattr(config, "sliding_window", None)
+        self._tree_limit = min(self.max_tokens, window) if window else self.max_tokens
+        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+        head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        bytes_a_token = 2 * config.num_hidden_layers * heads * head_size * self._head.weight.element_size()
+        self.batch_tokens = batch_tokens or max(self.max_tokens, 1_000_000_000 // bytes_a_token)
+        self._end = self._end_of_turn()
+        self.control_tokens = frozenset(
+            {*tokenizer.all_special_tokens, *(token.content for token in tokenizer.added_tokens_decoder.values())}
+        )
+        self._kept: OrderedDict[tuple[int, ...], _Prefilled] = OrderedDict()
+        self._tree_works = self._check_tree()
+
+    @classmethod
+    def load(
+        cls,
+        model: str | None = None,
+        *,
+        adapter: str | None = None,
+        device: str | None = None,
+        dtype: str | None = None,
+        max_tokens: int | None = None,
+        batch_tokens: int | None = None,
+        threads: int | None = None,
+    ) -> HFEngine:
+        """Load a model by name.
+
+        Args:
+            model: Folder or hub name of a causal LM; SmolLM2-135M-Instruct, fetched once, by default.
+            adapter: Folder or hub name of a PEFT adapter for it; it is applied, not merged.
+            device: `cpu`, `cuda`, `cuda:1`, ...; a GPU where there is one by default.
+            dtype: `float32`, `bfloat16` or `float16`; by default float32 on a CPU (bfloat16 is several times slower
+                there without AMX) and bfloat16 on a GPU.
+            max_tokens: See the class.
+            batch_tokens: See the class.
+            threads: CPU threads; torch's own choice by default.
+
+        Raises:
+            EngineUnavailableError: The model or adapter cannot be loaded here.
+            ConfigError: An unknown dtype.
+        """
+        where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        precision = dtype or ("float32" if where.type == "cpu" else "bfloat16")
+        if precision not in ("float32", "bfloat16", "float16"):
+            raise ConfigError(f"dtype must be float32, bfloat16 or float16, not {precision!r}")
+        if threads is not None:
+            torch.set_num_threads(threads)
+        source = str(demo_model()) if model is None else model
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(source)
+            weights = AutoModelForCausalLM.from_pretrained(source, dtype=getattr(torch, precision)).to(where)
+        except (OSError, ValueError) as error:
+            raise EngineUnavailableError(
+                f"cannot load the model {source!r}: {error}\nName a folder with a transformers model, or a model "
+                "of the hub where that can be reached."
+            ) from error
+        if adapter is not None:
+            from peft import PeftModel
+
+            try:
+                weights = PeftModel.from_pretrained(weights, adapter)
+            except (OSError, ValueError) as error:
+                raise EngineUnavailableError(f"cannot load the adapter {adapter!r} for {source!r}: {error}") from error
+        name = "hf:" + (Path(source).name if model is None or Path(source).is_dir() else source)
+        name += f"+{Path(adapter).name}" if adapter else ""
+        return cls(weights, tokenizer, name=name, max_tokens=max_tokens, batch_tokens=batch_tokens)
+
+    @property
+    def tokenizer_digest(self) -> str:
+        """SHA-256 of the tokenizer's own definition and the end token, 16 hex digits."""
+        backend = getattr(self._tokenizer, "backend_tokenizer", None)
+        definition = backend.to_str() if backend is not None else repr(sorted(self._tokenizer.get_vocab().items()))
+        return hashlib.sha256(f"{definition}\0{self._end}".encode()).hexdigest()[:16]
+
+    def tokenize(self, messages: Sequence[Message]) -> tuple[int, ...]:
+        """The model's own chat template, up to where the assistant answers.
+
+        Models whose template knows no system role get its words at the head of the first user message; models without
+        a template get `role: content` paragraphs.
+        """
+        chat = [{"role": message.role, "content": message.content} for message in messages]
+        if self._tokenizer.chat_template is None:
+            text = "".join(f"{turn['role'].capitalize()}: {turn['content']}\n\n" for turn in chat) + "Assistant:"
+            return tuple(self._tokenizer(text)["input_ids"])
+        if chat[0]["role"] == "system" and not self._knows_system():
+            chat = [{"role": "user", "content": f"{chat[0]['content']}\n\n{chat[1]['content']}"}, *chat[2:]]
+        ids = self._tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=True, return_dict=False)
+        return tuple(ids)
+
+    def spell(self, texts: Sequence[str]) -> list[tuple[int, ...]]:
+        """Token ids of each text, control tokens in it defused, and the end-of-turn token."""
+        safe = [defuse(text, self.control_tokens) for text in texts]
+        encoded = self._tokenizer(safe, add_special_tokens=False)["input_ids"]
+        return [(*ids, self._end) for ids in encoded]
+
+    @torch.inference_mode()
+    def next_logprobs(self, steps: Sequence[Step]) -> list[FloatArray]:
+        """See `Engine`. Prompts are read once; how many stay in memory is bounded by `batch_tokens`."""
+        answers: list[FloatArray] = [np.empty(0)] * len(steps)
+        grouped: dict[tuple[int, ...], list[int]] = {}
+        for number, step in enumerate(steps):
+            grouped.setdefault(step.prompt, []).append(number)
+        tree: dict[tuple[int, ...], list[int]] = {}
+        for prompt, numbers in grouped.items():
+            longest = len(prompt) + max(len(steps[number].suffix) for number in numbers)
+            if self._tree_works and longest <= self._tree_limit:
+                tree[prompt] = numbers
+            else:
+                for number in numbers:
+                    answers[number] = self._plain(steps[number])
+        for prompts in self._batches(sorted(tree, key=len)):
+            self._prefill(prompts)
+            numbers = [number for prompt in prompts for number in tree[prompt]]
+            hidden = self._hidden_states(prompts, [[steps[n].suffix for n in tree[prompt]] for prompt in prompts])
+            for number, row in zip(numbers, self._logprobs(hidden, [steps[n] for n in numbers]), strict=True):
+                answers[number] = row
+        return answers
+
+    @torch.inference_mode()
+    def generate(self, prompts: Sequence[tuple[int, ...]], config: GenerationConfig) -> list[Completion]:
+        """See `Engine`; prompts of similar length are generated together."""
+        answers: dict[int, Completion] = {}
+        by_length = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+        torch.manual_seed(config.seed)
+        sampling = {"do_sample": True, "temperature": config.temperature} if config.temperature else {}
+        for numbers in self._batches(by_length, lambda i: len(prompts[i]) + config.max_new_tokens):
+            longest = max(len(prompts[i]) for i in numbers)
+            ids = torch.full((len(numbers), longest), self._end, device=self._device)
+            mask = torch.zeros((len(numbers), longest), dtype=torch.long, device=self._device)
+            for row, i in enumerate(numbers):
+                ids[row, longest - len(prompts[i]) :] = torch.tensor(prompts[i], device=self._device)
+                mask[row, longest - len(prompts[i]) :] = 1
+            written = self._model.generate(
+                input_ids=ids,
+                attention_mask=mask,
+                max_new_tokens=config.max_new_tokens,
+                eos_token_id=self._end,
+                pad_token_id=self._end,
+                **{"do_sample": False, **sampling},
+            )[:, longest:].tolist()
+            for i, row_ids in zip(numbers, written, strict=True):
+                finished = self._end in row_ids
+                kept = row_ids[: row_ids.index(self._end)] if finished else row_ids
+                answers[i] = Completion(self._tokenizer.decode(kept, skip_special_tokens=True), len(kept), finished)
+        return [answers[i] for i in range(len(prompts))]
+
+    def _end_of_turn(self) -> int:
+        """The token with which the model's assistant ends: what its chat template puts after an answer, else eos."""
+        eos = self._tokenizer.eos_token_id
+        if self._tokenizer.chat_template is not None:
+            chat = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+            ids = self._tokenizer.apply_chat_template(chat, tokenize=True, return_dict=False)
+            special = set(self._tokenizer.added_tokens_decoder)
+            after = ids[len(ids) - next((i for i, token in enumerate(reversed(ids)) if token not in special), 0) :]
+            trailing = [token for token in after if token in special]
+            closing = [token for token in reversed(ids) if token in special]
+            eos = trailing[0] if trailing else (eos if eos is not None else closing[0] if closing else None)
+        if eos is None:
+            raise ConfigError("the tokenizer has no end-of-sequence token; set its eos_token")
+        return int(eos)
+
+    def _knows_system(self) -> bool:
+        chat = [{"role": "system", "content": "a"}, {"role": "user", "content": "b"}]
+        try:
+            self._tokenizer.apply_chat_template(chat, tokenize=False)
+        except Exception as error:  # templates raise whatever jinja raises; what it means is the same
+            logger.debug("the chat template takes no system message: %s", error)
+            return False
+        return True
+
+    def _batches(self, things: Sequence[object], size: object = len) -> Iterator[list]:  # type: ignore[type-arg]
+        batch: list[object] = []
+        total = 0
+        for thing in things:
+            tokens = size(thing)  # type: ignore[operator]
+            if batch and total + tokens > self.batch_tokens:
+                yield batch
+                batch, total = [], 0
+            batch.append(thing)
+            total += tokens
+        if batch:
+            yield batch
+
+    def _prefill(self, prompts: Sequence[tuple[int, ...]]) -> None:
+        """Read the prompts that are not kept yet, from the end of what they share with one that is."""
+        for prompt in prompts:
+            if prompt in self._kept:
+                self._kept.move_to_end(prompt)
+        missing = [prompt for prompt in prompts if prompt not in self._kept]
+        if not missing:
+            return
+        if len(missing) > 1 and not self._kept:
+            self._read(missing[:1], None, 0)
+            missing = missing[1:]
+        donor = next(reversed(self._kept), None)
+        shared = 0 if donor is None else min(_common(donor, prompt) for prompt in missing)
+        if shared < MIN_SHARED:
+            donor, shared = None, 0
+        self._read(missing, donor, shared)
+        total = sum(map(len, self._kept))
+        wanted = set(prompts)
+        for prompt in list(self._kept):
+            if total <= self.batch_tokens or prompt in wanted:
+                continue
+            del self._kept[prompt]
+            total -= len(prompt)
+
+    def _read(self, prompts: Sequence[tuple[int, ...]], donor: tuple[int, ...] | None, shared: int) -> None:
+        rest = [prompt[shared:] for prompt in prompts]
+        count, longest = len(prompts), max(map(len, rest))
+        ids = torch.zeros((count, longest), dtype=torch.long)
+        for row, tokens in enumerate(rest):
+            ids[row, : len(tokens)] = torch.tensor(tokens)
+        cache = DynamicCache()
+        if donor is not None:
+            source = self._kept[donor]
+            cache = DynamicCache(
+                [
+                    (k[None, :, :shared].expand(count, -1, -1, -1), v[None, :, :shared].expand(count, -1, -1, -1))
+                    for k, v in zip(source.keys, source.values, strict=True)
+                ]
+            )
+        # padding stands at the right, behind everything that looks back, so the plain causal mask is right for all rows
+        positions = torch.arange(shared, shared + longest, device=self._device)
+        output = self._body(
+            input_ids=ids.to(self._device),
+            position_ids=positions.expand(count, -1),
+            past_key_values=cache,
+            use_cache=True,
+        )
+        for row, prompt in enumerate(prompts):
+            length = len(prompt)
+            self._kept[prompt] = _Prefilled(
+                [layer.keys[row, :, :length].clone() for layer in output.past_key_values.layers],
+                [layer.values[row, :, :length].clone() for layer in output.past_key_values.layers],
+                output.last_hidden_state[row, len(rest[row]) - 1].clone(),
+            )
+
+    def _hidden_states(
+        self, prompts: Sequence[tuple[int, ...]], suffixes: Sequence[Sequence[tuple[int, ...]]]
+    ) -> Tensor:
+        """Last hidden state after each suffix of each prompt: [all suffixes, hidden size]."""
+        trees = [_tree(paths) for paths in suffixes]
+        kept = [self._kept[prompt] for prompt in prompts]
+        width = max(len(tree.tokens) for tree in trees)
+        if width == 0:
+            rows = [entry.hidden for entry, tree in zip(kept, trees, strict=True) for _ in tree.ends]
+            return torch.stack(rows)
+        longest = max(map(len, prompts))
+        ids = torch.zeros((len(prompts), width), dtype=torch.long)
+        positions = torch.zeros((len(prompts), width), dtype=torch.long)
+        seen = torch.zeros((len(prompts), width, longest + width), dtype=torch.bool)
+        for row, (prompt, tree) in enumerate(zip(prompts, trees, strict=True)):
+            size = len(tree.tokens)
+            ids[row, :size] = torch.tensor(tree.tokens, dtype=torch.long)
+            positions[row, :size] = torch.tensor(tree.depths, dtype=torch.long) + len(prompt)
+            seen[row, :, : len(prompt)] = True
+            for node, ancestors in enumerate(tree.ancestors):
+                seen[row, node, [longest + a for a in ancestors]] = True
+        mask = torch.zeros(seen.shape, dtype=self._head.weight.dtype)
+        mask.masked_fill_(~seen, torch.finfo(mask.dtype).min)
+        layers = range(len(kept[0].keys))
+        cache = DynamicCache(
+            [
+                (_pad([e.keys[layer] for e in kept], longest), _pad([e.values[layer] for e in kept], longest))
+                for layer in layers
+            ]
+        )
+        states = self._body(
+            input_ids=ids.to(self._device),
+            attention_mask=mask[:, None].to(self._device),
+            position_ids=positions.to(self._device),
+            past_key_values=cache,
+            use_cache=True,
+        ).last_hidden_state
+        return torch.stack(
+            [
+                states[row, end] if end >= 0 else entry.hidden
+                for row, (entry, tree) in enumerate(zip(kept, trees, strict=True))
+                for end in tree.ends
+            ]
+        )
+
+    def _logprobs(self, hidden: Tensor, steps: Sequence[Step]) -> list[FloatArray]:
+        """Of the wanted tokens of each step, from its hidden state: [steps, hidden size]."""
+        answers: list[FloatArray] = [np.empty(0)] * len(steps)
+        weight, bias = self._head.weight, self._head.bias
+        hidden = hidden.float()
+
+        def rows(wanted: IntArray) -> tuple[Tensor, Tensor | float]:
+            ids = torch.from_numpy(wanted).to(self._device)
+            return weight[ids].float(), 0.0 if bias is None else bias[ids].float()
+
+        full = [i for i, step in enumerate(steps) if step.full]
+        for start in range(0, len(full), FULL_CHUNK):
+            chunk = full[start : start + FULL_CHUNK]
+            logits = torch.nn.functional.linear(
+                hidden[chunk], weight.float(), None if bias is None else bias.float()
+            ).log_softmax(dim=-1)
+            for row, i in enumerate(chunk):
+                answers[i] = _numpy(logits[row, torch.from_numpy(steps[i].wanted).to(self._device)])
+        narrow = [i for i, step in enumerate(steps) if not step.full and len(step.wanted) <= NARROW]
+        if narrow:
+            counts = torch.tensor([len(steps[i].wanted) for i in narrow])
+            owner = torch.repeat_interleave(torch.tensor(narrow), counts).to(self._device)
+            vectors, offsets = rows(np.concatenate([steps[i].wanted for i in narrow]))
+            products = _numpy((hidden[owner] * vectors).sum(dim=-1) + offsets)
+            for i, part in zip(narrow, np.split(products, np.cumsum(counts.numpy())[:-1]), strict=True):
+                answers[i] = part
+        wide: dict[int, list[int]] = {}
+        for i, step in enumerate(steps):
+            if not step.full and len(step.wanted) > NARROW:
+                wide.setdefault(id(step.wanted), []).append(i)
+        for group in wide.values():
+            vectors, offsets = rows(steps[group[0]].wanted)
+            for i, row in zip(group, _numpy(hidden[group] @ vectors.T + offsets), strict=True):
+                answers[i] = row
+        return answers
+
+    def _plain(self, step: Step) -> FloatArray:
+        """The answer by one whole pass over prompt and suffix; the reference."""
+        ids = torch.tensor([step.prompt + step.suffix], device=self._device)
+        logits = self._model(input_ids=ids, use_cache=False).logits[0, -1].float()
+        return _numpy(logits.log_softmax(dim=-1)[torch.from_numpy(step.wanted).to(self._device)])
+
+    @torch.inference_mode()
+    def _check_tree(self) -> bool:
+        """Whether this model gives the same answers when paths are run as a tree."""
+        tokens = [int(t) for t in np.random.default_rng(0).integers(0, self._head.weight.shape[0], size=12)]
+        prompts = [tuple(tokens[:7]), tuple(tokens[7:])]
+        suffixes = [(), (tokens[3],), (tokens[3], tokens[9]), (tokens[5], tokens[1])]
+        wanted = np.array(sorted(set(tokens)), dtype=np.int64)
+        steps = [Step(prompt, suffix, wanted) for prompt in prompts for suffix in suffixes]
+        try:
+            self._prefill(prompts)
+            hidden = self._hidden_states(prompts, [suffixes, suffixes])
+            fast = self._logprobs(hidden, steps)
+        except (AttributeError, IndexError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
+            logger.warning("%s runs each path as a whole, which is slow: %s", self.name, error)
+            return False
+        finally:
+            self._kept.clear()
+        slow = [self._plain(step) for step in steps]
+        largest = max(float(np.abs((f - f.mean()) - (s - s.mean())).max()) for f, s in zip(fast, slow, strict=True))
+        allowed = 2e-3 if self._head.weight.dtype == torch.float32 else 0.5
+        if largest > allowed:
+            logger.warning(
+                "%s runs each path as a whole, which is slow: as a tree its logits differ by %.2g", self.name, largest
+            )
+        return largest <= allowed
+
+
+def _tree(paths: Sequence[tuple[int, ...]]) -> _Tree:
+    tree = _Tree([], [], [], [])
+    known: dict[tuple[int, ...], int] = {}
+    for path in paths:
+        above: list[int] = []
+        for depth in range(len(path)):
+            node = known.setdefault(path[: depth + 1], len(tree.tokens))
+            if node == len(tree.tokens):
+                tree.tokens.append(path[depth])
+                tree.depths.append(depth)
+                tree.ancestors.append([*above, node])
+            above = tree.ancestors[node]
+        tree.ends.append(above[-1] if path else -1)
+    return tree
+
+
+def _pad(tensors: Sequence[Tensor], length: int) -> Tensor:
+    """[heads, tokens, size] each -> [batch, heads, length, size], zeros at the right."""
+    if len(tensors) == 1:
+        return tensors[0][None]
+    batch = tensors[0].new_zeros((len(tensors), tensors[0].shape[0], length, tensors[0].shape[2]))
+    for row, tensor in enumerate(tensors):
+        batch[row, :, : tensor.shape[1]] = tensor
+    return batch
+
+
+def _common(one: tuple[int, ...], other: tuple[int, ...]) -> int:
+    """Length of the common beginning, short of all of `other` by one token at least."""
+    limit = min(len(one), len(other) - 1)
+    return next((i for i in range(limit) if one[i] != other[i]), limit)
+
+
+def _numpy(tensor: Tensor) -> FloatArray:
+    return tensor.double().cpu().numpy()
