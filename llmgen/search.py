@@ -154,11 +154,12 @@ class _Nodes(NamedTuple):
     """Log of the sum of exp(score) over the items below, if the model's probability is spread evenly over them."""
 
     def take(self, which: IntArray) -> _Nodes:
-        return _Nodes(*(array[which] for array in self))
+        return _Nodes(self.node[which], self.lm[which], self.bound[which], self.share[which])
 
     @staticmethod
     def join(parts: Sequence[_Nodes]) -> _Nodes:
-        return _Nodes(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
+        node, lm, bound, share = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+        return _Nodes(node, lm, bound, share)
 
 
 class _Beam:
@@ -303,11 +304,13 @@ class _Beam:
         return nodes.take(np.flatnonzero(matters))
 
     def _eligible(self, nodes: IntArray) -> IntArray:
-        return self.count[self.trie.hi[nodes]] - self.count[self.trie.lo[nodes]]
+        count: IntArray = self.count[self.trie.hi[nodes]] - self.count[self.trie.lo[nodes]]
+        return count
 
     def _scores(self) -> FloatArray:
         positions, lm = np.concatenate(self.found_position), np.concatenate(self.found_lm)
-        return self.config.lm_weight * lm + self.log_weight[positions]
+        scores: FloatArray = self.config.lm_weight * lm + self.log_weight[positions]
+        return scores
 
 
 def _check(request: Request, num_items: int, number: int) -> None:

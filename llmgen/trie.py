@@ -129,7 +129,8 @@ class ItemTrie:
 
     def is_leaf(self, nodes: IndexArray) -> NDArray[np.bool_]:
         """Whether each of some nodes ends a path."""
-        return self.first[nodes] == self.first[nodes + 1]
+        leaf: NDArray[np.bool_] = self.first[nodes] == self.first[nodes + 1]
+        return leaf
 
     def children(self, nodes: IndexArray) -> Children:
         """Children of several nodes at once."""

@@ -12,9 +12,9 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -27,6 +27,7 @@ from llmgen.types import Completion, FloatArray, IntArray, Message
 try:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
+    from transformers.utils.logging import disable_progress_bar
 except ImportError as error:
     raise EngineUnavailableError(f"the hf engine needs torch and transformers ({error}); install llmgen[hf]") from error
 
@@ -36,7 +37,12 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 MIN_SHARED = 16  # shorter common beginnings of prompts are not worth a pass of their own
+PASS_TOKENS = (
+    8192  # tokens of keys that one forward pass works on: more is no faster, and takes memory beside the budget
+)
 NARROW = 64  # up to so many wanted tokens, the rows of all steps are gathered into one product
 FULL_CHUNK = 128  # steps a pass over the whole vocabulary: 128 x 150,000 float32 are 77 MB
 
@@ -66,7 +72,7 @@ class HFEngine:
         tokenizer: Its tokenizer.
         name: For people.
         max_tokens: Longest prompt and answer together; the model's own limit by default.
-        batch_tokens: Prompt tokens whose keys and values are kept at once. The default keeps them below about 1 GB.
+        batch_tokens: Prompt tokens whose keys and values are kept at once; by default as many as take 1 GB.
     """
 
     def __init__(
@@ -78,10 +84,10 @@ class HFEngine:
         max_tokens: int | None = None,
         batch_tokens: int | None = None,
     ) -> None:
-        self._model = model.eval()
+        self._model = model.eval()  # type: ignore[no-untyped-call]
         self._tokenizer = tokenizer
         self.name = name
-        plain = model.get_base_model() if hasattr(model, "get_base_model") else model
+        plain: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
         self._body = plain.get_decoder()
         self._head = plain.get_output_embeddings()
         self._device = self._head.weight.device
@@ -92,7 +98,7 @@ class HFEngine:
         heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
         head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         bytes_a_token = 2 * config.num_hidden_layers * heads * head_size * self._head.weight.element_size()
-        self.batch_tokens = batch_tokens or max(self.max_tokens, 1_000_000_000 // bytes_a_token)
+        self.batch_tokens = batch_tokens or max(PASS_TOKENS, 1_000_000_000 // bytes_a_token)
         self._end = self._end_of_turn()
         self.control_tokens = frozenset(
             {*tokenizer.all_special_tokens, *(token.content for token in tokenizer.added_tokens_decoder.values())}
@@ -135,9 +141,10 @@ class HFEngine:
         if threads is not None:
             torch.set_num_threads(threads)
         source = str(demo_model()) if model is None else model
+        disable_progress_bar()  # type: ignore[no-untyped-call]  # of reading weights from the disk; downloads keep theirs
         try:
             tokenizer = AutoTokenizer.from_pretrained(source)
-            weights = AutoModelForCausalLM.from_pretrained(source, dtype=getattr(torch, precision)).to(where)
+            weights: Any = AutoModelForCausalLM.from_pretrained(source, dtype=getattr(torch, precision)).to(where)
         except (OSError, ValueError) as error:
             raise EngineUnavailableError(
                 f"cannot load the model {source!r}: {error}\nName a folder with a transformers model, or a model "
@@ -197,7 +204,7 @@ class HFEngine:
             else:
                 for number in numbers:
                     answers[number] = self._plain(steps[number])
-        for prompts in self._batches(sorted(tree, key=len)):
+        for prompts in _batches(sorted(tree, key=len), len, min(PASS_TOKENS, self.batch_tokens)):
             self._prefill(prompts)
             numbers = [number for prompt in prompts for number in tree[prompt]]
             hidden = self._hidden_states(prompts, [[steps[n].suffix for n in tree[prompt]] for prompt in prompts])
@@ -212,7 +219,7 @@ class HFEngine:
         by_length = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
         torch.manual_seed(config.seed)
         sampling = {"do_sample": True, "temperature": config.temperature} if config.temperature else {}
-        for numbers in self._batches(by_length, lambda i: len(prompts[i]) + config.max_new_tokens):
+        for numbers in _batches(by_length, lambda i: len(prompts[i]) + config.max_new_tokens, self.batch_tokens):
             longest = max(len(prompts[i]) for i in numbers)
             ids = torch.full((len(numbers), longest), self._end, device=self._device)
             mask = torch.zeros((len(numbers), longest), dtype=torch.long, device=self._device)
@@ -230,23 +237,22 @@ class HFEngine:
             for i, row_ids in zip(numbers, written, strict=True):
                 finished = self._end in row_ids
                 kept = row_ids[: row_ids.index(self._end)] if finished else row_ids
-                answers[i] = Completion(self._tokenizer.decode(kept, skip_special_tokens=True), len(kept), finished)
+                text = str(self._tokenizer.decode(kept, skip_special_tokens=True))
+                answers[i] = Completion(text, len(kept), finished)
         return [answers[i] for i in range(len(prompts))]
 
     def _end_of_turn(self) -> int:
-        """The token with which the model's assistant ends: what its chat template puts after an answer, else eos."""
-        eos = self._tokenizer.eos_token_id
+        """The token with which an answer ends: the control token that the chat template puts behind it, else eos."""
         if self._tokenizer.chat_template is not None:
-            chat = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
-            ids = self._tokenizer.apply_chat_template(chat, tokenize=True, return_dict=False)
-            special = set(self._tokenizer.added_tokens_decoder)
-            after = ids[len(ids) - next((i for i, token in enumerate(reversed(ids)) if token not in special), 0) :]
-            trailing = [token for token in after if token in special]
-            closing = [token for token in reversed(ids) if token in special]
-            eos = trailing[0] if trailing else (eos if eos is not None else closing[0] if closing else None)
-        if eos is None:
+            mark = "answer"
+            chat = [{"role": "user", "content": "question"}, {"role": "assistant", "content": mark}]
+            behind = str(self._tokenizer.apply_chat_template(chat, tokenize=False)).rpartition(mark)[2]
+            for token in self._tokenizer(behind, add_special_tokens=False)["input_ids"]:
+                if token in self._tokenizer.added_tokens_decoder:
+                    return int(token)
+        if self._tokenizer.eos_token_id is None:
             raise ConfigError("the tokenizer has no end-of-sequence token; set its eos_token")
-        return int(eos)
+        return int(self._tokenizer.eos_token_id)
 
     def _knows_system(self) -> bool:
         chat = [{"role": "system", "content": "a"}, {"role": "user", "content": "b"}]
@@ -256,19 +262,6 @@ class HFEngine:
             logger.debug("the chat template takes no system message: %s", error)
             return False
         return True
-
-    def _batches(self, things: Sequence[object], size: object = len) -> Iterator[list]:  # type: ignore[type-arg]
-        batch: list[object] = []
-        total = 0
-        for thing in things:
-            tokens = size(thing)  # type: ignore[operator]
-            if batch and total + tokens > self.batch_tokens:
-                yield batch
-                batch, total = [], 0
-            batch.append(thing)
-            total += tokens
-        if batch:
-            yield batch
 
     def _prefill(self, prompts: Sequence[tuple[int, ...]]) -> None:
         """Read the prompts that are not kept yet, from the end of what they share with one that is."""
@@ -437,6 +430,18 @@ class HFEngine:
                 "%s runs each path as a whole, which is slow: as a tree its logits differ by %.2g", self.name, largest
             )
         return largest <= allowed
+
+
+def _batches(things: Sequence[T], size: Callable[[T], int], limit: int) -> Iterator[list[T]]:
+    """Runs of things whose sizes, each taken as the largest of its run, sum to a limit; `things` ascend in size."""
+    batch: list[T] = []
+    for thing in things:
+        if batch and (len(batch) + 1) * size(thing) > limit:
+            yield batch
+            batch = []
+        batch.append(thing)
+    if batch:
+        yield batch
 
 
 def _tree(paths: Sequence[tuple[int, ...]]) -> _Tree:

@@ -1,0 +1,531 @@
+"""Recommender: a query becomes a prompt, the prompt and the priors a search, its result ranked items."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import pairwise
+from pathlib import Path
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+from rich.progress import track
+
+from llmgen.catalog import Catalog
+from llmgen.downloads import cache_dir
+from llmgen.engines import Engine, GenerationConfig
+from llmgen.errors import ConfigError, GenerationError
+from llmgen.grounding import Grounder
+from llmgen.priors import Combined, Evidence, Prior, Seen, Where, combine, only
+from llmgen.search import Mode, Normalise, Request, SearchConfig, SearchResult, rank_by_prior, search
+from llmgen.templates import Fitted, PromptLibrary, PromptTemplate, fit, plural, views
+from llmgen.trie import ItemTrie
+from llmgen.tuning import GRID, Metric, tune_weights
+from llmgen.types import Explanation, Grounding, Item, Query, RatingPrediction, Recommendation, Recommendations
+
+logger = logging.getLogger(__name__)
+
+Decoding = Literal["trie", "raw", "free"]
+Task = Literal["recommend", "rank", "rate", "explain"]
+TASKS: Mapping[str, Task] = {
+    "next_item": "recommend",
+    "cold_start": "recommend",
+    "rerank": "rank",
+    "rate": "rate",
+    "explain": "explain",
+}
+DEFAULT_PROMPTS: Mapping[Task, str] = {
+    "recommend": "next_item",
+    "rank": "rerank",
+    "rate": "rate",
+    "explain": "explain",
+}
+CHUNK = 64  # queries worked on together: bounds the priors' arrays, [64, n_items]
+SMALL_CATALOG = 5_000  # below, a trie is built in memory faster than it is worth a file
+TOKENS_A_LINE = 24  # of free text: room for a long title
+LM_WEIGHTS = (0.05, 0.1, 0.2, 0.35, 0.5, 1.0)
+
+
+@runtime_checkable
+class _Attributing(Protocol):
+    def evidence(self, query: Query, item: Item) -> list[Evidence]: ...
+
+
+class Tuned(NamedTuple):
+    """What `Recommender.tune` found.
+
+    Attributes:
+        recommender: With the chosen weights.
+        score: The metric of the priors alone, mean of all queries; optimistic, since it was chosen for.
+        lm_scores: LM weight -> the metric on the queries that the LM was tried on; 0 is the priors alone. Empty
+            without a language model.
+    """
+
+    recommender: Recommender
+    score: float
+    lm_scores: Mapping[float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class _Prompt:
+    template: PromptTemplate
+    token_ids: tuple[int, ...]
+    num_items: int
+
+
+class Recommender:
+    """A catalog, a language model, a prompt and item priors: queries in, ranked items out.
+
+    Args:
+        catalog: What can be recommended.
+        engine: The language model; None recommends by the priors alone.
+        prompt: Name of a prompt template, or several for different tasks; the task is the template's own. Tasks that
+            are not named keep `next_item`, `rerank`, `rate` and `explain`.
+        priors: Factors beside the language model. Seen items and filters need no mention: they are always in force.
+        prompts: Where templates are looked up; those that come with llmgen by default.
+        lm_weight: Weight of the LM's log-probability in the score, 0 or more.
+        decoding: `trie` or `raw` (see `llmgen.search`), or `free`: the model writes a list, and each line is looked up
+            in the catalog.
+        normalise: See `SearchConfig`.
+        num_beams: See `SearchConfig`.
+        exact: Whether every answer must be proven to be the best one.
+        max_history: Newest items of a history that a prompt shows at most; fewer where the model's context is short.
+        cache: Folder for the tries of large catalogs; below llmgen's cache by default.
+
+    Raises:
+        TemplateNotFoundError, TemplateError: A prompt is not there or wrong.
+        ConfigError: Two prompts for one task, or free decoding without an engine.
+        ValueError: An argument out of range.
+    """
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        engine: Engine | None,
+        *,
+        prompt: str | Sequence[str] = (),
+        priors: Sequence[Prior] = (),
+        prompts: PromptLibrary | None = None,
+        lm_weight: float = 1.0,
+        decoding: Decoding = "trie",
+        normalise: Normalise = "catalog",
+        num_beams: int | None = None,
+        exact: bool = False,
+        max_history: int = 20,
+        cache: Path | None = None,
+    ) -> None:
+        if decoding not in ("trie", "raw", "free"):
+            raise ValueError(f"decoding must be 'trie', 'raw' or 'free', not {decoding!r}")
+        if decoding == "free" and engine is None:
+            raise ConfigError("free decoding needs an engine that writes the text; give one, or use decoding='trie'")
+        if max_history < 0:
+            raise ValueError(f"max_history must be 0 or more, not {max_history}")
+        mode: Mode = "raw" if decoding == "raw" else "trie"
+        self.catalog = catalog
+        self.engine = engine
+        self.prompts = prompts or PromptLibrary.default()
+        self.priors = tuple(priors)
+        self.decoding = decoding
+        self.max_history = max_history
+        self.config = SearchConfig(mode, normalise, 0.0 if engine is None else lm_weight, num_beams, exact)
+        self._cache = cache
+        self._templates = self._choose((prompt,) if isinstance(prompt, str) else prompt)
+        given = {prior.name for prior in self.priors}
+        always: tuple[Prior, ...] = (Seen(catalog), Where(catalog))
+        self._factors = (*(prior for prior in always if prior.name not in given), *self.priors)
+
+    def with_prompt(self, *names: str) -> Recommender:
+        """The same recommender with other prompts for the tasks of the named templates."""
+        kept = [
+            t.name for task, t in self._templates.items() if task not in {TASKS[self.prompts[n].task] for n in names}
+        ]
+        return self._with(prompt=(*kept, *names))
+
+    def with_priors(self, *priors: Prior, lm_weight: float | None = None) -> Recommender:
+        """The same recommender with other priors, and another weight of the LM where one is given."""
+        return self._with(priors=priors, lm_weight=self.config.lm_weight if lm_weight is None else lm_weight)
+
+    def recommend(self, query: Query) -> Recommendations:
+        """The best `query.k` items.
+
+        Raises:
+            SearchError: No item is eligible.
+            CatalogError: A filter names an attribute or a value that no item has.
+        """
+        return self.recommend_many([query])[0]
+
+    def recommend_many(self, queries: Iterable[Query], *, progress: bool = False) -> list[Recommendations]:
+        """The best items of each query, in order of the queries; they are worked on together.
+
+        Args:
+            queries: Any number.
+            progress: Whether to show a bar on the terminal.
+
+        Raises:
+            SearchError, CatalogError: As `recommend`; nothing is returned then.
+        """
+        queries = list(queries)
+        answers: list[Recommendations] = []
+        starts = range(0, len(queries), CHUNK)
+        for start in track(starts, "Recommending", disable=not progress):
+            chunk = queries[start : start + CHUNK]
+            factors = combine(self._factors, chunk)
+            answers += self._free(chunk, factors) if self.decoding == "free" else self._search(chunk, factors)
+        return answers
+
+    def rank(self, query: Query, candidates: Sequence[Item | str]) -> Recommendations:
+        """The candidates in order; all of them, `query.k` and `query.exclude_seen` are not looked at.
+
+        Args:
+            query: The history, wish and filters.
+            candidates: Items of the catalog or their ids, at least one; one that stands twice counts once.
+
+        Raises:
+            UnknownItemError: A candidate is not in the catalog.
+            SearchError: The filters leave no candidate.
+        """
+        chosen = list(dict.fromkeys(self.catalog[self.catalog.index(candidate)] for candidate in candidates))
+        query = replace(query, k=max(len(chosen), 1), exclude_seen=False)
+        factors = combine(self._factors, [query])
+        total = factors.total + only(self.catalog, chosen)
+        return self._search([query], replace(factors, total=total), "rank", candidates=chosen)[0]
+
+    def rate(
+        self, query: Query, item: Item | str, *, labels: Sequence[str] = ("1", "2", "3", "4", "5")
+    ) -> RatingPrediction:
+        """The rating that the user would give to an item; see `rate_many`."""
+        return self.rate_many([(query, item)], labels=labels)[0]
+
+    def rate_many(
+        self, pairs: Sequence[tuple[Query, Item | str]], *, labels: Sequence[str] = ("1", "2", "3", "4", "5")
+    ) -> list[RatingPrediction]:
+        """Predicted ratings, by the language model alone: a distribution over the labels for each query and item.
+
+        Args:
+            pairs: Queries, with `ratings` of their history where these are known, and items of the catalog or ids.
+            labels: The possible ratings, numbers as strings, none twice, at least two.
+
+        Raises:
+            UnknownItemError: An item is not in the catalog.
+            ConfigError: There is no engine.
+            ValueError: Labels that are not numbers, repeat or are fewer than two.
+        """
+        engine = self._needs_engine("rating")
+        values = _numbers(labels)
+        paths = engine.spell(labels)
+        trie = ItemTrie.build(paths)
+        bare = [path[:-1] for path in paths]
+        whole = trie if _overlap(bare) else ItemTrie.build(bare)  # the end token is no part of a rating where it can go
+        requests, made = [], []
+        for query, key in pairs:
+            item = self.catalog[self.catalog.index(key)]
+            prompt = self._prompt("rate", query, item=views(self.catalog, [item])[0], labels=tuple(labels))
+            made.append((item, prompt))
+            requests.append(Request(prompt.token_ids, np.zeros(len(labels)), len(labels)))
+        shares = search(trie, engine, requests, SearchConfig(exact=True))
+        masses = search(whole, engine, requests, SearchConfig(mode="raw", exact=True))
+        answers = []
+        for (item, prompt), share, mass in zip(made, shares, masses, strict=True):
+            by_label = np.empty(len(labels))
+            by_label[share.items] = np.exp(share.lm_logprobs)
+            answers.append(
+                RatingPrediction(
+                    item,
+                    dict(zip(labels, by_label.tolist(), strict=True)),
+                    float(by_label @ values),
+                    float(values[by_label.argmax()]),
+                    min(1.0, float(np.exp(mass.lm_logprobs).sum())),
+                    prompt.template.ref,
+                )
+            )
+        return answers
+
+    def explain(self, query: Query, item: Item | str, *, max_new_tokens: int = 80) -> Explanation:
+        """Why an item suits a user, in the model's words, from the items of the history that speak most for it.
+
+        Raises:
+            UnknownItemError: The item is not in the catalog.
+            ConfigError: There is no engine.
+            GenerationError: The model said nothing.
+        """
+        engine = self._needs_engine("explaining")
+        item = self.catalog[self.catalog.index(item)]
+        evidence = self._evidence(query, item)
+        ratings = None
+        if query.ratings is not None:
+            known = {taken.id: rating for taken, rating in zip(query.history, query.ratings, strict=True)}
+            ratings = [known[shown.id] for shown in evidence]
+        prompt = self._prompt(
+            "explain",
+            query,
+            item=views(self.catalog, [item])[0],
+            evidence=views(self.catalog, evidence, ratings),
+            room=max_new_tokens,
+        )
+        answer = engine.generate([prompt.token_ids], GenerationConfig(max_new_tokens=max_new_tokens))[0]
+        text = answer.text.strip()
+        if not text:
+            raise GenerationError(f"{engine.name} wrote nothing for {item.title!r}; try another prompt or model")
+        if not answer.finished:  # what is cut off in the middle of a sentence is left out
+            ends = [text.rfind(mark) for mark in (". ", "! ", "? ", ".\n", "。")]
+            text = text[: max(ends) + 1] if max(ends) > 0 else text + " …"
+        return Explanation(item, text, evidence, prompt.template.ref)
+
+    def tune(
+        self,
+        queries: Sequence[Query],
+        held_out: Sequence[str],
+        *,
+        k: int = 10,
+        metric: Metric = "ndcg",
+        grid: Sequence[float] = GRID,
+        lm_weights: Sequence[float] = LM_WEIGHTS,
+        lm_queries: int = 200,
+        progress: bool = False,
+    ) -> Tuned:
+        """Choose the weights of the priors, then of the language model, on held-out items.
+
+        The priors' weights come first, by coordinate search on all queries (`llmgen.tuning.tune_weights`); then the
+        LM's, on some of the queries through the real search. 0 is always tried, so a model that does not help is left
+        out.
+
+        Args:
+            queries: With the history before the held-out item.
+            held_out: Id of the item that each query's user took next.
+            k: Cut-off of the metric.
+            metric: What to maximise; the LM's weight is chosen by NDCG@k in any case.
+            grid: Weights to try for each prior.
+            lm_weights: Weights to try for the LM.
+            lm_queries: How many of the queries the LM is tried on, evenly spread over them.
+            progress: Whether to show a bar on the terminal.
+
+        Raises:
+            UnknownItemError: A held-out item is not in the catalog.
+            ValueError: Nothing to tune on, or lengths that do not agree.
+        """
+        targets = [self.catalog.index(item) for item in held_out]
+        tuned = tune_weights(self._factors, queries, targets, k=k, metric=metric, grid=grid)
+        names = {prior.name for prior in self.priors}
+        best = self.with_priors(*(prior for prior in tuned.priors if prior.name in names))
+        if self.engine is None:
+            return Tuned(best, tuned.score, {})
+        sample = np.unique(np.linspace(0, len(queries) - 1, min(lm_queries, len(queries))).round().astype(int))
+        gains: dict[float, list[float]] = {weight: [] for weight in (0.0, *lm_weights)}
+        arms = {weight: best.with_priors(*best.priors, lm_weight=weight) for weight in gains}
+        size = 16  # users whose prompts stay in the engine while all weights are tried
+        for start in track(range(0, len(sample), size), "Tuning the LM's weight", disable=not progress):
+            numbers = sample[start : start + size]
+            chunk = [replace(queries[number], k=k) for number in numbers]
+            for weight, arm in arms.items():
+                for number, answer in zip(numbers, arm.recommend_many(chunk), strict=True):
+                    rank = next((place.rank for place in answer if place.item.id == held_out[number]), 0)
+                    gains[weight].append(1 / math.log2(rank + 1) if rank else 0.0)
+        scores = {weight: float(np.mean(values)) for weight, values in gains.items()}
+        chosen = max(scores, key=lambda weight: scores[weight])
+        return Tuned(best.with_priors(*best.priors, lm_weight=chosen), tuned.score, scores)
+
+    @cached_property
+    def trie(self) -> ItemTrie:
+        """The catalog's trie under the engine's tokenizer."""
+        engine = self._needs_engine("a trie")
+        if len(self.catalog) < SMALL_CATALOG:
+            return ItemTrie.build(engine.spell(self.catalog.labels))
+        key = (engine.tokenizer_digest, self.catalog.digest)
+        folder = self._cache or cache_dir() / "tries"
+        return ItemTrie.cached(folder, key, lambda: engine.spell(self.catalog.labels))
+
+    @cached_property
+    def grounder(self) -> Grounder:
+        """Finds the items of free text."""
+        return Grounder(self.catalog)
+
+    def template(self, task: Task = "recommend") -> PromptTemplate:
+        """The prompt template used for a task."""
+        return self._templates[task]
+
+    def messages(self, query: Query, *, prompt: str | None = None, **variables: object) -> Fitted:
+        """The rendered messages of a query's prompt, cut to the model's context by whole items of the history.
+
+        Args:
+            query: What to render.
+            prompt: Name of a template; the one for `recommend` by default.
+            variables: What the template's task needs beside the history and the wish: `item`, `candidates`,
+                `evidence`, `labels`.
+        """
+        template = self._templates["recommend"] if prompt is None else self.prompts[prompt]
+        return self._render(template, query, variables, room=0)
+
+    def _with(self, **changes: object) -> Recommender:
+        settings: dict[str, object] = {
+            "prompt": [template.name for template in self._templates.values()],
+            "priors": self.priors,
+            "prompts": self.prompts,
+            "lm_weight": self.config.lm_weight,
+            "decoding": self.decoding,
+            "normalise": self.config.normalise,
+            "num_beams": self.config.num_beams,
+            "exact": self.config.exact,
+            "max_history": self.max_history,
+            "cache": self._cache,
+        }
+        made = Recommender(self.catalog, self.engine, **{**settings, **changes})  # type: ignore[arg-type]
+        for costly in ("trie", "grounder"):
+            if costly in self.__dict__:
+                made.__dict__[costly] = self.__dict__[costly]
+        return made
+
+    def _choose(self, names: Sequence[str]) -> dict[Task, PromptTemplate]:
+        chosen: dict[Task, PromptTemplate] = {}
+        for name in names:
+            template = self.prompts[name]
+            task = TASKS[template.task]
+            if task in chosen:
+                raise ConfigError(
+                    f"the prompts {chosen[task].name!r} and {name!r} are both for {task!r}; give one a task"
+                )
+            chosen[task] = template
+        return {task: chosen.get(task) or self.prompts[name] for task, name in DEFAULT_PROMPTS.items()}
+
+    def _needs_engine(self, what: str) -> Engine:
+        if self.engine is None:
+            raise ConfigError(f"{what} needs a language model, and this recommender was made without an engine")
+        return self.engine
+
+    def _prompt(self, task: Task, query: Query, room: int = 0, **variables: object) -> _Prompt:
+        """The tokenised prompt of a query; `room` tokens are kept free for the answer."""
+        template = self._templates[task]
+        engine = self._needs_engine("a prompt")
+        fitted = self._render(template, query, variables, room)
+        return _Prompt(template, engine.tokenize(fitted.messages), fitted.num_items)
+
+    def _render(self, template: PromptTemplate, query: Query, variables: Mapping[str, object], room: int) -> Fitted:
+        engine = self._needs_engine("a prompt")
+        shown = min(len(query.history), self.max_history)
+        history = views(self.catalog, query.history, query.ratings)[len(query.history) - shown :]
+        always = {"noun": self.catalog.noun, "nouns": plural(self.catalog.noun), "wish": query.text, "k": query.k}
+
+        def render(number: int) -> Sequence[object]:
+            values = {**always, **variables, "history": history[shown - number :]}
+            return template.render(values, control_tokens=engine.control_tokens)
+
+        room = room or int(self._longest)
+        return fit(render, lambda messages: len(engine.tokenize(messages)), shown, engine.max_tokens - room)  # type: ignore[arg-type]
+
+    @cached_property
+    def _longest(self) -> int:
+        """Tokens of the longest path."""
+        node = self.trie.num_nodes - 1  # breadth-first: the last node is one of the deepest
+        return len(self.trie.spelling(node))
+
+    def _search(
+        self, queries: Sequence[Query], factors: Combined, task: Task = "recommend", candidates: Sequence[Item] = ()
+    ) -> list[Recommendations]:
+        if self.engine is None or self.config.lm_weight == 0:
+            results = [rank_by_prior(row, query.k) for row, query in zip(factors.total, queries, strict=True)]
+            prompts = [_Prompt(self._templates[task], (), 0)] * len(queries)
+        else:
+            extra = {"candidates": views(self.catalog, candidates)} if candidates else {}
+            prompts = [self._prompt(task, query, **extra) for query in queries]
+            requests = [
+                Request(prompt.token_ids, row, query.k)
+                for prompt, row, query in zip(prompts, factors.total, queries, strict=True)
+            ]
+            results = search(self.trie, self.engine, requests, self.config)
+        return [
+            self._answer(number, result, prompt, factors)
+            for number, (result, prompt) in enumerate(zip(results, prompts, strict=True))
+        ]
+
+    def _answer(self, number: int, result: SearchResult, prompt: _Prompt, factors: Combined) -> Recommendations:
+        by_prior = math.isnan(result.lm_logprobs[0])
+        grounding = Grounding("prior", 0.0) if by_prior else Grounding("trie", 1.0)
+        reference = "" if by_prior else prompt.template.ref
+        places = []
+        for place, index in enumerate(result.items.tolist()):
+            terms = {} if by_prior else {"lm": self.config.lm_weight * float(result.lm_logprobs[place])}
+            places.append(
+                Recommendation(
+                    self.catalog[index],
+                    place + 1,
+                    float(result.scores[place]),
+                    float(result.probabilities[place]),
+                    {**terms, **self._terms(factors, number, index)},
+                    grounding,
+                    reference,
+                )
+            )
+        logger.info("recommended %d items in %d rounds, exact: %s", len(places), result.num_rounds, result.exact)
+        return Recommendations(
+            tuple(places), result.exact, reference, len(prompt.token_ids), result.num_rounds, prompt.num_items
+        )
+
+    def _terms(self, factors: Combined, number: int, index: int) -> dict[str, float]:
+        """Of the priors that were asked for; those that only remove items add nothing to those they leave."""
+        return {prior.name: float(factors.terms[prior.name][number, index]) for prior in self.priors}
+
+    def _free(self, queries: Sequence[Query], factors: Combined) -> list[Recommendations]:
+        """The model writes lists; their lines are looked up, and empty places filled by the prior."""
+        engine = self._needs_engine("free decoding")
+        room = TOKENS_A_LINE * max(query.k for query in queries)
+        prompts = [self._prompt("recommend", query, room=room) for query in queries]
+        written = engine.generate([prompt.token_ids for prompt in prompts], GenerationConfig(max_new_tokens=room))
+        answers = []
+        for number, (query, prompt, completion) in enumerate(zip(queries, prompts, written, strict=True)):
+            weights = factors.total[number].copy()
+            fallback = rank_by_prior(weights, len(self.catalog)).items  # raises where nothing is eligible
+            found: dict[int, Grounding] = {}
+            dropped = []
+            for match in self.grounder.ground_lines(completion.text, allowed=weights > -np.inf):
+                index = None if match.item is None else self.catalog.index(match.item)
+                if index is None or index in found or len(found) == query.k:
+                    dropped.append(match.grounding)
+                else:
+                    found[index] = match.grounding
+            for index in fallback.tolist():
+                if len(found) == query.k:
+                    break
+                found.setdefault(index, Grounding("prior", 0.0))
+            places = tuple(
+                Recommendation(
+                    self.catalog[index],
+                    rank,
+                    -math.log(rank),
+                    math.nan,
+                    {"order": -math.log(rank)},
+                    grounding,
+                    prompt.template.ref,
+                )
+                for rank, (index, grounding) in enumerate(found.items(), start=1)
+            )
+            answers.append(
+                Recommendations(
+                    places, False, prompt.template.ref, len(prompt.token_ids), 1, prompt.num_items, tuple(dropped)
+                )
+            )
+        return answers
+
+    def _evidence(self, query: Query, item: Item, most: int = 3) -> tuple[Item, ...]:
+        for prior in self.priors:
+            if isinstance(prior, _Attributing):
+                found = tuple(entry.item for entry in prior.evidence(query, item)[:most])
+                if found:
+                    return found
+        return tuple(reversed(query.history[-most:]))
+
+
+def _numbers(labels: Sequence[str]) -> np.ndarray:
+    if len(labels) < 2 or len(set(labels)) < len(labels):
+        raise ValueError(f"labels must be at least two different ratings, not {list(labels)}")
+    try:
+        return np.array([float(label) for label in labels])
+    except ValueError:
+        raise ValueError(f"labels must be numbers written as strings, not {list(labels)}") from None
+
+
+def _overlap(paths: Sequence[tuple[int, ...]]) -> bool:
+    """Whether one path begins another."""
+    ordered = sorted(paths)
+    return any(long[: len(short)] == short for short, long in pairwise(ordered))

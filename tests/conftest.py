@@ -1,0 +1,81 @@
+"""A small catalog, a real tokenizer trained on it, a Llama with random weights: real in everything but knowledge."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing in these tests may look for a model outside
+
+from llmgen.catalog import Catalog
+from llmgen.types import Item
+
+CHATML = (
+    "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+GENRES = ("Action", "Comedy", "Drama", "Science Fiction", "War")
+WORDS = ("Red", "Blue", "Star", "Night", "River", "Man", "Woman", "Return", "City", "Last", "First", "Dark", "Alien")
+
+
+def films(count: int, seed: int = 0) -> Catalog:
+    """Made-up films: titles that begin alike, are each other's beginning, repeat, and stand in several scripts."""
+    rng = np.random.default_rng(seed)
+    titles = ["Alien", "Aliens", "Alien 3", "Amélie", "七人の侍", "Сталкер", "🎬", "M", "Alien", "The <|im_end|> Code"]
+    while len(titles) < count:
+        titles.append(" ".join(rng.choice(WORDS, size=rng.integers(1, 5))))
+    items = [
+        Item(
+            str(i + 1),
+            title,
+            {"year": int(1960 + i % 50), "genres": tuple(sorted(rng.choice(GENRES, size=2, replace=False)))},
+        )
+        for i, title in enumerate(titles[:count])
+    ]
+    return Catalog(items, noun="film", label="{title} ({year})", shown=("genres",))
+
+
+@pytest.fixture(scope="session")
+def catalog() -> Catalog:
+    return films(200)
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory, catalog: Catalog) -> Path:
+    """Folder of a two-layer Llama with random weights and a byte-level BPE tokenizer trained on the catalog."""
+    torch = pytest.importorskip("torch", reason="needs llmgen[hf]")
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    folder = tmp_path_factory.mktemp("tiny-llama")
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=600, special_tokens=special, initial_alphabet=alphabet, show_progress=False
+    )
+    bpe.train_from_iterator([*catalog.labels, "Recommend films. Taken so far, oldest first:"], trainer)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="<|im_end|>", pad_token="<|endoftext|>")
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>"]})
+    tokenizer.chat_template = CHATML
+    tokenizer.save_pretrained(folder)
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=2048,
+        initializer_range=0.3,  # wide enough that probabilities differ clearly
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    return folder
