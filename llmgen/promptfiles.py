@@ -65,6 +65,7 @@ class Source:
     front: str | None
     body: str
     tree: nodes.Template
+    undeclared: frozenset[str]
 
     @classmethod
     def read(cls, path: Path, environment: jinja2.Environment) -> Source:
@@ -87,9 +88,10 @@ class Source:
             body = "{#" + "\n" * (front.count("\n") + 1) + "#}\n" + text[match.end() :]
         try:
             tree = environment.parse(body, path.name, str(path))
+            undeclared = find_undeclared_variables(tree)  # also finds filters that do not exist
         except jinja2.TemplateSyntaxError as error:
             raise TemplateError(f"{path}, line {error.lineno}: {error.message}") from None
-        return cls(path, text, front, body, tree)
+        return cls(path, text, front, body, tree, frozenset(undeclared))
 
     def error(self, line: int, problem: str) -> TemplateError:
         """The error to raise for a line of this file."""
@@ -148,7 +150,7 @@ class Source:
             yield part.value
 
 
-def sandbox(load: Callable[[str], str | None]) -> jinja2.Environment:
+def sandbox(load: Callable[[str], Source]) -> jinja2.Environment:
     """The Jinja environment of all prompts: no private attributes, no changes to values, no files but those of `load`.
 
     It guards files, objects and secrets; it does not bound the time and memory that a template takes.
@@ -160,7 +162,7 @@ def sandbox(load: Callable[[str], str | None]) -> jinja2.Environment:
         finalize=_printed,
         autoescape=False,  # chat messages are no HTML; control tokens are defused instead
         auto_reload=False,
-        loader=jinja2.FunctionLoader(load),
+        loader=jinja2.FunctionLoader(lambda file: (load(file).body, str(load(file).path), None)),
     )
     environment.globals.clear()
     environment.filters = {name: environment.filters[name] for name in _FILTERS}
@@ -217,8 +219,11 @@ def check_blocks(parents: Sequence[Source]) -> None:
                         raise source.error(inner.lineno, f"block {inner.name!r} stands inside block {node.name!r}")
             elif isinstance(node, nodes.Output):
                 for part in node.nodes:
-                    if not (isinstance(part, nodes.TemplateData) and not part.data.strip()):
-                        raise source.error(part.lineno, "text outside the blocks would be in no message; move it")
+                    text = part.data if isinstance(part, nodes.TemplateData) else "{{ }}"
+                    if text.strip():
+                        blank = len(text) - len(text.lstrip())
+                        line = part.lineno + text.count("\n", 0, blank)
+                        raise source.error(line, "text outside the blocks would be in no message; move it")
             elif not isinstance(node, nodes.Extends | nodes.Import | nodes.FromImport | nodes.Macro | nodes.Assign):
                 name = type(node).__name__.lower()
                 raise source.error(node.lineno, f"{name!r} outside the blocks would be in no message; move it")
@@ -243,7 +248,7 @@ def check_variables(front: FrontMatter, parents: Sequence[Source], used: Sequenc
     where: dict[str, tuple[Source, int]] = {}
     for part in used:
         set_here = shared if part in parents else _names_at_top(part.tree)
-        for name in find_undeclared_variables(part.tree) - set_here - {"target"}:
+        for name in part.undeclared - set_here - {"target"}:
             lines = [node.lineno for node in part.tree.find_all(nodes.Name) if node.name == name]
             where.setdefault(name, (part, min(lines, default=1)))
     for name, (part, line) in sorted(where.items(), key=lambda entry: entry[0]):

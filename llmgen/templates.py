@@ -232,7 +232,7 @@ class PromptLibrary:
                 self._files.setdefault(path.name, path)
         self._sources: dict[str, Source] = {}
         self._templates: dict[str, PromptTemplate] = {}
-        self._environment = sandbox(lambda file: self._source(file).body if file in self._files else None)
+        self._environment = sandbox(self._source)
 
     @classmethod
     def default(cls, *folders: Path | str) -> PromptLibrary:
@@ -293,11 +293,9 @@ class PromptLibrary:
         check_variables(front, parents, used)
         check_wording(used)
         text = "".join(f"{part.path.name}\0{part.text}\0" for part in used)
-        try:
-            compiled = self._environment.get_template(file)
-        except jinja2.TemplateSyntaxError as error:  # an unknown filter shows only here
-            raise TemplateError(f"{error.filename or source.path}, line {error.lineno}: {error.message}") from None
-        template = PromptTemplate(compiled, front, hashlib.sha256(text.encode()).hexdigest()[:12], source.path)
+        template = PromptTemplate(
+            self._environment.get_template(file), front, hashlib.sha256(text.encode()).hexdigest()[:12], source.path
+        )
         _try_out(template, used)
         return template
 
