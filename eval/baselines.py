@@ -1,0 +1,358 @@
+"""The priors alone, as recommenders: popularity, ItemKNN, EASE, transition and their mix, tuned on validation.
+
+    python -m eval.baselines --dataset movielens-100k --ties file
+
+No result of a language model stands without these beside it. The protocol, leave-one-out a user:
+
+1. Fit on the train part with every hyper-parameter of `GRIDS`; history = train; rank the whole catalog without the
+   items of the history; keep what has the best mean NDCG@k on the validation item.
+2. The mix: the kept models with one floor for all out of `FLOORS`, weights by `llmgen.tuning.tune_weights`, also on
+   validation.
+3. Fit again on train + validation with what was kept; history = both; rank for the test item, once.
+
+An item that ties with others ranks behind all of them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple, cast
+
+import numpy as np
+import polars as pl
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from llmgen.catalog import Catalog
+from llmgen.datasets import load_dataset
+from llmgen.priors import Ease, ItemKNN, ItemToItem, Popularity, Prior, Seen, Transition, combine, reweighted
+from llmgen.splits import histories, leave_one_out
+from llmgen.tuning import Trial, target_ranks, tune_weights
+from llmgen.types import FloatArray, IntArray, Item, Query
+
+logger = logging.getLogger(__name__)
+
+Ties = Literal["file", "item_id"]
+Settings = Mapping[str, float]
+Model = type[Popularity] | type[ItemKNN] | type[Ease] | type[Transition]
+
+MODELS: Mapping[str, Model] = {
+    "popularity": Popularity,
+    "item_knn": ItemKNN,
+    "ease": Ease,
+    "transition": Transition,
+}
+GRIDS: Mapping[str, Mapping[str, Sequence[float]]] = {
+    "popularity": {},
+    "item_knn": {"neighbours": (50, 100, 200), "shrinkage": (0.0, 10.0, 30.0), "decay": (0.7, 0.8, 0.9)},
+    "ease": {"l2": (100.0, 300.0, 1000.0), "decay": (0.7, 0.8, 0.9)},
+    "transition": {
+        "window": (10, 20, 40),
+        "step_decay": (0.8, 0.9),
+        "backward": (0.0, 0.25, 0.5, 1.0),
+        "column_power": (0.3, 0.4, 0.5),
+        "decay": (0.7, 0.8, 0.9),
+    },
+}
+"""Hyper-parameters that are tried, every combination."""
+FLOORS = (0.01, 0.03, 0.1, 0.3)
+"""Floors of the collaborative factors that are tried in the mix; alone, a floor does not change a ranking."""
+
+
+class Estimate(NamedTuple):
+    """A mean of users with its standard error."""
+
+    mean: float
+    standard_error: float
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """The ranks of the held-out items, one a query, the whole catalog ranked.
+
+    Attributes:
+        ranks: int64 [n_queries], 1 for the best; the largest int64 where the item was removed.
+        k: Cut-off of the metrics.
+    """
+
+    ranks: IntArray
+    k: int
+
+    @property
+    def hit_rates(self) -> FloatArray:
+        """HR@k of each query, float64 [n_queries]; equals recall with one item held out."""
+        return (self.ranks <= self.k).astype(np.float64)
+
+    @property
+    def ndcgs(self) -> FloatArray:
+        """NDCG@k of each query, float64 [n_queries]."""
+        return cast(FloatArray, self.hit_rates / np.log2(1.0 + self.ranks))
+
+    @property
+    def hit_rate(self) -> Estimate:
+        """Mean HR@k."""
+        return _estimate(self.hit_rates)
+
+    @property
+    def ndcg(self) -> Estimate:
+        """Mean NDCG@k."""
+        return _estimate(self.ndcgs)
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """One baseline, tuned on validation and measured on test.
+
+    Attributes:
+        name: Of the prior, or `mix`.
+        settings: What was chosen: hyper-parameters, or the floor and the weights of the mix.
+        priors: Fitted on train + validation, `Seen` first where seen items are left out.
+        validation: NDCG@k of the choice on the validation items; optimistic, as it was chosen for.
+        test: The measurement.
+    """
+
+    name: str
+    settings: Settings
+    priors: tuple[Prior, ...]
+    validation: float
+    test: Evaluation
+
+
+class Part(NamedTuple):
+    """One step of the protocol.
+
+    Attributes:
+        known: Interactions to fit on, and to take the histories from.
+        queries: One a user.
+        held_out: The id of each user's held-out item.
+    """
+
+    known: pl.DataFrame
+    queries: list[Query]
+    held_out: list[str]
+
+
+def evaluate_priors(
+    priors: Sequence[Prior],
+    queries: Sequence[Query],
+    held_out: Sequence[str | Item],
+    *,
+    catalog: Catalog,
+    k: int = 10,
+    batch_size: int = 1024,
+) -> Evaluation:
+    """Rank the whole catalog by the product of priors, and find each query's held-out item.
+
+    Args:
+        priors: No name twice; without `Seen`, items of the history stay in.
+        queries: Any number, at least one.
+        held_out: The item, or its id, that each query should find.
+        catalog: The items that are ranked.
+        k: Cut-off, 1 or more.
+        batch_size: Queries scored at once, 1 or more; decides memory only.
+
+    Raises:
+        ValueError: Lengths that do not agree, or an argument out of range.
+        UnknownItemError: A held-out item is not in the catalog.
+    """
+    if len(queries) != len(held_out) or not queries:
+        raise ValueError(
+            f"{len(queries)} queries and {len(held_out)} held-out items; give one item a query, at least one"
+        )
+    if k < 1 or batch_size < 1:
+        raise ValueError(f"k and batch_size must be 1 or more, not {k} and {batch_size}")
+    targets = np.array([catalog.index(item) for item in held_out], dtype=np.int64)
+    ranks = []
+    for start in range(0, len(queries), batch_size):
+        batch = slice(start, start + batch_size)
+        total = combine(priors, queries[batch], len(catalog)).total
+        ranks.append(target_ranks(total, targets[batch]))
+    return Evaluation(np.concatenate(ranks), k)
+
+
+def run_baselines(
+    interactions: pl.DataFrame,
+    catalog: Catalog,
+    *,
+    ties: Ties = "file",
+    k: int = 10,
+    exclude_seen: bool = True,
+    grids: Mapping[str, Mapping[str, Sequence[float]]] = GRIDS,
+) -> list[Result]:
+    """Tune and measure every baseline; the protocol stands in the module's docstring.
+
+    Args:
+        interactions: Columns `user_id`, `item_id`, `timestamp`, in the order of the file.
+        catalog: All items.
+        ties: What orders interactions of equal time: the file, or the item id (numbers before words).
+        k: Cut-off of the metric that is tuned for and measured.
+        exclude_seen: Whether items of the history are left out; False where people take things again.
+        grids: Name of a model -> hyper-parameter -> values.
+
+    Returns:
+        One result a name of `grids`, in that order, then the mix of them all.
+    """
+    split = leave_one_out(interactions, ties=ties)
+    train, validation, test = (_ordered(frame, ties) for frame in (split.train, split.validation, split.test))
+    tuning = _part(train, validation, catalog, exclude_seen)
+    final = _part(pl.concat([train, validation]), test, catalog, exclude_seen)
+    seen: list[Prior] = [Seen(catalog)] if exclude_seen else []
+
+    results, kept = [], []
+    for name, grid in grids.items():
+        settings, prior, score = _choose(name, grid, tuning, catalog, seen, k)
+        refitted = _fit(name, settings, final.known, catalog)
+        measured = evaluate_priors([*seen, refitted], final.queries, final.held_out, catalog=catalog, k=k)
+        results.append(Result(name, settings, (*seen, refitted), score, measured))
+        kept.append(prior)
+        logger.info("%s: %s, validation NDCG@%d %.4f", name, settings, k, score)
+
+    floor, best = 0.0, Trial((), -1.0)
+    for tried in FLOORS if any(isinstance(prior, ItemToItem) for prior in kept) else FLOORS[:1]:
+        mix = [*seen, *(_with_floor(prior, tried) for prior in kept)]
+        tuned = tune_weights(mix, tuning.queries, tuning.held_out, catalog=catalog, k=k)
+        if tuned.score > best.score:
+            floor, best = tried, Trial(tuple(prior.weight for prior in tuned.priors), tuned.score)
+    weights = best.weights[len(seen) :]
+    priors = [
+        reweighted(_with_floor(result.priors[-1], floor), weight)
+        for result, weight in zip(results, weights, strict=True)
+    ]
+    measured = evaluate_priors([*seen, *priors], final.queries, final.held_out, catalog=catalog, k=k)
+    settings = {"floor": floor, **dict(zip(grids, weights, strict=True))}
+    return [*results, Result("mix", settings, (*seen, *priors), best.score, measured)]
+
+
+def main(
+    dataset: Annotated[str, typer.Option(help="A name that llmgen.datasets knows.")] = "movielens-100k",
+    ties: Annotated[str, typer.Option(help="What orders interactions of equal time: file or item_id.")] = "file",
+    k: Annotated[int, typer.Option(min=1, help="Cut-off.")] = 10,
+    keep_seen: Annotated[bool, typer.Option("--keep-seen", help="Rank items of the history too.")] = False,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Also write settings, metrics and ranks here.")
+    ] = None,
+) -> None:
+    """Tune the baselines on validation, measure them on test, and show the table."""
+    if ties not in ("file", "item_id"):
+        raise typer.BadParameter(f"ties are broken by file or item_id, not {ties!r}", param_hint="--ties")
+    data = load_dataset(dataset)
+    results = run_baselines(data.interactions, data.catalog, ties=cast(Ties, ties), k=k, exclude_seen=not keep_seen)
+    n_users = len(results[0].test.ranks)
+    title = f"{dataset}, leave-one-out, ties by {ties}: {n_users} users, {len(data.catalog)} items, ± standard error"
+    Console().print(_table(results, title, k))
+    if json_file is not None:
+        record = {
+            "dataset": dataset,
+            "ties": ties,
+            "k": k,
+            "exclude_seen": not keep_seen,
+            "n_users": n_users,
+            "n_items": len(data.catalog),
+            "results": [_record(result) for result in results],
+        }
+        json_file.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+
+
+def _ordered(frame: pl.DataFrame, ties: Ties) -> pl.DataFrame:
+    """The rows in the order that the tie rule gives: later steps keep the order of rows of equal time."""
+    if ties == "file":
+        return frame
+    number = pl.col("item_id").cast(pl.Int64, strict=False)
+    return frame.sort("timestamp", number, "item_id", maintain_order=True, nulls_last=True)
+
+
+def _part(known: pl.DataFrame, held_out: pl.DataFrame, catalog: Catalog, exclude_seen: bool) -> Part:
+    past = histories(known, catalog=catalog)
+    queries = [
+        Query(history=past[user].items if user in past else (), user_id=user, exclude_seen=exclude_seen)
+        for user in held_out["user_id"]
+    ]
+    return Part(known, queries, held_out["item_id"].to_list())
+
+
+def _choose(
+    name: str,
+    grid: Mapping[str, Sequence[float]],
+    part: Part,
+    catalog: Catalog,
+    seen: Sequence[Prior],
+    k: int,
+) -> tuple[Settings, Prior, float]:
+    """The best of a grid on validation; of equally good settings the first."""
+    best: tuple[Settings, Prior, float] | None = None
+    for settings, prior in _fitted(name, grid, part.known, catalog):
+        score = evaluate_priors([*seen, prior], part.queries, part.held_out, catalog=catalog, k=k).ndcg.mean
+        if best is None or score > best[2]:
+            best = settings, prior, score
+    if best is None:
+        raise ValueError(f"the grid of {name} has a hyper-parameter without values: {dict(grid)}")
+    return best
+
+
+def _fitted(
+    name: str, grid: Mapping[str, Sequence[float]], known: pl.DataFrame, catalog: Catalog
+) -> Iterator[tuple[Settings, Prior]]:
+    """Every setting of a grid; the decay of the history needs no new fit."""
+    decays = grid.get("decay")
+    fits = {key: values for key, values in grid.items() if key != "decay"}
+    for values in product(*fits.values()):
+        settings = dict(zip(fits, values, strict=True))
+        prior = _fit(name, settings, known, catalog)
+        if decays is None or not isinstance(prior, ItemToItem):
+            yield settings, prior
+            continue
+        for decay in decays:
+            yield {**settings, "decay": decay}, dataclasses.replace(prior, decay=decay)
+
+
+def _fit(name: str, settings: Settings, known: pl.DataFrame, catalog: Catalog) -> Prior:
+    if name not in MODELS:
+        raise ValueError(f"no baseline is called {name!r}; there are {', '.join(MODELS)}")
+    return MODELS[name].fit(known, catalog, **cast(dict[str, Any], settings))
+
+
+def _with_floor(prior: Prior, floor: float) -> Prior:
+    return dataclasses.replace(prior, floor=floor) if isinstance(prior, ItemToItem) else prior
+
+
+def _estimate(values: FloatArray) -> Estimate:
+    spread = float(values.std(ddof=1)) if len(values) > 1 else float("nan")
+    return Estimate(float(values.mean()), spread / len(values) ** 0.5)
+
+
+def _table(results: Sequence[Result], title: str, k: int) -> Table:
+    table = Table(title=title)
+    for heading in ("prior", "validation", f"HR@{k}", f"NDCG@{k}", "chosen on validation"):
+        table.add_column(heading, justify="left" if heading in ("prior", "chosen on validation") else "right")
+    for result in results:
+        hits, ndcg = result.test.hit_rate, result.test.ndcg
+        table.add_row(
+            result.name,
+            f"{result.validation:.4f}",
+            f"{hits.mean:.4f} ± {hits.standard_error:.4f}",
+            f"{ndcg.mean:.4f} ± {ndcg.standard_error:.4f}",
+            ", ".join(f"{key} {value:g}" for key, value in result.settings.items()),
+        )
+    return table
+
+
+def _record(result: Result) -> dict[str, object]:
+    return {
+        "name": result.name,
+        "settings": dict(result.settings),
+        "validation_ndcg": result.validation,
+        "hit_rate": result.test.hit_rate._asdict(),
+        "ndcg": result.test.ndcg._asdict(),
+        "ranks": [int(rank) for rank in result.test.ranks],
+    }
+
+
+if __name__ == "__main__":
+    typer.run(main)

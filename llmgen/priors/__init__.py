@@ -1,0 +1,36 @@
+"""Item priors: everything that knows something about items beside the language model, as factors that multiply.
+
+    Seen            removes what the history holds
+    Where, only     remove what a filter does not allow, or all but given candidates
+    Wish            BM25 of the user's words
+    Popularity      how often an item was taken; a negative weight lessens popularity bias
+    Transition      what people took next
+    Ease, ItemKNN   what people took together
+
+A prior of your own is any object with `name`, `weight` and `log_weights`; see `Prior`.
+"""
+
+from llmgen.priors.base import Combined, Prior, combine, log_lift, reweighted
+from llmgen.priors.collaborative import Ease, Evidence, ItemKNN, ItemToItem, Transition
+from llmgen.priors.filters import Seen, Where, only
+from llmgen.priors.popularity import Popularity
+from llmgen.priors.wish import Wish, item_text
+
+__all__ = [
+    "Combined",
+    "Ease",
+    "Evidence",
+    "ItemKNN",
+    "ItemToItem",
+    "Popularity",
+    "Prior",
+    "Seen",
+    "Transition",
+    "Where",
+    "Wish",
+    "combine",
+    "item_text",
+    "log_lift",
+    "only",
+    "reweighted",
+]

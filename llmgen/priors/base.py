@@ -1,0 +1,157 @@
+"""What a prior is, how a score becomes one, and how several become one number an item.
+
+A prior knows something about items that the language model need not learn: what was seen, what a filter allows, what
+people took together. Each is a factor w >= 0 on every item of the catalog; the factors of a request are multiplied,
+each raised to its weight. Everything here is in natural logarithms, so factors add up and log 0 = -inf removes an item.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar, cast
+
+import numpy as np
+
+from llmgen.catalog import Catalog
+from llmgen.types import FloatArray, IntArray, Item, Query
+
+
+class Prior(Protocol):
+    """One factor on the items of a catalog.
+
+    Attributes:
+        name: Key of the factor's part of the score in `Recommendation.terms`; one of a kind in a recommender.
+        weight: Exponent of the factor. 0 switches it off, a negative one turns it round; neither brings back an item
+            that the factor removes.
+    """
+
+    @property
+    def name(self) -> str: ...  # noqa: D102
+    @property
+    def weight(self) -> float: ...  # noqa: D102
+
+    def log_weights(self, queries: Sequence[Query]) -> FloatArray:
+        """The factor, before its weight.
+
+        Args:
+            queries: Any number, none included.
+
+        Returns:
+            float64 [len(queries), n_items], natural logarithm of w >= 0, items in catalog order; -inf removes an item.
+        """
+        ...
+
+
+PriorT = TypeVar("PriorT", bound=Prior)
+
+
+@dataclass(frozen=True, eq=False)
+class Combined:
+    """The product of several priors.
+
+    Attributes:
+        total: float64 [n_queries, n_items], the sum of `terms`; -inf where any factor removes the item.
+        terms: Name of the prior -> float64 [n_queries, n_items], its weighted part.
+    """
+
+    total: FloatArray
+    terms: Mapping[str, FloatArray]
+
+
+def combine(priors: Sequence[Prior], queries: Sequence[Query], n_items: int | None = None) -> Combined:
+    """Multiply priors: the sum of weight * log w, where an item that one factor removes stays removed.
+
+    An item with log w = -inf is out whatever the weight of that factor, 0 and negative ones included, and whatever
+    the other factors say. No other infinity and no NaN comes out.
+
+    Args:
+        priors: No name twice.
+        queries: One row each.
+        n_items: Size of the catalog; needed only where `priors` may be empty, which gives a flat product.
+
+    Raises:
+        ValueError: A name twice, no prior and no `n_items`, or a prior that answers with the wrong shape, NaN or +inf.
+    """
+    names = [prior.name for prior in priors]
+    if repeated := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(
+            f"two priors are called {repeated[0]!r}; give each its own name (dataclasses.replace(..., name=))"
+        )
+    if not priors and n_items is None:
+        raise ValueError("no prior and no n_items: the size of the catalog is not known; give one of them")
+    terms: dict[str, FloatArray] = {}
+    for prior in priors:
+        log_w = np.asarray(prior.log_weights(queries), dtype=np.float64)
+        n_items = log_w.shape[-1] if n_items is None else n_items
+        if log_w.shape != (len(queries), n_items):
+            raise ValueError(f"prior {prior.name!r} gave an array {log_w.shape}, not {(len(queries), n_items)}")
+        if np.isnan(log_w).any() or np.isposinf(log_w).any():
+            raise ValueError(
+                f"prior {prior.name!r} gave NaN or +inf; a log weight is finite, or -inf for an item removed"
+            )
+        if not np.isfinite(prior.weight):
+            raise ValueError(f"the weight of prior {prior.name!r} is {prior.weight}; it must be finite")
+        removed = np.isneginf(log_w)
+        terms[prior.name] = np.where(removed, -np.inf, prior.weight * np.where(removed, 0.0, log_w))
+    total = np.zeros((len(queries), cast(int, n_items)))
+    for term in terms.values():
+        total += term
+    return Combined(total, terms)
+
+
+def reweighted(prior: PriorT, weight: float) -> PriorT:
+    """The same prior with another weight.
+
+    Raises:
+        TypeError: The prior is not a dataclass, so it cannot be copied with one field changed.
+    """
+    if not dataclasses.is_dataclass(prior) or isinstance(prior, type):
+        raise TypeError(f"{type(prior).__name__} is not a dataclass instance; its weight cannot be replaced")
+    return cast(PriorT, dataclasses.replace(cast(Any, prior), weight=float(weight)))
+
+
+def log_lift(scores: FloatArray, floor: float) -> FloatArray:
+    """Turn scores of any sign into log weights; the one rule of all scoring priors.
+
+    Scores below 0 count as 0. What is left becomes a share p of its row, is mixed with a small uniform floor, and is
+    measured against the uniform distribution over the n items of the row:
+
+        w = (1 - floor) * n * p + floor
+
+    So w = 1 is "knows nothing", and that is what every item of a row without a positive score gets; w = `floor` is
+    what an item without a positive score gets beside others that have one. Sorting by w sorts by score wherever the
+    score is positive.
+
+    Args:
+        scores: [n_rows, n_items], finite.
+        floor: In (0, 1]. Above 0, so that the language model can still bring in an item that the factor never met.
+
+    Returns:
+        float64 [n_rows, n_items], log w, all finite.
+
+    Raises:
+        ValueError: `floor` outside (0, 1].
+
+    >>> np.exp(log_lift(np.array([[3.0, 1.0, 0.0, -2.0]]), floor=0.1)).round(6).tolist()
+    [[2.8, 1.0, 0.1, 0.1]]
+    """
+    check_floor(floor)
+    positive = np.maximum(scores, 0.0)
+    sums = positive.sum(axis=1, keepdims=True)
+    scale = np.divide((1.0 - floor) * positive.shape[1], sums, out=np.zeros_like(sums), where=sums > 0)
+    positive *= scale
+    positive += np.where(sums > 0, floor, 1.0)
+    return cast(FloatArray, np.log(positive, out=positive))
+
+
+def check_floor(floor: float) -> None:
+    """Raise ValueError unless a floor is in (0, 1]."""
+    if not 0.0 < floor <= 1.0:
+        raise ValueError(f"floor must be in (0, 1], not {floor}: it is the weight of an item without a score")
+
+
+def positions(items: Sequence[Item], catalog: Catalog) -> IntArray:
+    """Catalog positions of items in their order, without those that the catalog no longer has."""
+    return np.array([catalog.index(item) for item in items if item in catalog], dtype=np.int64)

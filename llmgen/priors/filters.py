@@ -1,0 +1,186 @@
+"""Priors that remove items, exactly: what was seen, and what a filter does not allow."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llmgen.catalog import Catalog
+from llmgen.errors import CatalogError
+from llmgen.priors.base import positions
+from llmgen.types import Attribute, FloatArray, IntArray, Item, Query
+
+
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """Removes the items of a query's own history, where the query asks for that (`exclude_seen`).
+
+    Items of a history that the catalog no longer has are passed over: they cannot be recommended anyway.
+    """
+
+    catalog: Catalog
+    weight: float = 1.0
+    name: str = "seen"
+
+    def log_weights(self, queries: Sequence[Query]) -> FloatArray:
+        """See `Prior`: -inf for an item of the history, 0 for any other."""
+        log_w = np.zeros((len(queries), len(self.catalog)))
+        for row, query in zip(log_w, queries, strict=True):
+            if query.exclude_seen:
+                row[positions(query.history, self.catalog)] = -np.inf
+        return log_w
+
+
+def only(catalog: Catalog, items: Iterable[Item | str]) -> FloatArray:
+    """Log weights that leave nothing but these candidates.
+
+    Args:
+        catalog: Where they stand.
+        items: Items or their ids, at least one; one that stands twice counts once.
+
+    Returns:
+        float64 [n_items], 0 for a candidate and -inf for any other item.
+
+    Raises:
+        UnknownItemError: A candidate is not in the catalog.
+        ValueError: No candidates: that would leave nothing to recommend.
+    """
+    log_w = np.full(len(catalog), -np.inf)
+    log_w[[catalog.index(item) for item in items]] = 0.0
+    if np.isneginf(log_w).all():
+        raise ValueError("no candidates were given; leave them out to choose from the whole catalog")
+    return log_w
+
+
+@dataclass(frozen=True, eq=False)
+class _Values:
+    """The values of one attribute: numbers by item, and the items of each word."""
+
+    numbers: FloatArray  # [n_items], NaN where the item has no number
+    words: Mapping[str, IntArray]
+    spelling: Mapping[str, str]
+
+
+@dataclass(frozen=True, eq=False)
+class Where:
+    """Removes the items that do not match `Query.filters`: attribute name -> the value, or a tuple of values, allowed.
+
+    An item stays if, for every attribute of the filter, it has at least one of the values allowed:
+
+    - words match whole, whatever their case; an attribute that is a tuple (`genres`) matches with any of its words;
+    - numbers match if equal, or inside a range written as a string, ends included: "1990..1999", "..1980", "2000..";
+      the string "1999" is the number as well;
+    - booleans match themselves and the words "true" and "false".
+
+    An item without the attribute does not match. Filters that no item can match are errors rather than empty answers,
+    so that a wrong spelling does not look like an empty shelf; each of several values must exist, for the same reason.
+    """
+
+    catalog: Catalog
+    weight: float = 1.0
+    name: str = "where"
+    values: Mapping[str, _Values] | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.values is None:
+            object.__setattr__(self, "values", _index(self.catalog))
+
+    def log_weights(self, queries: Sequence[Query]) -> FloatArray:
+        """See `Prior`: 0 for an item that matches, -inf for any other.
+
+        Raises:
+            CatalogError: No item has an attribute of that name, or none has a value that was asked for.
+        """
+        log_w = np.zeros((len(queries), len(self.catalog)))
+        known: dict[tuple[str, Attribute, type], NDArray[np.bool_]] = {}
+        for row, query in zip(log_w, queries, strict=True):
+            for attribute, wanted in query.filters.items():
+                key = (attribute, wanted, type(wanted))  # True == 1, so the type belongs to the key
+                if key not in known:
+                    known[key] = self._matches(attribute, wanted)
+                row[~known[key]] = -np.inf
+        return log_w
+
+    def _matches(self, attribute: str, wanted: Attribute) -> NDArray[np.bool_]:
+        values = (self.values or {}).get(attribute)
+        if values is None:
+            names = ", ".join(repr(name) for name in sorted(self.values or {})) or "no attributes at all"
+            raise CatalogError(f"no item has an attribute {attribute!r} to filter on; there are: {names}")
+        allowed = wanted if isinstance(wanted, tuple | list) else (wanted,)
+        if not allowed:
+            raise CatalogError(f"the filter on {attribute!r} allows no value at all; leave it out to allow every one")
+        matches = np.zeros(len(self.catalog), dtype=bool)
+        for value in allowed:
+            found = _match(values, value)
+            if not found.any():
+                raise CatalogError(f"no item has {attribute} = {value!r}; {_hint(values, value)}")
+            matches |= found
+        return matches
+
+
+def _index(catalog: Catalog) -> dict[str, _Values]:
+    numbers: dict[str, FloatArray] = {}
+    words: dict[str, dict[str, list[int]]] = {}
+    spelling: dict[str, dict[str, str]] = {}
+    for position, item in enumerate(catalog):
+        for name, value in item.attributes.items():
+            if name not in numbers:
+                numbers[name], words[name], spelling[name] = np.full(len(catalog), np.nan), {}, {}
+            if isinstance(value, int | float) and not isinstance(value, bool):
+                numbers[name][position] = value
+                continue
+            for word in value if isinstance(value, tuple) else (str(value),):
+                words[name].setdefault(_fold(word), []).append(position)
+                spelling[name].setdefault(_fold(word), word)
+    return {
+        name: _Values(
+            numbers[name], {word: np.array(at, dtype=np.int64) for word, at in words[name].items()}, spelling[name]
+        )
+        for name in numbers
+    }
+
+
+def _fold(word: str) -> str:
+    return word.strip().casefold()
+
+
+def _match(values: _Values, value: str | int | float | bool) -> NDArray[np.bool_]:
+    found = np.zeros(len(values.numbers), dtype=bool)
+    interval = _interval(value)
+    if interval is not None:
+        found |= (values.numbers >= interval[0]) & (values.numbers <= interval[1])  # NaN is in no interval
+    found[values.words.get(_fold(str(value)), [])] = True
+    return found
+
+
+def _interval(value: str | int | float | bool) -> tuple[float, float] | None:
+    """The numbers a value stands for, ends included, or None where it is just a word."""
+    if isinstance(value, bool):
+        return None
+    low, dots, high = str(value).partition("..")
+    try:
+        if not dots:
+            return float(low), float(low)
+        if not low.strip() and not high.strip():
+            return None
+        return (float(low) if low.strip() else -np.inf), (float(high) if high.strip() else np.inf)
+    except ValueError:
+        return None
+
+
+def _hint(values: _Values, value: str | int | float | bool) -> str:
+    parts = []
+    near = get_close_matches(_fold(str(value)), list(values.words), n=3, cutoff=0.6)
+    if near:
+        parts.append("near: " + ", ".join(repr(values.spelling[word]) for word in near))
+    elif values.words:
+        some = ", ".join(repr(values.spelling[word]) for word in sorted(values.words)[:10])
+        parts.append(f"there are {len(values.words)} such as {some}")
+    if not np.isnan(values.numbers).all():
+        low, high = np.nanmin(values.numbers), np.nanmax(values.numbers)
+        parts.append(f'its numbers run from {low:g} to {high:g} (ranges are written "{low:g}..{high:g}")')
+    return "; ".join(parts)

@@ -1,0 +1,50 @@
+"""How often people took an item."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import polars as pl
+
+from llmgen.catalog import Catalog
+from llmgen.priors.interactions import sequences
+from llmgen.types import FloatArray, Query
+
+
+@dataclass(frozen=True, eq=False)
+class Popularity:
+    """The share of all interactions that an item has; the same for every query.
+
+    Give it a negative weight to lessen popularity bias.
+
+    Attributes:
+        log_shares: float64 [n_items], natural logarithm of (count + 1) / (sum of counts + n_items).
+        weight: Exponent.
+        name: Key in `Recommendation.terms`.
+    """
+
+    log_shares: FloatArray = field(repr=False)
+    weight: float = 1.0
+    name: str = "popularity"
+
+    @classmethod
+    def fit(cls, interactions: pl.DataFrame, catalog: Catalog, *, weight: float = 1.0) -> Popularity:
+        """Count the interactions of each item; an item that nobody took counts as taken once, like all others more.
+
+        Args:
+            interactions: Columns `user_id`, `item_id`, `timestamp`; every row counts, repeats too.
+            catalog: The items that are counted.
+            weight: Exponent; negative prefers what fewer people took.
+
+        Raises:
+            UnknownItemError: An interaction with an item that the catalog does not have.
+            DataError: A column is missing or has nulls.
+        """
+        counts = np.bincount(sequences(interactions, catalog).items, minlength=len(catalog)) + 1.0
+        return cls(np.log(counts / counts.sum()), weight)
+
+    def log_weights(self, queries: Sequence[Query]) -> FloatArray:
+        """See `Prior`."""
+        return np.tile(self.log_shares, (len(queries), 1))

@@ -1,0 +1,63 @@
+"""How well an item's text fits the user's words."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from llmgen.bm25 import BM25Index
+from llmgen.catalog import Catalog
+from llmgen.priors.base import check_floor, log_lift
+from llmgen.types import FloatArray, Item, Query
+
+FLOOR = 0.1
+"""Weight of an item that shares no word with the wish, beside one of which nothing is known (1)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Wish:
+    """BM25 of `Query.text` against the items' texts, as a factor: what a query without history has to go by.
+
+    Attributes:
+        catalog: The items.
+        text_of: The text of an item; by default its label and, where it has them, the attributes that the catalog
+            shows, its genres and its description.
+        floor: In (0, 1], see `llmgen.priors.log_lift`: items without a word of the wish stay possible.
+        weight: Exponent.
+        name: Key in `Recommendation.terms`.
+        index: Of the items' texts; made from `text_of` where it is not given.
+    """
+
+    catalog: Catalog = field(repr=False)
+    text_of: Callable[[Item], str] | None = None
+    floor: float = FLOOR
+    weight: float = 1.0
+    name: str = "wish"
+    index: BM25Index | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        check_floor(self.floor)
+        if self.index is None:
+            text_of = self.text_of or (lambda item: item_text(self.catalog, item))
+            object.__setattr__(self, "index", BM25Index([text_of(item) for item in self.catalog]))
+
+    def log_weights(self, queries: Sequence[Query]) -> FloatArray:
+        """See `Prior`; 0 everywhere for a query without text, or whose text shares no word with any item."""
+        assert self.index is not None  # made in __post_init__
+        scores = np.zeros((len(queries), len(self.catalog)))
+        for row, query in zip(scores, queries, strict=True):
+            if query.text and query.text.strip():
+                row[:] = self.index.scores(query.text)
+        return log_lift(scores, self.floor)
+
+
+def item_text(catalog: Catalog, item: Item) -> str:
+    """What `Wish` reads of an item: its label, the attributes that the catalog shows, `genres` and `description`."""
+    parts = [catalog.label(item)]
+    for name in dict.fromkeys((*catalog.shown, "genres", "description")):
+        value = item.attributes.get(name)
+        if value is not None:
+            parts.append(" ".join(value) if isinstance(value, tuple) else str(value))
+    return " ".join(parts)
