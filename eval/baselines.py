@@ -22,7 +22,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, cast
+from typing import Annotated, Any, NamedTuple, cast, get_args
 
 import numpy as np
 import polars as pl
@@ -33,13 +33,12 @@ from rich.table import Table
 from llmgen.catalog import Catalog
 from llmgen.datasets import load_dataset
 from llmgen.priors import Ease, ItemKNN, ItemToItem, Popularity, Prior, Seen, Transition, combine, reweighted
-from llmgen.splits import histories, leave_one_out
+from llmgen.splits import Ties, histories, leave_one_out
 from llmgen.tuning import Trial, target_ranks, tune_weights
 from llmgen.types import FloatArray, IntArray, Item, Query
 
 logger = logging.getLogger(__name__)
 
-Ties = Literal["file", "item_id"]
 Settings = Mapping[str, float]
 Model = type[Popularity] | type[ItemKNN] | type[Ease] | type[Transition]
 
@@ -191,7 +190,7 @@ def run_baselines(
     Args:
         interactions: Columns `user_id`, `item_id`, `timestamp`, in the order of the file.
         catalog: All items.
-        ties: What orders interactions of equal time: the file, or the item id (numbers before words).
+        ties: What orders interactions of equal time, see `llmgen.splits.leave_one_out`.
         k: Cut-off of the metric that is tuned for and measured.
         exclude_seen: Whether items of the history are left out; False where people take things again.
         grids: Name of a model -> hyper-parameter -> values.
@@ -200,9 +199,8 @@ def run_baselines(
         One result a name of `grids`, in that order, then the mix of them all.
     """
     split = leave_one_out(interactions, ties=ties)
-    train, validation, test = (_ordered(frame, ties) for frame in (split.train, split.validation, split.test))
-    tuning = _part(train, validation, catalog, exclude_seen)
-    final = _part(pl.concat([train, validation]), test, catalog, exclude_seen)
+    tuning = _part(split.train, split.validation, catalog, exclude_seen)
+    final = _part(pl.concat([split.train, split.validation]), split.test, catalog, exclude_seen)
     seen: list[Prior] = [Seen(catalog)] if exclude_seen else []
 
     results, kept = [], []
@@ -240,7 +238,7 @@ def main(
     ] = None,
 ) -> None:
     """Tune the baselines on validation, measure them on test, and show the table."""
-    if ties not in ("file", "item_id"):
+    if ties not in get_args(Ties):
         raise typer.BadParameter(f"ties are broken by file or item_id, not {ties!r}", param_hint="--ties")
     data = load_dataset(dataset)
     results = run_baselines(data.interactions, data.catalog, ties=cast(Ties, ties), k=k, exclude_seen=not keep_seen)
@@ -258,14 +256,6 @@ def main(
             "results": [_record(result) for result in results],
         }
         json_file.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-
-
-def _ordered(frame: pl.DataFrame, ties: Ties) -> pl.DataFrame:
-    """The rows in the order that the tie rule gives: later steps keep the order of rows of equal time."""
-    if ties == "file":
-        return frame
-    number = pl.col("item_id").cast(pl.Int64, strict=False)
-    return frame.sort("timestamp", number, "item_id", maintain_order=True, nulls_last=True)
 
 
 def _part(known: pl.DataFrame, held_out: pl.DataFrame, catalog: Catalog, exclude_seen: bool) -> Part:
