@@ -1,0 +1,165 @@
+"""BM25Index: how well each document fits a query, by the words they share."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import log
+from typing import Literal, Protocol
+
+import numpy as np
+
+from llmgen.text import tokens
+from llmgen.types import FloatArray
+
+Backend = Literal["auto", "rank-bm25", "bm25s"]
+
+# rank-bm25 walks over all documents for every word: 0.9 ms a query of three words at 1,682 titles, 21.7 ms at 16.9 K,
+# where bm25s needs 0.5 ms.
+LARGE = 3_000
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredDocument:
+    """Position of a document and its score."""
+
+    index: int
+    score: float
+
+
+class BM25Index:
+    """BM25 scores of documents, of which one a position.
+
+    Both backends compute the same numbers, the form on which they agree: term frequency of ATIRE,
+    `tf (k1 + 1) / (tf + k1 (1 - b + b length / mean length))`, and the inverse document frequency of BM25+,
+    `log((n + 1) / df)`, which is positive even for a word of every document (Okapi's turns negative above half of
+    them). Source: Trotman et al., ADCS 2014, equations 3 and 9, the latter with delta = 0.
+
+    Args:
+        documents: At least one; may be blank.
+        k1: Saturation of repeated words, 0 or more.
+        b: Weight of the document's length, in [0, 1].
+        backend: `rank-bm25`, `bm25s`, or `auto`: the former below 3,000 documents.
+        tokenise: Text -> tokens, for documents and queries alike.
+
+    Raises:
+        ValueError: No documents, k1 or b out of range, or an unknown backend.
+
+    >>> index = BM25Index(["Toy Story", "Toy Soldiers", "Heat"])
+    >>> [match.index for match in index.top("toy story", k=3)]
+    [0, 1]
+    """
+
+    def __init__(
+        self,
+        documents: Sequence[str],
+        *,
+        k1: float = 1.5,
+        b: float = 0.75,
+        backend: Backend = "auto",
+        tokenise: Callable[[str], list[str]] = tokens,
+    ) -> None:
+        if not documents:
+            raise ValueError("BM25 needs at least one document, and got none")
+        if not 0 <= k1 < float("inf"):
+            raise ValueError(f"k1 must be 0 or more, not {k1}")
+        if not 0 <= b <= 1:
+            raise ValueError(f"b must be in [0, 1], not {b}")
+        if backend not in ("auto", "rank-bm25", "bm25s"):
+            raise ValueError(f"backend must be 'auto', 'rank-bm25' or 'bm25s', not {backend!r}")
+        self.backend: Backend = backend
+        if backend == "auto":
+            self.backend = "rank-bm25" if len(documents) < LARGE else "bm25s"
+        self._tokenise = tokenise
+        self._k1, self._b = k1, b
+        corpus = [tokenise(document) for document in documents]
+        self._size = len(corpus)
+        self._document_frequency = Counter(word for words in corpus for word in set(words))
+        self._mean_length = sum(map(len, corpus)) / len(corpus)
+        self._model: _Model | None = None  # no document has a word
+        if self._document_frequency:
+            self._model = (_RankBM25 if self.backend == "rank-bm25" else _BM25S)(corpus, k1=k1, b=b)
+
+    def __len__(self) -> int:
+        return self._size
+
+    def scores(self, query: str) -> FloatArray:
+        """Score of every document.
+
+        Args:
+            query: Any text; a repeated word counts as often as it stands there.
+
+        Returns:
+            float64 [n_documents], 0 or more; exactly 0 where no word is shared, so all 0 for an empty query.
+        """
+        words = [word for word in self._tokenise(query) if word in self._document_frequency]
+        if self._model is None or not words:
+            return np.zeros(self._size)
+        return self._model.scores(words)
+
+    def top(self, query: str, k: int) -> list[ScoredDocument]:
+        """The k best documents, best first, equal scores by position; fewer if fewer share a word.
+
+        Raises:
+            ValueError: If k < 1.
+        """
+        return top_of(self.scores(query), k)
+
+    def best_possible(self, text: str) -> float:
+        """Score that a document saying exactly `text` would get for the query `text`.
+
+        A word of no document weighs as much as one of a single document. 0 for a text without words.
+        """
+        words = Counter(self._tokenise(text))
+        if not words or not self._mean_length:
+            return 0.0
+        length = self._k1 * (1 - self._b + self._b * words.total() / self._mean_length)
+        return sum(
+            count
+            * log((self._size + 1) / max(1, self._document_frequency[word]))
+            * (count * (self._k1 + 1) / (count + length))
+            for word, count in words.items()
+        )
+
+
+def top_of(scores: FloatArray, k: int) -> list[ScoredDocument]:
+    """The k highest scores above 0, best first, equal scores by position.
+
+    Raises:
+        ValueError: If k < 1.
+    """
+    if k < 1:
+        raise ValueError(f"k must be 1 or more, not {k}")
+    found = np.flatnonzero(scores > 0)
+    if len(found) > k:
+        worst = -np.partition(-scores[found], k - 1)[k - 1]
+        found = found[scores[found] >= worst]
+    order = found[np.argsort(-scores[found], kind="stable")][:k]
+    return [ScoredDocument(int(i), float(scores[i])) for i in order]
+
+
+class _Model(Protocol):
+    def scores(self, words: list[str]) -> FloatArray: ...
+
+
+class _RankBM25:
+    def __init__(self, corpus: list[list[str]], *, k1: float, b: float) -> None:
+        from rank_bm25 import BM25Plus
+
+        self._bm25 = BM25Plus(corpus, k1=k1, b=b, delta=0)
+
+    def scores(self, words: list[str]) -> FloatArray:
+        return np.asarray(self._bm25.get_scores(words), dtype=np.float64)
+
+
+class _BM25S:
+    def __init__(self, corpus: list[list[str]], *, k1: float, b: float) -> None:
+        from bm25s import BM25
+
+        # float32, its default, would differ from rank-bm25 in the seventh digit and reorder near ties.
+        self._bm25 = BM25(k1=k1, b=b, method="atire", idf_method="bm25+", dtype="float64", backend="numpy")
+        self._bm25.index(corpus, show_progress=False)
+
+    def scores(self, words: list[str]) -> FloatArray:
+        return np.asarray(self._bm25.get_scores(words), dtype=np.float64)
