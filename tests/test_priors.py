@@ -479,7 +479,13 @@ class TestTuneWeights:
 
     def test_likelihood_finds_the_planted_weights(self, planted: tuple[list[Prior], list[Query], list[str]]) -> None:
         tuned = tune_weights(*planted, catalog=FILMS, metric="log_likelihood")
-        assert [prior.weight for prior in tuned.priors] == [1.0, -0.5, 0.0]
+        assert [prior.weight for prior in tuned.priors] == pytest.approx([1.0, -0.5, 0.0], abs=0.05)
+
+    def test_likelihood_stays_between_the_ends_of_the_grid(
+        self, planted: tuple[list[Prior], list[Query], list[str]]
+    ) -> None:
+        tuned = tune_weights(*planted, catalog=FILMS, metric="log_likelihood", grid=(0.0, 0.5))
+        assert [prior.weight for prior in tuned.priors][:2] == [0.5, 0.0]
 
     @pytest.mark.parametrize("metric", ["ndcg", "hit_rate", "mrr"])
     def test_ranking_finds_the_planted_ratio(
@@ -487,8 +493,8 @@ class TestTuneWeights:
     ) -> None:
         tuned = tune_weights(*planted, catalog=FILMS, k=1, metric=metric, grid=(-0.5, 0.0, 0.5, 1.0))  # type: ignore[arg-type]
         x, y, z = (prior.weight for prior in tuned.priors)
-        assert y / x == -0.5
-        assert z == 0
+        assert y / x == pytest.approx(-0.5, abs=0.1)
+        assert z == pytest.approx(0, abs=0.05)
 
     def test_score_is_that_of_the_chosen_weights(self, planted: tuple[list[Prior], list[Query], list[str]]) -> None:
         priors, queries, held_out = planted
