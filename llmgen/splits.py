@@ -179,8 +179,8 @@ def global_time(
     for name in ("train", "test") if start is None else ("train", "validation", "test"):
         if getattr(split, name).is_empty():
             raise DataError(
-                f"the {name} part is empty: the log lasts from {times.min()!r} to {times.max()!r}, validation starts at "
-                f"{start} and test at {moment}"
+                f"the {name} part is empty: the log lasts from {times.min()!r} to {times.max()!r}, "
+                f"validation starts at {start} and test at {moment}"
             )
     return split
 
@@ -255,7 +255,7 @@ def _check(interactions: pl.DataFrame) -> None:
     for column, kind in wanted.items():
         found = interactions.schema.get(column)
         if found != kind:
-            raise DataError(f"interactions need a column {column!r} of {kind.__name__}, found {str(found)}")
+            raise DataError(f"interactions need a column {column!r} of {kind.__name__}, found {found!s}")
         if column == "rating":
             continue
         bad = interactions[column].is_null()

@@ -83,7 +83,7 @@ def _csv(path: Path, content: bytes, separator: str, wanted: Sequence[str]) -> C
         raise DataError(f"{path} is empty; wanted a header with {', '.join(wanted)}")
     _check_columns(path, header, wanted)
     try:
-        frame = pl.read_csv(io.BytesIO(content), separator=separator, infer_schema=False, columns=list(wanted))
+        frame = pl.read_csv(io.BytesIO(content), separator=separator, infer_schema=False).select(wanted)
     except pl.exceptions.PolarsError as error:
         rows = csv.reader(io.StringIO(content.decode(), newline=""), delimiter=separator)
         for row, cells in enumerate(rows):

@@ -168,7 +168,7 @@ def _log(table: Columns, judge: _Judge, columns: dict[str, str], catalog: Catalo
     for column in (user_id, item_id):
         sift("no id", column, blank(frame[column]))
     hint = f"the catalog has ids such as {', '.join(repr(one) for one in catalog.ids[:3])}"
-    known = frame[item_id].is_in(pl.Series(catalog.ids)).fill_null(False)
+    known = frame[item_id].is_in(list(catalog.ids)).fill_null(False)
     sift("an item that the item file does not have", item_id, ~known, hint)
     times = seconds(frame[timestamp], timestamp, path)
     sift("no time", timestamp, blank(frame[timestamp]))

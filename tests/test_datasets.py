@@ -1,0 +1,601 @@
+"""Data sets: MovieLens in every layout, the cleaning rules, a user's own tables good and bad."""
+
+from __future__ import annotations
+
+import dataclasses
+import gzip
+import json
+import zipfile
+from collections.abc import Callable
+from datetime import UTC, date, datetime
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from llmgen.datasets import INTERACTIONS, Dataset, load_dataset, load_tables
+from llmgen.datasets.cleaning import front_articles, split_year
+from llmgen.errors import DataError
+from llmgen.splits import leave_one_out
+
+LATEST_SMALL = Path(__file__).parents[2] / "shared/data/ml-latest-small/ml-latest-small.zip"
+needs_latest_small = pytest.mark.skipif(
+    not LATEST_SMALL.exists(), reason=f"{LATEST_SMALL.name} is not beside the checkout"
+)
+
+
+# Titles ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("title", "expected"),
+    [
+        ("Usual Suspects, The", "The Usual Suspects"),
+        ("Fish Called Wanda, A", "A Fish Called Wanda"),
+        ("American in Paris, An", "An American in Paris"),
+        ("Good, the Bad and the Ugly, The", "The Good, the Bad and the Ugly"),
+        ("Postino, Il", "Il Postino"),
+        ("Misérables, Les", "Les Misérables"),
+        ("Boot, Das (Boat, The)", "Das Boot (The Boat)"),
+        ("Enfer, L'", "L'Enfer"),
+        ("Seventh Seal, The (Sjunde inseglet, Det)", "The Seventh Seal (Det Sjunde inseglet)"),
+        ("Macbeth (a.k.a. Tragedy of Macbeth, The)", "Macbeth (a.k.a. The Tragedy of Macbeth)"),
+        ("Two Women (Ciociara, La) (Woman, A)", "Two Women (La Ciociara) (A Woman)"),
+        ("(500) Days of Summer", "(500) Days of Summer"),
+        ("Paris, Texas", "Paris, Texas"),
+        ("Monsters, Inc.", "Monsters, Inc."),
+        ("The Thing", "The Thing"),
+        (", The", ", The"),
+    ],
+)
+def test_articles_go_to_the_front(title: str, expected: str) -> None:
+    assert front_articles(title) == expected
+
+
+@pytest.mark.parametrize(
+    ("title", "expected"),
+    [
+        ("Toy Story (1995)", ("Toy Story", 1995)),
+        ("1984 (1984)", ("1984", 1984)),
+        ("Blade Runner 2049", ("Blade Runner 2049", None)),
+        ("Death Note: Desu nôto (2006–2007)", ("Death Note: Desu nôto", 2006)),
+        ("Fawlty Towers (1975-)", ("Fawlty Towers", 1975)),
+        ("Room (9999)", ("Room (9999)", None)),
+        ("(1995)", ("(1995)", None)),
+    ],
+)
+def test_year_is_taken_off_the_end(title: str, expected: tuple[str, int | None]) -> None:
+    assert split_year(title) == expected
+
+
+# MovieLens ---------------------------------------------------------------------------------------------------------
+
+U_ITEM = (
+    "1|Misérables, Les (1995)|01-Jan-1995||http://x/|0|0|0|0|0|0|0|0|1|0|0|0|1|0|0|0|0|0|0\r\n"
+    "2|unknown||||1|0|0|0|0|0|0|0|0|0|0|0|0|0|0|0|0|0|0\r\n"
+    "3|Land Before Time III (1995) (V)|01-Jan-1995||http://x/|0|0|0|1|1|0|0|0|0|0|0|0|0|0|0|0|0|0|0\r\n"
+    "4|Misérables, Les (1995)|01-Jan-1995||http://x/|0|0|0|0|0|0|0|0|1|0|0|0|0|0|0|0|0|0|0\r\n"
+)
+U_DATA = (
+    "7\t1\t3\t881250949\r\n7\t2\t5\t881250950\r\n8\t3\t1\t881250949\r\n8\t9\t1\t881250951\r\n7\t4\t2\t881250949\r\n"
+)
+
+
+def ml_100k(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "u.item").write_bytes(U_ITEM.encode("iso-8859-1"))
+    (folder / "u.data").write_bytes(U_DATA.encode())
+    (folder / "u.user").write_text("7|24|M|technician|85711\n")
+    return folder
+
+
+def ml_1m(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    films = "1::Misérables, Les (1995)::Drama|Musical\n2::Alien (1979)::Horror\n"
+    (folder / "movies.dat").write_bytes(films.encode("iso-8859-1"))
+    (folder / "ratings.dat").write_bytes(b"1::2::4::978300760\n1::1::5::978300761\n")
+    return folder
+
+
+def ml_latest(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    films = 'movieId,title,genres\r\n1,"Misérables, Les (1995)",Drama|Musical\r\n'
+    films += '2,"""Alien"" (1979) ",(no genres listed)\r\n'
+    (folder / "movies.csv").write_bytes(films.encode())
+    (folder / "ratings.csv").write_bytes(
+        b"userId,movieId,rating,timestamp\r\n1,2,4.5,978300760\r\n1,1,5.0,978300761\r\n"
+    )
+    return folder
+
+
+def zipped(folder: Path) -> Path:
+    target = folder.with_suffix(".zip")
+    with zipfile.ZipFile(target, "w") as archive:
+        for path in folder.iterdir():
+            archive.write(path, f"{folder.name}/{path.name}")
+    return target
+
+
+@pytest.mark.parametrize("wrap", [Path, zipped])
+def test_100k_as_published(tmp_path: Path, wrap: Callable[[Path], Path]) -> None:
+    data = load_dataset(wrap(ml_100k(tmp_path / "ml-100k")))
+    assert data.name == "ml-100k"
+    assert data.catalog.labels == ("Les Misérables (1995)", "Land Before Time III (1995)", "Les Misérables (1995)")
+    assert data.catalog["1"].attributes == {"year": 1995, "genres": ("Drama", "Musical")}
+    assert data.catalog["3"].attributes == {"year": 1995, "genres": ("Animation", "Children's")}
+    assert (data.catalog.noun, data.catalog.shown) == ("film", ("genres",))
+    assert data.interactions.schema == dict(INTERACTIONS)
+    assert data.interactions.rows() == [  # in the order of the file
+        ("7", "1", 881250949.0, 3.0),
+        ("8", "3", 881250949.0, 1.0),
+        ("7", "4", 881250949.0, 2.0),
+    ]
+
+
+def test_report_counts_every_row_that_changed(tmp_path: Path) -> None:
+    report = load_dataset(ml_100k(tmp_path / "ml-100k")).report
+    assert (report.items_in, report.items_out, report.interactions_in, report.interactions_out) == (4, 3, 5, 3)
+    assert (report.users, report.tied_users, report.repeats) == (2, 1, 0)  # user 7: two of one second
+    assert {found.rule: (found.table, found.effect, found.count) for found in report.rules} == {
+        "article moved to the front": ("items", "changed", 2),
+        "placeholder instead of a title": ("items", "dropped", 1),
+        "mark (V) or (TV) after the year": ("items", "changed", 1),
+        "title and year of several films, kept apart": ("items", "noted", 1),
+        "interaction with a dropped film": ("interactions", "dropped", 1),
+        "film not in the list": ("interactions", "dropped", 1),
+    }
+    assert report.count("article moved to the front") == 2
+    assert report.count("never heard of") == 0
+    examples = {found.rule: found.examples for found in report.rules}
+    assert examples["film not in the list"] == ("user 8 took 9",)
+    assert examples["title and year of several films, kept apart"] == ("Les Misérables (1995): 1, 4",)
+
+
+def test_report_reads_well_and_goes_into_json(tmp_path: Path) -> None:
+    report = load_dataset(ml_100k(tmp_path / "ml-100k")).report
+    assert str(report) == report.table()
+    assert "4 -> 3" in str(report)
+    assert "placeholder instead of a title" in str(report)
+    loaded = json.loads(json.dumps(report.to_dict()))
+    assert loaded["interactions_out"] == 3
+    assert {"rule", "table", "effect", "count", "examples"} == loaded["rules"][0].keys()
+    assert {field.name for field in dataclasses.fields(report)} == loaded.keys()
+
+
+@pytest.mark.parametrize("wrap", [Path, zipped])
+@pytest.mark.parametrize(("make", "rating"), [(ml_1m, 4.0), (ml_latest, 4.5)])
+def test_1m_and_latest_as_published(
+    tmp_path: Path, make: Callable[[Path], Path], rating: float, wrap: Callable[[Path], Path]
+) -> None:
+    data = load_dataset(wrap(make(tmp_path / "ml")))
+    assert data.catalog["1"].title == "Les Misérables"
+    assert data.catalog["1"].attributes == {"year": 1995, "genres": ("Drama", "Musical")}
+    assert data.catalog["2"].attributes["year"] == 1979
+    assert data.interactions.rows() == [("1", "2", 978300760.0, rating), ("1", "1", 978300761.0, 5.0)]
+
+
+def test_quotes_spaces_and_missing_genres_of_latest(tmp_path: Path) -> None:
+    data = load_dataset(ml_latest(tmp_path / "ml"))
+    assert data.catalog["2"].title == '"Alien"'
+    assert "genres" not in data.catalog["2"].attributes
+    assert (data.report.count("no genre"), data.report.count("spaces around or doubled in a title")) == (1, 1)
+
+
+def recbole(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    items = [
+        ("item_id:token", "movie_title:token_seq", "release_year:token", "class:token_seq"),
+        ("266", "Kull the Conqueror", "1997", "Action Adventure"),
+        ("267", "unkonwn", "unkonwn", "unknown"),
+        ("1412", "Land Before Time III (1995)", "V", "Animation Children's"),
+        ("9", 'A "Quoted" Film', "V", "unknown"),
+    ]
+    (folder / "ml-100k.item").write_text("\n".join("\t".join(row) for row in items) + "\n", encoding="utf-8")
+    log = (
+        "user_id:token\titem_id:token\trating:float\ttimestamp:float\n196\t266\t3\t881250949\n196\t267\t3\t881250950\n"
+    )
+    (folder / "ml-100k.inter").write_text(log)
+    return folder
+
+
+def test_years_of_recbole_are_recovered_or_left_out(tmp_path: Path) -> None:
+    data = load_dataset(recbole(tmp_path / "copy"))
+    assert data.catalog.labels == ("Kull the Conqueror (1997)", "Land Before Time III (1995)", 'A "Quoted" Film')
+    assert data.catalog["266"].attributes["genres"] == ("Action", "Adventure")
+    assert data.report.count("invalid year, recovered from the title") == 1
+    assert data.report.count("invalid year, none left") == 1
+    assert data.report.count("placeholder instead of a title") == 1
+    assert "267" not in data.catalog
+    assert data.interactions["item_id"].to_list() == ["266"]
+
+
+def test_a_film_truly_called_unknown_stays(tmp_path: Path) -> None:
+    folder = ml_1m(tmp_path / "ml")
+    (folder / "movies.dat").write_text("1::Unknown (2011)::Drama\n2::Alien (1979)::Horror\n")
+    assert load_dataset(folder).catalog["1"].title == "Unknown"
+
+
+def test_options_reach_the_catalog(tmp_path: Path) -> None:
+    catalog = load_dataset(ml_1m(tmp_path / "ml"), noun="movie", label="{title}", shown=()).catalog
+    assert (catalog.noun, catalog.labels[0], catalog.shown) == ("movie", "Les Misérables", ())
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"1::2::4::978300760\n1::1::5::soon\n", r"ratings\.dat, row 2, timestamp: wanted a number, not 'soon'"),
+        (b"1::2::x::978300760\n", r"ratings\.dat, row 1, rating: wanted a number, not 'x'"),
+        (b"1::2::4::nan\n", r"ratings\.dat, row 1, timestamp"),
+        (b"1::::4::978300760\n", r"ratings\.dat, row 1, item_id: wanted an id"),
+        (b"1::2::4\n", r"ratings\.dat: 3 columns instead of 4"),
+        (b"", r"ratings\.dat: not a table"),
+        (b"1::7::4::978300760\n", "no interaction is left"),
+    ],
+)
+def test_damaged_log_is_named_with_its_row(tmp_path: Path, content: bytes, message: str) -> None:
+    folder = ml_1m(tmp_path / "ml")
+    (folder / "ratings.dat").write_bytes(content)
+    with pytest.raises(DataError, match=message):
+        load_dataset(folder)
+
+
+def test_film_that_stands_twice_is_an_error(tmp_path: Path) -> None:
+    folder = ml_1m(tmp_path / "ml")
+    (folder / "movies.dat").write_text("1::Alien (1979)::Horror\n1::Alien (1979)::Horror\n")
+    with pytest.raises(DataError, match="'1' stands twice"):
+        load_dataset(folder)
+
+
+def test_unknown_name_lists_the_names() -> None:
+    with pytest.raises(DataError, match="'movielens-100m' is neither a data set \\(movielens-100k\\)"):
+        load_dataset("movielens-100m")
+
+
+def test_folder_without_movielens_points_to_load_tables(tmp_path: Path) -> None:
+    (tmp_path / "log.csv").touch()
+    with pytest.raises(DataError, match=r"log\.csv.*load_tables"):
+        load_dataset(tmp_path)
+
+
+def test_file_that_is_no_zip_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "ml.zip").write_bytes(b"PK not really")
+    with pytest.raises(DataError, match="neither a folder nor an intact zip"):
+        load_dataset(tmp_path / "ml.zip")
+
+
+@pytest.mark.slow
+@needs_latest_small
+def test_latest_small_has_its_published_counts() -> None:
+    data = load_dataset(LATEST_SMALL)
+    assert (len(data.catalog), data.interactions.height, data.report.users) == (9742, 100_836, 610)
+    assert data.interactions.row(0) == ("1", "1", 964982703.0, 4.0)
+    assert data.catalog["6669"].title == "Ikiru"
+    assert data.catalog["29"].title == "The City of Lost Children (La Cité des enfants perdus)"
+    assert data.catalog["171749"].attributes["year"] == 2006  # (2006–2007)
+    assert (data.report.count("no year in the title"), data.report.count("no genre")) == (12, 34)
+    assert data.report.count("title and year of several films, kept apart") == 5
+    assert data.report.tied_users == 94
+    assert leave_one_out(data.interactions).test.height == 610
+
+
+@pytest.mark.network
+def test_100k_has_its_published_counts_and_its_known_dirt() -> None:
+    data = load_dataset("movielens-100k")
+    report = data.report
+    assert (report.items_in, report.interactions_in, report.users) == (1682, 100_000, 943)
+    assert (report.items_out, report.interactions_out) == (1681, 99_991)  # without `unkonwn` and who took it
+    assert "267" not in data.catalog
+    assert data.catalog.label(data.catalog["1412"]) == (
+        "Land Before Time III: The Time of the Great Giving (1995)"  # its year column says V
+    )
+    assert report.count("title and year of several films, kept apart") == 18
+    assert (
+        report.count("article moved to the front") == 389
+    )  # 355 at the title's end; the rest before or in parentheses
+    assert report.tied_users == 415
+    assert data.catalog["12"].title == "The Usual Suspects"
+    assert not [item for item in data.catalog if item.title.endswith((", The", ", A", ", An", ", La", ", Les", ", Il"))]
+    assert all(isinstance(item.attributes["year"], int) for item in data.catalog)
+
+
+@pytest.mark.network
+def test_100k_holds_out_one_item_a_user_and_the_tie_rule_decides_which() -> None:
+    interactions = load_dataset("movielens-100k").interactions
+    by_file, by_id = leave_one_out(interactions), leave_one_out(interactions, ties="item_id")
+    assert (by_file.test.height, by_file.validation.height, by_file.short_users) == (943, 943, 0)
+    assert by_file.train.height == 99_991 - 2 * 943
+    different = (by_file.test["item_id"] != by_id.test["item_id"]).sum()
+    assert 0 < different <= 415
+
+
+# A user's own tables -----------------------------------------------------------------------------------------------
+
+ITEMS = "item_id,title,brand,price,tags,year\n007,Red Mug,Acme,9.50,kitchen|red,2001\nB2,Blue Mug,,4,kitchen,\n"
+LOG = "user_id,item_id,timestamp,stars\n01,007,100,5\n01,B2,1970-01-01T00:03:20,\n01,007,300,4\n"
+ATTRIBUTES = ("brand", "price", "tags", "year")
+
+
+def own(tmp_path: Path, items: str = ITEMS, log: str = LOG, **options: object) -> Dataset:
+    (tmp_path / "items.csv").write_text(items, encoding="utf-8")
+    (tmp_path / "log.csv").write_text(log, encoding="utf-8")
+    return load_tables(tmp_path / "items.csv", tmp_path / "log.csv", **options)  # type: ignore[arg-type]
+
+
+def test_csv_with_attributes_times_and_repeats(tmp_path: Path) -> None:
+    data = own(
+        tmp_path, attributes=ATTRIBUTES, rating="stars", noun="product", label="{brand} {title}", shown=("price",)
+    )
+    assert data.catalog.ids == ("007", "B2")
+    assert data.catalog["007"].attributes == {"brand": "Acme", "price": 9.5, "tags": ("kitchen", "red"), "year": 2001}
+    assert data.catalog["B2"].attributes == {"price": 4.0, "tags": ("kitchen",)}
+    assert data.catalog.labels == ("Acme Red Mug", "Blue Mug")
+    assert data.interactions.schema == dict(INTERACTIONS)
+    assert data.interactions.rows() == [("01", "007", 100.0, 5.0), ("01", "B2", 200.0, None), ("01", "007", 300.0, 4.0)]
+    assert (data.name, data.report.repeats, data.report.rules) == ("log", 1, ())
+
+
+def test_columns_without_attributes_and_ratings_are_left_out(tmp_path: Path) -> None:
+    data = own(tmp_path)
+    assert data.catalog["007"].attributes == {}
+    assert data.interactions["rating"].to_list() == [None, None, None]
+
+
+def test_text_columns_take_the_one_type_that_fits_all_cells(tmp_path: Path) -> None:
+    items = "item_id,title,zip,size,flag\n1,a,01234,1,1e3\n2,b,98765,two,2\n"
+    data = own(tmp_path, items, "user_id,item_id,timestamp\nu,1,1\n", attributes=("zip", "size", "flag"))
+    assert [item.attributes for item in data.catalog] == [
+        {"zip": "01234", "size": "1", "flag": 1000.0},
+        {"zip": "98765", "size": "two", "flag": 2.0},
+    ]
+
+
+def test_columns_go_by_their_own_names(tmp_path: Path) -> None:
+    items, log = "sku,name\n1,Mug\n", "customer,sku,when\nu,1,2011-12-09\n"
+    data = own(tmp_path, items, log, item_id="sku", title="name", user_id="customer", timestamp="when", name="shop")
+    assert data.name == "shop"
+    assert data.interactions.rows() == [("u", "1", datetime(2011, 12, 9, tzinfo=UTC).timestamp(), None)]
+
+
+@pytest.mark.parametrize(
+    ("written", "seconds"),
+    [
+        ("1.5", 1.5),
+        ("-1", -1.0),
+        ("1970-01-01T00:00:10", 10.0),
+        ("1970-01-01 00:00:10.5", 10.5),
+        ("1970-01-01T00:00:10Z", 10.0),
+        ("1970-01-01T02:00:10+02:00", 10.0),
+        ("1970-01-02", 86400.0),
+    ],
+)
+def test_times_are_read(tmp_path: Path, written: str, seconds: float) -> None:
+    log = f"user_id,item_id,timestamp\nu,007,{written}\nu,B2,7\n"
+    assert own(tmp_path, log=log).interactions["timestamp"].to_list() == [seconds, 7.0]
+
+
+def test_tsv_gzip_bom_crlf_quotes_and_line_breaks(tmp_path: Path) -> None:
+    (tmp_path / "items.tsv.gz").write_bytes(
+        gzip.compress(b'\xef\xbb\xbfitem_id\ttitle\r\n1\t"Tea\r\nPot"\r\n2\t"A ""B"""\r\n')
+    )
+    (tmp_path / "log.tsv").write_text("user_id\titem_id\ttimestamp\r\nu\t2\t1\r\n")
+    data = load_tables(tmp_path / "items.tsv.gz", tmp_path / "log.tsv")
+    assert [item.title for item in data.catalog] == ["Tea Pot", 'A "B"']
+    assert data.interactions.rows() == [("u", "2", 1.0, None)]
+
+
+def test_json_lines_keep_types_and_make_ids_strings(tmp_path: Path) -> None:
+    (tmp_path / "items.jsonl").write_text(
+        '{"item_id": 7, "title": "Mug", "tags": ["a", "b"], "price": 2.5, "new": true}\n'
+        '\n{"item_id": "07", "title": "Cup", "tags": null, "price": 3, "colour": "red"}\n'
+    )
+    (tmp_path / "log.ndjson").write_text(
+        '{"user_id": 1, "item_id": 7, "timestamp": 5, "stars": 3}\n'
+        '{"user_id": "1", "item_id": "07", "timestamp": "1970-01-01T00:00:06"}\n'
+    )
+    data = load_tables(
+        tmp_path / "items.jsonl", tmp_path / "log.ndjson", attributes=("tags", "price", "new"), rating="stars"
+    )
+    assert [dict(item.attributes) for item in data.catalog] == [
+        {"tags": ("a", "b"), "price": 2.5, "new": True},
+        {"price": 3},
+    ]
+    assert data.interactions.rows() == [("1", "7", 5.0, 3.0), ("1", "07", 6.0, None)]
+
+
+def test_parquet_with_integers_dates_and_lists(tmp_path: Path) -> None:
+    frame = pl.DataFrame(
+        {"item_id": [1, 2], "title": ["Mug", "Cup"], "tags": [["a"], None], "since": [date(2020, 1, 2), None]}
+    )
+    frame.write_parquet(tmp_path / "items.parquet")
+    log = pl.DataFrame(
+        {"user_id": ["u", "u"], "item_id": [2, 1], "timestamp": [datetime(1970, 1, 1, 0, 0, s) for s in (1, 2)]}
+    )
+    log.write_parquet(tmp_path / "log.parquet")
+    data = load_tables(tmp_path / "items.parquet", tmp_path / "log.parquet", attributes=("tags", "since"))
+    assert data.catalog["1"].attributes == {"tags": ("a",), "since": "2020-01-02"}
+    assert data.interactions.rows() == [("u", "2", 1.0, None), ("u", "1", 2.0, None)]
+
+
+MUGS, LINES = "item_id,title,year\n1,Mug,2001\n2,Cup,2002\n", "user_id,item_id,timestamp,stars\nu,1,10,5\nu,2,20,4\n"
+
+BAD_ROWS = [  # item file, log, what the error says, rows dropped from the items, from the log
+    (MUGS + "1,Jug,2003\n", LINES, r"items\.csv, row 3, column 'item_id': an id that an earlier row has: '1'", 1, 0),
+    (MUGS + ",Jug,2003\n", LINES, r"items\.csv, row 3, column 'item_id': no id: None", 1, 0),
+    (MUGS + "3, ,2003\n", LINES, r"items\.csv, row 3, column 'title': empty or not text: ' '", 1, 0),
+    (
+        MUGS,
+        LINES + "u,3,30,1\n",
+        r"log\.csv, row 3, column 'item_id': an item that the item file does not have: '3'",
+        0,
+        1,
+    ),
+    (MUGS, LINES + ",1,30,1\n", r"log\.csv, row 3, column 'user_id': no id", 0, 1),
+    (MUGS, LINES + "u,,30,1\n", r"log\.csv, row 3, column 'item_id': no id", 0, 1),
+    (MUGS, LINES + "u,1,,1\n", r"log\.csv, row 3, column 'timestamp': no time: None", 0, 1),
+    (MUGS, LINES + "u,1\n", r"log\.csv, row 3, column 'timestamp': no time: None", 0, 1),
+    (MUGS, LINES + "u,1,NaN,1\n", r"row 3, column 'timestamp': not a time: 'NaN'.*ISO 8601", 0, 1),
+    (MUGS, LINES + "u,1,inf,1\n", r"row 3, column 'timestamp': not a time: 'inf'", 0, 1),
+    (MUGS, LINES + "u,1,12/1/2010 8:26,1\n", r"row 3, column 'timestamp': not a time: '12/1/2010 8:26'", 0, 1),
+    (MUGS, LINES + "u,1,1323435000000,1\n", r"row 3, column 'timestamp': not seconds.*milliseconds", 0, 1),
+    (MUGS, LINES + "u,1,30,good\n", r"log\.csv, row 3, column 'stars': not a rating: 'good'", 0, 1),
+    (MUGS, LINES + "u,1,30,nan\n", r"log\.csv, row 3, column 'stars': not a rating: 'nan'", 0, 1),
+    (MUGS, LINES + "u,7,30,1\nu,8,30,1\n", r"row 3.*'7' \(and 1 more such rows\).*ids such as '1', '2'", 0, 2),
+]
+
+
+@pytest.mark.parametrize(("items", "log", "message", "items_dropped", "rows_dropped"), BAD_ROWS)
+def test_bad_row_is_named_or_dropped_and_counted(
+    tmp_path: Path, items: str, log: str, message: str, items_dropped: int, rows_dropped: int
+) -> None:
+    with pytest.raises(DataError, match=message):
+        own(tmp_path, items, log, rating="stars", attributes=("year",))
+    data = own(tmp_path, items, log, rating="stars", attributes=("year",), on_bad="drop")
+    assert [dict(item.attributes) for item in data.catalog] == [{"year": 2001}, {"year": 2002}]
+    assert [item.title for item in data.catalog] == ["Mug", "Cup"]  # of two rows with one id the first stays
+    assert data.interactions.rows() == [("u", "1", 10.0, 5.0), ("u", "2", 20.0, 4.0)]
+    dropped = {"items": 0, "interactions": 0}
+    for found in data.report.rules:
+        assert found.effect == "dropped"
+        assert found.examples[0].startswith("row 3: ")
+        dropped[found.table] += found.count
+    assert dropped == {"items": items_dropped, "interactions": rows_dropped}
+    assert data.report.items_in == 2 + items_dropped
+    assert data.report.interactions_in == 2 + rows_dropped
+
+
+@pytest.mark.parametrize(
+    ("items", "log", "message"),
+    [
+        (
+            MUGS.replace("title", "Titel"),
+            LINES,
+            r"items\.csv has no column 'title' but .*'Titel'.*did you mean 'Titel'",
+        ),
+        (
+            MUGS,
+            LINES.replace("timestamp", "when"),
+            r"log\.csv has no column 'timestamp' but 'user_id', 'item_id', 'when'",
+        ),
+        (MUGS, LINES.replace(",", ";"), r"log\.csv has no column 'user_id' but 'user_id;item_id;timestamp;stars'"),
+        ("", LINES, r"items\.csv is empty; wanted a header with item_id, title"),
+        ("item_id,title\n", LINES, r"items\.csv has no rows"),
+        (MUGS, "user_id,item_id,timestamp\n", r"log\.csv has no rows"),
+        (MUGS + "3,Jug, large,2001,x\n", LINES, r"items\.csv, row 3: 5 cells under a header of 3.*quote the cell"),
+    ],
+)
+@pytest.mark.parametrize("on_bad", ["error", "drop"])
+def test_bad_file_is_always_an_error(tmp_path: Path, items: str, log: str, message: str, on_bad: str) -> None:
+    with pytest.raises(DataError, match=message):
+        own(tmp_path, items, log, on_bad=on_bad)
+
+
+def test_nothing_left_after_dropping_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="none of 1 rows is an interaction"):
+        own(tmp_path, MUGS, "user_id,item_id,timestamp\nu,9,1\n", on_bad="drop")
+    with pytest.raises(DataError, match="none of 1 rows is an item"):
+        own(tmp_path, "item_id,title\n,Mug\n", LINES, on_bad="drop")
+
+
+def test_other_encoding_is_named_with_its_line(tmp_path: Path) -> None:
+    own(tmp_path)
+    (tmp_path / "items.csv").write_bytes("item_id,title\n1,Mug\n2,Café\n".encode("iso-8859-1"))
+    with pytest.raises(DataError, match=r"items\.csv, line 3: not UTF-8: '2,Caf\\\\xe9'; save the file as UTF-8"):
+        load_tables(tmp_path / "items.csv", tmp_path / "log.csv")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("no.csv", None, r"no\.csv does not exist"),
+        ("a.xlsx", b"PK", r"a\.xlsx: cannot read \.xlsx; wanted \.csv, \.tsv, \.jsonl, \.ndjson, \.parquet"),
+        ("a", b"", "a file without suffix"),
+        ("a.csv.gz", b"item_id,title\n", r"a\.csv\.gz is not an intact gzip file"),
+        ("a.csv.gz", gzip.compress(b"item_id,title\n1,a\n")[:-9], r"a\.csv\.gz is not an intact gzip file"),
+        ("a.parquet", b"PAR1", r"a\.parquet is not an intact Parquet file"),
+        ("a.jsonl", b"", r"a\.jsonl has no rows"),
+        ("a.jsonl", b'{"item_id": 1, "name": "x"}', r"a\.jsonl has no column 'title'"),
+    ],
+)
+def test_unreadable_file_is_an_error(tmp_path: Path, name: str, content: bytes | None, message: str) -> None:
+    own(tmp_path)
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=message):
+        load_tables(tmp_path / name, tmp_path / "log.csv")
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"item_id": 2, "title": "Cup", }', r"row 2, column '\(all\)': unreadable row: 'not JSON"),
+        ("[2]", r"row 2.*not an object: \[2\]"),
+        ('{"item_id": 2.5, "title": "Cup"}', r"row 2.*item_id must be a string or a whole number, not 2\.5"),
+        ('{"item_id": true, "title": "Cup"}', r"row 2.*item_id must be a string or a whole number, not True"),
+        ('{"item_id": 2, "title": 300}', r"row 2, column 'title': empty or not text: 300"),
+        ('{"item_id": 2, "title": "Cup", "price": "cheap"}', r"row 2, column 'price': of another type.*'cheap'"),
+        ('{"item_id": 2, "title": "Cup", "price": {"eur": 3}}', r"row 2, column 'price': neither text, number"),
+    ],
+)
+def test_bad_json_line_is_named_or_dropped(tmp_path: Path, line: str, message: str) -> None:
+    paths = tmp_path / "items.jsonl", tmp_path / "log.csv"
+    paths[1].write_text("user_id,item_id,timestamp\nu,1,1\n")
+    paths[0].write_text('{"item_id": 1, "title": "Mug", "price": 2}\n' + line + "\n")
+    with pytest.raises(DataError, match=message):
+        load_tables(*paths, attributes=("price",))
+    data = load_tables(*paths, attributes=("price",), on_bad="drop")
+    assert data.catalog.ids == ("1",)
+    assert [found.count for found in data.report.rules] == [1]
+
+
+def test_bad_json_line_of_a_log_is_dropped_and_counted(tmp_path: Path) -> None:
+    own(tmp_path)
+    log = tmp_path / "log.jsonl"
+    lines = [
+        f'{{"user_id": 1, "item_id": "B2", "timestamp": {time}, "stars": {stars}}}'
+        for time, stars in (("1", "2"), ("true", "2"), ('"x"', "2"), ("null", "2"), ("1", "[3]"), ("1", "null"))
+    ]
+    log.write_text("\n".join([*lines[:1], "{", *lines[1:]]))
+    with pytest.raises(DataError, match=r"log\.jsonl, row 2"):
+        load_tables(tmp_path / "items.csv", log, rating="stars")
+    data = load_tables(tmp_path / "items.csv", log, rating="stars", on_bad="drop")
+    assert data.interactions.rows() == [("1", "B2", 1.0, 2.0), ("1", "B2", 1.0, None)]
+    assert data.report.interactions_in == 7
+    assert sum(found.count for found in data.report.rules) == 5
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "message"),
+    [
+        ("item_id", [1.0, 2.0], "'item_id': ids are strings or integers, not Float64"),
+        ("timestamp", [True, False], "'timestamp': a time is a number, a date or text, not Boolean"),
+        ("stars", [[1], [2]], "'stars': ratings are numbers, not List"),
+    ],
+)
+def test_parquet_column_of_a_wrong_type_is_an_error(
+    tmp_path: Path, column: str, values: list[object], message: str
+) -> None:
+    (tmp_path / "items.csv").write_text(MUGS)
+    frame = pl.DataFrame({"user_id": ["u", "u"], "item_id": ["1", "2"], "timestamp": [1, 2], "stars": [1, 2]})
+    frame.with_columns(pl.Series(column, values)).write_parquet(tmp_path / "log.parquet")
+    with pytest.raises(DataError, match=message):
+        load_tables(tmp_path / "items.csv", tmp_path / "log.parquet", rating="stars")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"on_bad": "ignore"}, "'error' or 'drop'"),
+        ({"label": "{title} ({year})"}, "wants 'year'"),
+        ({"shown": ("brand",)}, "shown names 'brand'"),
+        ({"attributes": ("title",)}, "cannot be called 'title'"),
+    ],
+)
+def test_wrong_arguments_are_value_errors(tmp_path: Path, options: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        own(tmp_path, **options)
+
+
+def test_catalog_survives_saving(tmp_path: Path) -> None:
+    catalog = own(tmp_path, attributes=ATTRIBUTES).catalog
+    catalog.save(tmp_path / "saved.jsonl")
+    assert type(catalog).from_jsonl(tmp_path / "saved.jsonl").digest == catalog.digest
