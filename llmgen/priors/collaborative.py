@@ -140,8 +140,8 @@ class Transition(ItemToItem):
     `backward` too lifts validation NDCG@10 there from .124 to .135 with ties in the order of the file, and from .117 to
     .119 with ties by item id, where the order among ties is a pattern of its own.
 
-    Source: the weighted Markov chains of Garcin et al., RecSys 2013, and Ludewig & Jannach, UMUAI 2018 ("sequential
-    rules"), with both margins damped.
+    Source: the sequential rules of Ludewig & Jannach, UMUAI 2018, with geometric weights, both
+    directions, and both margins damped.
     """
 
     name: str = "transition"

@@ -96,10 +96,10 @@ class Where:
             CatalogError: No item has an attribute of that name, or none has a value that was asked for.
         """
         log_w = np.zeros((len(queries), len(self.catalog)))
-        known: dict[tuple[str, Attribute, type], NDArray[np.bool_]] = {}
+        known: dict[tuple[str, str], NDArray[np.bool_]] = {}
         for row, query in zip(log_w, queries, strict=True):
             for attribute, wanted in query.filters.items():
-                key = (attribute, wanted, type(wanted))  # True == 1, so the type belongs to the key
+                key = (attribute, repr(wanted))  # not the value itself: True == 1
                 if key not in known:
                     known[key] = self._matches(attribute, wanted)
                 row[~known[key]] = -np.inf

@@ -6,7 +6,7 @@ from math import log2, sqrt
 import ir_measures
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eval.metrics import (
@@ -69,6 +69,7 @@ def test_wrong_arguments(metric: Callable[[Sequence[str], set[str], int], float]
         metric(["a", "b", "a"], {"b"}, 1)
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(
     order=st.permutations([f"i{n}" for n in range(12)]),
     length=st.integers(1, 12),
@@ -101,6 +102,7 @@ def test_gini_of_equal_and_of_single_exposure() -> None:
         gini_at_k([[]], n_items=2, k=1)
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(st.lists(st.lists(st.sampled_from("abcdef"), unique=True, min_size=1), min_size=1))
 def test_gini_is_half_the_mean_difference_over_the_mean(rankings: list[list[str]]) -> None:
     shown = np.array([sum(item_id in ranked[:3] for ranked in rankings) for item_id in "abcdef"])
