@@ -205,7 +205,7 @@ def test_years_of_recbole_are_recovered_or_left_out(tmp_path: Path) -> None:
     assert data.report.count("invalid year, recovered from the title") == 1
     assert data.report.count("invalid year, none left") == 1
     assert data.report.count("placeholder instead of a title") == 1
-    assert "267" not in data.catalog
+    assert "267" not in data.catalog.ids
     assert data.interactions["item_id"].to_list() == ["266"]
 
 
@@ -284,7 +284,7 @@ def test_100k_has_its_published_counts_and_its_known_dirt() -> None:
     report = data.report
     assert (report.items_in, report.interactions_in, report.users) == (1682, 100_000, 943)
     assert (report.items_out, report.interactions_out) == (1681, 99_991)  # without `unkonwn` and who took it
-    assert "267" not in data.catalog
+    assert "267" not in data.catalog.ids
     assert data.catalog.label(data.catalog["1412"]) == (
         "Land Before Time III: The Time of the Great Giving (1995)"  # its year column says V
     )
@@ -383,6 +383,22 @@ def test_tsv_gzip_bom_crlf_quotes_and_line_breaks(tmp_path: Path) -> None:
     assert data.interactions.rows() == [("u", "2", 1.0, None)]
 
 
+@pytest.mark.parametrize(
+    ("cells", "titles"),
+    [
+        ('1,12" vinyl\n2,7" single\n', ['12" vinyl', '7" single']),
+        ('1,plain\n\n2,"a, b"\n\n', ["plain", "a, b"]),
+        ("1,a\n\n,\n2,b\n\n\n", ["a", "b"]),
+        ("1,a\r2,b\r", ["a", "b"]),
+        ("1,a\n2,b", ["a", "b"]),
+    ],
+)
+def test_stray_quotes_blank_lines_and_line_ends(tmp_path: Path, cells: str, titles: list[str]) -> None:
+    data = own(tmp_path, "item_id,title\n" + cells, "user_id,item_id,timestamp\nu,2,1\n\n")
+    assert [item.title for item in data.catalog] == titles
+    assert (data.report.items_in, data.report.interactions_in) == (2, 1)
+
+
 def test_json_lines_keep_types_and_make_ids_strings(tmp_path: Path) -> None:
     (tmp_path / "items.jsonl").write_text(
         '{"item_id": 7, "title": "Mug", "tags": ["a", "b"], "price": 2.5, "new": true}\n'
@@ -477,10 +493,13 @@ def test_bad_row_is_named_or_dropped_and_counted(
             r"log\.csv has no column 'timestamp' but 'user_id', 'item_id', 'when'",
         ),
         (MUGS, LINES.replace(",", ";"), r"log\.csv has no column 'user_id' but 'user_id;item_id;timestamp;stars'"),
-        ("", LINES, r"items\.csv is empty; wanted a header with item_id, title"),
+        ("", LINES, r"items\.csv is empty"),
         ("item_id,title\n", LINES, r"items\.csv has no rows"),
         (MUGS, "user_id,item_id,timestamp\n", r"log\.csv has no rows"),
         (MUGS + "3,Jug, large,2001,x\n", LINES, r"items\.csv, row 3: 5 cells under a header of 3.*quote the cell"),
+        (MUGS + '3,"Jug, large",2001,x\n', LINES, r"items\.csv, row 3: 4 cells under a header of 3.*quote the cell"),
+        (MUGS + '3,"Jug" large,2001\n', LINES, r"items\.csv, row 3: .*quotes"),
+        (MUGS + '3,"Jug,2001\n4,Pot,2002\n', LINES, r"items\.csv, row 3: .*quotes"),
     ],
 )
 @pytest.mark.parametrize("on_bad", ["error", "drop"])
@@ -512,7 +531,7 @@ def test_other_encoding_is_named_with_its_line(tmp_path: Path) -> None:
         ("a.csv.gz", b"item_id,title\n", r"a\.csv\.gz is not an intact gzip file"),
         ("a.csv.gz", gzip.compress(b"item_id,title\n1,a\n")[:-9], r"a\.csv\.gz is not an intact gzip file"),
         ("a.parquet", b"PAR1", r"a\.parquet is not an intact Parquet file"),
-        ("a.jsonl", b"", r"a\.jsonl has no rows"),
+        ("a.jsonl", b"", r"a\.jsonl is empty"),
         ("a.jsonl", b'{"item_id": 1, "name": "x"}', r"a\.jsonl has no column 'title'"),
     ],
 )
@@ -592,7 +611,7 @@ def test_parquet_column_of_a_wrong_type_is_an_error(
 )
 def test_wrong_arguments_are_value_errors(tmp_path: Path, options: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        own(tmp_path, **options)
+        own(tmp_path, ITEMS, LOG, **options)
 
 
 def test_catalog_survives_saving(tmp_path: Path) -> None:

@@ -214,7 +214,7 @@ def test_time_split_holds_every_row_once_and_no_future(given: list[Row], first: 
 )
 def test_impossible_moments_are_refused(arguments: dict[str, float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        global_time(TEN, **arguments)  # type: ignore[arg-type]
+        global_time(TEN, **arguments)
 
 
 def test_no_row_left_to_train_on_is_an_error() -> None:

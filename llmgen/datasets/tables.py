@@ -65,7 +65,7 @@ def load_tables(
     Raises:
         DataError: A file is missing, empty, not readable or lacks a column; with `on_bad="error"` also the first bad
             row: an id that is empty or stands twice, an empty title, an item that the item file does not have, a
-            time, rating or attribute that cannot be read. Rows are counted from 1 without the header.
+            time, rating or attribute that cannot be read. Rows are counted from 1, without the header and blank lines.
         ValueError: `label` or `shown` names an attribute that is not in `attributes`.
     """
     _check_names(label, shown, attributes, on_bad)
