@@ -1,0 +1,202 @@
+"""The search finds what scoring every item would find, and its certificate never lies."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llmgen.engines import Step
+from llmgen.engines.fake import VOCABULARY, FakeEngine
+from llmgen.errors import SearchError
+from llmgen.search import Request, SearchConfig, SearchResult, rank_by_prior, search
+from llmgen.trie import ItemTrie
+from tests.reference import item_logprobs
+
+PROMPT = (9,)
+MODES = list(product(("trie", "raw"), ("catalog", "eligible")))
+
+
+def true_scores(
+    paths: list[tuple[int, ...]], engine: FakeEngine, log_prior: np.ndarray, config: SearchConfig
+) -> tuple[np.ndarray, np.ndarray]:
+    """Score and log P_LM of every item by brute force."""
+
+    def next_logprobs(suffix: tuple[int, ...]) -> np.ndarray:
+        return engine.next_logprobs([Step(PROMPT, suffix, np.arange(VOCABULARY), full=True)])[0]
+
+    lm = item_logprobs(paths, next_logprobs, config.mode, config.normalise, log_prior)
+    return np.where(log_prior > -np.inf, config.lm_weight * np.where(np.isneginf(lm), 0, lm) + log_prior, -np.inf), lm
+
+
+def one(
+    paths: list[tuple[int, ...]], engine: FakeEngine, log_prior: np.ndarray, k: int, c: SearchConfig
+) -> SearchResult:
+    return search(ItemTrie.build(paths), engine, [Request(PROMPT, log_prior, k)], c)[0]
+
+
+@st.composite
+def problems(draw: st.DrawFn) -> tuple[list[tuple[int, ...]], FakeEngine, np.ndarray, int, SearchConfig]:
+    token = st.integers(1, 4)
+    path = st.lists(token, min_size=1, max_size=5).map(lambda tokens: (*tokens, 0))
+    paths = draw(st.lists(path, min_size=1, max_size=30))
+    weight = st.one_of(st.just(-np.inf), st.floats(-5, 5))
+    log_prior = np.array(draw(st.lists(weight, min_size=len(paths), max_size=len(paths))))
+    log_prior[draw(st.integers(0, len(paths) - 1))] = 0.0  # one at least is eligible
+    mode, normalise = draw(st.sampled_from(MODES))
+    config = SearchConfig(
+        mode,
+        normalise,
+        lm_weight=draw(st.sampled_from([0.0, 0.3, 1.0, 2.0])),
+        num_beams=draw(st.integers(1, 6)),
+        exact=draw(st.booleans()),
+    )
+    return paths, FakeEngine(seed=draw(st.integers(0, 1000))), log_prior, draw(st.integers(1, 8)), config
+
+
+@settings(max_examples=400, deadline=None)
+@given(problems())
+def test_scores_are_right_and_the_certificate_never_lies(
+    problem: tuple[list[tuple[int, ...]], FakeEngine, np.ndarray, int, SearchConfig],
+) -> None:
+    paths, engine, log_prior, k, config = problem
+    scores, lm = true_scores(paths, engine, log_prior, config)
+    result = one(paths, engine, log_prior, k, config)
+
+    assert len(result.items) == min(k, int((log_prior > -np.inf).sum()))
+    assert len(set(result.items.tolist())) == len(result.items)
+    assert result.scores == pytest.approx(scores[result.items])
+    assert (np.diff(result.scores) <= 1e-9).all()
+    if config.lm_weight:
+        assert result.lm_logprobs == pytest.approx(lm[result.items])
+    if config.exact:
+        assert result.exact
+    if result.exact:
+        assert result.scores == pytest.approx(np.sort(scores)[::-1][: len(result.items)])
+
+
+@pytest.mark.parametrize(("mode", "normalise"), MODES)
+def test_opening_everything_gives_probabilities_that_sum_to_one(mode: str, normalise: str) -> None:
+    rng = np.random.default_rng(0)
+    paths = [(*map(int, rng.integers(1, 5, size=4)), 0) for _ in range(30)]
+    log_prior = np.where(rng.random(30) < 0.3, -np.inf, rng.normal(size=30))
+    result = one(paths, FakeEngine(), log_prior, 30, SearchConfig(mode, normalise))
+    assert result.probabilities.sum() == pytest.approx(1)
+    assert result.probabilities == pytest.approx(np.exp(result.scores) / np.exp(result.scores).sum())
+
+
+def test_with_a_flat_prior_the_probability_is_the_models_own_over_the_catalog() -> None:
+    rng = np.random.default_rng(1)
+    paths = [(*map(int, rng.integers(1, 5, size=5)), 0) for _ in range(200)]
+    result = one(paths, FakeEngine(), np.zeros(200), 3, SearchConfig(num_beams=3))
+    assert result.probabilities == pytest.approx(np.exp(result.lm_logprobs))
+
+
+def test_probabilities_of_all_items_sum_to_one_without_any_softmax() -> None:
+    rng = np.random.default_rng(2)
+    paths = [(*map(int, rng.integers(1, 4, size=3)), 0) for _ in range(50)]  # 27 paths at most: titles repeat
+    result = one(paths, FakeEngine(), np.zeros(50), 50, SearchConfig())
+    assert np.exp(result.lm_logprobs).sum() == pytest.approx(1)
+
+
+def test_forced_tokens_cost_nothing() -> None:
+    engine = FakeEngine()
+    result = one([(1, 2, 3, 4, 0), (5, 0)], engine, np.zeros(2), 2, SearchConfig())
+    logits = engine.next_logprobs([Step(PROMPT, (), np.array([1, 5]))])[0]
+    by_item = dict(zip(result.items.tolist(), result.lm_logprobs.tolist(), strict=True))
+    assert by_item[0] == pytest.approx(logits[0] - np.logaddexp(*logits))
+    assert result.num_rounds == 1
+
+
+def test_one_item_is_certain_without_asking_the_model() -> None:
+    result = one([(1, 2, 0)], FakeEngine(), np.zeros(1), 10, SearchConfig())
+    assert result.items.tolist() == [0]
+    assert result.lm_logprobs.tolist() == [0.0]
+    assert result.probabilities.tolist() == [1.0]
+    assert (result.exact, result.num_rounds) == (True, 0)
+
+
+def test_a_batch_of_unequal_prompts_gives_what_each_gives_alone() -> None:
+    rng = np.random.default_rng(3)
+    paths = [(*map(int, rng.integers(1, 6, size=4)), 0) for _ in range(100)]
+    trie = ItemTrie.build(paths)
+    requests = [Request((9,) * (1 + i % 5), rng.normal(size=100), 1 + i) for i in range(12)]
+    together = search(trie, FakeEngine(batch_tokens=7), requests, SearchConfig())
+    for request, result in zip(requests, together, strict=True):
+        (alone,) = search(trie, FakeEngine(), [request], SearchConfig())
+        for one_field, other_field in zip(alone, result, strict=True):
+            np.testing.assert_array_equal(one_field, other_field)
+
+
+def test_a_batch_holds_no_more_prompt_tokens_than_the_engine_allows() -> None:
+    class Counting(FakeEngine):
+        most = 0
+
+        def next_logprobs(self, steps):  # type: ignore[no-untyped-def]
+            self.most = max(self.most, sum(map(len, {step.prompt for step in steps})))
+            return super().next_logprobs(steps)
+
+    engine = Counting(batch_tokens=10)
+    requests = [Request((i, i, i), np.zeros(3), 2) for i in range(20)]
+    search(ItemTrie.build([[1, 0], [2, 0], [3, 0]]), engine, requests, SearchConfig())
+    assert engine.most == 9
+
+
+def test_ten_thousand_random_requests_give_no_invalid_no_double_and_no_filtered_item() -> None:
+    rng = np.random.default_rng(4)
+    paths = [(*map(int, rng.integers(1, 7, size=rng.integers(1, 5))), 0) for _ in range(150)]
+    trie = ItemTrie.build(paths)
+    table = 3 * rng.standard_normal((97, VOCABULARY))  # quicker than the default, and no less arbitrary
+    engine = FakeEngine(logits=lambda prompt, suffix: table[hash((prompt, suffix)) % 97])
+    invalid = double = filtered = wrong_length = 0
+    for _ in range(10):
+        priors = np.where(rng.random((1000, 150)) < rng.random((1000, 1)), -np.inf, rng.normal(size=(1000, 150)))
+        priors[np.arange(1000), rng.integers(0, 150, size=1000)] = 0.0
+        requests = [Request((i % 89,), prior, int(rng.integers(1, 12))) for i, prior in enumerate(priors)]
+        for request, result in zip(requests, search(trie, engine, requests, SearchConfig()), strict=True):
+            items = result.items.tolist()
+            invalid += sum(not 0 <= item < 150 for item in items)
+            double += len(items) - len(set(items))
+            filtered += int(np.isneginf(request.log_prior[items]).sum())
+            wrong_length += len(items) != min(request.k, int((request.log_prior > -np.inf).sum()))
+    assert (invalid, double, filtered, wrong_length) == (0, 0, 0, 0)
+
+
+def test_without_a_model_the_largest_weights_win_and_ties_stay_in_catalog_order() -> None:
+    result = rank_by_prior(np.log([0.2, 0.4, 0.2, 0.2]), 3)
+    assert result.items.tolist() == [1, 0, 2]
+    assert result.probabilities == pytest.approx([0.4, 0.2, 0.2])
+    assert result.exact
+
+
+def test_weight_zero_does_not_ask_the_model() -> None:
+    def never(prompt: tuple[int, ...], suffix: tuple[int, ...]) -> np.ndarray:
+        raise AssertionError("asked")
+
+    result = one([(1, 0), (2, 0)], FakeEngine(logits=never), np.array([0.0, 1.0]), 2, SearchConfig(lm_weight=0))
+    assert result.items.tolist() == [1, 0]
+
+
+def test_no_eligible_item_is_an_error_and_not_anything_goes() -> None:
+    with pytest.raises(SearchError, match="all 2 were seen already or are filtered out"):
+        one([(1, 0), (2, 0)], FakeEngine(), np.full(2, -np.inf), 1, SearchConfig())
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_prior_that_is_no_number_is_refused(bad: float) -> None:
+    with pytest.raises(ValueError, match="NaN"):
+        one([(1, 0), (2, 0)], FakeEngine(), np.array([0.0, bad]), 1, SearchConfig())
+
+
+def test_a_prior_of_another_catalog_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"\(3,\).*\(2,\)"):
+        one([(1, 0), (2, 0)], FakeEngine(), np.zeros(3), 1, SearchConfig())
+
+
+@pytest.mark.parametrize("settings_", [{"mode": "beam"}, {"normalise": "all"}, {"lm_weight": -1.0}, {"num_beams": 0}])
+def test_settings_out_of_range_are_refused(settings_: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match=str(next(iter(settings_)))):
+        SearchConfig(**settings_)  # type: ignore[arg-type]
