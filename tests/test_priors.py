@@ -280,11 +280,14 @@ class TestEase:
             assert dense(prior)[others, j] == pytest.approx(ridge)
             assert dense(prior)[j, j] == 0
 
-    def test_items_that_nobody_took_do_not_matter(self) -> None:
+    @pytest.mark.parametrize("n_others", [0, 1, 50])
+    def test_items_that_nobody_took_do_not_matter(self, n_others: int) -> None:
         log = taken("ab", "abb", "b")
-        wide, narrow = Ease.fit(log, FILMS), Ease.fit(log, Catalog([FILMS["a"], FILMS["b"]]))
-        assert dense(wide)[:2, :2] == pytest.approx(dense(narrow))
-        assert dense(wide)[2:].any() == dense(wide)[:, 2:].any() == False  # noqa: E712
+        others = [Item(f"x{n}", "Other") for n in range(n_others)]
+        wide = dense(Ease.fit(log, Catalog([FILMS["a"], *others, FILMS["b"]])))
+        both = [0, n_others + 1]
+        assert wide[np.ix_(both, both)] == pytest.approx(dense(Ease.fit(log, Catalog([FILMS["a"], FILMS["b"]]))))
+        assert np.count_nonzero(wide) == 2
 
     def test_limit(self) -> None:
         with pytest.raises(CatalogError, match="3 x 3 items, above max_items=2"):

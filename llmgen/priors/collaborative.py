@@ -22,7 +22,7 @@ from llmgen.catalog import Catalog
 from llmgen.errors import CatalogError
 from llmgen.priors.base import check_floor, log_lift, positions
 from llmgen.priors.interactions import Sequences, sequences
-from llmgen.types import FloatArray, Item, Query
+from llmgen.types import FloatArray, IntArray, Item, Query
 
 FLOOR = 0.1
 """Weight of an item without a score, beside one in which the model sees nothing special (1)."""
@@ -253,12 +253,7 @@ class Ease(ItemToItem):
         inverse = np.linalg.inv(dense)
         weights = inverse / -np.diag(inverse)
         np.fill_diagonal(weights, 0.0)
-        if len(taken) == len(catalog):
-            return cls(catalog, weights, decay, floor, weight)
-        rows, columns = np.repeat(taken, len(taken)), np.tile(taken, len(taken))
-        shape = (len(catalog), len(catalog))
-        spread = sparse.coo_array((weights.ravel(), (rows, columns)), shape=shape).tocsr()
-        return cls(catalog, _compact(spread), decay, floor, weight)
+        return cls(catalog, _spread(weights, taken, len(catalog)), decay, floor, weight)
 
 
 @dataclass(frozen=True, eq=False)
@@ -349,6 +344,20 @@ def _compact(matrix: sparse.csr_array) -> FloatArray | sparse.csr_array:
     return cast(FloatArray, matrix.toarray()) if matrix.nnz > DENSE_SHARE * n_cells else matrix
 
 
+def _spread(block: FloatArray, taken: IntArray, n_items: int) -> FloatArray | sparse.csr_array:
+    """A block over the items taken as rows and columns of the whole catalog, zero elsewhere."""
+    if len(taken) == n_items:
+        return block
+    if block.size > DENSE_SHARE * n_items**2:
+        whole = np.zeros((n_items, n_items))
+        whole[np.ix_(taken, taken)] = block
+        return whole
+    lengths = np.zeros(n_items + 1, dtype=np.int64)
+    lengths[taken + 1] = len(taken)
+    arrays = (block.ravel(), np.tile(taken, len(taken)), np.cumsum(lengths))
+    return sparse.csr_array(arrays, shape=(n_items, n_items))
+
+
 def _binary(log: Sequences, n_items: int) -> sparse.csr_array:
     n_users = int(log.users[-1]) + 1 if len(log.users) else 0
     taken = sparse.coo_array((np.ones(len(log.items)), (log.users, log.items)), shape=(n_users, n_items)).tocsr()
@@ -356,7 +365,7 @@ def _binary(log: Sequences, n_items: int) -> sparse.csr_array:
     return taken
 
 
-def _gram(log: Sequences, n_items: int) -> tuple[np.ndarray[tuple[int], np.dtype[np.int64]], sparse.csr_array]:
+def _gram(log: Sequences, n_items: int) -> tuple[IntArray, sparse.csr_array]:
     """Positions of the items that somebody took, and X'X of just these."""
     taken = np.unique(log.items)
     narrow = _binary(Sequences(log.users, np.searchsorted(taken, log.items)), len(taken))
