@@ -147,7 +147,7 @@ def global_time(
 
     Raises:
         ValueError: Not exactly one of `test_from` and `test_share`, both of the validation's, or a share outside
-            (0, 1).
+            (0, 1), or a validation that starts after the test.
         DataError: A part would be empty, or see `leave_one_out`.
     """
     if (test_from is None) == (test_share is None):
@@ -156,15 +156,9 @@ def global_time(
         raise ValueError("give one of validation_from and validation_share, or neither")
     ordered = _ordered(interactions, "file")
     times = ordered["timestamp"]
-    moment = _moment(times, test_from, test_share)
+    moment = _moment(times, test_from, _rows(test_share, times))
     assert moment is not None
-    before = times.filter(times < moment)
-    held_out = None if validation_share is None else validation_share * len(times) / max(len(before), 1)
-    if validation_share is not None and not 0 < validation_share < 1:
-        raise ValueError(f"a share must be between 0 and 1, not {validation_share}")
-    if held_out is not None and held_out >= 1:
-        raise DataError(f"no row is left to train on before {moment} with validation_share={validation_share}")
-    start = _moment(before, validation_from, held_out)
+    start = _moment(times.filter(times < moment), validation_from, _rows(validation_share, times))
     first = moment if start is None else start
     if first > moment:
         raise ValueError(f"validation_from ({start}) must not be after test_from ({moment})")
@@ -204,36 +198,37 @@ def histories(*frames: pl.DataFrame, catalog: Catalog) -> dict[str, History]:
     """
     if not frames:
         return {}
-    return {user: _history(log, catalog) for user, log in _by_user(frames).items()}
+    return {user: log.until(len(log.times)) for user, log in _by_user(frames, catalog).items()}
 
 
 class _Log(NamedTuple):
     """One user's rows as columns, oldest first."""
 
-    items: list[str]
-    times: list[float]
-    ratings: list[float | None]
+    items: tuple[Item, ...]
+    times: tuple[float, ...]
+    ratings: tuple[float | None, ...]
+
+    def until(self, end: int) -> History:
+        """The history of the first `end` rows."""
+        ratings = tuple(rating for rating in self.ratings[:end] if rating is not None)
+        return History(self.items[:end], ratings if len(ratings) == end else None)
 
 
-def _by_user(frames: Sequence[pl.DataFrame]) -> dict[str, _Log]:
+def _by_user(frames: Sequence[pl.DataFrame], catalog: Catalog) -> dict[str, _Log]:
     ordered = _ordered(pl.concat(frames), "file")
     grouped = ordered.group_by("user_id", maintain_order=True).agg("item_id", "timestamp", "rating")
-    return {user: _Log(items, times, ratings) for user, items, times, ratings in grouped.iter_rows()}
-
-
-def _history(log: _Log, catalog: Catalog) -> History:
-    ratings = tuple(rating for rating in log.ratings if rating is not None)
-    return History(tuple(catalog[item] for item in log.items), ratings if len(ratings) == len(log.items) else None)
+    return {
+        user: _Log(tuple(catalog[item] for item in items), tuple(times), tuple(ratings))
+        for user, items, times, ratings in grouped.iter_rows()
+    }
 
 
 def _cases(held_out: pl.DataFrame, known: Sequence[pl.DataFrame], catalog: Catalog) -> list[Case]:
-    logs = _by_user(known)
+    logs = _by_user(known, catalog)
     cases = []
     for user, item, timestamp, rating in held_out.select(COLUMNS).iter_rows():
-        log = logs[user]
-        end = bisect_left(log.times, timestamp)
-        history = _history(_Log(log.items[:end], log.times[:end], log.ratings[:end]), catalog)
-        cases.append(Case(user, catalog[item], timestamp, rating, history))
+        strictly_earlier = bisect_left(logs[user].times, timestamp)
+        cases.append(Case(user, catalog[item], timestamp, rating, logs[user].until(strictly_earlier)))
     return cases
 
 
@@ -266,16 +261,23 @@ def _check(interactions: pl.DataFrame) -> None:
             raise DataError(f"interactions, row {row + 1}, {column}: {interactions[column][row]!r} cannot be ordered")
 
 
-def _moment(times: pl.Series, at: float | datetime | None, share: float | None) -> float | None:
-    """The moment itself, or the latest one that has at least that share of the rows at or after it."""
-    if isinstance(at, datetime):
-        return (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp()
-    if at is not None:
-        return float(at)
+def _rows(share: float | None, times: pl.Series) -> int | None:
+    """A share as a number of rows, rounded up."""
     if share is None:
         return None
     if not 0 < share < 1:
         raise ValueError(f"a share must be between 0 and 1, not {share}")
-    if times.is_empty():
-        raise DataError("there are no rows to split")
-    return float(times.sort()[len(times) - math.ceil(share * len(times))])
+    return math.ceil(share * len(times) - 1e-9)  # .07 * 100 is a little more than 7
+
+
+def _moment(times: pl.Series, at: float | datetime | None, rows: int | None) -> float | None:
+    """The moment itself, or the latest one that has at least that many rows at or after it."""
+    if isinstance(at, datetime):
+        return (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp()
+    if at is not None:
+        return float(at)
+    if rows is None:
+        return None
+    if rows >= len(times):
+        raise DataError(f"holding out {rows} of {len(times)} rows leaves none to train on; make the shares smaller")
+    return float(times.sort()[len(times) - rows])

@@ -6,7 +6,7 @@ from datetime import datetime
 
 import polars as pl
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmgen.catalog import Catalog
@@ -79,6 +79,7 @@ def test_ids_of_any_length_are_compared_by_value() -> None:
     assert items_of(split.test) == [large]
 
 
+@settings(deadline=None, max_examples=60)
 @given(rows, both_ties)
 def test_leave_one_out_holds_every_row_once(given: list[Row], ties: Ties) -> None:
     split = leave_one_out(log(*given), ties=ties)
@@ -90,6 +91,7 @@ def test_leave_one_out_holds_every_row_once(given: list[Row], ties: Ties) -> Non
     assert split.short_users == len(sizes) - len(long)
 
 
+@settings(deadline=None, max_examples=60)
 @given(rows, both_ties)
 def test_leave_one_out_equals_a_plain_sort(given: list[Row], ties: Ties) -> None:
     split = leave_one_out(log(*given), ties=ties)
@@ -104,6 +106,7 @@ def test_leave_one_out_equals_a_plain_sort(given: list[Row], ties: Ties) -> None
     assert (split.train.rows(), split.validation.rows(), split.test.rows()) == (train, validation, test)
 
 
+@settings(deadline=None, max_examples=60)
 @given(rows, both_ties)
 def test_histories_of_a_split_keep_its_tie_rule(given: list[Row], ties: Ties) -> None:
     split = leave_one_out(log(*given), ties=ties)
@@ -152,6 +155,13 @@ def test_shares_are_of_all_rows() -> None:
     assert (split.train.height, split.validation.height, split.test.height) == (5, 3, 2)
 
 
+def test_a_share_is_rounded_up_to_rows_but_not_by_float_noise() -> None:
+    assert global_time(TEN, test_share=0.25).test.height == 3
+    hundred = log(*(("u", "1", time, None) for time in range(100)))
+    assert 0.07 * 100 > 7
+    assert global_time(hundred, test_share=0.07).test.height == 7
+
+
 def test_a_share_never_divides_a_moment() -> None:
     tied = log(*(("u", str(number), time, None) for number, time in enumerate([1, 1, 2, 2, 2], start=1)))
     assert global_time(tied, test_share=0.2).test.height == 3
@@ -176,6 +186,7 @@ def test_case_knows_only_strictly_earlier_interactions() -> None:
     assert (cases["4"].user_id, cases["4"].timestamp, cases["4"].rating) == ("u", 6.0, 1.0)
 
 
+@settings(deadline=None, max_examples=60)
 @given(rows, st.integers(0, 4), st.integers(0, 4))
 def test_time_split_holds_every_row_once_and_no_future(given: list[Row], first: int, second: int) -> None:
     validation_from, test_from = sorted((first, second))
@@ -218,7 +229,7 @@ def test_impossible_moments_are_refused(arguments: dict[str, float], message: st
 
 
 def test_no_row_left_to_train_on_is_an_error() -> None:
-    with pytest.raises(DataError, match="no row is left"):
+    with pytest.raises(DataError, match="5 of 5 rows leaves none to train on"):
         global_time(TEN, test_share=0.5, validation_share=0.5)
 
 

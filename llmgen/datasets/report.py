@@ -111,7 +111,7 @@ class CleaningReport:
         }
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Dataset:
     """A catalog and who took what from it.
 
