@@ -50,12 +50,16 @@ MODELS: Mapping[str, Model] = {
 }
 GRIDS: Mapping[str, Mapping[str, Sequence[float]]] = {
     "popularity": {},
-    "item_knn": {"neighbours": (50, 100, 200), "shrinkage": (0.0, 10.0, 30.0), "decay": (0.7, 0.8, 0.9)},
-    "ease": {"l2": (100.0, 300.0, 1000.0), "decay": (0.7, 0.8, 0.9)},
+    "item_knn": {
+        "neighbours": (20, 50, 100, 200),
+        "shrinkage": (0.0, 10.0, 30.0, 100.0),
+        "decay": (0.7, 0.8, 0.85, 0.9, 0.95, 0.98),
+    },
+    "ease": {"l2": (30.0, 100.0, 300.0, 1000.0), "decay": (0.7, 0.8, 0.85, 0.9, 0.95, 0.98)},
     "transition": {
         "window": (10, 20, 40),
         "step_decay": (0.8, 0.9),
-        "backward": (0.0, 0.25, 0.5, 1.0),
+        "backward": (0.0, 0.1, 0.25, 0.5, 1.0),
         "column_power": (0.3, 0.4, 0.5),
         "decay": (0.7, 0.8, 0.9),
     },
