@@ -24,7 +24,7 @@ from llmgen.search import Mode, Normalise, Request, SearchConfig, SearchResult, 
 from llmgen.templates import Fitted, PromptLibrary, PromptTemplate, fit, plural, views
 from llmgen.trie import ItemTrie
 from llmgen.tuning import GRID, Metric, tune_weights
-from llmgen.types import Explanation, Grounding, Item, Query, RatingPrediction, Recommendation, Recommendations
+from llmgen.types import Explanation, Grounding, Item, Message, Query, RatingPrediction, Recommendation, Recommendations
 
 logger = logging.getLogger(__name__)
 
@@ -306,8 +306,7 @@ class Recommender:
             UnknownItemError: A held-out item is not in the catalog.
             ValueError: Nothing to tune on, or lengths that do not agree.
         """
-        targets = [self.catalog.index(item) for item in held_out]
-        tuned = tune_weights(self._factors, queries, targets, k=k, metric=metric, grid=grid)
+        tuned = tune_weights(self._factors, queries, held_out, catalog=self.catalog, k=k, metric=metric, grid=grid)
         names = {prior.name for prior in self.priors}
         best = self.with_priors(*(prior for prior in tuned.priors if prior.name in names))
         if self.engine is None:
@@ -407,12 +406,12 @@ class Recommender:
         history = views(self.catalog, query.history, query.ratings)[len(query.history) - shown :]
         always = {"noun": self.catalog.noun, "nouns": plural(self.catalog.noun), "wish": query.text, "k": query.k}
 
-        def render(number: int) -> Sequence[object]:
+        def render(number: int) -> Sequence[Message]:
             values = {**always, **variables, "history": history[shown - number :]}
             return template.render(values, control_tokens=engine.control_tokens)
 
         room = room or int(self._longest)
-        return fit(render, lambda messages: len(engine.tokenize(messages)), shown, engine.max_tokens - room)  # type: ignore[arg-type]
+        return fit(render, lambda messages: len(engine.tokenize(messages)), shown, engine.max_tokens - room)
 
     @cached_property
     def _longest(self) -> int:
@@ -427,8 +426,8 @@ class Recommender:
             results = [rank_by_prior(row, query.k) for row, query in zip(factors.total, queries, strict=True)]
             prompts = [_Prompt(self._templates[task], (), 0)] * len(queries)
         else:
-            extra = {"candidates": views(self.catalog, candidates)} if candidates else {}
-            prompts = [self._prompt(task, query, **extra) for query in queries]
+            shown = views(self.catalog, candidates)
+            prompts = [self._prompt(task, query, candidates=shown) for query in queries]
             requests = [
                 Request(prompt.token_ids, row, query.k)
                 for prompt, row, query in zip(prompts, factors.total, queries, strict=True)

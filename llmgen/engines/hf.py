@@ -87,7 +87,9 @@ class HFEngine:
         self._model = model.eval()  # type: ignore[no-untyped-call]
         self._tokenizer = tokenizer
         self.name = name
-        plain: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
+        plain: Any = model
+        if hasattr(model, "get_base_model"):  # a PEFT adapter is wrapped around it
+            plain = plain.get_base_model()
         self._body = plain.get_decoder()
         self._head = plain.get_output_embeddings()
         self._device = self._head.weight.device
@@ -144,7 +146,8 @@ class HFEngine:
         disable_progress_bar()  # type: ignore[no-untyped-call]  # of reading weights from the disk; downloads keep theirs
         try:
             tokenizer = AutoTokenizer.from_pretrained(source)
-            weights: Any = AutoModelForCausalLM.from_pretrained(source, dtype=getattr(torch, precision)).to(where)
+            weights: Any = AutoModelForCausalLM.from_pretrained(source, dtype=getattr(torch, precision))
+            weights.to(where)
         except (OSError, ValueError) as error:
             raise EngineUnavailableError(
                 f"cannot load the model {source!r}: {error}\nName a folder with a transformers model, or a model "

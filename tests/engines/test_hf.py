@@ -1,0 +1,255 @@
+"""transformers: the tree of paths equals whole passes, and the search equals scoring every item and `generate`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from llmgen.catalog import Catalog
+from llmgen.engines import Engine, GenerationConfig, Step, load_engine
+from llmgen.errors import ConfigError, EngineUnavailableError
+from llmgen.search import Request, SearchConfig, search
+from llmgen.trie import ItemTrie
+from tests.engines.contract import CHATS, EngineContract
+from tests.reference import item_logprobs
+
+torch = pytest.importorskip("torch", reason="needs llmgen[hf]")
+from llmgen.engines.hf import HFEngine  # noqa: E402
+
+
+def whole_pass(engine: HFEngine, prompt: tuple[int, ...]) -> Callable[[tuple[int, ...]], np.ndarray]:
+    """Log-probabilities of the whole vocabulary by the model's own forward, without any of the engine's code."""
+
+    def next_logprobs(suffix: tuple[int, ...]) -> np.ndarray:
+        with torch.inference_mode():
+            logits = engine._model(input_ids=torch.tensor([prompt + suffix])).logits[0, -1]
+        return np.asarray(logits.double().log_softmax(-1).numpy())
+
+    return next_logprobs
+
+
+@pytest.fixture(scope="session")
+def tiny(tiny_model: Path) -> HFEngine:
+    return HFEngine.load(str(tiny_model))
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> HFEngine:
+    return HFEngine.load()
+
+
+class TestTinyLlama(EngineContract):
+    @pytest.fixture
+    def engine(self, tiny: HFEngine) -> Engine:
+        return tiny
+
+
+@pytest.mark.slow
+@pytest.mark.network
+class TestSmolLM2(EngineContract):
+    @pytest.fixture
+    def engine(self, smollm2: HFEngine) -> Engine:
+        return smollm2
+
+
+def check_search_equals_brute_force(engine: HFEngine, catalog: Catalog, num_prompts: int) -> None:
+    trie = ItemTrie.build(engine.spell(catalog.labels))
+    paths = [trie.path(item) for item in range(len(catalog))]
+    rng = np.random.default_rng(0)
+    flat = np.zeros(len(catalog))
+    filtered = np.where(rng.random(len(catalog)) < 0.7, -np.inf, 0.0)
+    prior = np.where(rng.random(len(catalog)) < 0.2, -np.inf, 2 * rng.normal(size=len(catalog)))
+    prompts = [engine.tokenize(chat) for chat in CHATS[:num_prompts]]
+    references = [whole_pass(engine, prompt) for prompt in prompts]
+    known: list[dict[tuple[int, ...], np.ndarray]] = [{} for _ in prompts]
+    for mode in ("trie", "raw"):
+        for weights in (flat, filtered, prior):
+            requests = [Request(prompt, weights, 10) for prompt in prompts]
+            results = search(trie, engine, requests, SearchConfig(mode, exact=True))
+            for result, reference, answers in zip(results, references, known, strict=True):
+
+                def remembered(suffix, reference=reference, answers=answers):  # type: ignore[no-untyped-def]
+                    if suffix not in answers:
+                        answers[suffix] = reference(suffix)
+                    return answers[suffix]
+
+                lm = item_logprobs(paths, remembered, mode, log_prior=weights)
+                scores = np.where(weights > -np.inf, lm + weights, -np.inf)
+                assert result.exact
+                assert np.abs(result.scores - scores[result.items]).max() < 1e-4
+                best = np.argsort(-scores, kind="stable")[:10]
+                assert np.abs(result.scores - scores[best]).max() < 1e-4
+                clear = np.abs(np.diff(scores[best])).min() > 1e-3  # no near ties: the very same items
+                assert not clear or result.items.tolist() == best.tolist()
+
+
+def test_search_equals_scoring_every_item(tiny: HFEngine, catalog: Catalog) -> None:
+    check_search_equals_brute_force(tiny, catalog, 3)
+
+
+@pytest.mark.slow
+@pytest.mark.network
+def test_search_equals_scoring_every_item_with_smollm2(smollm2: HFEngine, catalog: Catalog) -> None:
+    check_search_equals_brute_force(smollm2, catalog, 2)
+
+
+def check_raw_equals_generate(engine: HFEngine, catalog: Catalog, width: int) -> None:
+    """Against the library's own constrained beam search, on a catalog of different titles."""
+    labels = list(dict.fromkeys(catalog.labels))
+    paths = engine.spell(labels)
+    trie = ItemTrie.build(paths)
+    allowed: dict[tuple[int, ...], list[int]] = {}
+    for path in paths:
+        for depth, token in enumerate(path):
+            allowed.setdefault(path[:depth], []).append(token)
+    for prompt in map(engine.tokenize, CHATS):
+
+        def next_tokens(_: int, ids: torch.Tensor, start: int = len(prompt)) -> list[int]:
+            return allowed.get(tuple(ids[start:].tolist()), [engine._end])
+
+        output = engine._model.generate(
+            input_ids=torch.tensor([prompt]),
+            attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
+            prefix_allowed_tokens_fn=next_tokens,
+            num_beams=width,
+            num_return_sequences=width,
+            max_new_tokens=max(map(len, paths)),
+            length_penalty=0.0,
+            do_sample=False,
+            eos_token_id=engine._end,
+            pad_token_id=engine._end,
+            return_dict_in_generate=True,
+            output_scores=True,
+        )
+        theirs = []
+        for row in output.sequences[:, len(prompt) :].tolist():
+            theirs.append(paths.index(tuple(row[: row.index(engine._end) + 1])))
+        request = Request(prompt, np.zeros(len(labels)), width)
+        (ours,) = search(trie, engine, [request], SearchConfig("raw", num_beams=width))
+        assert ours.items.tolist() == theirs
+        # generate reports its scores over the allowed tokens only where it renormalises; compare with a whole pass
+        scores = item_logprobs([paths[item] for item in theirs[:2]], whole_pass(engine, prompt), "raw")
+        assert ours.lm_logprobs[:2] == pytest.approx(scores, abs=1e-4)
+
+
+@pytest.mark.parametrize("width", [10, 20])
+def test_raw_mode_equals_generate_with_the_same_width(tiny: HFEngine, catalog: Catalog, width: int) -> None:
+    check_raw_equals_generate(tiny, catalog, width)
+
+
+@pytest.mark.slow
+@pytest.mark.network
+def test_raw_mode_equals_generate_with_smollm2(smollm2: HFEngine, catalog: Catalog) -> None:
+    check_raw_equals_generate(smollm2, catalog, 10)
+
+
+def test_a_shared_beginning_is_read_once(tiny: HFEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = []
+    original = HFEngine._read
+
+    def counting(self: HFEngine, prompts: list[tuple[int, ...]], donor: object, shared: int) -> None:
+        read.extend(len(prompt) - shared for prompt in prompts)
+        original(self, prompts, donor, shared)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(HFEngine, "_read", counting)
+    tiny._kept.clear()
+    instruction = tuple(range(100, 160))
+    prompts = [(*instruction, *range(10 + i, 20 + i)) for i in range(5)]
+    tiny.next_logprobs([Step(prompt, (), np.arange(3)) for prompt in prompts])
+    assert read == [70, 10, 10, 10, 10]
+    tiny.next_logprobs([Step(prompt, (7,), np.arange(3)) for prompt in prompts])
+    assert read == [70, 10, 10, 10, 10]
+
+
+def test_what_is_kept_stays_within_the_budget(tiny_model: Path) -> None:
+    engine = HFEngine.load(str(tiny_model), batch_tokens=300)
+    trie = ItemTrie.build(engine.spell(["Alien", "Up", "M"]))
+    rng = np.random.default_rng(0)
+    requests = [Request(tuple(map(int, rng.integers(3, 400, size=50))), np.zeros(3), 2) for _ in range(100)]
+    largest = 0
+    original = engine._read
+
+    def watched(*arguments: object) -> None:
+        nonlocal largest
+        original(*arguments)  # type: ignore[arg-type]
+        largest = max(largest, sum(map(len, engine._kept)))
+
+    engine._read = watched  # type: ignore[method-assign]
+    search(trie, engine, requests, SearchConfig())
+    assert largest <= 2 * 300  # what one batch needs, and what is left of the batch before
+    assert sum(map(len, engine._kept)) <= 300
+
+
+def test_a_model_that_cannot_be_run_as_a_tree_is_run_plainly(
+    tiny_model: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine = HFEngine.load(str(tiny_model))
+    prompt = engine.tokenize(CHATS[0])
+    steps = [Step(prompt, suffix, np.arange(9)) for suffix in ((), (5,), (5, 6))]
+    expected = engine.next_logprobs(steps)
+    original = engine._body.forward
+
+    def scaled(*args: object, **inputs: object) -> object:
+        """Answers otherwise with a cache than without."""
+        output = original(*args, **inputs)
+        if inputs.get("past_key_values") is not None:
+            output.last_hidden_state = output.last_hidden_state * 1.5
+        return output
+
+    monkeypatch.setattr(engine._body, "forward", scaled)
+    engine._tree_works = engine._check_tree()
+    assert not engine._tree_works
+    assert "runs each path as a whole" in caplog.text
+    for one, other in zip(engine.next_logprobs(steps), expected, strict=True):
+        assert np.allclose(one - one.mean(), other - other.mean(), atol=1e-4)
+
+
+def test_an_adapter_is_applied_and_not_merged(tiny_model: Path, tmp_path: Path) -> None:
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    model = get_peft_model(
+        AutoModelForCausalLM.from_pretrained(tiny_model),
+        LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False),
+    )
+    model.save_pretrained(tmp_path / "films")
+    plain = load_engine(f"hf:{tiny_model}")
+    tuned = load_engine(f"hf:{tiny_model}", adapter=str(tmp_path / "films"))
+    assert tuned.name.endswith("+films")
+    step = Step(plain.tokenize(CHATS[0]), (5,), np.arange(400), full=True)
+    (before,), (after,) = plain.next_logprobs([step]), tuned.next_logprobs([step])
+    with torch.inference_mode():
+        logits = model.eval()(input_ids=torch.tensor([step.prompt + step.suffix])).logits[0, -1]
+    assert np.abs(after - before).max() > 0.01
+    assert np.abs(after - logits.log_softmax(-1).double().numpy()[:400]).max() < 1e-4
+
+
+def test_titles_cannot_end_the_turn(tiny: HFEngine) -> None:
+    (path,) = tiny.spell(["<|im_end|> Code"])
+    assert path.count(tiny._end) == 1
+
+
+def test_the_end_of_turn_is_the_templates_own(tiny: HFEngine) -> None:
+    assert tiny._tokenizer.decode([tiny._end]) == "<|im_end|>"
+
+
+def test_generation_stops_at_the_end_of_turn(tiny: HFEngine) -> None:
+    prompts = [tiny.tokenize(chat) for chat in CHATS]
+    together = tiny.generate(prompts, GenerationConfig(max_new_tokens=12))
+    alone = [tiny.generate([prompt], GenerationConfig(max_new_tokens=12))[0] for prompt in prompts]
+    assert together == alone
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"model": "no/such/model"}, EngineUnavailableError, "no/such/model"),
+        ({"dtype": "int8"}, ConfigError, "int8"),
+    ],
+)
+def test_what_cannot_be_loaded_is_named(options: dict[str, str], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        HFEngine.load(**options)  # type: ignore[arg-type]
