@@ -1,1 +1,57 @@
-"""llmgen: a generative LLM recommender with prompt templates."""
+"""llmgen: a generative LLM recommender with prompt templates.
+
+Names are imported when they are first used, so that `import llmgen` costs next to nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from llmgen.catalog import Catalog as Catalog
+    from llmgen.datasets import load_dataset as load_dataset
+    from llmgen.datasets import load_tables as load_tables
+    from llmgen.engines import load_engine as load_engine
+    from llmgen.errors import LLMGenError as LLMGenError
+    from llmgen.grounding import Grounder as Grounder
+    from llmgen.priors import Ease as Ease
+    from llmgen.priors import ItemKNN as ItemKNN
+    from llmgen.priors import Popularity as Popularity
+    from llmgen.priors import Transition as Transition
+    from llmgen.priors import Wish as Wish
+    from llmgen.recommender import Recommender as Recommender
+    from llmgen.splits import histories as histories
+    from llmgen.splits import leave_one_out as leave_one_out
+    from llmgen.templates import PromptLibrary as PromptLibrary
+    from llmgen.types import Item as Item
+    from llmgen.types import Query as Query
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Catalog": "catalog",
+    "Ease": "priors",
+    "Grounder": "grounding",
+    "Item": "types",
+    "ItemKNN": "priors",
+    "LLMGenError": "errors",
+    "Popularity": "priors",
+    "PromptLibrary": "templates",
+    "Query": "types",
+    "Recommender": "recommender",
+    "Transition": "priors",
+    "Wish": "priors",
+    "histories": "splits",
+    "leave_one_out": "splits",
+    "load_dataset": "datasets",
+    "load_engine": "engines",
+    "load_tables": "datasets",
+}
+__all__ = sorted(_HOMES)
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'llmgen' has no attribute {name!r}")
+    return getattr(import_module(f"llmgen.{_HOMES[name]}"), name)

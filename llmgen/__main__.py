@@ -1,0 +1,5 @@
+"""`python -m llmgen` is `llmgen`."""
+
+from llmgen.cli import main
+
+main()

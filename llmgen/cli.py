@@ -1,0 +1,480 @@
+"""The command line: recommend, rank, rate, explain, prompts, data, demo.
+
+Exit codes: 0 done, 1 something was wrong with data, model or request (one line on stderr says what), 2 wrong usage.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, cast
+
+import typer
+
+from llmgen.errors import ConfigError, LLMGenError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from llmgen.recommender import Recommender
+    from llmgen.types import Attribute, Query, Recommendations
+    from llmgen.workspace import DataSettings, RecommenderSettings, Workspace
+
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False, add_completion=False)
+prompts_app = typer.Typer(no_args_is_help=True, help="List, check and show prompt templates.")
+app.add_typer(prompts_app, name="prompts")
+
+
+class DecodingChoice(StrEnum):
+    """How an answer of the model becomes items."""
+
+    trie = "trie"
+    raw = "raw"
+    free = "free"
+
+
+class NormaliseChoice(StrEnum):
+    """Among which children a node's probability is shared."""
+
+    catalog = "catalog"
+    eligible = "eligible"
+
+
+DatasetOption = Annotated[
+    str, typer.Option(help="movielens-100k, or a folder or zip of MovieLens files.", rich_help_panel="Data")
+]
+ItemsOption = Annotated[Path | None, typer.Option(help="Your table of items: CSV, TSV, JSONL or Parquet.")]
+InteractionsOption = Annotated[Path | None, typer.Option(help="Your table of who took what when.")]
+ColumnOption = Annotated[
+    list[str] | None, typer.Option(help="ours=yours for item_id, title, user_id, timestamp, rating. Repeatable.")
+]
+AttributeOption = Annotated[list[str] | None, typer.Option(help="Column of the items to keep and show. Repeatable.")]
+NounOption = Annotated[str, typer.Option(help="What one item of your tables is called in prompts.")]
+LabelOption = Annotated[str, typer.Option(help="How prompts write an item of your tables, e.g. '{title} ({year})'.")]
+DropBadOption = Annotated[bool, typer.Option("--drop-bad", help="Leave bad rows out, instead of stopping at one.")]
+UserOption = Annotated[str | None, typer.Option(help="A user of the log.")]
+HistoryOption = Annotated[list[str] | None, typer.Option(help="An item id; repeat it, oldest first.")]
+TextOption = Annotated[str | None, typer.Option(help="A wish in words.")]
+FilterOption = Annotated[
+    list[str] | None, typer.Option("--filter", help="attribute=value; ranges as year=1990..1999. Repeatable.")
+]
+PriorOption = Annotated[
+    list[str] | None,
+    typer.Option(help="name=weight: transition, ease, item_knn, popularity, wish. Repeatable; 'none' for none."),
+]
+EngineOption = Annotated[str, typer.Option(help="hf (SmolLM2-135M-Instruct), hf:MODEL or fake.")]
+AdapterOption = Annotated[str | None, typer.Option(help="A PEFT adapter for the model.")]
+PromptOption = Annotated[str | None, typer.Option(help="Name of a prompt template.")]
+PromptsOption = Annotated[Path | None, typer.Option("--prompt-folder", help="A folder with prompts of your own.")]
+LMWeightOption = Annotated[float | None, typer.Option(help="Weight of the model in the score; 0 leaves it out.")]
+HistoryLengthOption = Annotated[int, typer.Option(help="Newest items of the history in the prompt.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")]
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """One command's work: what it is about, and whom to ask."""
+
+    workspace: Workspace
+    query: Query
+    recommender: Recommender
+
+
+@app.callback()
+def _options(
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what happens to stderr.")] = False,
+) -> None:
+    """A generative LLM recommender: the language model's probability times an item prior, on one trie."""
+    logging.basicConfig(level=logging.INFO if verbose else logging.ERROR, stream=sys.stderr, format="%(message)s")
+
+
+@app.command()
+def recommend(
+    user: UserOption = None,
+    history: HistoryOption = None,
+    text: TextOption = None,
+    k: Annotated[int, typer.Option("-k", min=1, help="How many items.")] = 10,
+    filter: FilterOption = None,
+    include_seen: Annotated[bool, typer.Option("--include-seen", help="Items of the history may come again.")] = False,
+    prior: PriorOption = None,
+    lm_weight: LMWeightOption = None,
+    prompt: PromptOption = None,
+    prompt_folder: PromptsOption = None,
+    decoding: Annotated[DecodingChoice, typer.Option(help="How answers become items.")] = DecodingChoice.trie,
+    normalise: Annotated[NormaliseChoice, typer.Option(help="See llmgen.search.")] = NormaliseChoice.catalog,
+    num_beams: Annotated[int | None, typer.Option(min=1, help="Nodes opened a round.")] = None,
+    exact: Annotated[bool, typer.Option("--exact", help="Go on until the answer is proven to be the best.")] = False,
+    max_history: HistoryLengthOption = 20,
+    engine: EngineOption = "hf",
+    adapter: AdapterOption = None,
+    explain_scores: Annotated[bool, typer.Option("--explain-scores", help="Show each term of the score.")] = False,
+    dataset: DatasetOption = "movielens-100k",
+    items: ItemsOption = None,
+    interactions: InteractionsOption = None,
+    column: ColumnOption = None,
+    attribute: AttributeOption = None,
+    noun: NounOption = "item",
+    label: LabelOption = "{title}",
+    drop_bad: DropBadOption = False,
+    json_: JsonOption = False,
+) -> None:
+    """Recommend items to a user of the log, for a history, or for a wish in words."""
+    data = _data(dataset, items, interactions, column, attribute, noun, label, drop_bad)
+    settings = _settings(
+        engine=engine,
+        adapter=adapter,
+        prompts=(prompt,) if prompt else (),
+        prompt_folder=prompt_folder,
+        priors=_weights(prior),
+        lm_weight=lm_weight,
+        decoding=decoding.value,
+        normalise=normalise.value,
+        num_beams=num_beams,
+        exact=exact,
+        max_history=max_history,
+    )
+    asked = _ask(data, settings, user, history, text, k=k, filter=filter, include_seen=include_seen)
+    _print_answer(asked, asked.recommender.recommend(asked.query), "Recommended", json_, explain_scores)
+
+
+@app.command()
+def rank(
+    candidate: Annotated[list[str], typer.Option(help="Item id to rank. Repeatable.")],
+    user: UserOption = None,
+    history: HistoryOption = None,
+    text: TextOption = None,
+    prior: PriorOption = None,
+    lm_weight: LMWeightOption = None,
+    prompt: PromptOption = None,
+    prompt_folder: PromptsOption = None,
+    max_history: HistoryLengthOption = 20,
+    engine: EngineOption = "hf",
+    adapter: AdapterOption = None,
+    explain_scores: Annotated[bool, typer.Option("--explain-scores", help="Show each term of the score.")] = False,
+    dataset: DatasetOption = "movielens-100k",
+    items: ItemsOption = None,
+    interactions: InteractionsOption = None,
+    column: ColumnOption = None,
+    attribute: AttributeOption = None,
+    noun: NounOption = "item",
+    label: LabelOption = "{title}",
+    drop_bad: DropBadOption = False,
+    json_: JsonOption = False,
+) -> None:
+    """Put given candidates in order."""
+    data = _data(dataset, items, interactions, column, attribute, noun, label, drop_bad)
+    settings = _settings(
+        engine=engine,
+        adapter=adapter,
+        prompts=(prompt,) if prompt else (),
+        prompt_folder=prompt_folder,
+        priors=_weights(prior),
+        lm_weight=lm_weight,
+        max_history=max_history,
+    )
+    asked = _ask(data, settings, user, history, text)
+    _print_answer(asked, asked.recommender.rank(asked.query, candidate), "Ranked", json_, explain_scores)
+
+
+@app.command()
+def rate(
+    item: Annotated[list[str], typer.Option(help="Item id to rate. Repeatable.")],
+    user: UserOption = None,
+    history: HistoryOption = None,
+    labels: Annotated[str, typer.Option(help="The possible ratings, separated by commas.")] = "1,2,3,4,5",
+    prompt: PromptOption = None,
+    prompt_folder: PromptsOption = None,
+    max_history: HistoryLengthOption = 20,
+    engine: EngineOption = "hf",
+    adapter: AdapterOption = None,
+    dataset: DatasetOption = "movielens-100k",
+    items: ItemsOption = None,
+    interactions: InteractionsOption = None,
+    column: ColumnOption = None,
+    attribute: AttributeOption = None,
+    noun: NounOption = "item",
+    label: LabelOption = "{title}",
+    drop_bad: DropBadOption = False,
+    json_: JsonOption = False,
+) -> None:
+    """Predict the ratings that a user would give, as distributions."""
+    from llmgen.display import ratings_table
+    from llmgen.schemas import RatingBody, RatingsBody
+
+    data = _data(dataset, items, interactions, column, attribute, noun, label, drop_bad)
+    settings = _settings(
+        engine=engine,
+        adapter=adapter,
+        prompts=(prompt,) if prompt else (),
+        prompt_folder=prompt_folder,
+        max_history=max_history,
+    )
+    asked = _ask(data, settings, user, history, None, needs_engine=True)
+    ratings = asked.recommender.rate_many([(asked.query, key) for key in item], labels=labels.split(","))
+    catalog = asked.workspace.catalog
+    if json_:
+        body = RatingsBody(ratings=[RatingBody.of(rating, catalog.label(rating.item)) for rating in ratings])
+        typer.echo(body.model_dump_json(indent=2))
+    else:
+        _console().print(ratings_table(catalog, ratings))
+
+
+@app.command()
+def explain(
+    item: Annotated[str, typer.Option(help="Item id to explain.")],
+    user: UserOption = None,
+    history: HistoryOption = None,
+    text: TextOption = None,
+    prior: PriorOption = None,
+    prompt: PromptOption = None,
+    prompt_folder: PromptsOption = None,
+    engine: EngineOption = "hf",
+    adapter: AdapterOption = None,
+    dataset: DatasetOption = "movielens-100k",
+    items: ItemsOption = None,
+    interactions: InteractionsOption = None,
+    column: ColumnOption = None,
+    attribute: AttributeOption = None,
+    noun: NounOption = "item",
+    label: LabelOption = "{title}",
+    drop_bad: DropBadOption = False,
+    json_: JsonOption = False,
+) -> None:
+    """Say why an item suits a user, from the user's own history."""
+    from llmgen.display import explanation_text
+    from llmgen.schemas import ExplanationBody
+
+    data = _data(dataset, items, interactions, column, attribute, noun, label, drop_bad)
+    settings = _settings(
+        engine=engine,
+        adapter=adapter,
+        prompts=(prompt,) if prompt else (),
+        prompt_folder=prompt_folder,
+        priors=_weights(prior),
+    )
+    asked = _ask(data, settings, user, history, text, needs_engine=True)
+    explanation = asked.recommender.explain(asked.query, item)
+    catalog = asked.workspace.catalog
+    if json_:
+        typer.echo(ExplanationBody.of(explanation, catalog.label(explanation.item)).model_dump_json(indent=2))
+    else:
+        _console().print(explanation_text(catalog, explanation))
+
+
+@app.command("data")
+def data_report(
+    dataset: DatasetOption = "movielens-100k",
+    items: ItemsOption = None,
+    interactions: InteractionsOption = None,
+    column: ColumnOption = None,
+    attribute: AttributeOption = None,
+    noun: NounOption = "item",
+    label: LabelOption = "{title}",
+    drop_bad: DropBadOption = False,
+    json_: JsonOption = False,
+) -> None:
+    """Load and clean a data set, and report what was done to it."""
+    loaded = _data(dataset, items, interactions, column, attribute, noun, label, drop_bad).load()
+    if json_:
+        typer.echo(json.dumps(loaded.report.to_dict(), ensure_ascii=False, indent=2))
+    else:
+        typer.echo(str(loaded.report))
+
+
+@app.command()
+def demo(
+    user: Annotated[str, typer.Option(help="A user of MovieLens-100K.")] = "196",
+    engine: EngineOption = "hf",
+) -> None:
+    """Show everything once, on real films."""
+    from llmgen.demo import run
+
+    run(user=user, engine=engine, console=_console())
+
+
+@prompts_app.command("list")
+def prompts_list(prompt_folder: PromptsOption = None, json_: JsonOption = False) -> None:
+    """List all prompt templates."""
+    from rich.table import Table
+
+    library = _library(prompt_folder)
+    templates = [library[name] for name in library.names()]
+    if json_:
+        fields = ("name", "version", "digest", "task", "language", "variables", "description")
+        typer.echo(json.dumps([{f: getattr(t, f) for f in fields} for t in templates], ensure_ascii=False, indent=2))
+        return
+    table = Table()
+    for heading in ("Name", "Version", "Digest", "Task", "Language", "Description"):
+        table.add_column(heading, overflow="fold")
+    for t in templates:
+        table.add_row(t.name, str(t.version), t.digest, t.task, t.language, t.description)
+    _console().print(table)
+
+
+@prompts_app.command("check")
+def prompts_check(prompt_folder: PromptsOption = None) -> None:
+    """Check all prompt templates; exit code 1 if anything is wrong."""
+    library = _library(prompt_folder)
+    problems = library.check()
+    for problem in problems:
+        typer.echo(problem, err=True)
+    if problems:
+        raise typer.Exit(1)
+    typer.echo(f"{len(library)} prompts, no problems")
+
+
+@prompts_app.command("show")
+def prompts_show(
+    name: Annotated[str, typer.Argument(help="Name of a prompt template.")],
+    user: UserOption = None,
+    history: HistoryOption = None,
+    text: TextOption = None,
+    item: Annotated[str | None, typer.Option(help="Item id for rate and explain; by default one not seen.")] = None,
+    k: Annotated[int, typer.Option("-k", min=1)] = 10,
+    prompt_folder: PromptsOption = None,
+    max_history: HistoryLengthOption = 20,
+    engine: EngineOption = "hf",
+    dataset: DatasetOption = "movielens-100k",
+    json_: JsonOption = False,
+) -> None:
+    """Show the messages of a prompt as the model would get them, and how many tokens they are."""
+    from llmgen.display import messages_text
+    from llmgen.templates import views
+
+    data = _data(dataset, None, None, None, None, "item", "{title}", False)
+    settings = _settings(engine=engine, prompt_folder=prompt_folder, max_history=max_history, priors={})
+    asked = _ask(data, settings, user, history, text, k=k, needs_engine=True)
+    catalog, seen = asked.workspace.catalog, {taken.id for taken in asked.query.history}
+    unseen = [other for other in catalog if other.id not in seen]
+    shown = catalog[catalog.index(item)] if item else (unseen or list(catalog))[0]
+    fitted = asked.recommender.messages(
+        asked.query,
+        prompt=name,
+        item=views(catalog, [shown])[0],
+        candidates=views(catalog, unseen[:20]),
+        labels=("1", "2", "3", "4", "5"),
+    )
+    if json_:
+        body = {
+            "prompt": asked.recommender.prompts[name].ref,
+            "messages": [{"role": message.role, "content": message.content} for message in fitted.messages],
+            "tokens": fitted.num_tokens,
+            "history_used": fitted.num_items,
+        }
+        typer.echo(json.dumps(body, ensure_ascii=False, indent=2))
+        return
+    _console().print(messages_text(fitted.messages))
+    _console().print(
+        f"{asked.recommender.prompts[name].ref}: {fitted.num_tokens} tokens, "
+        f"{fitted.num_items} of {len(asked.query.history)} items of the history"
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line; errors of llmgen become one line on stderr and exit code 1."""
+    try:
+        app(args=None if arguments is None else list(arguments))
+    except LLMGenError as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(1)
+    except ValueError as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(2)
+
+
+def _data(
+    dataset: str,
+    items: Path | None,
+    interactions: Path | None,
+    column: list[str] | None,
+    attribute: list[str] | None,
+    noun: str,
+    label: str,
+    drop_bad: bool,
+) -> DataSettings:
+    from llmgen.workspace import DataSettings
+
+    columns = dict(_pair(text, "--column", "ours=yours") for text in column or [])
+    return DataSettings(dataset, items, interactions, columns, tuple(attribute or ()), noun, label, drop_bad)
+
+
+def _settings(**given: object) -> RecommenderSettings:
+    from llmgen.workspace import RecommenderSettings
+
+    return RecommenderSettings(**given)  # type: ignore[arg-type]
+
+
+def _ask(
+    data: DataSettings,
+    settings: RecommenderSettings,
+    user: str | None,
+    history: list[str] | None,
+    text: str | None,
+    *,
+    k: int = 10,
+    filter: list[str] | None = None,
+    include_seen: bool = False,
+    needs_engine: bool = False,
+) -> _Asked:
+    from llmgen.workspace import Workspace
+
+    workspace = Workspace(data.load())
+    filters: dict[str, Attribute] = {}
+    for words in filter or []:
+        name, value = _pair(words, "--filter", "attribute=value")
+        filters[name] = (*cast(tuple[str, ...], filters.get(name, ())), value)  # given twice: one of them
+    query = workspace.query(
+        user=user, history=history or (), text=text, k=k, filters=filters, include_seen=include_seen
+    )
+    return _Asked(workspace, query, workspace.recommender(settings, query, needs_engine=needs_engine))
+
+
+def _weights(priors: list[str] | None) -> dict[str, float] | None:
+    if priors is None:
+        return None
+    if priors == ["none"]:
+        return {}
+    weights = {}
+    for words in priors:
+        name, value = _pair(words, "--prior", "name=weight")
+        try:
+            weights[name] = float(value)
+        except ValueError:
+            raise ConfigError(f"--prior {words}: the weight must be a number, not {value!r}") from None
+    return weights
+
+
+def _pair(text: str, option: str, form: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals or not name or not value:
+        raise ConfigError(f"{option} wants {form}, not {text!r}")
+    return name, value
+
+
+def _print_answer(asked: _Asked, answer: Recommendations, title: str, as_json: bool, scores: bool) -> None:
+    from llmgen.display import answer_table
+    from llmgen.schemas import RecommendationsBody
+
+    catalog = asked.workspace.catalog
+    if as_json:
+        labels = [catalog.label(place.item) for place in answer]
+        typer.echo(RecommendationsBody.of(answer, labels).model_dump_json(indent=2))
+    else:
+        _console().print(answer_table(catalog, answer, title=title, scores=scores))
+
+
+def _library(folder: Path | None):  # type: ignore[no-untyped-def]
+    from llmgen.templates import PromptLibrary
+
+    return PromptLibrary.default(*([folder] if folder else []))
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    return Console()

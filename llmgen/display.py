@@ -1,0 +1,98 @@
+"""Answers as tables for people, in the terminal."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from rich.console import Group, RenderableType
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from llmgen.catalog import Catalog
+from llmgen.types import Explanation, Item, Message, RatingPrediction, Recommendations
+
+BARS = " ▁▂▃▄▅▆▇█"
+
+
+def answer_table(catalog: Catalog, answer: Recommendations, *, title: str, scores: bool) -> RenderableType:
+    """Ranked items; with `scores` one column a term. Below it, what can be said of the answer as a whole."""
+    table = Table(title=title, title_justify="left", title_style="bold")
+    table.add_column("#", justify="right")
+    table.add_column(catalog.noun.capitalize(), overflow="fold")
+    table.add_column("Probability", justify="right")
+    names = list(answer[0].terms) if scores else []
+    for name in names:
+        table.add_column(name, justify="right")
+    if scores:
+        table.add_column("Score", justify="right")
+    table.add_column("Route")
+    for place in answer:
+        probability = "" if math.isnan(place.probability) else f"{place.probability:.2%}"
+        terms = [f"{place.terms.get(name, math.nan):+.2f}" for name in names]
+        method = place.grounding.method
+        route = f"bm25 {place.grounding.score:.2f}" if method == "bm25" else method
+        row: list[RenderableType] = [str(place.rank), Text(catalog.label(place.item)), probability]
+        table.add_row(*row, *terms, *([f"{place.score:+.2f}"] if scores else []), route)
+    return Group(table, Text(_verdict(answer), style="dim"))
+
+
+def ratings_table(catalog: Catalog, ratings: Sequence[RatingPrediction], truths: Sequence[float] = ()) -> Table:
+    """Predicted ratings with their distributions, and the true ones where they are known."""
+    table = Table()
+    table.add_column(catalog.noun.capitalize(), overflow="fold")
+    table.add_column("Mean", justify="right")
+    if truths:
+        table.add_column("Truth", justify="right")
+    table.add_column("Distribution")
+    table.add_column("Label mass", justify="right")
+    for number, rating in enumerate(ratings):
+        shape = "  ".join(f"{label} {_bar(share)} {share:3.0%}" for label, share in rating.distribution.items())
+        truth = [f"{truths[number]:g}"] if truths else []
+        label = Text(catalog.label(rating.item))
+        table.add_row(label, f"{rating.mean:.2f}", *truth, shape, f"{rating.label_mass:.0%}")
+    return table
+
+
+def items_table(catalog: Catalog, items: Sequence[Item], *, title: str) -> Table:
+    """Items with the attributes that the catalog shows."""
+    table = Table(title=title, title_justify="left", title_style="bold")
+    table.add_column("Id", justify="right")
+    table.add_column(catalog.noun.capitalize(), overflow="fold")
+    for name in catalog.shown:
+        table.add_column(name.capitalize(), overflow="fold")
+    for item in items:
+        shown = [item.attributes.get(name, "") for name in catalog.shown]
+        words = [", ".join(value) if isinstance(value, tuple) else str(value) for value in shown]
+        table.add_row(item.id, Text(catalog.label(item)), *map(Text, words))
+    return table
+
+
+def explanation_text(catalog: Catalog, explanation: Explanation) -> RenderableType:
+    """A reason, and the items of the history behind it."""
+    evidence = ", ".join(catalog.label(item) for item in explanation.evidence) or "nothing in the history"
+    return Group(
+        Text(catalog.label(explanation.item), style="bold"),
+        Text(explanation.text),
+        Text(f"Speaks most for it: {evidence}", style="dim"),
+    )
+
+
+def messages_text(messages: Sequence[Message]) -> RenderableType:
+    """Rendered chat messages, one panel each."""
+    return Group(*(Panel(Text(message.content), title=message.role, title_align="left") for message in messages))
+
+
+def _verdict(answer: Recommendations) -> str:
+    words = ["certified: no other item scores higher" if answer.exact else "not certified to be the exact best"]
+    if answer.prompt:
+        rounds = f"{answer.num_rounds} model round{'' if answer.num_rounds == 1 else 's'}"
+        words += [f"prompt {answer.prompt}", f"{answer.prompt_tokens} tokens", rounds]
+    if answer.dropped:
+        words.append(f"{len(answer.dropped)} lines dropped")
+    return "; ".join(words)
+
+
+def _bar(share: float) -> str:
+    return BARS[round(share * (len(BARS) - 1))]

@@ -1,0 +1,181 @@
+"""Workspace: a data set, its users' histories and a recommender over them, made from what the command line says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+from llmgen.catalog import Catalog
+from llmgen.datasets import Dataset, load_dataset, load_tables
+from llmgen.engines import Engine, load_engine
+from llmgen.errors import ConfigError, DataError
+from llmgen.priors import Ease, ItemKNN, Popularity, Prior, Transition, Wish
+from llmgen.recommender import Decoding, Recommender
+from llmgen.search import Normalise
+from llmgen.splits import History, histories
+from llmgen.templates import PromptLibrary
+from llmgen.types import Attribute, Item, Query
+
+FITTED: Mapping[str, Callable[..., Prior]] = {
+    "transition": Transition.fit,
+    "ease": Ease.fit,
+    "item_knn": ItemKNN.fit,
+    "popularity": Popularity.fit,
+}
+PRIORS = ("wish", *FITTED)
+DEFAULT_PRIORS: Mapping[str, float] = {"transition": 1.0, "wish": 1.0}
+LM_WEIGHT_BESIDE_A_PRIOR = 0.1
+"""Of a model that was not tuned on the catalog, where a collaborative prior knows the user; see eval/RESULTS.md."""
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """Which data: a named data set or MovieLens path, or two tables of one's own."""
+
+    dataset: str = "movielens-100k"
+    items: Path | None = None
+    interactions: Path | None = None
+    columns: Mapping[str, str] = field(default_factory=dict)
+    """Ours -> theirs, for the tables: item_id, title, user_id, timestamp, rating."""
+    attributes: Sequence[str] = ()
+    noun: str = "item"
+    label: str = "{title}"
+    drop_bad: bool = False
+
+    def load(self, *, progress: bool = True) -> Dataset:
+        """Read and clean the data.
+
+        Raises:
+            ConfigError: One table without the other, or a column that is not known here.
+            DataError: See `llmgen.datasets`.
+        """
+        if self.items is None and self.interactions is None:
+            return load_dataset(self.dataset, progress=progress)
+        if self.items is None or self.interactions is None:
+            missing = "--items" if self.items is None else "--interactions"
+            raise ConfigError(f"a table of items and one of interactions belong together; {missing} is missing")
+        known = {"item_id", "title", "user_id", "timestamp", "rating"}
+        if unknown := sorted(set(self.columns) - known):
+            raise ConfigError(f"--column knows {', '.join(sorted(known))}; not {unknown[0]!r}")
+        return load_tables(
+            self.items,
+            self.interactions,
+            **{**{name: name for name in known - {"rating"}}, **self.columns},
+            attributes=self.attributes,
+            noun=self.noun,
+            label=self.label,
+            shown=tuple(self.attributes),
+            on_bad="drop" if self.drop_bad else "error",
+        )
+
+
+@dataclass(frozen=True)
+class RecommenderSettings:
+    """How to recommend; what is None is chosen to suit the query."""
+
+    engine: str = "hf"
+    adapter: str | None = None
+    prompts: tuple[str, ...] = ()
+    prompt_folder: Path | None = None
+    priors: Mapping[str, float] | None = None
+    lm_weight: float | None = None
+    decoding: Decoding = "trie"
+    normalise: Normalise = "catalog"
+    num_beams: int | None = None
+    exact: bool = False
+    max_history: int = 20
+
+
+class Workspace:
+    """A data set with its users.
+
+    Args:
+        data: What was loaded.
+    """
+
+    def __init__(self, data: Dataset) -> None:
+        self.data = data
+
+    @property
+    def catalog(self) -> Catalog:
+        """The items."""
+        return self.data.catalog
+
+    @cached_property
+    def histories(self) -> Mapping[str, History]:
+        """User id -> what the user took, oldest first."""
+        return histories(self.data.interactions, catalog=self.catalog)
+
+    def query(
+        self,
+        *,
+        user: str | None = None,
+        history: Sequence[str] = (),
+        text: str | None = None,
+        k: int = 10,
+        filters: Mapping[str, Attribute] | None = None,
+        include_seen: bool = False,
+    ) -> Query:
+        """A query for a known user, or for a history of item ids given by hand.
+
+        Raises:
+            DataError: The log has no such user.
+            UnknownItemError: An id of the history is not in the catalog.
+            ConfigError: Both a user and a history.
+        """
+        if user is not None and history:
+            raise ConfigError("give --user or --history, not both: a user of the log has a history")
+        items: tuple[Item, ...] = tuple(self.catalog[self.catalog.index(item_id)] for item_id in history)
+        ratings = None
+        if user is not None:
+            if user not in self.histories:
+                some = ", ".join(sorted(self.histories)[:5])
+                raise DataError(f"the log of {self.data.name} has no user {user!r}; it has users such as {some}")
+            items, ratings = self.histories[user]
+        return Query(
+            items, text, user, k=k, ratings=ratings, filters=dict(filters or {}), exclude_seen=not include_seen
+        )
+
+    def recommender(self, settings: RecommenderSettings, query: Query, *, needs_engine: bool = False) -> Recommender:
+        """A recommender for queries like this one.
+
+        Where they are not given: the prompt is `cold_start` for a wish without a history; the priors are what people
+        took next and the words of the wish; and the LM's weight is 1 where no collaborative prior knows the user,
+        else small, since a model that was not tuned on the catalog knows less than the log does.
+
+        Raises:
+            ConfigError: A prior of another name.
+            EngineUnavailableError: See `load_engine`.
+        """
+        weights = dict(DEFAULT_PRIORS if settings.priors is None else settings.priors)
+        if unknown := sorted(set(weights) - set(PRIORS)):
+            raise ConfigError(f"no prior is called {unknown[0]!r}; there are {', '.join(PRIORS)}")
+        priors = [self._prior(name, weight) for name, weight in weights.items()]
+        cold = not query.history and query.text
+        lm_weight = settings.lm_weight
+        if lm_weight is None:
+            informed = query.history and any(isinstance(prior, Transition | Ease | ItemKNN) for prior in priors)
+            lm_weight = LM_WEIGHT_BESIDE_A_PRIOR if informed and settings.adapter is None else 1.0
+        engine: Engine | None = None
+        if needs_engine or lm_weight > 0 or settings.decoding == "free":
+            engine = load_engine(settings.engine, adapter=settings.adapter)
+        return Recommender(
+            self.catalog,
+            engine,
+            prompt=settings.prompts or (("cold_start",) if cold else ()),
+            priors=priors,
+            prompts=PromptLibrary.default(*([settings.prompt_folder] if settings.prompt_folder else [])),
+            lm_weight=lm_weight,
+            decoding=settings.decoding,
+            normalise=settings.normalise,
+            num_beams=settings.num_beams,
+            exact=settings.exact,
+            max_history=settings.max_history,
+        )
+
+    def _prior(self, name: str, weight: float) -> Prior:
+        if name == "wish":
+            return Wish(self.catalog, weight=weight)
+        return FITTED[name](self.data.interactions, self.catalog, weight=weight)
