@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -38,7 +39,7 @@ class BM25Index:
 
     Args:
         documents: At least one; may be blank.
-        k1: Saturation of repeated words, 0 or more.
+        k1: Saturation of repeated words, more than 0.
         b: Weight of the document's length, in [0, 1].
         backend: `rank-bm25`, `bm25s`, or `auto`: the former below 3,000 documents.
         tokenise: Text -> tokens, for documents and queries alike.
@@ -62,8 +63,8 @@ class BM25Index:
     ) -> None:
         if not documents:
             raise ValueError("BM25 needs at least one document, and got none")
-        if not 0 <= k1 < float("inf"):
-            raise ValueError(f"k1 must be 0 or more, not {k1}")
+        if not 0 < k1 < float("inf"):
+            raise ValueError(f"k1 must be more than 0 and finite, not {k1}")
         if not 0 <= b <= 1:
             raise ValueError(f"b must be in [0, 1], not {b}")
         if backend not in ("auto", "rank-bm25", "bm25s"):
@@ -150,13 +151,17 @@ class _RankBM25:
         self._bm25 = BM25Plus(corpus, k1=k1, b=b, delta=0)
 
     def scores(self, words: list[str]) -> FloatArray:
-        return np.asarray(self._bm25.get_scores(words), dtype=np.float64)
+        # With b = 1 a blank document is 0 / 0 there; it has no word of the query.
+        with np.errstate(invalid="ignore"):
+            return np.nan_to_num(np.asarray(self._bm25.get_scores(words), dtype=np.float64))
 
 
 class _BM25S:
     def __init__(self, corpus: list[list[str]], *, k1: float, b: float) -> None:
         from bm25s import BM25
 
+        # bm25s sets its logger to DEBUG, and would write a line an index to whatever handlers the caller has.
+        logging.getLogger("bm25s").setLevel(logging.WARNING)
         # float32, its default, would differ from rank-bm25 in the seventh digit and reorder near ties.
         self._bm25 = BM25(k1=k1, b=b, method="atire", idf_method="bm25+", dtype="float64", backend="numpy")
         self._bm25.index(corpus, show_progress=False)

@@ -16,7 +16,8 @@ _MOVED_ARTICLES = (
     "the|a|an|le|la|les|l['’]|un|une|il|lo|i|gli|uno|una|el|los|las|un[ao]s|der|die|das|den|det|de|het|een|ein|eine"
     "|en|ett|et|o|os|as|um|uma"
 )
-_TRAILING_ARTICLE = re.compile(rf"([^,()\[\]]+(?:,[^,()\[\]]+)*),[ ]*({_MOVED_ARTICLES})[ ]*(?=[()\[\]]|$)", re.I)
+_TRAILING_ARTICLE = re.compile(rf" *({_MOVED_ARTICLES}) *", re.I)
+_PARENTHESES = re.compile(r"([()\[\]])")
 # Letters that Unicode does not take apart into a base and an accent.
 _LATIN_LETTERS = str.maketrans(
     {"ø": "o", "đ": "d", "ł": "l", "æ": "ae", "œ": "oe", "ı": "i", "þ": "th", "ð": "d", "ħ": "h", "ŧ": "t", "ŋ": "n"}
@@ -72,10 +73,9 @@ def normalise(text: str) -> str:
     plain = html.unescape(text)
     folded = _fold(plain)
     words = "".join(_visible(_APOSTROPHE.sub("", folded))).split()
-    while len(words) > 1 and words[0] in _DROPPED_ARTICLES:
-        del words[0]
     if words:
-        return unicodedata.normalize("NFC", " ".join(words))
+        first = next((i for i, word in enumerate(words) if word not in _DROPPED_ARTICLES), len(words) - 1)
+        return unicodedata.normalize("NFC", " ".join(words[first:]))
     return " ".join(unicodedata.normalize("NFKC", plain).casefold().split())
 
 
@@ -153,15 +153,20 @@ def _fold(text: str) -> str:
     """Case, accents, articles and signs folded; punctuation still there."""
     text = "".join(f" {c}" if unicodedata.category(c) == "No" else c for c in text.translate(_SIGNS))  # 8½, Alien³
     text = unicodedata.normalize("NFKC", text).casefold()
-    text = _TRAILING_ARTICLE.sub(_to_front, " ".join(text.split()))
+    text = "".join(map(_article_to_front, _PARENTHESES.split(" ".join(text.split()))))
     text = _SHARP.sub(" sharp ", _THOUSANDS.sub("", text))
     text = _ACRONYM.sub(lambda found: re.sub(r"[.*·]", "", found.group()), text)
     return _without_accents(text).translate(_LATIN_LETTERS)
 
 
-def _to_front(found: re.Match[str]) -> str:
-    title, article = found.group(1).strip(), found.group(2)
-    return f"{article}{title} " if article.endswith(("'", "’")) else f"{article} {title} "
+def _article_to_front(part: str) -> str:
+    """`matrix, the` -> `the matrix`, for one part between parentheses."""
+    title, comma, last = part.rpartition(",")
+    article = _TRAILING_ARTICLE.fullmatch(last)
+    if not comma or not title.strip() or article is None:
+        return part
+    gap = "" if article.group(1).endswith(("'", "’")) else " "
+    return f" {article.group(1)}{gap}{title.strip()} "
 
 
 def _without_accents(text: str) -> str:
