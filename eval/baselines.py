@@ -117,6 +117,7 @@ class Result:
         name: Of the prior, or `mix`.
         settings: What was chosen: hyper-parameters, or the floor and the weights of the mix.
         priors: Fitted on train + validation, `Seen` first where seen items are left out.
+        tuned: The same as they were on validation: fitted on train.
         validation: NDCG@k of the choice on the validation items; optimistic, as it was chosen for.
         test: The measurement.
     """
@@ -124,6 +125,7 @@ class Result:
     name: str
     settings: Settings
     priors: tuple[Prior, ...]
+    tuned: tuple[Prior, ...]
     validation: float
     test: Evaluation
 
@@ -180,6 +182,18 @@ def evaluate_priors(
     return Evaluation(np.concatenate(ranks), k)
 
 
+def parts(
+    interactions: pl.DataFrame, catalog: Catalog, *, ties: Ties = "file", exclude_seen: bool = True
+) -> tuple[Part, Part]:
+    """The two steps of the protocol: what is tuned on, and what is measured on."""
+    split = leave_one_out(interactions, ties=ties)
+    both = pl.concat([split.train, split.validation])
+    return (
+        _part(split.train, split.validation, catalog, exclude_seen),
+        _part(both, split.test, catalog, exclude_seen),
+    )
+
+
 def run_baselines(
     interactions: pl.DataFrame,
     catalog: Catalog,
@@ -202,9 +216,7 @@ def run_baselines(
     Returns:
         One result a name of `grids`, in that order, then the mix of them all.
     """
-    split = leave_one_out(interactions, ties=ties)
-    tuning = _part(split.train, split.validation, catalog, exclude_seen)
-    final = _part(pl.concat([split.train, split.validation]), split.test, catalog, exclude_seen)
+    tuning, final = parts(interactions, catalog, ties=ties, exclude_seen=exclude_seen)
     seen: list[Prior] = [Seen(catalog)] if exclude_seen else []
 
     results, kept = [], []
@@ -212,7 +224,7 @@ def run_baselines(
         settings, prior, score = _choose(name, grid, tuning, catalog, seen, k)
         refitted = _fit(name, settings, final.known, catalog)
         measured = evaluate_priors([*seen, refitted], final.queries, final.held_out, catalog=catalog, k=k)
-        results.append(Result(name, settings, (*seen, refitted), score, measured))
+        results.append(Result(name, settings, (*seen, refitted), (*seen, prior), score, measured))
         kept.append(prior)
         logger.info("%s: %s, validation NDCG@%d %.4f", name, settings, k, score)
 
@@ -223,13 +235,12 @@ def run_baselines(
         if tuned.score > best.score:
             floor, best = tried, Trial(tuple(prior.weight for prior in tuned.priors), tuned.score)
     weights = best.weights[len(seen) :]
-    priors = [
-        reweighted(_with_floor(result.priors[-1], floor), weight)
-        for result, weight in zip(results, weights, strict=True)
-    ]
+    weighted = list(zip(results, weights, strict=True))
+    priors = [reweighted(_with_floor(result.priors[-1], floor), weight) for result, weight in weighted]
+    fitted = [reweighted(_with_floor(result.tuned[-1], floor), weight) for result, weight in weighted]
     measured = evaluate_priors([*seen, *priors], final.queries, final.held_out, catalog=catalog, k=k)
     settings = {"floor": floor, **dict(zip(grids, weights, strict=True))}
-    return [*results, Result("mix", settings, (*seen, *priors), best.score, measured)]
+    return [*results, Result("mix", settings, (*seen, *priors), (*seen, *fitted), best.score, measured)]
 
 
 def main(
