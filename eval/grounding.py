@@ -3,7 +3,8 @@
     python -m eval.grounding --dataset movielens-100k --n 1000 --seed 0 --absent ml-latest-small.zip --json FILE
 
 Three ways to match are measured on the same texts, each with its threshold calibrated on the same catalog, with the
-same damaged titles and for the same precision:
+same damaged titles and for the same precision. A threshold depends on the titles that its calibration happens to
+draw, by more than the ways differ, so every rate is the mean over several calibrations:
 
 * `llmgen`: `llmgen.grounding.Grounder`.
 * `edit distance, same rules`: the same normalisation, year and number rules, but rapidfuzz's `token_sort_ratio` in the
@@ -116,19 +117,21 @@ class ArmResult:
     """What one way to match did.
 
     Attributes:
-        threshold: Its calibrated threshold, on the whole catalog.
-        calibration_s: Seconds that building and calibrating took.
+        thresholds: Its threshold on the whole catalog, for each calibration.
+        calibration_s: Mean seconds that building and calibrating took.
         ms_per_text: Mean time of a damaged text, one at a time.
         present: Kind of damage (and `all`) -> rates; every text names an item of the catalog.
         absent: Test -> rates; no text names an item, so every match is wrong.
-        right_per_title: For each title, the share of its damaged texts that were matched rightly.
+        right: For each calibration, the share of all damaged texts that were matched rightly.
+        right_per_title: For each title, the same, over all calibrations.
     """
 
-    threshold: float
+    thresholds: Sequence[float]
     calibration_s: float
     ms_per_text: float
     present: Mapping[str, Rates]
     absent: Mapping[str, Rates]
+    right: Sequence[float]
     right_per_title: Sequence[float]
 
 
@@ -140,7 +143,9 @@ class Difference(NamedTuple):
     high: float
 
 
-def make(arm: str, catalog: Catalog, *, precision: float, seed: int) -> Grounder:
+def make(
+    arm: str, catalog: Catalog, *, threshold: float | None = None, precision: float = 0.98, seed: int = 0
+) -> Grounder:
     """A grounder of one of `ARMS`.
 
     Raises:
@@ -150,7 +155,7 @@ def make(arm: str, catalog: Catalog, *, precision: float, seed: int) -> Grounder
     classes = dict(zip(ARMS, kinds, strict=True))
     if arm not in classes:
         raise ValueError(f"no arm is called {arm!r}; there are {', '.join(ARMS)}")
-    return classes[arm](catalog, precision=precision, seed=seed)
+    return classes[arm](catalog, threshold=threshold, precision=precision, seed=seed)
 
 
 def damaged_texts(catalog: Catalog, *, num_titles: int, rng: random.Random) -> list[Text]:
@@ -188,6 +193,7 @@ def measure(
     *,
     precision: float = 0.98,
     seed: int = 0,
+    calibrations: int = 5,
 ) -> ArmResult:
     """Run one arm on texts that name an item and on texts that do not.
 
@@ -197,40 +203,50 @@ def measure(
         texts: Texts that name one of its items.
         absent: Test -> texts that name none.
         precision: What thresholds are calibrated for.
-        seed: Of the calibration and of the half that is held out.
+        seed: Of the first calibration, and of the half that is held out; the next ones have the next seeds.
+        calibrations: How many thresholds to average over.
     """
+    seeds = range(seed, seed + calibrations)
     start = time.perf_counter()
-    grounder = make(arm, catalog, precision=precision, seed=seed)
-    threshold = grounder.threshold
-    calibration_s = time.perf_counter() - start
+    thresholds = _thresholds(arm, catalog, precision, seeds)
+    calibration_s = (time.perf_counter() - start) / calibrations
 
+    open_to_all = make(arm, catalog, threshold=0.0)
+    _outcome(open_to_all, texts[0])  # builds its index
     start = time.perf_counter()
-    outcomes = [_outcome(grounder, text) for text in texts]
+    outcomes = [_outcome(open_to_all, text) for text in texts]
     elapsed_s = time.perf_counter() - start
     rows = {
-        kind: _rates([o for o, text in zip(outcomes, texts, strict=True) if text.kind == kind])
+        kind: _rates([o for o, text in zip(outcomes, texts, strict=True) if text.kind == kind], thresholds)
         for kind in dict.fromkeys(text.kind for text in texts)
     }
-    per_title: dict[str, list[bool]] = {}
+    per_title: dict[str, list[float]] = {}
     for outcome, text in zip(outcomes, texts, strict=True):
-        per_title.setdefault(text.item.id, []).append(outcome.verdict == "right")
+        per_title.setdefault(text.item.id, []).extend(outcome.at(t).verdict == "right" for t in thresholds)
 
     half, held_out = _halves(catalog, seed)
-    half_grounder = make(arm, half, precision=precision, seed=seed)
-    false = {name: _rates([_outcome(half_grounder, text) for text in rows_]) for name, rows_ in held_out.items()}
-    false |= {name: _rates([_outcome(grounder, text) for text in absent_rows]) for name, absent_rows in absent.items()}
+    half_thresholds = _thresholds(arm, half, precision, seeds)
+    half_open = make(arm, half, threshold=0.0)
+    false = {
+        name: _rates([_outcome(half_open, text) for text in row], half_thresholds) for name, row in held_out.items()
+    }
+    false |= {name: _rates([_outcome(open_to_all, text) for text in row], thresholds) for name, row in absent.items()}
     return ArmResult(
-        threshold=threshold,
+        thresholds=thresholds,
         calibration_s=calibration_s,
         ms_per_text=1e3 * elapsed_s / len(texts),
-        present={**rows, "all": _rates(outcomes)},
+        present={**rows, "all": _rates(outcomes, thresholds)},
         absent=false,
+        right=[_rates(outcomes, [threshold]).right for threshold in thresholds],
         right_per_title=[sum(right) / len(right) for right in per_title.values()],
     )
 
 
 def difference(one: ArmResult, other: ArmResult) -> Difference:
-    """How many more texts a title, as a share, `one` matches rightly than `other`."""
+    """How many more texts a title, as a share, `one` matches rightly than `other`.
+
+    The interval covers the choice of titles, not that of the calibrations: see `ArmResult.right` for those.
+    """
     gaps = np.asarray(one.right_per_title) - np.asarray(other.right_per_title)
     error = 1.96 * float(gaps.std(ddof=1)) / len(gaps) ** 0.5 if len(gaps) > 1 else 0.0
     mean = float(gaps.mean())
@@ -238,16 +254,26 @@ def difference(one: ArmResult, other: ArmResult) -> Difference:
 
 
 class _Outcome(NamedTuple):
+    """What an arm without a threshold does with a text."""
+
     verdict: str
     method: str
+    score: float
+
+    def at(self, threshold: float) -> _Outcome:
+        return _Outcome("none", "none", 0.0) if self.method == "bm25" and self.score < threshold else self
+
+
+def _thresholds(arm: str, catalog: Catalog, precision: float, seeds: Sequence[int]) -> list[float]:
+    return [make(arm, catalog, precision=precision, seed=seed).threshold for seed in seeds]
 
 
 def _outcome(grounder: Grounder, text: Text) -> _Outcome:
     match = grounder.ground(text.text)
     if match.item is None:
-        return _Outcome("none", "none")
+        return _Outcome("none", "none", 0.0)
     right = text.kind != "absent" and _same_title(match.item, text.item)
-    return _Outcome("right" if right else "wrong", match.grounding.method)
+    return _Outcome("right" if right else "wrong", match.grounding.method, match.grounding.score)
 
 
 def _same_title(one: Item, other: Item) -> bool:
@@ -271,16 +297,17 @@ def _halves(catalog: Catalog, seed: int) -> tuple[Catalog, dict[str, list[Text]]
     return half, {"held-out half": plain, "held-out half, damaged": damaged}
 
 
-def _rates(outcomes: Sequence[_Outcome]) -> Rates:
-    count = len(outcomes)
-    verdicts = Counter(outcome.verdict for outcome in outcomes)
-    methods = Counter(outcome.method for outcome in outcomes)
+def _rates(outcomes: Sequence[_Outcome], thresholds: Sequence[float]) -> Rates:
+    """Rates of texts, mean over thresholds."""
+    final = [outcome.at(threshold) for threshold in thresholds for outcome in outcomes]
+    verdicts = Counter(outcome.verdict for outcome in final)
+    methods = Counter(outcome.method for outcome in final)
     return Rates(
-        num_texts=count,
-        right=verdicts["right"] / count,
-        wrong=verdicts["wrong"] / count,
-        none=verdicts["none"] / count,
-        methods={method: methods[method] / count for method in ("exact", "normalised", "bm25")},
+        num_texts=len(outcomes),
+        right=verdicts["right"] / len(final),
+        wrong=verdicts["wrong"] / len(final),
+        none=verdicts["none"] / len(final),
+        methods={method: methods[method] / len(final) for method in ("exact", "normalised", "bm25")},
     )
 
 
@@ -312,8 +339,9 @@ def _print(results: Mapping[str, ArmResult], console: Console, *, heading: str) 
     console.print(table)
     for arm, result in results.items():
         console.print(
-            f"{arm}: threshold {result.threshold:.3f}, calibrated in {result.calibration_s:.1f} s, "
-            f"{result.ms_per_text:.2f} ms a text"
+            f"{arm}: thresholds {min(result.thresholds):.3f} to {max(result.thresholds):.3f}, right "
+            f"{percent(min(result.right))} to {percent(max(result.right))} %, calibrated in "
+            f"{result.calibration_s:.1f} s, {result.ms_per_text:.2f} ms a text"
         )
     for arm in ARMS[1:]:
         gap = difference(first, results[arm])
@@ -330,11 +358,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--absent", help="another data set, whose other titles must not match (name, folder or zip)")
     parser.add_argument("--n", type=int, default=1000, help="titles to damage (default 1000)")
     parser.add_argument("--precision", type=float, default=0.98, help="that thresholds are calibrated for")
+    parser.add_argument("--calibrations", type=int, default=5, help="thresholds to average over (default 5)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers there")
     options = parser.parse_args(arguments)
     if options.n < 1:
         parser.error(f"--n must be 1 or more, not {options.n}")
+    if options.calibrations < 1:
+        parser.error(f"--calibrations must be 1 or more, not {options.calibrations}")
 
     from llmgen.datasets import load_dataset
 
@@ -342,7 +373,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     absent = absent_texts(catalog, load_dataset(options.absent).catalog) if options.absent else {}
     texts = damaged_texts(catalog, num_titles=options.n, rng=random.Random(options.seed))
     results = {
-        arm: measure(arm, catalog, texts, absent, precision=options.precision, seed=options.seed) for arm in ARMS
+        arm: measure(
+            arm,
+            catalog,
+            texts,
+            absent,
+            precision=options.precision,
+            seed=options.seed,
+            calibrations=options.calibrations,
+        )
+        for arm in ARMS
     }
     _print(results, Console(width=150), heading=f"{options.dataset}, {len(catalog)} items, seed {options.seed}")
     if options.json is not None:
@@ -354,6 +394,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "num_titles": options.n,
             "precision": options.precision,
             "seed": options.seed,
+            "calibrations": options.calibrations,
             "arms": {arm: asdict(result) for arm, result in results.items()},
             "right_minus": {arm: difference(results[ARMS[0]], results[arm])._asdict() for arm in ARMS[1:]},
         }
