@@ -10,7 +10,8 @@ draw, by more than the ways differ, so every rate is the mean over several calib
 * `edit distance, same rules`: the same normalisation, year and number rules, but rapidfuzz's `token_sort_ratio` in the
   place of BM25.
 * `edit distance alone`: `token_sort_ratio` of rapidfuzz over labels and titles, the way it is commonly used. Of its
-  scorers this one did best: at precision .98 `ratio` finds half as much, `WRatio` next to nothing.
+  scorers this one did best: on normalised keys at precision .98, `ratio` found two thirds as much, `WRatio` next to
+  nothing.
 """
 
 from __future__ import annotations

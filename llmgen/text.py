@@ -36,7 +36,7 @@ _QUOTES = {'"': '"', "'": "'", "“": "”", "„": "“", "‘": "’", "«": "
 _MARKUP = ("***", "**", "__", "*", "_", "`")
 _COMMENT_AFTER_YEAR = re.compile(r"([(\[](?:1[89]|20)\d\d[)\]])[\"'”’»」』》*_`]*\s*(?:[-–—:|.,;]|\().*$", re.S)
 _DASH = re.compile(r"\s+[-–—|]{1,2}\s+|:\s+")
-_COMMENT_WORDS = 6  # a subtitle after a dash is shorter; the longest of 9,742 MovieLens titles with one has five
+_COMMENT_WORDS = 6  # a subtitle after a dash is shorter in all but 3 of the 9,742 titles of ml-latest-small
 
 # Scripts that are written without spaces: Thai, Lao, Burmese, Khmer, kana, Han.
 _UNSPACED = re.compile(
