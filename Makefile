@@ -1,0 +1,60 @@
+# make demo    see it work            make test   all tests that need no GPU
+# make fast    tests without a model  make check  format, lint, types, layers, all tests
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+TORCH := torch==2.13.0
+CPU_TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+
+.PHONY: demo test fast lint check lock baselines clean
+.DEFAULT_GOAL := demo
+
+demo: $(VENV)/.installed
+	$(BIN)/llmgen demo
+
+test: $(VENV)/.installed
+	$(BIN)/python -m pytest -m "not gpu" --cov --cov-report=term --durations=10
+
+fast: $(VENV)/.installed
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.installed
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/llmgen prompts check
+
+check: lint test
+
+baselines: $(VENV)/.installed
+	$(BIN)/python -m eval.baselines --ties file
+	$(BIN)/python -m eval.baselines --ties item_id
+
+clean:
+	rm -rf $(VENV) dist .coverage .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+# PyPI's torch for Linux is a CUDA build of several GB. Without an NVIDIA GPU the CPU build is taken instead: from where
+# pip already looks, else from PyTorch's own index; PyPI's build is what is left where neither has it.
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "llmgen needs Python 3.11 or newer, and $(PYTHON) is $$($(PYTHON) -V). Try: make PYTHON=python3.12"; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { echo "Cannot make a virtual environment; on Debian: apt install python3-venv"; exit 1; }
+	$(PIP) install --quiet 'pip>=25.1'
+	@set -e; if $(BIN)/python -c 'import torch' 2>/dev/null; then true; \
+	elif command -v nvidia-smi >/dev/null; then $(PIP) install -c constraints.txt '$(TORCH)'; \
+	elif $(PIP) install --quiet --no-deps '$(TORCH)+cpu' 2>/dev/null; then echo "Installed the CPU build of torch"; \
+	elif $(PIP) install --no-deps --retries 0 --timeout 10 --index-url $(CPU_TORCH_INDEX) '$(TORCH)+cpu'; then true; \
+	else echo "No CPU build of torch can be had here; taking PyPI's"; $(PIP) install -c constraints.txt '$(TORCH)'; fi
+	$(PIP) install --progress-bar on -c constraints.txt -e '.[hf]' --group dev
+	@touch $@
+
+# Rewrites constraints.txt from the newest versions that pyproject.toml allows.
+lock:
+	rm -rf .venv-lock
+	: > constraints.txt
+	$(MAKE) VENV=.venv-lock .venv-lock/.installed
+	.venv-lock/bin/python -m pip freeze --exclude-editable | sed 's/+cpu$$//' > constraints.txt
+	rm -rf .venv-lock
