@@ -184,7 +184,7 @@ def test_what_is_kept_stays_within_the_budget(tiny_model: Path) -> None:
 
 
 def test_a_model_that_cannot_be_run_as_a_tree_is_run_plainly(
-    tiny_model: Path, caplog: pytest.LogCaptureFixture
+    tiny_model: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = HFEngine.load(str(tiny_model))
     prompt = engine.tokenize(CHATS[0])
