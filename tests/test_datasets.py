@@ -122,7 +122,11 @@ def test_100k_as_published(tmp_path: Path, wrap: Callable[[Path], Path]) -> None
     assert data.name == "ml-100k"
     assert data.catalog.labels == ("Les Misérables (1995)", "Land Before Time III (1995)", "Les Misérables (1995)")
     assert data.catalog["1"].attributes == {"year": 1995, "genres": ("Drama", "Musical")}
-    assert data.catalog["3"].attributes == {"year": 1995, "genres": ("Animation", "Children's")}
+    assert data.catalog["3"].attributes == {
+        "year": 1995,
+        "genres": ("Animation", "Children's"),
+        "keywords": ("children family",),
+    }
     assert (data.catalog.noun, data.catalog.shown) == ("film", ("genres",))
     assert data.interactions.schema == dict(INTERACTIONS)
     assert data.interactions.rows() == [  # in the order of the file

@@ -29,6 +29,8 @@ ARTICLES = (
 )  # fmt: skip
 PLACEHOLDERS = frozenset({"unknown", "unkonwn"})
 NO_GENRES = frozenset({"unknown", "(no genres listed)", ""})
+SPELLED_OUT = {"Sci-Fi": "science fiction", "Children's": "children family", "Children": "children family"}
+"""What people write in a wish where a list of genres is terse."""
 FIRST_YEAR, LAST_YEAR = 1870, 2100  # the oldest film that survives is of 1888
 
 _ARTICLE = re.compile(rf"(?P<aka>a\.k\.a\. )?(?P<rest>.+), (?P<article>{'|'.join(ARTICLES)})")
@@ -183,6 +185,9 @@ def _film(film: Film, tally: Tally) -> Item | None:
     genres = tuple(genre for genre in film.genres if genre not in NO_GENRES)
     if genres:
         attributes["genres"] = genres
+        keywords = tuple(SPELLED_OUT[genre] for genre in genres if genre in SPELLED_OUT)
+        if keywords:
+            attributes["keywords"] = keywords
     else:
         tally.add("no genre", "items", "noted", raw)
     return Item(film.id, fronted, attributes)

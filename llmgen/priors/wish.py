@@ -23,7 +23,7 @@ class Wish:
     Attributes:
         catalog: The items.
         text_of: The text of an item; by default its label and, where it has them, the attributes that the catalog
-            shows, its genres and its description.
+            shows, its genres, keywords and description.
         floor: In (0, 1], see `llmgen.priors.log_lift`: items without a word of the wish stay possible.
         weight: Exponent.
         name: Key in `Recommendation.terms`.
@@ -54,9 +54,9 @@ class Wish:
 
 
 def item_text(catalog: Catalog, item: Item) -> str:
-    """What `Wish` reads of an item: its label, the attributes that the catalog shows, `genres` and `description`."""
+    """What `Wish` reads of an item: label, attributes that the catalog shows, `genres`, `keywords`, `description`."""
     parts = [catalog.label(item)]
-    for name in dict.fromkeys((*catalog.shown, "genres", "description")):
+    for name in dict.fromkeys((*catalog.shown, "genres", "keywords", "description")):
         value = item.attributes.get(name)
         if value is not None:
             parts.append(" ".join(value) if isinstance(value, tuple) else str(value))
