@@ -75,7 +75,9 @@ def run(*, user: str, engine: str, console: Console) -> None:
 
     heading(f"A new user, who says only: {WISH}")
     with console.status("Searching"):
-        newcomer = Recommender(catalog, model, prompt="cold_start", priors=[Wish(catalog)])
+        newcomer = Recommender(
+            catalog, model, prompt="cold_start", priors=[Wish(catalog)], lm_weight=LM_WEIGHT_BESIDE_A_PRIOR
+        )
         cold = newcomer.recommend(Query(text=WISH, k=5))
     console.print(answer_table(catalog, cold, title="", scores=True))
 

@@ -11,7 +11,7 @@ from llmgen.catalog import Catalog
 from llmgen.datasets import Dataset, load_dataset, load_tables
 from llmgen.engines import Engine, load_engine
 from llmgen.errors import ConfigError, DataError
-from llmgen.priors import Ease, ItemKNN, Popularity, Prior, Transition, Wish
+from llmgen.priors import Ease, ItemKNN, ItemToItem, Popularity, Prior, Transition, Wish
 from llmgen.recommender import Decoding, Recommender
 from llmgen.search import Normalise
 from llmgen.splits import History, histories
@@ -27,7 +27,7 @@ FITTED: Mapping[str, Callable[..., Prior]] = {
 PRIORS = ("wish", *FITTED)
 DEFAULT_PRIORS: Mapping[str, float] = {"transition": 1.0, "wish": 1.0}
 LM_WEIGHT_BESIDE_A_PRIOR = 0.1
-"""Of a model that was not tuned on the catalog, where a collaborative prior knows the user; see eval/RESULTS.md."""
+"""Of a model that was not tuned on the catalog, where a prior knows the user or the wish; see eval/RESULTS.md."""
 
 
 @dataclass(frozen=True)
@@ -142,8 +142,8 @@ class Workspace:
         """A recommender for queries like this one.
 
         Where they are not given: the prompt is `cold_start` for a wish without a history; the priors are what people
-        took next and the words of the wish; and the LM's weight is 1 where no collaborative prior knows the user,
-        else small, since a model that was not tuned on the catalog knows less than the log does.
+        took next and the words of the wish; and the LM's weight is 1 where no prior knows the user or the wish or
+        where the model was tuned, else small: a model that was not tuned on the catalog knows less than they do.
 
         Raises:
             ConfigError: A prior of another name.
@@ -156,7 +156,10 @@ class Workspace:
         cold = not query.history and query.text
         lm_weight = settings.lm_weight
         if lm_weight is None:
-            informed = query.history and any(isinstance(prior, Transition | Ease | ItemKNN) for prior in priors)
+            informed = any(
+                query.text if isinstance(prior, Wish) else query.history and isinstance(prior, ItemToItem)
+                for prior in priors
+            )
             lm_weight = LM_WEIGHT_BESIDE_A_PRIOR if informed and settings.adapter is None else 1.0
         engine: Engine | None = None
         if needs_engine or lm_weight > 0 or settings.decoding == "free":

@@ -167,6 +167,17 @@ class TestOnly:
 
 
 class TestWish:
+    def test_function_words_and_the_catalogs_noun_do_not_count(self) -> None:
+        films = Catalog([Item("1", "All About Eve"), Item("2", "The War"), Item("3", "Film")], noun="film")
+        (log_w,) = Wish(films).log_weights([Query(text="a film about war")])
+        assert log_w.argmax() == 1
+        assert log_w[0] == log_w[2] < 0
+
+    def test_a_wish_of_function_words_alone_is_taken_at_its_word(self) -> None:
+        films = Catalog([Item("1", "All About Eve"), Item("2", "It")], noun="film")
+        (log_w,) = Wish(films).log_weights([Query(text="it")])
+        assert log_w.argmax() == 1
+
     def test_items_with_the_words_come_first_and_others_stay_possible(self) -> None:
         (log_w,) = Wish(FILMS, floor=0.1).log_weights([Query(text="worms desert")])
         assert log_w.argmax() == FILMS.index("d")

@@ -10,15 +10,30 @@ import numpy as np
 from llmgen.bm25 import BM25Index
 from llmgen.catalog import Catalog
 from llmgen.priors.base import check_floor, log_lift
+from llmgen.text import normalise
 from llmgen.types import FloatArray, Item, Query
 
 FLOOR = 0.1
 """Weight of an item that shares no word with the wish, beside one of which nothing is known (1)."""
 
+FUNCTION_WORDS = frozenset(
+    {
+        "a", "about", "am", "an", "and", "any", "are", "as", "at", "be", "but", "by", "can", "could", "do", "for",
+        "from", "get", "give", "good", "had", "has", "have", "how", "i", "in", "into", "is", "it", "its", "like",
+        "looking", "love", "me", "more", "my", "of", "on", "one", "or", "please", "recommend", "s", "see", "show",
+        "some", "something", "than", "that", "the", "their", "them", "there", "these", "they", "this", "to", "want",
+        "watch", "was", "we", "were", "what", "when", "which", "who", "will", "with", "without", "would", "you",
+        "your"
+    }
+)  # fmt: skip
+"""English words that say nothing of what is wanted. In titles they are rare, so BM25 would take them for telling."""
+
 
 @dataclass(frozen=True, eq=False)
 class Wish:
     """BM25 of `Query.text` against the items' texts, as a factor: what a query without history has to go by.
+
+    Function words and the catalog's own noun are left out of the text, unless it has no others.
 
     Attributes:
         catalog: The items.
@@ -49,8 +64,13 @@ class Wish:
         scores = np.zeros((len(queries), len(self.catalog)))
         for row, query in zip(scores, queries, strict=True):
             if query.text and query.text.strip():
-                row[:] = self.index.scores(query.text)
+                row[:] = self.index.scores(self._telling(query.text))
         return log_lift(scores, self.floor)
+
+    def _telling(self, text: str) -> str:
+        noun = normalise(self.catalog.noun)
+        words = normalise(text).split()
+        return " ".join(w for w in words if w not in FUNCTION_WORDS and w not in (noun, f"{noun}s")) or text
 
 
 def item_text(catalog: Catalog, item: Item) -> str:
