@@ -137,6 +137,7 @@ def main(
     if ties not in get_args(Ties):
         raise typer.BadParameter(f"ties are broken by file or item_id, not {ties!r}", param_hint="--ties")
     out.mkdir(parents=True, exist_ok=True)
+    commit = _commit()
     data = load_dataset(dataset)
     tuning, final = parts(data.interactions, data.catalog, ties=cast(Ties, ties))
     baselines = run_baselines(data.interactions, data.catalog, ties=cast(Ties, ties), k=k)
@@ -180,7 +181,7 @@ def main(
     summary = {
         "command": f"python -m eval.quality --dataset {dataset} --ties {ties} --engine {engine} --prompt {prompt} "
         f"--max-history {max_history} --lm-weights {lm_weights} --tuning-users {tuning_users}",
-        "commit": _commit(),
+        "commit": commit,
         "hardware": platform.processor() or platform.machine(),
         "model": model.name,
         "prompt": recommender((), 1.0).template().ref,

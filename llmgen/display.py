@@ -13,8 +13,6 @@ from rich.text import Text
 from llmgen.catalog import Catalog
 from llmgen.types import Explanation, Item, Message, RatingPrediction, Recommendations
 
-BARS = " ▁▂▃▄▅▆▇█"
-
 
 def answer_table(catalog: Catalog, answer: Recommendations, *, title: str, scores: bool) -> RenderableType:
     """Ranked items; with `scores` one column a term. Below it, what can be said of the answer as a whole."""
@@ -45,13 +43,14 @@ def ratings_table(catalog: Catalog, ratings: Sequence[RatingPrediction], truths:
     table.add_column("Mean", justify="right")
     if truths:
         table.add_column("Truth", justify="right")
-    table.add_column("Distribution")
+    for label in ratings[0].distribution:
+        table.add_column(f"P({label})", justify="right")
     table.add_column("Label mass", justify="right")
     for number, rating in enumerate(ratings):
-        shape = "  ".join(f"{label} {_bar(share)} {share:3.0%}" for label, share in rating.distribution.items())
+        shares = [f"{share:.0%}" for share in rating.distribution.values()]
         truth = [f"{truths[number]:g}"] if truths else []
         label = Text(catalog.label(rating.item))
-        table.add_row(label, f"{rating.mean:.2f}", *truth, shape, f"{rating.label_mass:.0%}")
+        table.add_row(label, f"{rating.mean:.2f}", *truth, *shares, f"{rating.label_mass:.0%}")
     return table
 
 
@@ -92,7 +91,3 @@ def _verdict(answer: Recommendations) -> str:
     if answer.dropped:
         words.append(f"{len(answer.dropped)} lines dropped")
     return "; ".join(words)
-
-
-def _bar(share: float) -> str:
-    return BARS[round(share * (len(BARS) - 1))]

@@ -26,7 +26,7 @@ FITTED: Mapping[str, Callable[..., Prior]] = {
 }
 PRIORS = ("wish", *FITTED)
 DEFAULT_PRIORS: Mapping[str, float] = {"transition": 1.0, "wish": 1.0}
-LM_WEIGHT_BESIDE_A_PRIOR = 0.1
+LM_WEIGHT_BESIDE_A_PRIOR = 0.03
 """Of a model that was not tuned on the catalog, where a prior knows the user or the wish; see eval/RESULTS.md."""
 
 
