@@ -3,16 +3,15 @@
 Exit codes: 0 done, 1 something was wrong with data, model or request (one line on stderr says what), 2 wrong usage.
 """
 
-from __future__ import annotations
-
+import inspect
 import json
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -45,18 +44,6 @@ class NormaliseChoice(StrEnum):
     eligible = "eligible"
 
 
-DatasetOption = Annotated[
-    str, typer.Option(help="movielens-100k, or a folder or zip of MovieLens files.", rich_help_panel="Data")
-]
-ItemsOption = Annotated[Path | None, typer.Option(help="Your table of items: CSV, TSV, JSONL or Parquet.")]
-InteractionsOption = Annotated[Path | None, typer.Option(help="Your table of who took what when.")]
-ColumnOption = Annotated[
-    list[str] | None, typer.Option(help="ours=yours for item_id, title, user_id, timestamp, rating. Repeatable.")
-]
-AttributeOption = Annotated[list[str] | None, typer.Option(help="Column of the items to keep and show. Repeatable.")]
-NounOption = Annotated[str, typer.Option(help="What one item of your tables is called in prompts.")]
-LabelOption = Annotated[str, typer.Option(help="How prompts write an item of your tables, e.g. '{title} ({year})'.")]
-DropBadOption = Annotated[bool, typer.Option("--drop-bad", help="Leave bad rows out, instead of stopping at one.")]
 UserOption = Annotated[str | None, typer.Option(help="A user of the log.")]
 HistoryOption = Annotated[list[str] | None, typer.Option(help="An item id; repeat it, oldest first.")]
 TextOption = Annotated[str | None, typer.Option(help="A wish in words.")]
@@ -80,9 +67,49 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object 
 class _Asked:
     """One command's work: what it is about, and whom to ask."""
 
-    workspace: Workspace
-    query: Query
-    recommender: Recommender
+    workspace: "Workspace"
+    query: "Query"
+    recommender: "Recommender"
+
+
+def _data(
+    dataset: Annotated[
+        str, typer.Option(help="movielens-100k, or a folder or zip of MovieLens files.")
+    ] = "movielens-100k",
+    items: Annotated[Path | None, typer.Option(help="Your table of items: CSV, TSV, JSONL or Parquet.")] = None,
+    interactions: Annotated[Path | None, typer.Option(help="Your table of who took what when.")] = None,
+    column: Annotated[
+        list[str] | None, typer.Option(help="ours=yours for item_id, title, user_id, timestamp, rating. Repeatable.")
+    ] = None,
+    attribute: Annotated[
+        list[str] | None, typer.Option(help="Column of your items to keep and show. Repeatable.")
+    ] = None,
+    noun: Annotated[str, typer.Option(help="What one of your items is called in prompts.")] = "item",
+    label: Annotated[str, typer.Option(help="How prompts write one, e.g. '{title} ({year})'.")] = "{title}",
+    drop_bad: Annotated[
+        bool, typer.Option("--drop-bad", help="Leave bad rows out, instead of stopping at the first.")
+    ] = False,
+) -> "DataSettings":
+    from llmgen.workspace import DataSettings
+
+    columns = dict(_pair(text, "--column", "ours=yours") for text in column or [])
+    return DataSettings(dataset, items, interactions, columns, tuple(attribute or ()), noun, label, drop_bad)
+
+
+def _with_data(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options of `_data`; it gets what they say as its argument `data`."""
+    options = inspect.signature(_data).parameters
+    own = {name: parameter for name, parameter in inspect.signature(command).parameters.items() if name != "data"}
+
+    def run(**given: Any) -> None:
+        data = _data(**{name: given.pop(name) for name in options})
+        command(data, **given)
+
+    run.__name__, run.__doc__ = command.__name__, command.__doc__
+    shown = [*own.values(), *options.values()]
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in shown}
+    vars(run)["__signature__"] = inspect.Signature(shown)
+    return run
 
 
 @app.callback()
@@ -94,7 +121,9 @@ def _options(
 
 
 @app.command()
+@_with_data
 def recommend(
+    data: "DataSettings",
     user: UserOption = None,
     history: HistoryOption = None,
     text: TextOption = None,
@@ -113,18 +142,9 @@ def recommend(
     engine: EngineOption = "hf",
     adapter: AdapterOption = None,
     explain_scores: Annotated[bool, typer.Option("--explain-scores", help="Show each term of the score.")] = False,
-    dataset: DatasetOption = "movielens-100k",
-    items: ItemsOption = None,
-    interactions: InteractionsOption = None,
-    column: ColumnOption = None,
-    attribute: AttributeOption = None,
-    noun: NounOption = "item",
-    label: LabelOption = "{title}",
-    drop_bad: DropBadOption = False,
     json_: JsonOption = False,
 ) -> None:
     """Recommend items to a user of the log, for a history, or for a wish in words."""
-    data = _data(dataset, items, interactions, column, attribute, noun, label, drop_bad)
     settings = _settings(
         engine=engine,
         adapter=adapter,
@@ -143,7 +163,9 @@ def recommend(
 
 
 @app.command()
+@_with_data
 def rank(
+    data: "DataSettings",
     candidate: Annotated[list[str], typer.Option(help="Item id to rank. Repeatable.")],
     user: UserOption = None,
     history: HistoryOption = None,
@@ -156,18 +178,9 @@ def rank(
     engine: EngineOption = "hf",
     adapter: AdapterOption = None,
     explain_scores: Annotated[bool, typer.Option("--explain-scores", help="Show each term of the score.")] = False,
-    dataset: DatasetOption = "movielens-100k",
-    items: ItemsOption = None,
-    interactions: InteractionsOption = None,
-    column: ColumnOption = None,
-    attribute: AttributeOption = None,
-    noun: NounOption = "item",
-    label: LabelOption = "{title}",
-    drop_bad: DropBadOption = False,
     json_: JsonOption = False,
 ) -> None:
     """Put given candidates in order."""
-    data = _data(dataset, items, interactions, column, attribute, noun, label, drop_bad)
     settings = _settings(
         engine=engine,
         adapter=adapter,
@@ -182,7 +195,9 @@ def rank(
 
 
 @app.command()
+@_with_data
 def rate(
+    data: "DataSettings",
     item: Annotated[list[str], typer.Option(help="Item id to rate. Repeatable.")],
     user: UserOption = None,
     history: HistoryOption = None,
@@ -192,21 +207,12 @@ def rate(
     max_history: HistoryLengthOption = 20,
     engine: EngineOption = "hf",
     adapter: AdapterOption = None,
-    dataset: DatasetOption = "movielens-100k",
-    items: ItemsOption = None,
-    interactions: InteractionsOption = None,
-    column: ColumnOption = None,
-    attribute: AttributeOption = None,
-    noun: NounOption = "item",
-    label: LabelOption = "{title}",
-    drop_bad: DropBadOption = False,
     json_: JsonOption = False,
 ) -> None:
     """Predict the ratings that a user would give, as distributions."""
     from llmgen.display import ratings_table
     from llmgen.schemas import RatingBody, RatingsBody
 
-    data = _data(dataset, items, interactions, column, attribute, noun, label, drop_bad)
     settings = _settings(
         engine=engine,
         adapter=adapter,
@@ -225,7 +231,9 @@ def rate(
 
 
 @app.command()
+@_with_data
 def explain(
+    data: "DataSettings",
     item: Annotated[str, typer.Option(help="Item id to explain.")],
     user: UserOption = None,
     history: HistoryOption = None,
@@ -235,21 +243,12 @@ def explain(
     prompt_folder: PromptsOption = None,
     engine: EngineOption = "hf",
     adapter: AdapterOption = None,
-    dataset: DatasetOption = "movielens-100k",
-    items: ItemsOption = None,
-    interactions: InteractionsOption = None,
-    column: ColumnOption = None,
-    attribute: AttributeOption = None,
-    noun: NounOption = "item",
-    label: LabelOption = "{title}",
-    drop_bad: DropBadOption = False,
     json_: JsonOption = False,
 ) -> None:
     """Say why an item suits a user, from the user's own history."""
     from llmgen.display import explanation_text
     from llmgen.schemas import ExplanationBody
 
-    data = _data(dataset, items, interactions, column, attribute, noun, label, drop_bad)
     settings = _settings(
         engine=engine,
         adapter=adapter,
@@ -267,19 +266,13 @@ def explain(
 
 
 @app.command("data")
+@_with_data
 def data_report(
-    dataset: DatasetOption = "movielens-100k",
-    items: ItemsOption = None,
-    interactions: InteractionsOption = None,
-    column: ColumnOption = None,
-    attribute: AttributeOption = None,
-    noun: NounOption = "item",
-    label: LabelOption = "{title}",
-    drop_bad: DropBadOption = False,
+    data: "DataSettings",
     json_: JsonOption = False,
 ) -> None:
     """Load and clean a data set, and report what was done to it."""
-    loaded = _data(dataset, items, interactions, column, attribute, noun, label, drop_bad).load()
+    loaded = data.load()
     if json_:
         typer.echo(json.dumps(loaded.report.to_dict(), ensure_ascii=False, indent=2))
     else:
@@ -329,7 +322,9 @@ def prompts_check(prompt_folder: PromptsOption = None) -> None:
 
 
 @prompts_app.command("show")
+@_with_data
 def prompts_show(
+    data: "DataSettings",
     name: Annotated[str, typer.Argument(help="Name of a prompt template.")],
     user: UserOption = None,
     history: HistoryOption = None,
@@ -339,14 +334,12 @@ def prompts_show(
     prompt_folder: PromptsOption = None,
     max_history: HistoryLengthOption = 20,
     engine: EngineOption = "hf",
-    dataset: DatasetOption = "movielens-100k",
     json_: JsonOption = False,
 ) -> None:
     """Show the messages of a prompt as the model would get them, and how many tokens they are."""
     from llmgen.display import messages_text
     from llmgen.templates import views
 
-    data = _data(dataset, None, None, None, None, "item", "{title}", False)
     settings = _settings(engine=engine, prompt_folder=prompt_folder, max_history=max_history, priors={})
     asked = _ask(data, settings, user, history, text, k=k, needs_engine=True)
     catalog, seen = asked.workspace.catalog, {taken.id for taken in asked.query.history}
@@ -378,7 +371,7 @@ def prompts_show(
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; errors of llmgen become one line on stderr and exit code 1."""
     try:
-        app(args=None if arguments is None else list(arguments))
+        app(args=None if arguments is None else list(arguments), prog_name="llmgen")
     except LLMGenError as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(1)
@@ -387,31 +380,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(2)
 
 
-def _data(
-    dataset: str,
-    items: Path | None,
-    interactions: Path | None,
-    column: list[str] | None,
-    attribute: list[str] | None,
-    noun: str,
-    label: str,
-    drop_bad: bool,
-) -> DataSettings:
-    from llmgen.workspace import DataSettings
-
-    columns = dict(_pair(text, "--column", "ours=yours") for text in column or [])
-    return DataSettings(dataset, items, interactions, columns, tuple(attribute or ()), noun, label, drop_bad)
-
-
-def _settings(**given: object) -> RecommenderSettings:
+def _settings(**given: object) -> "RecommenderSettings":
     from llmgen.workspace import RecommenderSettings
 
     return RecommenderSettings(**given)  # type: ignore[arg-type]
 
 
 def _ask(
-    data: DataSettings,
-    settings: RecommenderSettings,
+    data: "DataSettings",
+    settings: "RecommenderSettings",
     user: str | None,
     history: list[str] | None,
     text: str | None,
@@ -420,7 +397,7 @@ def _ask(
     filter: list[str] | None = None,
     include_seen: bool = False,
     needs_engine: bool = False,
-) -> _Asked:
+) -> "_Asked":
     from llmgen.workspace import Workspace
 
     workspace = Workspace(data.load())
@@ -456,7 +433,7 @@ def _pair(text: str, option: str, form: str) -> tuple[str, str]:
     return name, value
 
 
-def _print_answer(asked: _Asked, answer: Recommendations, title: str, as_json: bool, scores: bool) -> None:
+def _print_answer(asked: "_Asked", answer: "Recommendations", title: str, as_json: bool, scores: bool) -> None:
     from llmgen.display import answer_table
     from llmgen.schemas import RecommendationsBody
 
@@ -474,7 +451,7 @@ def _library(folder: Path | None):  # type: ignore[no-untyped-def]
     return PromptLibrary.default(*([folder] if folder else []))
 
 
-def _console() -> Console:
+def _console() -> "Console":
     from rich.console import Console
 
     return Console()

@@ -49,8 +49,8 @@ def ratings_table(catalog: Catalog, ratings: Sequence[RatingPrediction], truths:
     for number, rating in enumerate(ratings):
         shares = [f"{share:.0%}" for share in rating.distribution.values()]
         truth = [f"{truths[number]:g}"] if truths else []
-        label = Text(catalog.label(rating.item))
-        table.add_row(label, f"{rating.mean:.2f}", *truth, *shares, f"{rating.label_mass:.0%}")
+        title = Text(catalog.label(rating.item))
+        table.add_row(title, f"{rating.mean:.2f}", *truth, *shares, f"{rating.label_mass:.0%}")
     return table
 
 
