@@ -35,7 +35,7 @@ class FakeEngine:
 
     def __init__(
         self,
-        completions: Sequence[str] = ("",),
+        completions: Sequence[str] = ("A made-up answer.",),
         *,
         logits: Logits | None = None,
         seed: int = 0,
