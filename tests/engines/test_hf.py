@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,16 +19,23 @@ from tests.reference import item_logprobs
 torch = pytest.importorskip("torch", reason="needs llmgen[hf]")
 from llmgen.engines.hf import HFEngine  # noqa: E402
 
+TOLERANCE = {"abs": 1e-4, "rel": 0.0}
 
-def whole_pass(engine: HFEngine, prompt: tuple[int, ...]) -> Callable[[tuple[int, ...]], np.ndarray]:
-    """Log-probabilities of the whole vocabulary by the model's own forward, without any of the engine's code."""
 
-    def next_logprobs(suffix: tuple[int, ...]) -> np.ndarray:
+def whole_passes(
+    engine: HFEngine, prompt: tuple[int, ...], paths: Sequence[tuple[int, ...]]
+) -> Callable[[tuple[int, ...]], np.ndarray]:
+    """Log-probabilities of the whole vocabulary after each beginning of each path.
+
+    By the model's own forward over prompt and path as a whole, without any of the engine's code.
+    """
+    known: dict[tuple[int, ...], np.ndarray] = {}
+    for path in dict.fromkeys(paths):
         with torch.inference_mode():
-            logits = engine._model(input_ids=torch.tensor([prompt + suffix])).logits[0, -1]
-        return np.asarray(logits.double().log_softmax(-1).numpy())
-
-    return next_logprobs
+            logits = engine._model(input_ids=torch.tensor([prompt + path])).logits[0, len(prompt) - 1 : -1]
+        for depth, row in enumerate(logits.double().log_softmax(-1).float().numpy()):
+            known.setdefault(path[:depth], row)
+    return lambda suffix: known[suffix]
 
 
 @pytest.fixture(scope="session")
@@ -63,25 +70,18 @@ def check_search_equals_brute_force(engine: HFEngine, catalog: Catalog, num_prom
     filtered = np.where(rng.random(len(catalog)) < 0.7, -np.inf, 0.0)
     prior = np.where(rng.random(len(catalog)) < 0.2, -np.inf, 2 * rng.normal(size=len(catalog)))
     prompts = [engine.tokenize(chat) for chat in CHATS[:num_prompts]]
-    references = [whole_pass(engine, prompt) for prompt in prompts]
-    known: list[dict[tuple[int, ...], np.ndarray]] = [{} for _ in prompts]
+    references = [whole_passes(engine, prompt, paths) for prompt in prompts]
     for mode in ("trie", "raw"):
         for weights in (flat, filtered, prior):
             requests = [Request(prompt, weights, 10) for prompt in prompts]
             results = search(trie, engine, requests, SearchConfig(mode, exact=True))
-            for result, reference, answers in zip(results, references, known, strict=True):
-
-                def remembered(suffix, reference=reference, answers=answers):  # type: ignore[no-untyped-def]
-                    if suffix not in answers:
-                        answers[suffix] = reference(suffix)
-                    return answers[suffix]
-
-                lm = item_logprobs(paths, remembered, mode, log_prior=weights)
+            for result, reference in zip(results, references, strict=True):
+                lm = item_logprobs(paths, reference, mode, log_prior=weights)
                 scores = np.where(weights > -np.inf, lm + weights, -np.inf)
                 assert result.exact
-                assert np.abs(result.scores - scores[result.items]).max() < 1e-4
+                assert result.scores == pytest.approx(scores[result.items], **TOLERANCE)
                 best = np.argsort(-scores, kind="stable")[:10]
-                assert np.abs(result.scores - scores[best]).max() < 1e-4
+                assert result.scores == pytest.approx(scores[best], **TOLERANCE)
                 clear = np.abs(np.diff(scores[best])).min() > 1e-3  # no near ties: the very same items
                 assert not clear or result.items.tolist() == best.tolist()
 
@@ -122,7 +122,6 @@ def check_raw_equals_generate(engine: HFEngine, catalog: Catalog, width: int) ->
             eos_token_id=engine._end,
             pad_token_id=engine._end,
             return_dict_in_generate=True,
-            output_scores=True,
         )
         theirs = []
         for row in output.sequences[:, len(prompt) :].tolist():
@@ -130,9 +129,9 @@ def check_raw_equals_generate(engine: HFEngine, catalog: Catalog, width: int) ->
         request = Request(prompt, np.zeros(len(labels)), width)
         (ours,) = search(trie, engine, [request], SearchConfig("raw", num_beams=width))
         assert ours.items.tolist() == theirs
-        # generate reports its scores over the allowed tokens only where it renormalises; compare with a whole pass
-        scores = item_logprobs([paths[item] for item in theirs[:2]], whole_pass(engine, prompt), "raw")
-        assert ours.lm_logprobs[:2] == pytest.approx(scores, abs=1e-4)
+        found = [paths[item] for item in theirs]
+        scores = item_logprobs(found, whole_passes(engine, prompt, found), "raw")
+        assert ours.lm_logprobs == pytest.approx(scores, **TOLERANCE)
 
 
 @pytest.mark.parametrize("width", [10, 20])
