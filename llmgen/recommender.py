@@ -23,7 +23,7 @@ from llmgen.priors import Combined, Evidence, Prior, Seen, Where, combine, only
 from llmgen.search import Mode, Normalise, Request, SearchConfig, SearchResult, rank_by_prior, search
 from llmgen.templates import Fitted, PromptLibrary, PromptTemplate, fit, plural, views
 from llmgen.trie import ItemTrie
-from llmgen.tuning import GRID, Metric, tune_weights
+from llmgen.tuning import GRID, Metric, TunedWeights, tune_weights
 from llmgen.types import Explanation, Grounding, Item, Message, Query, RatingPrediction, Recommendation, Recommendations
 
 logger = logging.getLogger(__name__)
@@ -59,7 +59,8 @@ class Tuned(NamedTuple):
 
     Attributes:
         recommender: With the chosen weights.
-        score: The metric of the priors alone, mean of all queries; optimistic, since it was chosen for.
+        score: The metric of the priors alone, mean of all queries; optimistic, since it was chosen for. NaN without
+            priors.
         lm_scores: LM weight -> the metric on the queries that the LM was tried on; 0 is the priors alone. Empty
             without a language model.
     """
@@ -270,7 +271,7 @@ class Recommender:
         if not text:
             raise GenerationError(f"{engine.name} wrote nothing for {item.title!r}; try another prompt or model")
         if not answer.finished:  # what is cut off in the middle of a sentence is left out
-            ends = [text.rfind(mark) for mark in (". ", "! ", "? ", ".\n", "。")]
+            ends = [f"{text} ".rfind(mark) for mark in (". ", "! ", "? ", ".\n", "。")]
             text = text[: max(ends) + 1] if max(ends) > 0 else text + " …"
         return Explanation(item, text, evidence, prompt.template.ref)
 
@@ -306,7 +307,10 @@ class Recommender:
             UnknownItemError: A held-out item is not in the catalog.
             ValueError: Nothing to tune on, or lengths that do not agree.
         """
-        tuned = tune_weights(self._factors, queries, held_out, catalog=self.catalog, k=k, metric=metric, grid=grid)
+        if not self.priors and self.engine is not None:
+            tuned = TunedWeights((), math.nan, ())
+        else:
+            tuned = tune_weights(self._factors, queries, held_out, catalog=self.catalog, k=k, metric=metric, grid=grid)
         names = {prior.name for prior in self.priors}
         best = self.with_priors(*(prior for prior in tuned.priors if prior.name in names))
         if self.engine is None:
@@ -512,16 +516,19 @@ class Recommender:
                 found = tuple(entry.item for entry in prior.evidence(query, item)[:most])
                 if found:
                     return found
-        return tuple(reversed(query.history[-most:]))
+        return tuple(dict.fromkeys(reversed(query.history)))[:most]
 
 
 def _numbers(labels: Sequence[str]) -> np.ndarray:
     if len(labels) < 2 or len(set(labels)) < len(labels):
         raise ValueError(f"labels must be at least two different ratings, not {list(labels)}")
     try:
-        return np.array([float(label) for label in labels])
+        values = np.array([float(label) for label in labels])
     except ValueError:
-        raise ValueError(f"labels must be numbers written as strings, not {list(labels)}") from None
+        values = np.array([np.nan])
+    if not np.isfinite(values).all():
+        raise ValueError(f"labels must be numbers written as strings, not {list(labels)}")
+    return values
 
 
 def _overlap(paths: Sequence[tuple[int, ...]]) -> bool:
