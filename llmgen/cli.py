@@ -20,7 +20,7 @@ from llmgen.errors import ConfigError, LLMGenError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from llmgen.recommender import Recommender
+    from llmgen.recommender import Recommender, Task
     from llmgen.types import Attribute, Query, Recommendations
     from llmgen.workspace import DataSettings, RecommenderSettings, Workspace
 
@@ -58,8 +58,8 @@ EngineOption = Annotated[str, typer.Option(help="hf (SmolLM2-135M-Instruct), hf:
 AdapterOption = Annotated[str | None, typer.Option(help="A PEFT adapter for the model.")]
 PromptOption = Annotated[str | None, typer.Option(help="Name of a prompt template.")]
 PromptsOption = Annotated[Path | None, typer.Option("--prompt-folder", help="A folder with prompts of your own.")]
-LMWeightOption = Annotated[float | None, typer.Option(help="Weight of the model in the score; 0 leaves it out.")]
-HistoryLengthOption = Annotated[int, typer.Option(help="Newest items of the history in the prompt.")]
+LMWeightOption = Annotated[float | None, typer.Option(min=0, help="Weight of the model in the score; 0 leaves it out.")]
+HistoryLengthOption = Annotated[int, typer.Option(min=0, help="Newest items of the history in the prompt.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")]
 
 
@@ -190,7 +190,7 @@ def rank(
         lm_weight=lm_weight,
         max_history=max_history,
     )
-    asked = _ask(data, settings, user, history, text)
+    asked = _ask(data, settings, user, history, text, task="rank")
     _print_answer(asked, asked.recommender.rank(asked.query, candidate), "Ranked", json_, explain_scores)
 
 
@@ -220,8 +220,10 @@ def rate(
         prompt_folder=prompt_folder,
         max_history=max_history,
     )
-    asked = _ask(data, settings, user, history, None, needs_engine=True)
-    ratings = asked.recommender.rate_many([(asked.query, key) for key in item], labels=labels.split(","))
+    asked = _ask(data, settings, user, history, None, task="rate", needs_engine=True)
+    ratings = asked.recommender.rate_many(
+        [(asked.query, key) for key in item], labels=[one.strip() for one in labels.split(",")]
+    )
     catalog = asked.workspace.catalog
     if json_:
         body = RatingsBody(ratings=[RatingBody.of(rating, catalog.label(rating.item)) for rating in ratings])
@@ -256,7 +258,7 @@ def explain(
         prompt_folder=prompt_folder,
         priors=_weights(prior),
     )
-    asked = _ask(data, settings, user, history, text, needs_engine=True)
+    asked = _ask(data, settings, user, history, text, task="explain", needs_engine=True)
     explanation = asked.recommender.explain(asked.query, item)
     catalog = asked.workspace.catalog
     if json_:
@@ -294,6 +296,7 @@ def demo(
 def prompts_list(prompt_folder: PromptsOption = None, json_: JsonOption = False) -> None:
     """List all prompt templates."""
     from rich.table import Table
+    from rich.text import Text
 
     library = _library(prompt_folder)
     templates = [library[name] for name in library.names()]
@@ -303,9 +306,9 @@ def prompts_list(prompt_folder: PromptsOption = None, json_: JsonOption = False)
         return
     table = Table()
     for heading in ("Name", "Version", "Digest", "Task", "Language", "Description"):
-        table.add_column(heading, overflow="fold")
+        table.add_column(heading, no_wrap=heading in ("Name", "Digest"))
     for t in templates:
-        table.add_row(t.name, str(t.version), t.digest, t.task, t.language, t.description)
+        table.add_row(t.name, str(t.version), t.digest, t.task, t.language, Text(t.description))
     _console().print(table)
 
 
@@ -372,12 +375,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; errors of llmgen become one line on stderr and exit code 1."""
     try:
         app(args=None if arguments is None else list(arguments), prog_name="llmgen")
-    except LLMGenError as error:
-        typer.echo(f"error: {error}", err=True)
-        sys.exit(1)
-    except ValueError as error:
-        typer.echo(f"error: {error}", err=True)
-        sys.exit(2)
+    except (LLMGenError, ValueError) as error:
+        typer.echo(f"error: {' '.join(str(error).splitlines())}", err=True)
+        sys.exit(1 if isinstance(error, LLMGenError) else 2)
 
 
 def _settings(**given: object) -> "RecommenderSettings":
@@ -393,6 +393,7 @@ def _ask(
     history: list[str] | None,
     text: str | None,
     *,
+    task: "Task" = "recommend",
     k: int = 10,
     filter: list[str] | None = None,
     include_seen: bool = False,
@@ -408,7 +409,12 @@ def _ask(
     query = workspace.query(
         user=user, history=history or (), text=text, k=k, filters=filters, include_seen=include_seen
     )
-    return _Asked(workspace, query, workspace.recommender(settings, query, needs_engine=needs_engine))
+    recommender = workspace.recommender(settings, query, needs_engine=needs_engine)
+    for prompt in settings.prompts:
+        if recommender.template(task).name != prompt:
+            wanted, given = recommender.template(task).task, recommender.prompts[prompt].task
+            raise ConfigError(f"the prompt {prompt!r} is for the task {given}; this command wants one such as {wanted}")
+    return _Asked(workspace, query, recommender)
 
 
 def _weights(priors: list[str] | None) -> dict[str, float] | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from rich import box
 from rich.console import Group, RenderableType
 from rich.panel import Panel
 from rich.table import Table
@@ -37,14 +38,14 @@ def answer_table(catalog: Catalog, answer: Recommendations, *, title: str, score
 
 
 def ratings_table(catalog: Catalog, ratings: Sequence[RatingPrediction], truths: Sequence[float] = ()) -> Table:
-    """Predicted ratings with their distributions, and the true ones where they are known."""
-    table = Table()
+    """Predicted ratings, with the probability of each label, and the true ratings where they are known."""
+    table = Table(box=box.SIMPLE, padding=0)  # ten half stars fit into 80 columns, beside a title
     table.add_column(catalog.noun.capitalize(), overflow="fold")
-    table.add_column("Mean", justify="right")
+    table.add_column("Mean", justify="right", no_wrap=True)
     if truths:
-        table.add_column("Truth", justify="right")
-    for label in ratings[0].distribution:
-        table.add_column(f"P({label})", justify="right")
+        table.add_column("Truth", justify="right", no_wrap=True)
+    for label in ratings[0].distribution if ratings else ():
+        table.add_column(Text(label), justify="right", no_wrap=True)
     table.add_column("Label mass", justify="right")
     for number, rating in enumerate(ratings):
         shares = [f"{share:.0%}" for share in rating.distribution.values()]

@@ -162,7 +162,7 @@ class Workspace:
             )
             lm_weight = LM_WEIGHT_BESIDE_A_PRIOR if informed and settings.adapter is None else 1.0
         engine: Engine | None = None
-        if needs_engine or lm_weight > 0 or settings.decoding == "free":
+        if needs_engine or lm_weight != 0 or settings.decoding == "free":
             engine = load_engine(settings.engine, adapter=settings.adapter)
         return Recommender(
             self.catalog,

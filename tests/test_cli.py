@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -115,7 +116,26 @@ def test_rate_prints_distributions(llmgen: Callable[..., Ran]) -> None:
     assert [rating["item_id"] for rating in ran.json["ratings"]] == ["b", "c"]
     assert sum(ran.json["ratings"][0]["distribution"].values()) == pytest.approx(1)
     table = llmgen("rate --user 1 --item b").out
-    assert "P(5)" in table and "Label mass" in table
+    assert re.search(r"Film +Mean +1 +2 +3 +4 +5 +Label mass", table)
+
+
+def test_ten_half_stars_are_readable_at_eighty_columns(
+    llmgen: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    labels = "0.5, 1, 1.5, 2, 2.5, 3, 3.5, 4, 4.5, 5"
+    lines = llmgen("rate --user 1 --item b --labels", labels).out.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert labels.replace(",", "").split() == next(line for line in lines if "0.5" in line).split()[2:12]
+    (row,) = (line.split() for line in lines if "Brazil" in line)
+    assert len(row) == 13  # title, mean, ten labels and the label mass, none cut
+    assert sum(int(share.removesuffix("%")) for share in row[2:12]) == pytest.approx(100, abs=5)
+    assert "…" not in "".join(lines)
+
+
+def test_labels_may_be_written_with_spaces(llmgen: Callable[..., Ran]) -> None:
+    ran = llmgen("rate --user 1 --item b --json --labels", "1, 2")
+    assert list(ran.json["ratings"][0]["distribution"]) == ["1", "2"]
 
 
 def test_explain_prints_words_and_evidence(llmgen: Callable[..., Ran], tiny_model: Path) -> None:
@@ -155,29 +175,84 @@ def test_prompts_show_renders_any_template_for_a_user(llmgen: Callable[..., Ran]
         ("recommend --user 99", "no user '99'"),
         ("recommend --history zz", "no item has the id 'zz'"),
         ("recommend --filter colour=red", "no item has an attribute 'colour'"),
+        ("recommend --filter genres=Sci-Fy", "near: 'Sci-Fi'"),
         ("recommend --filter genres", "--filter wants attribute=value"),
+        ("recommend --history a --history b --history c --history d", "all 4 were seen already"),
         ("recommend --user 1 --history a", "not both"),
         ("recommend --prior magic=1", "no prior is called 'magic'"),
         ("recommend --prior transition=much", "must be a number"),
         ("recommend --prompt nope --user 1", "nope"),
+        ("recommend --prompt rate --user 1", "'rate' is for the task rate; this command wants one such as next_item"),
+        ("rank --prompt next_item --user 1 --candidate a", "wants one such as rerank"),
+        ("recommend --prompt-folder no/such/folder", "no folder of prompts at no/such/folder"),
+        ("recommend --column colour=red", "not 'colour'"),
+        ("recommend --column title=name", "no column 'name'"),
+        ("recommend --adapter runs/films", "cannot take the adapter"),
+        ("recommend --user 1 --engine vllm-ish:x", "no engine of the kind 'vllm-ish'"),
+        ("recommend --user 1 --engine hf:/no/model", "cannot load the model '/no/model'"),
         ("rank --user 1 --candidate zz", "no item has the id 'zz'"),
-        ("recommend --user 1 --history-typo", "No such option"),
-        ("recommend -k 0", "greater than or equal to 1"),
-        ("rate --user 1 --item b --labels good,bad", "labels must be numbers"),
+        ("rate --user 1 --item zz", "no item has the id 'zz'"),
+        ("explain --user 1 --item zz", "no item has the id 'zz'"),
+        ("prompts show nope --user 1", "no prompt is called 'nope'"),
     ],
 )
-def test_what_is_wrong_is_said_on_stderr(llmgen: Callable[..., Ran], command: str, words: str) -> None:
-    ran = llmgen(command)
-    assert ran.code in (1, 2)
+def test_a_wrong_request_is_one_line_on_stderr_and_code_1(llmgen: Callable[..., Ran], command: str, words: str) -> None:
+    ran = llmgen(command, engine=None if "--engine" in command else "fake")
+    assert (ran.code, ran.out) == (1, "")
+    assert ran.err.startswith("error: ")
     assert words in ran.err
-    assert not ran.out
+    assert ran.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("recommend --items nothing.csv --interactions log.csv", "nothing.csv does not exist"),
+        ("recommend --items films.csv", "--interactions is missing"),
+        ("recommend --interactions log.csv", "--items is missing"),
+        ("data --dataset no-such-thing", "no-such-thing"),
+    ],
+)
+def test_missing_data_is_code_1(llmgen: Callable[..., Ran], command: str, words: str) -> None:
+    ran = llmgen(command, data=False, engine=None)
+    assert (ran.code, ran.out) == (1, "")
+    assert words in ran.err
+    assert ran.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("recommend --user 1 --history-typo", "No such option"),
+        ("recommend -k 0", "Invalid value for '-k'"),
+        ("recommend -k many", "Invalid value for '-k'"),
+        ("recommend --decoding beam", "Invalid value for '--decoding'"),
+        ("recommend --lm-weight -1", "Invalid value for '--lm-weight'"),
+        ("recommend --lm-weight nan", "lm-weight"),
+        ("recommend --max-history -1", "Invalid value for '--max-history'"),
+        ("recommend --num-beams 0", "Invalid value for '--num-beams'"),
+        ("recommend --prior transition=nan", "must be finite"),
+        ("recommend --label {titel}", "wants 'titel'"),
+        ("rank --user 1", "Missing option '--candidate'"),
+        ("rate --user 1 --item b --labels good,bad", "labels must be numbers"),
+        ("rate --user 1 --item b --labels 1", "labels must be at least two"),
+        ("prompts show", "Missing argument"),
+        ("recommned", "No such command"),
+    ],
+)
+def test_wrong_usage_and_bad_values_are_code_2(llmgen: Callable[..., Ran], command: str, words: str) -> None:
+    ran = llmgen(command)
+    assert (ran.code, ran.out) == (2, "")
+    assert words in ran.err
     assert "Traceback" not in ran.err
 
 
-def test_errors_of_data_and_usage_have_their_own_codes(llmgen: Callable[..., Ran]) -> None:
-    assert llmgen("recommend --user 99").code == 1
-    assert llmgen("recommend -k 0").code == 2
-    assert llmgen("data --dataset no-such-thing", data=False, engine=None).code == 1
+@pytest.mark.parametrize("command", ["", "recommend", "rank", "rate", "explain", "data", "demo", "prompts show"])
+def test_help_of_every_command_is_code_0(llmgen: Callable[..., Ran], command: str) -> None:
+    ran = llmgen(command, "--help", data=False, engine=None)
+    assert (ran.code, ran.err) == (0, "")
+    assert ran.out.startswith(f"Usage: llmgen {command}".rstrip())
+    assert ("--interactions" in ran.out) == (command not in ("", "demo"))
 
 
 def test_json_schemas_are_what_they_were() -> None:

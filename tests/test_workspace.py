@@ -1,0 +1,190 @@
+"""What the command line's settings become: a data set, a query, and a recommender that suits it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llmgen.engines.fake import FakeEngine
+from llmgen.errors import ConfigError, DataError, UnknownItemError
+from llmgen.types import Query
+from llmgen.workspace import (
+    FITTED,
+    LM_WEIGHT_BESIDE_A_PRIOR,
+    PRIORS,
+    DataSettings,
+    RecommenderSettings,
+    Workspace,
+)
+
+FAKE = RecommenderSettings(engine="fake")
+
+
+@pytest.fixture
+def tables(tmp_path: Path) -> dict[str, Any]:
+    """Two tables whose columns have names of their own."""
+    items, log = tmp_path / "films.csv", tmp_path / "log.csv"
+    items.write_text("film,title,year\na,Alien,1979\nb,Brazil,1985\nc,Casablanca,1942\nd,Dune,1984\n")
+    log.write_text("who,film,timestamp,stars\n1,d,2,5\n1,a,1,4\n2,a,1,3\n2,b,5,\n2,a,9,1\n")
+    return {
+        "items": items,
+        "interactions": log,
+        "columns": {"item_id": "film", "user_id": "who", "rating": "stars"},
+        "attributes": ("year",),
+        "noun": "film",
+        "label": "{title} ({year})",
+    }
+
+
+@pytest.fixture
+def workspace(tables: dict[str, Any]) -> Workspace:
+    return Workspace(DataSettings(**tables).load())
+
+
+# Data
+
+
+def test_tables_are_read_by_their_own_columns(workspace: Workspace) -> None:
+    assert workspace.catalog.labels == ("Alien (1979)", "Brazil (1985)", "Casablanca (1942)", "Dune (1984)")
+    assert (workspace.catalog.noun, workspace.catalog.shown) == ("film", ("year",))
+    assert sorted(workspace.histories) == ["1", "2"]
+
+
+@pytest.mark.parametrize("missing", ["items", "interactions"])
+def test_one_table_without_the_other_is_refused(tables: dict[str, Any], missing: str) -> None:
+    with pytest.raises(ConfigError, match=f"--{missing} is missing"):
+        DataSettings(**{**tables, missing: None}).load()
+
+
+def test_a_column_that_nothing_here_is_called_is_refused(tables: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=r"knows item_id, rating, timestamp, title, user_id; not 'colour'"):
+        DataSettings(**{**tables, "columns": {"colour": "film"}}).load()
+
+
+def test_bad_rows_stop_unless_they_are_to_be_dropped(tables: dict[str, Any]) -> None:
+    with tables["interactions"].open("a") as log:
+        log.write("3,zz,1,1\n")
+    with pytest.raises(DataError, match="row 6, column 'film'"):
+        DataSettings(**tables).load()
+    assert len(DataSettings(**tables, drop_bad=True).load().interactions) == 5
+
+
+# Queries
+
+
+def test_a_user_of_the_log_brings_history_and_ratings_oldest_first(workspace: Workspace) -> None:
+    query = workspace.query(user="1", k=3, include_seen=True, filters={"year": "1979"})
+    assert [item.id for item in query.history] == ["a", "d"]
+    assert query.ratings == (4.0, 5.0)
+    assert (query.user_id, query.k, query.exclude_seen, query.filters) == ("1", 3, False, {"year": "1979"})
+    unrated = workspace.query(user="2")
+    assert [item.id for item in unrated.history] == ["a", "b", "a"]
+    assert unrated.ratings is None  # one of the three is not known
+
+
+def test_a_history_by_hand_has_no_user_and_no_ratings(workspace: Workspace) -> None:
+    query = workspace.query(history=["d", "b"], text="slow")
+    assert [item.id for item in query.history] == ["d", "b"]
+    assert (query.user_id, query.ratings, query.text, query.exclude_seen) == (None, None, "slow", True)
+    assert workspace.query() == Query(filters={})
+
+
+def test_users_and_items_that_are_not_there_are_named(workspace: Workspace) -> None:
+    with pytest.raises(DataError, match="no user '9'; it has users such as 1, 2"):
+        workspace.query(user="9")
+    with pytest.raises(UnknownItemError, match="'zz'"):
+        workspace.query(history=["a", "zz"])
+    with pytest.raises(ConfigError, match="not both"):
+        workspace.query(user="1", history=["a"])
+
+
+# Recommenders
+
+
+@pytest.mark.parametrize(
+    ("asked", "prompt", "lm_weight"),
+    [
+        ({}, "next_item", 1.0),  # no prior knows anything
+        ({"history": ["a"]}, "next_item", LM_WEIGHT_BESIDE_A_PRIOR),
+        ({"text": "slow"}, "cold_start", LM_WEIGHT_BESIDE_A_PRIOR),
+        ({"user": "1", "text": "slow"}, "next_item", LM_WEIGHT_BESIDE_A_PRIOR),
+    ],
+)
+def test_prompt_and_weight_suit_what_is_known(
+    workspace: Workspace, asked: dict[str, Any], prompt: str, lm_weight: float
+) -> None:
+    recommender = workspace.recommender(FAKE, workspace.query(**asked))
+    assert recommender.template().name == prompt
+    assert recommender.config.lm_weight == lm_weight
+    assert [(prior.name, prior.weight) for prior in recommender.priors] == [("transition", 1.0), ("wish", 1.0)]
+
+
+@pytest.mark.parametrize(
+    ("priors", "asked", "lm_weight"),
+    [
+        ({}, {"history": ["a"], "text": "slow"}, 1.0),
+        ({"popularity": 1.0}, {"history": ["a"], "text": "slow"}, 1.0),  # knows neither user nor wish
+        ({"wish": 1.0}, {"history": ["a"]}, 1.0),
+        ({"transition": 1.0}, {"text": "slow"}, 1.0),
+        ({"ease": 1.0}, {"history": ["a"]}, LM_WEIGHT_BESIDE_A_PRIOR),
+        ({"item_knn": 1.0}, {"history": ["a"]}, LM_WEIGHT_BESIDE_A_PRIOR),
+    ],
+)
+def test_the_model_has_full_weight_where_no_prior_knows(
+    workspace: Workspace, priors: dict[str, float], asked: dict[str, Any], lm_weight: float
+) -> None:
+    settings = RecommenderSettings(engine="fake", priors=priors)
+    assert workspace.recommender(settings, workspace.query(**asked)).config.lm_weight == lm_weight
+
+
+def test_what_is_given_is_taken(workspace: Workspace) -> None:
+    settings = RecommenderSettings(
+        engine="fake",
+        prompts=("next_item_taste", "rate"),
+        priors=dict.fromkeys(PRIORS, 0.5),
+        lm_weight=0.7,
+        decoding="raw",
+        normalise="eligible",
+        num_beams=3,
+        exact=True,
+        max_history=2,
+    )
+    made = workspace.recommender(settings, workspace.query(text="slow"))
+    assert {prior.name: prior.weight for prior in made.priors} == dict.fromkeys(("wish", *FITTED), 0.5)
+    assert (made.template().name, made.template("rate").name) == ("next_item_taste", "rate")
+    config = made.config
+    assert (config.mode, config.normalise, config.lm_weight) == ("raw", "eligible", 0.7)
+    assert (config.num_beams, config.exact, made.max_history) == (3, True, 2)
+
+
+def test_an_engine_is_loaded_only_where_it_is_asked(workspace: Workspace) -> None:
+    settings = RecommenderSettings(engine="hf:/no/such/model", lm_weight=0)
+    assert workspace.recommender(settings, Query()).engine is None
+    fake = RecommenderSettings(engine="fake", lm_weight=0)
+    assert isinstance(workspace.recommender(fake, Query(), needs_engine=True).engine, FakeEngine)
+    free = RecommenderSettings(engine="fake", lm_weight=0, decoding="free")
+    assert isinstance(workspace.recommender(free, Query()).engine, FakeEngine)
+
+
+@pytest.mark.parametrize("lm_weight", [-1.0, float("nan"), float("inf")])
+def test_a_weight_that_is_none_is_not_taken_for_no_model(workspace: Workspace, lm_weight: float) -> None:
+    with pytest.raises(ValueError, match="lm_weight must be 0 or more and finite"):
+        workspace.recommender(RecommenderSettings(engine="fake", lm_weight=lm_weight), Query())
+
+
+def test_an_unknown_prior_is_refused_with_those_there_are(workspace: Workspace) -> None:
+    with pytest.raises(ConfigError, match="'magic'; there are wish, transition, ease, item_knn, popularity"):
+        workspace.recommender(RecommenderSettings(engine="fake", priors={"magic": 1.0}), Query())
+
+
+def test_prompts_of_a_folder_come_before_those_of_llmgen(workspace: Workspace, tmp_path: Path) -> None:
+    (tmp_path / "next_item.jinja").write_text(
+        "---\nname: next_item\nversion: 9\ndescription: Mine.\ntask: next_item\nvariables: [k]\n---\n"
+        "{% block user %}Give {{ k }}.{% endblock %}"
+    )
+    settings = RecommenderSettings(engine="fake", prompt_folder=tmp_path)
+    recommender = workspace.recommender(settings, Query(k=7))
+    assert recommender.messages(Query(k=7)).messages[0].content == "Give 7."
+    assert recommender.template("rank").name == "rerank"
