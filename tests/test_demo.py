@@ -24,12 +24,17 @@ def test_every_section_is_printed() -> None:
         "prior off",
         "who says only",
         "20 candidates",
-        "ratings",
+        "5 ratings",
+        "One reason",
     ):
         assert heading in text
     assert len(re.findall(r"certified", text)) == 4
     assert "Operation Dumbo Drop (1995)" in text
-    assert re.search(r"Operation Dumbo Drop \(1995\) is number \d+ of 20", text)
+    told = re.search(r"Operation Dumbo Drop \(1995\) is number (\d+) of 20", text)
+    shown = re.findall(r"^│ +(\d+) │ Operation Dumbo Drop \(1995\)", text, re.MULTILINE)
+    assert told is not None and told.group(1) in shown
+    ranks = [int(rank) for rank in re.findall(r"^│ +(\d+) │ .*│ trie", text, re.MULTILINE)]
+    assert ranks == [*range(1, 11), *range(1, 11), *range(1, 6), *range(1, 21)]
 
 
 @pytest.mark.slow

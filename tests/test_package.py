@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
 
 import llmgen
 
+ROOT = Path(__file__).parent.parent
 HEAVY = ("torch", "transformers", "polars", "scipy", "numpy", "jinja2", "pydantic")
 
 
@@ -58,3 +60,14 @@ def test_the_module_runs_as_the_command() -> None:
 
 def test_the_package_is_typed() -> None:
     assert (Path(llmgen.__file__).parent / "py.typed").exists()
+
+
+def test_the_wheel_holds_prompts_and_nothing_of_the_checkout(tmp_path: Path) -> None:
+    pytest.importorskip("hatchling", reason="builds the wheel")
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
+    subprocess.run([*command, "--wheel-dir", str(tmp_path), str(ROOT)], check=True)
+    (wheel,) = tmp_path.glob("llmgen-*.whl")
+    names = set(zipfile.ZipFile(wheel).namelist())
+    assert {f"llmgen/prompts/{path.name}" for path in (ROOT / "prompts").glob("*.jinja")} <= names
+    assert "llmgen/py.typed" in names
+    assert {name.partition("/")[0] for name in names if "dist-info" not in name} == {"llmgen"}
