@@ -139,9 +139,10 @@ def log_lift(scores: FloatArray, floor: float) -> FloatArray:
     """
     check_floor(floor)
     positive = np.maximum(scores, 0.0)
+    largest = positive.max(axis=1, keepdims=True)  # divided out first: neither tiny nor huge scores may overflow
+    np.divide(positive, largest, out=positive, where=largest > 0)
     sums = positive.sum(axis=1, keepdims=True)
-    scale = np.divide((1.0 - floor) * positive.shape[1], sums, out=np.zeros_like(sums), where=sums > 0)
-    positive *= scale
+    positive *= np.divide((1.0 - floor) * positive.shape[1], sums, out=np.zeros_like(sums), where=sums > 0)
     positive += np.where(sums > 0, floor, 1.0)
     return cast(FloatArray, np.log(positive, out=positive))
 
