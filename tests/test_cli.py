@@ -82,6 +82,8 @@ def test_a_history_can_be_given_by_hand(llmgen: Callable[..., Ran]) -> None:
 
 
 def test_filters_given_twice_allow_either_value(llmgen: Callable[..., Ran]) -> None:
+    ran = llmgen("recommend --json --filter genres=Horror --filter genres=War")
+    assert {place["item_id"] for place in ran.json["recommendations"]} == {"a", "c"}
     ran = llmgen("recommend --json --filter genres=Horror --filter genres=War --filter year=1940..1950")
     assert [place["item_id"] for place in ran.json["recommendations"]] == ["c"]
 

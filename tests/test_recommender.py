@@ -21,7 +21,7 @@ from llmgen.engines.fake import END, ROLES, VOCABULARY, FakeEngine
 from llmgen.errors import ConfigError, GenerationError, SearchError, TemplateNotFoundError, UnknownItemError
 from llmgen.priors import Popularity, Transition, Wish
 from llmgen.recommender import CHUNK, LM_WEIGHTS, Recommender
-from llmgen.templates import views
+from llmgen.templates import PromptLibrary, views
 from llmgen.types import Completion, FloatArray, Item, Message, Query, Recommendations
 
 if TYPE_CHECKING:
@@ -317,8 +317,8 @@ def test_ranking_gives_every_candidate_once_also_the_seen(catalog: Catalog) -> N
 
 def test_candidates_stand_in_the_prompt_with_their_attributes_and_no_others_do() -> None:
     engine = Recording()
-    Recommender(FILMS, engine).rank(Query([FILMS["h"]]), ["u", FILMS["s"]])
-    assert "- Up (2009): Comedy\n- Stalker (1979): Drama, Science Fiction\n" in engine.text()
+    Recommender(FILMS, engine).rank(Query([FILMS["h"]]), ["u", FILMS["s"], "u"])
+    assert "- Up (2009): Comedy\n- Stalker (1979): Drama, Science Fiction\n\nThe best 2 " in engine.text()
     assert "Fargo" not in engine.text()
 
 
@@ -369,6 +369,7 @@ def test_of_labels_where_one_begins_another_each_has_its_share() -> None:
 def test_half_stars_share_their_first_digit() -> None:
     rating = Recommender(FILMS, FakeEngine(logits=uniform)).rate(Query(), "a", labels=("3.5", "4.0", "4.5"))
     assert rating.distribution == pytest.approx({"3.5": 1 / 2, "4.0": 1 / 4, "4.5": 1 / 4})
+    assert rating.mean == pytest.approx(3.5 / 2 + 4.0 / 4 + 4.5 / 4)
     assert rating.label_mass == pytest.approx(3 / VOCABULARY**3)
 
 
@@ -431,6 +432,20 @@ def test_evidence_is_the_newest_where_no_prior_can_say(priors: list[Any]) -> Non
 def test_an_item_taken_twice_is_one_piece_of_evidence() -> None:
     explanation = Recommender(FILMS, FakeEngine(["So."])).explain(Query([FILMS[key] for key in "shhh"]), "u")
     assert [item.id for item in explanation.evidence] == ["h", "s"]
+
+
+def test_evidence_carries_the_users_ratings_for_prompts_that_show_them(tmp_path: Path) -> None:
+    (tmp_path / "explain.jinja").write_text(
+        "---\nname: explain\nversion: 1\ndescription: Mine.\ntask: explain\nvariables: [evidence]\n---\n"
+        "{% block user %}Why?{% for one in evidence %}{% if one.rating is not none %}"
+        " {{ one.title }}: {{ one.rating }};{% endif %}{% endfor %}{% endblock %}"
+    )
+    engine = Recording(["So."])
+    recommender = Recommender(
+        FILMS, engine, prompts=PromptLibrary.default(tmp_path), priors=[speaking(0, 0, 9, 1, 0, 0)]
+    )
+    recommender.explain(Query([FILMS[key] for key in "hfs"], ratings=[2.0, 5.0, 4.5]), "u")
+    assert engine.text() == "Why? Stalker (1979): 4.5; Heat (1995): 2;"
 
 
 def test_a_newcomer_gets_a_reason_without_evidence() -> None:
@@ -631,11 +646,11 @@ def test_a_short_context_keeps_the_newest_whole_items(catalog: Catalog, decoding
 
 def test_max_history_is_the_most_a_prompt_shows(catalog: Catalog) -> None:
     engine = Recording()
-    history = list(catalog[:30])
+    history = list(catalog[10:40])
     for most in (0, 3, 30, 99):
         answer = Recommender(catalog, engine, max_history=most).recommend(Query(history, k=1))
         assert answer.history_used == min(most, 30)
-        assert len(shown_titles(engine.text())) == min(most, 30)
+        assert shown_titles(engine.text()) == [catalog.label(item) for item in history[30 - answer.history_used :]]
     assert Recommender(catalog, engine).recommend(Query(history, k=1)).history_used == 20
 
 
