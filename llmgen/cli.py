@@ -55,8 +55,6 @@ PriorOption = Annotated[
     typer.Option(help="name=weight: transition, ease, item_knn, popularity, wish. Repeatable; 'none' for none."),
 ]
 EngineOption = Annotated[str, typer.Option(help="hf (SmolLM2-135M-Instruct), hf:MODEL or fake.")]
-AdapterOption = Annotated[str | None, typer.Option(help="A PEFT adapter for the model.")]
-PromptOption = Annotated[str | None, typer.Option(help="Name of a prompt template.")]
 PromptsOption = Annotated[Path | None, typer.Option("--prompt-folder", help="A folder with prompts of your own.")]
 LMWeightOption = Annotated[float | None, typer.Option(min=0, help="Weight of the model in the score; 0 leaves it out.")]
 HistoryLengthOption = Annotated[int, typer.Option(min=0, help="Newest items of the history in the prompt.")]
@@ -96,20 +94,40 @@ def _data(
     return DataSettings(dataset, items, interactions, columns, tuple(attribute or ()), noun, label, drop_bad)
 
 
-def _with_data(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the options of `_data`; it gets what they say as its argument `data`."""
-    options = inspect.signature(_data).parameters
-    own = {name: parameter for name, parameter in inspect.signature(command).parameters.items() if name != "data"}
+def _model(
+    prompt: Annotated[str | None, typer.Option(help="Name of a prompt template.")] = None,
+    prompt_folder: PromptsOption = None,
+    max_history: HistoryLengthOption = 20,
+    engine: EngineOption = "hf",
+    adapter: Annotated[str | None, typer.Option(help="A PEFT adapter for the model.")] = None,
+) -> dict[str, object]:
+    return {
+        "prompts": (prompt,) if prompt else (),
+        "prompt_folder": prompt_folder,
+        "max_history": max_history,
+        "engine": engine,
+        "adapter": adapter,
+    }
 
-    def run(**given: Any) -> None:
-        data = _data(**{name: given.pop(name) for name in options})
-        command(data, **given)
 
-    run.__name__, run.__doc__ = command.__name__, command.__doc__
-    shown = [*own.values(), *options.values()]
-    run.__annotations__ = {parameter.name: parameter.annotation for parameter in shown}
-    vars(run)["__signature__"] = inspect.Signature(shown)
-    return run
+def _with(**groups: Callable[..., object]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command the options of some functions; it gets what each returns as the argument of the group's name."""
+
+    def give(command: Callable[..., None]) -> Callable[..., None]:
+        options = {name: inspect.signature(group).parameters for name, group in groups.items()}
+        own = [parameter for name, parameter in inspect.signature(command).parameters.items() if name not in groups]
+
+        def run(**given: Any) -> None:
+            made = {name: group(**{o: given.pop(o) for o in options[name]}) for name, group in groups.items()}
+            command(**made, **given)
+
+        run.__name__, run.__doc__ = command.__name__, command.__doc__
+        shown = [*own, *(parameter for group in options.values() for parameter in group.values())]
+        run.__annotations__ = {parameter.name: parameter.annotation for parameter in shown}
+        vars(run)["__signature__"] = inspect.Signature(shown)
+        return run
+
+    return give
 
 
 @app.callback()
@@ -121,9 +139,10 @@ def _options(
 
 
 @app.command()
-@_with_data
+@_with(model=_model, data=_data)
 def recommend(
     data: "DataSettings",
+    model: dict[str, object],
     user: UserOption = None,
     history: HistoryOption = None,
     text: TextOption = None,
@@ -132,81 +151,60 @@ def recommend(
     include_seen: Annotated[bool, typer.Option("--include-seen", help="Items of the history may come again.")] = False,
     prior: PriorOption = None,
     lm_weight: LMWeightOption = None,
-    prompt: PromptOption = None,
-    prompt_folder: PromptsOption = None,
     decoding: Annotated[DecodingChoice, typer.Option(help="How answers become items.")] = DecodingChoice.trie,
     normalise: Annotated[NormaliseChoice, typer.Option(help="See llmgen.search.")] = NormaliseChoice.catalog,
     num_beams: Annotated[int | None, typer.Option(min=1, help="Nodes opened a round.")] = None,
     exact: Annotated[bool, typer.Option("--exact", help="Go on until the answer is proven to be the best.")] = False,
-    max_history: HistoryLengthOption = 20,
-    engine: EngineOption = "hf",
-    adapter: AdapterOption = None,
     explain_scores: Annotated[bool, typer.Option("--explain-scores", help="Show each term of the score.")] = False,
     json_: JsonOption = False,
 ) -> None:
     """Recommend items to a user of the log, for a history, or for a wish in words."""
     settings = _settings(
-        engine=engine,
-        adapter=adapter,
-        prompts=(prompt,) if prompt else (),
-        prompt_folder=prompt_folder,
+        **model,
         priors=_weights(prior),
         lm_weight=lm_weight,
         decoding=decoding.value,
         normalise=normalise.value,
         num_beams=num_beams,
         exact=exact,
-        max_history=max_history,
     )
     asked = _ask(data, settings, user, history, text, k=k, filter=filter, include_seen=include_seen)
     _print_answer(asked, asked.recommender.recommend(asked.query), "Recommended", json_, explain_scores)
 
 
 @app.command()
-@_with_data
+@_with(model=_model, data=_data)
 def rank(
     data: "DataSettings",
+    model: dict[str, object],
     candidate: Annotated[list[str], typer.Option(help="Item id to rank. Repeatable.")],
     user: UserOption = None,
     history: HistoryOption = None,
     text: TextOption = None,
     prior: PriorOption = None,
     lm_weight: LMWeightOption = None,
-    prompt: PromptOption = None,
-    prompt_folder: PromptsOption = None,
-    max_history: HistoryLengthOption = 20,
-    engine: EngineOption = "hf",
-    adapter: AdapterOption = None,
     explain_scores: Annotated[bool, typer.Option("--explain-scores", help="Show each term of the score.")] = False,
     json_: JsonOption = False,
 ) -> None:
     """Put given candidates in order."""
     settings = _settings(
-        engine=engine,
-        adapter=adapter,
-        prompts=(prompt,) if prompt else (),
-        prompt_folder=prompt_folder,
+        **model,
         priors=_weights(prior),
         lm_weight=lm_weight,
-        max_history=max_history,
     )
     asked = _ask(data, settings, user, history, text, task="rank")
     _print_answer(asked, asked.recommender.rank(asked.query, candidate), "Ranked", json_, explain_scores)
 
 
 @app.command()
-@_with_data
+@_with(model=_model, data=_data)
 def rate(
     data: "DataSettings",
+    model: dict[str, object],
     item: Annotated[list[str], typer.Option(help="Item id to rate. Repeatable.")],
     user: UserOption = None,
     history: HistoryOption = None,
     labels: Annotated[str, typer.Option(help="The possible ratings, separated by commas.")] = "1,2,3,4,5",
-    prompt: PromptOption = None,
-    prompt_folder: PromptsOption = None,
-    max_history: HistoryLengthOption = 20,
-    engine: EngineOption = "hf",
-    adapter: AdapterOption = None,
     json_: JsonOption = False,
 ) -> None:
     """Predict the ratings that a user would give, as distributions."""
@@ -214,11 +212,7 @@ def rate(
     from llmgen.schemas import RatingBody, RatingsBody
 
     settings = _settings(
-        engine=engine,
-        adapter=adapter,
-        prompts=(prompt,) if prompt else (),
-        prompt_folder=prompt_folder,
-        max_history=max_history,
+        **model,
     )
     asked = _ask(data, settings, user, history, None, task="rate", needs_engine=True)
     ratings = asked.recommender.rate_many(
@@ -233,18 +227,15 @@ def rate(
 
 
 @app.command()
-@_with_data
+@_with(model=_model, data=_data)
 def explain(
     data: "DataSettings",
+    model: dict[str, object],
     item: Annotated[str, typer.Option(help="Item id to explain.")],
     user: UserOption = None,
     history: HistoryOption = None,
     text: TextOption = None,
     prior: PriorOption = None,
-    prompt: PromptOption = None,
-    prompt_folder: PromptsOption = None,
-    engine: EngineOption = "hf",
-    adapter: AdapterOption = None,
     json_: JsonOption = False,
 ) -> None:
     """Say why an item suits a user, from the user's own history."""
@@ -252,10 +243,7 @@ def explain(
     from llmgen.schemas import ExplanationBody
 
     settings = _settings(
-        engine=engine,
-        adapter=adapter,
-        prompts=(prompt,) if prompt else (),
-        prompt_folder=prompt_folder,
+        **model,
         priors=_weights(prior),
     )
     asked = _ask(data, settings, user, history, text, task="explain", needs_engine=True)
@@ -268,7 +256,7 @@ def explain(
 
 
 @app.command("data")
-@_with_data
+@_with(data=_data)
 def data_report(
     data: "DataSettings",
     json_: JsonOption = False,
@@ -325,7 +313,7 @@ def prompts_check(prompt_folder: PromptsOption = None) -> None:
 
 
 @prompts_app.command("show")
-@_with_data
+@_with(data=_data)
 def prompts_show(
     data: "DataSettings",
     name: Annotated[str, typer.Argument(help="Name of a prompt template.")],
