@@ -51,7 +51,13 @@ def ratings_table(catalog: Catalog, ratings: Sequence[RatingPrediction], truths:
         shares = [f"{share:.0%}" for share in rating.distribution.values()]
         truth = [f"{truths[number]:g}"] if truths else []
         title = Text(catalog.label(rating.item))
-        table.add_row(title, f"{rating.mean:.2f}", *truth, *shares, f"{rating.label_mass:.0%}")
+        table.add_row(
+            title,
+            f"{rating.mean:.2f}",
+            *truth,
+            *shares,
+            "" if math.isnan(rating.label_mass) else f"{rating.label_mass:.0%}",
+        )
     return table
 
 

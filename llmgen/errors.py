@@ -10,9 +10,13 @@
     │   ├── TemplateNotFoundError   no prompt of that name
     │   └── MissingVariableError    a prompt wants a variable that was not given
     ├── EngineError                 the language model's side
-    │   ├── EngineUnavailableError  a package or model that is not installed here
+    │   ├── EngineUnavailableError  a package or model that is not installed here, or an engine that is down
     │   └── GenerationError         the model gave no usable answer
-    └── SearchError                 nothing can be recommended: no item is eligible
+    ├── SearchError                 nothing can be recommended: no item is eligible
+    └── APIError                    the service, as its client sees it
+        ├── APIConnectionError      it cannot be reached, or hung up
+        ├── APITimeoutError         it did not answer in time
+        └── APIStatusError          it answered with an error of its own; `status` and `request_id` tell which
 
 Wrong arguments are `ValueError`. Messages say what was wrong, with the value, and what to do.
 """
@@ -59,7 +63,7 @@ class EngineError(LLMGenError):
 
 
 class EngineUnavailableError(EngineError):
-    """A package or a model that is not installed here."""
+    """A package or a model that is not installed here, or an engine that is down; asking again may help then."""
 
 
 class GenerationError(EngineError):
@@ -68,3 +72,29 @@ class GenerationError(EngineError):
 
 class SearchError(LLMGenError):
     """Nothing can be recommended: no item is eligible."""
+
+
+class APIError(LLMGenError):
+    """The service could not be asked, or did not answer as it should."""
+
+
+class APIConnectionError(APIError):
+    """The service cannot be reached, or hung up before it had answered."""
+
+
+class APITimeoutError(APIError):
+    """The service did not answer in time."""
+
+
+class APIStatusError(APIError):
+    """The service answered with an error that none of the library's own exceptions stands for.
+
+    Attributes:
+        status: The HTTP status.
+        request_id: What the service's log calls the request; empty where it did not say.
+    """
+
+    def __init__(self, message: str, *, status: int, request_id: str = "") -> None:
+        super().__init__(message)
+        self.status = status
+        self.request_id = request_id

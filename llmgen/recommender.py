@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -24,7 +25,17 @@ from llmgen.search import Mode, Normalise, Request, SearchConfig, SearchResult, 
 from llmgen.templates import Fitted, PromptLibrary, PromptTemplate, fit, plural, views
 from llmgen.trie import ItemTrie
 from llmgen.tuning import GRID, Metric, TunedWeights, tune_weights
-from llmgen.types import Explanation, Grounding, Item, Message, Query, RatingPrediction, Recommendation, Recommendations
+from llmgen.types import (
+    Explanation,
+    FloatArray,
+    Grounding,
+    Item,
+    Message,
+    Query,
+    RatingPrediction,
+    Recommendation,
+    Recommendations,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -73,6 +84,7 @@ class Tuned(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class _Prompt:
     template: PromptTemplate
+    messages: tuple[Message, ...]
     token_ids: tuple[int, ...]
     num_items: int
 
@@ -89,7 +101,7 @@ class Recommender:
         prompts: Where templates are looked up; those that come with llmgen by default.
         lm_weight: Weight of the LM's log-probability in the score, 0 or more.
         decoding: `trie` or `raw` (see `llmgen.search`), or `free`: the model writes a list, and each line is looked up
-            in the catalog.
+            in the catalog. An engine that cannot be constrained is always used that way.
         normalise: See `SearchConfig`.
         num_beams: See `SearchConfig`.
         exact: Whether every answer must be proven to be the best one.
@@ -129,7 +141,11 @@ class Recommender:
         self.engine = engine
         self.prompts = prompts or PromptLibrary.default()
         self.priors = tuple(priors)
-        self.decoding = decoding
+        writes = engine is not None and not engine.constrained and lm_weight > 0
+        if engine is not None and writes and decoding != "free":
+            logger.warning("%s can only write free text; what it writes is looked up in the catalog", engine.name)
+        self.decoding: Decoding = "free" if writes else decoding
+        self._ranks_by_text = writes
         self.max_history = max_history
         self.config = SearchConfig(mode, normalise, 0.0 if engine is None else lm_weight, num_beams, exact)
         self._cache = cache
@@ -192,7 +208,8 @@ class Recommender:
         query = replace(query, k=max(len(chosen), 1), exclude_seen=False)
         factors = combine(self._factors, [query])
         total = factors.total + only(self.catalog, chosen)
-        return self._search([query], replace(factors, total=total), "rank", candidates=chosen)[0]
+        answer = self._free if self._ranks_by_text else self._search
+        return answer([query], replace(factors, total=total), "rank", chosen)[0]
 
     def rate(
         self, query: Query, item: Item | str, *, labels: Sequence[str] = ("1", "2", "3", "4", "5")
@@ -216,6 +233,8 @@ class Recommender:
         """
         engine = self._needs_engine("rating")
         values = _numbers(labels)
+        if not engine.constrained:
+            return [self._rating_from_text(query, key, labels, values) for query, key in pairs]
         paths = engine.spell(labels)
         trie = ItemTrie.build(paths)
         bare = [path[:-1] for path in paths]
@@ -266,7 +285,7 @@ class Recommender:
             evidence=views(self.catalog, evidence, ratings),
             room=max_new_tokens,
         )
-        answer = engine.generate([prompt.token_ids], GenerationConfig(max_new_tokens=max_new_tokens))[0]
+        answer = engine.generate([prompt.messages], GenerationConfig(max_new_tokens=max_new_tokens))[0]
         text = answer.text.strip()
         if not text:
             raise GenerationError(f"{engine.name} wrote nothing for {item.title!r}; try another prompt or model")
@@ -402,7 +421,7 @@ class Recommender:
         template = self._templates[task]
         engine = self._needs_engine("a prompt")
         fitted = self._render(template, query, variables, room)
-        return _Prompt(template, engine.tokenize(fitted.messages), fitted.num_items)
+        return _Prompt(template, fitted.messages, engine.tokenize(fitted.messages), fitted.num_items)
 
     def _render(self, template: PromptTemplate, query: Query, variables: Mapping[str, object], room: int) -> Fitted:
         engine = self._needs_engine("a prompt")
@@ -415,7 +434,13 @@ class Recommender:
             return template.render(values, control_tokens=engine.control_tokens)
 
         room = room or int(self._longest)
-        return fit(render, lambda messages: len(engine.tokenize(messages)), shown, engine.max_tokens - room)
+        return fit(
+            render,
+            lambda messages: len(engine.tokenize(messages)),
+            shown,
+            engine.max_tokens - room,
+            block=engine.block_tokens,
+        )
 
     @cached_property
     def _longest(self) -> int:
@@ -428,7 +453,7 @@ class Recommender:
     ) -> list[Recommendations]:
         if self.engine is None or self.config.lm_weight == 0:
             results = [rank_by_prior(row, query.k) for row, query in zip(factors.total, queries, strict=True)]
-            prompts = [_Prompt(self._templates[task], (), 0)] * len(queries)
+            prompts = [_Prompt(self._templates[task], (), (), 0)] * len(queries)
         else:
             shown = views(self.catalog, candidates)
             prompts = [self._prompt(task, query, candidates=shown) for query in queries]
@@ -465,16 +490,40 @@ class Recommender:
             tuple(places), result.exact, reference, len(prompt.token_ids), result.num_rounds, prompt.num_items
         )
 
+    def _rating_from_text(
+        self, query: Query, key: Item | str, labels: Sequence[str], values: FloatArray
+    ) -> RatingPrediction:
+        """The first label in what the model writes, where it can only write."""
+        engine = self._needs_engine("rating")
+        item = self.catalog[self.catalog.index(key)]
+        prompt = self._prompt("rate", query, TOKENS_A_LINE, item=views(self.catalog, [item])[0], labels=tuple(labels))
+        (written,) = engine.generate([prompt.messages], GenerationConfig(max_new_tokens=TOKENS_A_LINE))
+        longest_first = "|".join(re.escape(label) for label in sorted(labels, key=len, reverse=True))
+        found = re.search(rf"(?<![\w.])(?:{longest_first})(?![\w]|\.\d)", written.text)
+        if found is None:
+            raise GenerationError(
+                f"{engine.name} wrote {written.text!r} for the rating of {item.title!r}, in which none of the labels "
+                f"{', '.join(labels)} stands; try another prompt or model"
+            )
+        chosen = labels.index(found[0])
+        distribution = {label: float(number == chosen) for number, label in enumerate(labels)}
+        return RatingPrediction(
+            item, distribution, float(values[chosen]), float(values[chosen]), math.nan, prompt.template.ref
+        )
+
     def _terms(self, factors: Combined, number: int, index: int) -> dict[str, float]:
         """Of the priors that were asked for; those that only remove items add nothing to those they leave."""
         return {prior.name: float(factors.terms[prior.name][number, index]) for prior in self.priors}
 
-    def _free(self, queries: Sequence[Query], factors: Combined) -> list[Recommendations]:
+    def _free(
+        self, queries: Sequence[Query], factors: Combined, task: Task = "recommend", candidates: Sequence[Item] = ()
+    ) -> list[Recommendations]:
         """The model writes lists; their lines are looked up, and empty places filled by the prior."""
         engine = self._needs_engine("free decoding")
         room = TOKENS_A_LINE * max(query.k for query in queries)
-        prompts = [self._prompt("recommend", query, room=room) for query in queries]
-        written = engine.generate([prompt.token_ids for prompt in prompts], GenerationConfig(max_new_tokens=room))
+        shown = views(self.catalog, candidates)
+        prompts = [self._prompt(task, query, room, candidates=shown) for query in queries]
+        written = engine.generate([prompt.messages for prompt in prompts], GenerationConfig(max_new_tokens=room))
         answers = []
         for number, (query, prompt, completion) in enumerate(zip(queries, prompts, written, strict=True)):
             weights = factors.total[number].copy()

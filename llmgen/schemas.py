@@ -71,7 +71,9 @@ class RatingBody(_Body):
     mean: float
     mode: float
     distribution: dict[str, float]
-    label_mass: float = Field(description="Probability that the model gave to the labels before they were normalised.")
+    label_mass: float | None = Field(
+        description="Probability that the model gave to the labels before they were normalised; null in free text."
+    )
     prompt: str
 
     @classmethod
@@ -83,7 +85,7 @@ class RatingBody(_Body):
             mean=rating.mean,
             mode=rating.mode,
             distribution=dict(rating.distribution),
-            label_mass=rating.label_mass,
+            label_mass=None if math.isnan(rating.label_mass) else rating.label_mass,
             prompt=rating.prompt,
         )
 

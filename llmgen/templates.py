@@ -346,6 +346,8 @@ def fit(
     count_tokens: Callable[[Sequence[Message]], int],
     num_items: int,
     max_tokens: int,
+    *,
+    block: int = 1,
 ) -> Fitted:
     """The prompt with as many whole items of the history as fit, the newest ones.
 
@@ -357,6 +359,9 @@ def fit(
         count_tokens: Length of a prompt; should not fall when an item is added.
         num_items: Length of the history.
         max_tokens: The longest prompt allowed.
+        block: Engines that keep what they read of a prompt in whole blocks read the rest again for every path. Of the
+            lengths of the history down to three quarters of what fits, the one with the smallest rest is taken, the
+            longest of equal ones.
 
     Raises:
         TemplateError: The prompt is too long even without any item.
@@ -369,6 +374,18 @@ def fit(
         messages = tuple(render(number))
         return Fitted(messages, number, count_tokens(messages))
 
+    best = _longest(attempt, num_items, max_tokens)
+    fewest = best.num_items - best.num_items // 4
+    for fewer in range(best.num_items - 1, fewest - 1, -1) if block > 1 else ():
+        if best.num_tokens % block == 0:
+            break
+        shorter = attempt(fewer)
+        if shorter.num_tokens % block < best.num_tokens % block:
+            best = shorter
+    return best
+
+
+def _longest(attempt: Callable[[int], Fitted], num_items: int, max_tokens: int) -> Fitted:
     best = attempt(num_items)
     if best.num_tokens <= max_tokens:
         return best

@@ -172,7 +172,8 @@ class RatingPrediction:
         mean: Expected rating; this is what RMSE wants.
         mode: The most probable rating.
         label_mass: Probability, in [0, 1], that the model gave to the labels before they were normalised. Low means
-            that the prompt does not fit the model.
+            that the prompt does not fit the model. NaN, and the distribution all on one label, where the engine
+            could only write a rating.
         prompt: `name@digest` of the prompt template.
     """
 

@@ -81,9 +81,9 @@ class Recording(FakeEngine):
         self.prompts += [step.prompt for step in steps]
         return super().next_logprobs(steps)
 
-    def generate(self, prompts: Sequence[tuple[int, ...]], config: GenerationConfig) -> list[Completion]:
-        self.prompts += prompts
-        return super().generate(prompts, config)
+    def generate(self, chats: Sequence[Sequence[Message]], config: GenerationConfig) -> list[Completion]:
+        self.prompts += [self.tokenize(chat) for chat in chats]
+        return super().generate(chats, config)
 
     def spell(self, texts: Sequence[str]) -> list[tuple[int, ...]]:
         self.spelled.append(tuple(texts))
@@ -520,6 +520,37 @@ def test_lines_beyond_k_are_dropped() -> None:
     assert [line.text for line in answer.dropped][:2] == ["Stalkre (1979)", "Alien"]
 
 
+def test_an_engine_that_only_writes_is_never_asked_for_probabilities(caplog: pytest.LogCaptureFixture) -> None:
+    class Writing(FakeEngine):
+        def next_logprobs(self, steps: Sequence[Step]) -> list[FloatArray]:
+            raise AssertionError("next_logprobs")
+
+    recommender = Recommender(FILMS, Writing([WRITTEN], constrained=False))
+    assert "can only write free text" in caplog.text
+    assert recommender.decoding == "free"
+    expected = Recommender(FILMS, FakeEngine([WRITTEN]), decoding="free").recommend(Query(k=3))
+    assert list(recommender.recommend(Query(k=3))) == list(expected)
+    ranked = recommender.rank(Query(), [FILMS[5], FILMS[0]])
+    assert {place.item for place in ranked} == {FILMS[0], FILMS[5]}
+    assert not ranked.exact
+
+
+@pytest.mark.parametrize(
+    ("written", "mode"), [("4", 4.0), ("I would say 3.5 of 5.", 3.5), ("Rating: 5/5", 5.0), ("3.", 3.0)]
+)
+def test_a_rating_is_read_from_text_where_there_is_only_text(written: str, mode: float) -> None:
+    recommender = Recommender(FILMS, FakeEngine([written], constrained=False))
+    rating = recommender.rate(Query(), FILMS[0], labels=("3", "3.5", "4", "5"))
+    assert (rating.mode, rating.mean, sum(rating.distribution.values())) == (mode, mode, 1)
+    assert math.isnan(rating.label_mass)
+
+
+def test_text_without_a_rating_is_no_rating() -> None:
+    recommender = Recommender(FILMS, FakeEngine(["I liked 12 of them, 4.75 say"], constrained=False))
+    with pytest.raises(GenerationError, match="none of the labels 1, 2, 3, 4, 5"):
+        recommender.rate(Query(), FILMS[0])
+
+
 def test_free_text_never_brings_in_what_a_filter_removes() -> None:
     recommender = Recommender(FILMS, FakeEngine([WRITTEN]), decoding="free")
     answer = recommender.recommend(Query(filters={"genres": "Crime"}))
@@ -703,8 +734,8 @@ def test_no_title_and_no_wish_adds_a_control_token(llama: HFEngine, titles: list
         [Item(str(i), title, {"genres": (title,)}) for i, title in enumerate(titles)], noun="film", shown=("genres",)
     )
     recommender = Recommender(catalog, llama)
-    control = set(llama._tokenizer.convert_tokens_to_ids(["<|endoftext|>", "<|im_start|>", "<|im_end|>"]))
-    start, end = llama._tokenizer.convert_tokens_to_ids(["<|im_start|>", "<|im_end|>"])
+    control = set(llama._chat.tokenizer.convert_tokens_to_ids(["<|endoftext|>", "<|im_start|>", "<|im_end|>"]))
+    start, end = llama._chat.tokenizer.convert_tokens_to_ids(["<|im_start|>", "<|im_end|>"])
     shown = views(catalog, catalog)
     for name in ("next_item", "cold_start", "rerank", "rate", "explain"):
         messages = recommender.messages(

@@ -598,3 +598,17 @@ if __name__ == "__main__":
         path.unlink()
     for prompt_name in LIBRARY:
         (SNAPSHOTS / f"{prompt_name}.txt").write_text(snapshot(LIBRARY[prompt_name]), encoding="utf-8", newline="\n")
+
+
+@given(st.lists(st.integers(1, 30), max_size=30), st.integers(0, 200), st.sampled_from([1, 16, 32]))
+def test_a_block_costs_a_quarter_of_the_history_at_most(lengths: list[int], overhead: int, block: int) -> None:
+    def render(number: int) -> tuple[Message, ...]:
+        newest = lengths[len(lengths) - number :]
+        return (Message("user", " ".join(["w"] * (overhead + sum(newest)))),)
+
+    longest = fit(render, words, len(lengths), 300 + overhead).num_items
+    fitted = fit(render, words, len(lengths), 300 + overhead, block=block)
+    allowed = range(longest - longest // 4, longest + 1)
+    rests = {number: words(render(number)) % block for number in allowed}
+    assert fitted.num_items == max(number for number in allowed if rests[number] == min(rests.values()))
+    assert fitted.messages == render(fitted.num_items)

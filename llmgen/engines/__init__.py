@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -69,6 +70,14 @@ class Engine(Protocol):
         """How many prompt tokens one search batch may hold, so that memory stays within the engine's budget."""
 
     @property
+    def block_tokens(self) -> int:
+        """Prompts whose length is a multiple of this are read once for all paths; 1 where every length is as good."""
+
+    @property
+    def constrained(self) -> bool:
+        """Whether `next_logprobs` can be asked; if not, answers are free text that is looked up in the catalog."""
+
+    @property
     def control_tokens(self) -> frozenset[str]:
         """Strings that the tokenizer reads as control tokens; no value in a prompt may spell one."""
 
@@ -81,16 +90,18 @@ class Engine(Protocol):
     def next_logprobs(self, steps: Sequence[Step]) -> list[FloatArray]:
         """Log-probabilities, float64 [n], of the wanted next tokens after each prompt + suffix; in order of `steps`."""
 
-    def generate(self, prompts: Sequence[tuple[int, ...]], config: GenerationConfig) -> list[Completion]:
-        """Free text after each tokenised prompt, in order of `prompts`."""
+    def generate(self, chats: Sequence[Sequence[Message]], config: GenerationConfig) -> list[Completion]:
+        """The assistant's answer to each chat as free text, in order of `chats`."""
 
 
 def load_engine(name: str, *, adapter: str | None = None, **options: object) -> Engine:
     """The engine that a name stands for.
 
     Args:
-        name: `hf:MODEL` (a folder or a hub name, run by transformers), `hf` (the demo's model, SmolLM2-135M-Instruct)
-            or `fake` (made-up probabilities, no model: for tests and documentation).
+        name: `hf:MODEL` (run by transformers) or `vllm:MODEL` (by vLLM in this process), where MODEL is a folder or a
+            hub name, and SmolLM2-135M-Instruct where it is left out; `openai:URL` or `openai:URL:MODEL` (a running
+            OpenAI-compatible server, best `vllm serve`; its first model by default); or `fake` (made-up probabilities,
+            no model: for tests and documentation).
         adapter: Folder or hub name of a PEFT adapter, for engines that have weights.
         options: Passed to the engine's constructor.
 
@@ -112,4 +123,21 @@ def load_engine(name: str, *, adapter: str | None = None, **options: object) -> 
         from llmgen.engines.hf import HFEngine
 
         return HFEngine.load(model or None, adapter=adapter, **options)  # type: ignore[arg-type]
-    raise ConfigError(f"no engine of the kind {kind!r}; use hf, hf:MODEL or fake")
+    if kind == "vllm":
+        from llmgen.engines.vllm import VLLMEngine
+
+        return VLLMEngine.load(model or None, adapter=adapter, **options)  # type: ignore[arg-type]
+    if kind == "openai":
+        from llmgen.engines.openai import OpenAIEngine
+
+        url, served = _server(model)
+        return OpenAIEngine.load(url, served, adapter=adapter, **options)  # type: ignore[arg-type]
+    raise ConfigError(f"no engine of the kind {kind!r}; use hf, hf:MODEL, vllm, vllm:MODEL, openai:URL or fake")
+
+
+def _server(text: str) -> tuple[str, str | None]:
+    """`URL` or `URL:MODEL`, where the URL may have a port and a path, and the model's name slashes and colons."""
+    parts = re.fullmatch(r"(https?://(?:\[[^]/]+\]|[^:/\s]+)(?::\d+)?(?:/[^:\s]*)?)(?::(\S+))?", text)
+    if parts is None:
+        raise ConfigError(f"openai: wants a server's URL such as openai:http://localhost:8000, not {text!r}")
+    return parts[1].rstrip("/"), parts[2]

@@ -27,11 +27,13 @@ class FakeEngine:
         seed: Of the default `logits`.
         max_tokens: See `Engine`.
         batch_tokens: See `Engine`.
+        constrained: See `Engine`.
     """
 
     name = "fake"
     tokenizer_digest = "utf-8"
     control_tokens: frozenset[str] = frozenset()  # no text spells one: control tokens lie above the bytes
+    block_tokens = 1
 
     def __init__(
         self,
@@ -41,6 +43,7 @@ class FakeEngine:
         seed: int = 0,
         max_tokens: int = 8192,
         batch_tokens: int = 65536,
+        constrained: bool = True,
     ) -> None:
         self._completions = tuple(completions)
         self._turn = 0
@@ -48,6 +51,7 @@ class FakeEngine:
         self._seed = seed
         self.max_tokens = max_tokens
         self.batch_tokens = batch_tokens
+        self.constrained = constrained
 
     def tokenize(self, messages: Sequence[Message]) -> tuple[int, ...]:
         """Each message as its role's token and the bytes of its content; then the assistant's token."""
@@ -68,10 +72,10 @@ class FakeEngine:
             answers.append(logits[step.wanted] - np.logaddexp.reduce(logits))
         return answers
 
-    def generate(self, prompts: Sequence[tuple[int, ...]], config: GenerationConfig) -> list[Completion]:
+    def generate(self, chats: Sequence[Sequence[Message]], config: GenerationConfig) -> list[Completion]:
         """The next scripted completions, cut at `max_new_tokens` bytes."""
         answers = []
-        for _ in prompts:
+        for _ in chats:
             written = self._completions[self._turn % len(self._completions)].encode()
             self._turn += 1
             kept = written[: config.max_new_tokens]

@@ -9,7 +9,6 @@ runs prompt and path as a whole, one at a time.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
@@ -18,8 +17,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from llmgen.defuse import defuse
 from llmgen.engines import GenerationConfig, Step
+from llmgen.engines.chat import ChatTokenizer
 from llmgen.errors import ConfigError, EngineUnavailableError
 from llmgen.models import demo_model
 from llmgen.types import Completion, FloatArray, IntArray, Message
@@ -75,6 +74,9 @@ class HFEngine:
         batch_tokens: Prompt tokens whose keys and values are kept at once; by default as many as take 1 GB.
     """
 
+    constrained = True
+    block_tokens = 1
+
     def __init__(
         self,
         model: PreTrainedModel,
@@ -85,7 +87,10 @@ class HFEngine:
         batch_tokens: int | None = None,
     ) -> None:
         self._model = model.eval()  # type: ignore[no-untyped-call]
-        self._tokenizer = tokenizer
+        self._chat = ChatTokenizer(tokenizer)
+        self.tokenize, self.spell = self._chat.tokenize, self._chat.spell
+        self.tokenizer_digest = self._chat.digest
+        self.control_tokens = self._chat.control_tokens
         self.name = name
         plain: Any = model
         if hasattr(model, "get_base_model"):  # a PEFT adapter is wrapped around it
@@ -101,10 +106,6 @@ class HFEngine:
         head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         bytes_a_token = 2 * config.num_hidden_layers * heads * head_size * self._head.weight.element_size()
         self.batch_tokens = batch_tokens or max(PASS_TOKENS, 1_000_000_000 // bytes_a_token)
-        self._end = self._end_of_turn()
-        self.control_tokens = frozenset(
-            {*tokenizer.all_special_tokens, *(token.content for token in tokenizer.added_tokens_decoder.values())}
-        )
         self._kept: OrderedDict[tuple[int, ...], _Prefilled] = OrderedDict()
         self._tree_works = self._check_tree()
 
@@ -164,34 +165,6 @@ class HFEngine:
         name += f"+{Path(adapter).name}" if adapter else ""
         return cls(weights, tokenizer, name=name, max_tokens=max_tokens, batch_tokens=batch_tokens)
 
-    @property
-    def tokenizer_digest(self) -> str:
-        """SHA-256 of the tokenizer's own definition and the end token, 16 hex digits."""
-        backend = getattr(self._tokenizer, "backend_tokenizer", None)
-        definition = backend.to_str() if backend is not None else repr(sorted(self._tokenizer.get_vocab().items()))
-        return hashlib.sha256(f"{definition}\0{self._end}".encode()).hexdigest()[:16]
-
-    def tokenize(self, messages: Sequence[Message]) -> tuple[int, ...]:
-        """The model's own chat template, up to where the assistant answers.
-
-        Models whose template knows no system role get its words at the head of the first user message; models without
-        a template get `role: content` paragraphs.
-        """
-        chat = [{"role": message.role, "content": message.content} for message in messages]
-        if self._tokenizer.chat_template is None:
-            text = "".join(f"{turn['role'].capitalize()}: {turn['content']}\n\n" for turn in chat) + "Assistant:"
-            return tuple(self._tokenizer(text)["input_ids"])
-        if chat[0]["role"] == "system" and not self._knows_system():
-            chat = [{"role": "user", "content": f"{chat[0]['content']}\n\n{chat[1]['content']}"}, *chat[2:]]
-        ids = self._tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=True, return_dict=False)
-        return tuple(ids)
-
-    def spell(self, texts: Sequence[str]) -> list[tuple[int, ...]]:
-        """Token ids of each text, control tokens in it defused, and the end-of-turn token."""
-        safe = [defuse(text, self.control_tokens) for text in texts]
-        encoded = self._tokenizer(safe, add_special_tokens=False)["input_ids"]
-        return [(*ids, self._end) for ids in encoded]
-
     @torch.inference_mode()
     def next_logprobs(self, steps: Sequence[Step]) -> list[FloatArray]:
         """See `Engine`. Prompts are read once; how many stay in memory is bounded by `batch_tokens`."""
@@ -216,15 +189,16 @@ class HFEngine:
         return answers
 
     @torch.inference_mode()
-    def generate(self, prompts: Sequence[tuple[int, ...]], config: GenerationConfig) -> list[Completion]:
+    def generate(self, chats: Sequence[Sequence[Message]], config: GenerationConfig) -> list[Completion]:
         """See `Engine`; prompts of similar length are generated together."""
+        prompts = [self.tokenize(chat) for chat in chats]
         answers: dict[int, Completion] = {}
         by_length = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
         torch.manual_seed(config.seed)
         sampling = {"do_sample": True, "temperature": config.temperature} if config.temperature else {}
         for numbers in _batches(by_length, lambda i: len(prompts[i]) + config.max_new_tokens, self.batch_tokens):
             longest = max(len(prompts[i]) for i in numbers)
-            ids = torch.full((len(numbers), longest), self._end, device=self._device)
+            ids = torch.full((len(numbers), longest), self._chat.end, device=self._device)
             mask = torch.zeros((len(numbers), longest), dtype=torch.long, device=self._device)
             for row, i in enumerate(numbers):
                 ids[row, longest - len(prompts[i]) :] = torch.tensor(prompts[i], device=self._device)
@@ -233,38 +207,16 @@ class HFEngine:
                 input_ids=ids,
                 attention_mask=mask,
                 max_new_tokens=config.max_new_tokens,
-                eos_token_id=self._end,
-                pad_token_id=self._end,
+                eos_token_id=self._chat.end,
+                pad_token_id=self._chat.end,
                 **{"do_sample": False, **sampling},
             )[:, longest:].tolist()
             for i, row_ids in zip(numbers, written, strict=True):
-                finished = self._end in row_ids
-                kept = row_ids[: row_ids.index(self._end)] if finished else row_ids
-                text = str(self._tokenizer.decode(kept, skip_special_tokens=True))
+                finished = self._chat.end in row_ids
+                kept = row_ids[: row_ids.index(self._chat.end)] if finished else row_ids
+                text = self._chat.decode(kept)
                 answers[i] = Completion(text, len(kept), finished)
         return [answers[i] for i in range(len(prompts))]
-
-    def _end_of_turn(self) -> int:
-        """The token with which an answer ends: the control token that the chat template puts behind it, else eos."""
-        if self._tokenizer.chat_template is not None:
-            mark = "answer"
-            chat = [{"role": "user", "content": "question"}, {"role": "assistant", "content": mark}]
-            behind = str(self._tokenizer.apply_chat_template(chat, tokenize=False)).rpartition(mark)[2]
-            for token in self._tokenizer(behind, add_special_tokens=False)["input_ids"]:
-                if token in self._tokenizer.added_tokens_decoder:
-                    return int(token)
-        if self._tokenizer.eos_token_id is None:
-            raise ConfigError("the tokenizer has no end-of-sequence token; set its eos_token")
-        return int(self._tokenizer.eos_token_id)
-
-    def _knows_system(self) -> bool:
-        chat = [{"role": "system", "content": "a"}, {"role": "user", "content": "b"}]
-        try:
-            self._tokenizer.apply_chat_template(chat, tokenize=False)
-        except Exception as error:  # templates raise whatever jinja raises; what it means is the same
-            logger.debug("the chat template takes no system message: %s", error)
-            return False
-        return True
 
     def _prefill(self, prompts: Sequence[tuple[int, ...]]) -> None:
         """Read the prompts that are not kept yet, from the end of what they share with one that is."""

@@ -64,9 +64,9 @@ class EngineContract:
         labels = catalog.labels[:20]
         assert engine.spell(labels) == [engine.spell([label])[0] for label in labels]
 
-    def test_generation_keeps_order_and_length(self, engine: Engine, prompts: list[tuple[int, ...]]) -> None:
-        written = engine.generate(prompts, GenerationConfig(max_new_tokens=5))
-        assert len(written) == len(prompts)
+    def test_generation_keeps_order_and_length(self, engine: Engine) -> None:
+        written = engine.generate(CHATS, GenerationConfig(max_new_tokens=5))
+        assert len(written) == len(CHATS)
         assert all(answer.num_tokens <= 5 for answer in written)
 
     def test_no_question_no_answer(self, engine: Engine) -> None:
@@ -74,4 +74,4 @@ class EngineContract:
         assert engine.generate([], GenerationConfig()) == []
 
     def vocabulary(self, engine: Engine) -> int:
-        return len(engine._tokenizer)  # type: ignore[attr-defined]
+        return len(engine._chat.tokenizer)  # type: ignore[attr-defined]

@@ -7,7 +7,10 @@ import pytest
 from llmgen.engines import Engine, GenerationConfig, load_engine
 from llmgen.engines.fake import VOCABULARY, FakeEngine
 from llmgen.errors import ConfigError
+from llmgen.types import Message
 from tests.engines.contract import EngineContract
+
+CHAT = [Message("user", "Something slow")]
 
 
 class TestFake(EngineContract):
@@ -21,12 +24,12 @@ class TestFake(EngineContract):
 
 def test_completions_come_in_turn_and_again() -> None:
     engine = FakeEngine(["Alien", "Up"])
-    written = engine.generate([(1,), (2,), (3,)], GenerationConfig())
+    written = engine.generate([CHAT, CHAT, CHAT], GenerationConfig())
     assert [answer.text for answer in written] == ["Alien", "Up", "Alien"]
 
 
 def test_a_completion_that_is_too_long_is_not_finished() -> None:
-    (answer,) = FakeEngine(["Amélie"]).generate([(1,)], GenerationConfig(max_new_tokens=3))
+    (answer,) = FakeEngine(["Amélie"]).generate([CHAT], GenerationConfig(max_new_tokens=3))
     assert (answer.text, answer.finished) == ("Am", False)  # the third byte is half an é
 
 

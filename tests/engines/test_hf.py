@@ -108,7 +108,7 @@ def check_raw_equals_generate(engine: HFEngine, catalog: Catalog, width: int) ->
     for prompt in map(engine.tokenize, CHATS):
 
         def next_tokens(_: int, ids: torch.Tensor, start: int = len(prompt)) -> list[int]:
-            return allowed.get(tuple(ids[start:].tolist()), [engine._end])
+            return allowed.get(tuple(ids[start:].tolist()), [engine._chat.end])
 
         output = engine._model.generate(
             input_ids=torch.tensor([prompt]),
@@ -119,13 +119,13 @@ def check_raw_equals_generate(engine: HFEngine, catalog: Catalog, width: int) ->
             max_new_tokens=max(map(len, paths)),
             length_penalty=0.0,
             do_sample=False,
-            eos_token_id=engine._end,
-            pad_token_id=engine._end,
+            eos_token_id=engine._chat.end,
+            pad_token_id=engine._chat.end,
             return_dict_in_generate=True,
         )
         theirs = []
         for row in output.sequences[:, len(prompt) :].tolist():
-            theirs.append(paths.index(tuple(row[: row.index(engine._end) + 1])))
+            theirs.append(paths.index(tuple(row[: row.index(engine._chat.end) + 1])))
         request = Request(prompt, np.zeros(len(labels)), width)
         (ours,) = search(trie, engine, [request], SearchConfig("raw", num_beams=width))
         assert ours.items.tolist() == theirs
@@ -228,17 +228,16 @@ def test_an_adapter_is_applied_and_not_merged(tiny_model: Path, tmp_path: Path) 
 
 def test_titles_cannot_end_the_turn(tiny: HFEngine) -> None:
     (path,) = tiny.spell(["<|im_end|> Code"])
-    assert path.count(tiny._end) == 1
+    assert path.count(tiny._chat.end) == 1
 
 
 def test_the_end_of_turn_is_the_templates_own(tiny: HFEngine) -> None:
-    assert tiny._tokenizer.decode([tiny._end]) == "<|im_end|>"
+    assert tiny._chat.tokenizer.decode([tiny._chat.end]) == "<|im_end|>"
 
 
 def test_generation_stops_at_the_end_of_turn(tiny: HFEngine) -> None:
-    prompts = [tiny.tokenize(chat) for chat in CHATS]
-    together = tiny.generate(prompts, GenerationConfig(max_new_tokens=12))
-    alone = [tiny.generate([prompt], GenerationConfig(max_new_tokens=12))[0] for prompt in prompts]
+    together = tiny.generate(CHATS, GenerationConfig(max_new_tokens=12))
+    alone = [tiny.generate([chat], GenerationConfig(max_new_tokens=12))[0] for chat in CHATS]
     assert together == alone
 
 

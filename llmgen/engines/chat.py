@@ -1,0 +1,112 @@
+"""ChatTokenizer: a model's tokenizer and chat template, the same for every engine that runs such a model."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from llmgen.defuse import defuse
+from llmgen.errors import ConfigError, EngineUnavailableError
+from llmgen.types import Message
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+logger = logging.getLogger(__name__)
+
+
+class ChatTokenizer:
+    """What engines ask of a tokenizer.
+
+    Args:
+        tokenizer: The model's own.
+
+    Attributes:
+        end: The token with which an answer ends.
+        control_tokens: Strings that the tokenizer reads as control tokens.
+        digest: SHA-256 of the tokenizer's own definition and the end token, 16 hex digits.
+
+    Raises:
+        ConfigError: The tokenizer has no end token.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.tokenizer = tokenizer
+        self.end = self._end_of_turn()
+        self.control_tokens = frozenset(
+            {*tokenizer.all_special_tokens, *(token.content for token in tokenizer.added_tokens_decoder.values())}
+        )
+        backend = getattr(tokenizer, "backend_tokenizer", None)
+        definition = backend.to_str() if backend is not None else repr(sorted(tokenizer.get_vocab().items()))
+        self.digest = hashlib.sha256(f"{definition}\0{self.end}".encode()).hexdigest()[:16]
+        self._knows_system = tokenizer.chat_template is not None and self._takes_system_message()
+
+    @classmethod
+    def load(cls, source: str) -> ChatTokenizer:
+        """The tokenizer of a folder or of a hub name.
+
+        Raises:
+            EngineUnavailableError: It cannot be loaded here, or transformers is not installed.
+        """
+        try:
+            from transformers import AutoTokenizer
+        except ImportError as error:
+            raise EngineUnavailableError(
+                f"a model's tokenizer needs transformers ({error}); install llmgen[hf], or llmgen[openai] for a server"
+            ) from error
+        try:
+            return cls(AutoTokenizer.from_pretrained(source))
+        except (OSError, ValueError) as error:
+            raise EngineUnavailableError(
+                f"cannot load the tokenizer of {source!r}: {error}\nName a folder with a transformers model, or a "
+                "model of the hub where that can be reached."
+            ) from error
+
+    def tokenize(self, messages: Sequence[Message]) -> tuple[int, ...]:
+        """The model's own chat template, up to where the assistant answers.
+
+        Models whose template knows no system role get its words at the head of the first user message; models without
+        a template get `role: content` paragraphs.
+        """
+        chat = [{"role": message.role, "content": message.content} for message in messages]
+        if self.tokenizer.chat_template is None:
+            text = "".join(f"{turn['role'].capitalize()}: {turn['content']}\n\n" for turn in chat) + "Assistant:"
+            return tuple(self.tokenizer(text)["input_ids"])
+        if chat[0]["role"] == "system" and not self._knows_system:
+            chat = [{"role": "user", "content": f"{chat[0]['content']}\n\n{chat[1]['content']}"}, *chat[2:]]
+        ids = self.tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=True, return_dict=False)
+        return tuple(ids)
+
+    def spell(self, texts: Sequence[str]) -> list[tuple[int, ...]]:
+        """Token ids of each text, control tokens in it defused, and the end token."""
+        safe = [defuse(text, self.control_tokens) for text in texts]
+        encoded = self.tokenizer(safe, add_special_tokens=False)["input_ids"]
+        return [(*ids, self.end) for ids in encoded]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of what a model wrote, without control tokens."""
+        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
+
+    def _end_of_turn(self) -> int:
+        """The token with which an answer ends: the control token that the chat template puts behind it, else eos."""
+        if self.tokenizer.chat_template is not None:
+            mark = "answer"
+            chat = [{"role": "user", "content": "question"}, {"role": "assistant", "content": mark}]
+            behind = str(self.tokenizer.apply_chat_template(chat, tokenize=False)).rpartition(mark)[2]
+            for token in self.tokenizer(behind, add_special_tokens=False)["input_ids"]:
+                if token in self.tokenizer.added_tokens_decoder:
+                    return int(token)
+        if self.tokenizer.eos_token_id is None:
+            raise ConfigError("the tokenizer has no end-of-sequence token; set its eos_token")
+        return int(self.tokenizer.eos_token_id)
+
+    def _takes_system_message(self) -> bool:
+        chat = [{"role": "system", "content": "a"}, {"role": "user", "content": "b"}]
+        try:
+            self.tokenizer.apply_chat_template(chat, tokenize=False)
+        except Exception as error:  # templates raise whatever jinja raises; what it means is the same
+            logger.debug("the chat template takes no system message: %s", error)
+            return False
+        return True
