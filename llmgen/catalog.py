@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -98,14 +99,46 @@ class Catalog(Sequence[Item]):
         position = self._index.get(item.id)
         return self._spell(item) if position is None else self._labels[position]
 
+    def with_items(self, items: Iterable[Item]) -> Catalog:
+        """The same catalog with these items: one with a known id takes that item's place, others come at the end.
+
+        Raises:
+            CatalogError: See the class; an id twice among `items`.
+        """
+        changed: dict[str, Item] = {}
+        for item in items:
+            if item.id in changed:
+                raise CatalogError(f"id {item.id!r} stands twice among the items to put; give it once")
+            changed[item.id] = item
+        kept = [changed.pop(item.id, item) for item in self]
+        return self._like([*kept, *changed.values()])
+
+    def without(self, ids: Iterable[str]) -> Catalog:
+        """The same catalog without some items.
+
+        Raises:
+            UnknownItemError: An id is not in the catalog.
+            CatalogError: No item would be left.
+        """
+        removed = {self.index(item_id) for item_id in ids}
+        if len(removed) == len(self):
+            raise CatalogError(f"a catalog needs at least one item, and this removes all {len(self)}")
+        return self._like([item for position, item in enumerate(self) if position not in removed])
+
     @property
     def digest(self) -> str:
         """SHA-256 of everything that decides what is recommended and how it is written, 16 hex digits."""
         return hashlib.sha256(self._dump().encode()).hexdigest()[:16]
 
     def save(self, path: Path | str) -> None:
-        """Write one JSON line of settings, then one a item."""
-        Path(path).write_text(self._dump(), encoding="utf-8", newline="\n")
+        """Write one JSON line of settings, then one a item; a file that is there is replaced whole or not at all."""
+        path = Path(path)
+        part = path.with_name(f".{path.name}.{os.getpid()}.part")
+        try:
+            part.write_text(self._dump(), encoding="utf-8", newline="\n")
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
 
     @classmethod
     def from_jsonl(cls, path: Path | str, **settings: object) -> Catalog:
@@ -138,6 +171,9 @@ class Catalog(Sequence[Item]):
             else:
                 items.append(_item(record, path, number))
         return cls(items, **{**stored, **settings})  # type: ignore[arg-type]
+
+    def _like(self, items: Iterable[Item]) -> Catalog:
+        return Catalog(items, noun=self.noun, label=self.label_format, shown=self.shown)
 
     def _spell(self, item: Item) -> str:
         try:

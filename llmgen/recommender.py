@@ -20,7 +20,7 @@ from llmgen.downloads import cache_dir
 from llmgen.engines import Engine, GenerationConfig
 from llmgen.errors import ConfigError, GenerationError
 from llmgen.grounding import Grounder
-from llmgen.priors import Combined, Evidence, Prior, Seen, Where, combine, only
+from llmgen.priors import Combined, Evidence, Movable, Prior, Seen, Where, combine, only
 from llmgen.search import Mode, Normalise, Request, SearchConfig, SearchResult, rank_by_prior, search
 from llmgen.templates import Fitted, PromptLibrary, PromptTemplate, fit, plural, views
 from llmgen.trie import ItemTrie
@@ -165,6 +165,27 @@ class Recommender:
         """The same recommender with other priors, and another weight of the LM where one is given."""
         return self._with(priors=priors, lm_weight=self.config.lm_weight if lm_weight is None else lm_weight)
 
+    def with_catalog(self, catalog: Catalog) -> Recommender:
+        """The same recommender for a changed catalog; items are the same if their ids are.
+
+        New items are recommended at once: by their titles, and by the priors that read texts or attributes; to those
+        that were fitted on a log they are items that nobody took yet.
+
+        Raises:
+            ConfigError: A prior of your own that has no `on_catalog`.
+        """
+        old = {item_id: position for position, item_id in enumerate(self.catalog.ids)}
+        before = np.array([old.get(item_id, -1) for item_id in catalog.ids], dtype=np.int64)
+        moved: list[Prior] = []
+        for prior in self.priors:
+            if not isinstance(prior, Movable):
+                raise ConfigError(
+                    f"the prior {prior.name!r} cannot follow a changed catalog: give {type(prior).__name__} a method "
+                    "on_catalog, see llmgen.priors.Movable"
+                )
+            moved.append(prior.on_catalog(catalog, before))
+        return self._with(catalog=catalog, priors=moved)
+
     def recommend(self, query: Query) -> Recommendations:
         """The best `query.k` items.
 
@@ -204,12 +225,25 @@ class Recommender:
             UnknownItemError: A candidate is not in the catalog.
             SearchError: The filters leave no candidate.
         """
-        chosen = list(dict.fromkeys(self.catalog[self.catalog.index(candidate)] for candidate in candidates))
-        query = replace(query, k=max(len(chosen), 1), exclude_seen=False)
-        factors = combine(self._factors, [query])
-        total = factors.total + only(self.catalog, chosen)
+        return self.rank_many([(query, candidates)])[0]
+
+    def rank_many(self, pairs: Sequence[tuple[Query, Sequence[Item | str]]]) -> list[Recommendations]:
+        """The candidates of each query in order; see `rank`. They are worked on together.
+
+        Raises:
+            UnknownItemError, SearchError: As `rank`; nothing is returned then.
+        """
         answer = self._free if self._ranks_by_text else self._search
-        return answer([query], replace(factors, total=total), "rank", chosen)[0]
+        answers: list[Recommendations] = []
+        for start in range(0, len(pairs), CHUNK):
+            queries, chosen = [], []
+            for query, candidates in pairs[start : start + CHUNK]:
+                chosen.append(list(dict.fromkeys(self.catalog[self.catalog.index(one)] for one in candidates)))
+                queries.append(replace(query, k=max(len(chosen[-1]), 1), exclude_seen=False))
+            factors = combine(self._factors, queries)
+            total = factors.total + np.array([only(self.catalog, items) for items in chosen])
+            answers += answer(queries, replace(factors, total=total), "rank", chosen)
+        return answers
 
     def rate(
         self, query: Query, item: Item | str, *, labels: Sequence[str] = ("1", "2", "3", "4", "5")
@@ -271,28 +305,43 @@ class Recommender:
             ConfigError: There is no engine.
             GenerationError: The model said nothing.
         """
+        return self.explain_many([(query, item)], max_new_tokens=max_new_tokens)[0]
+
+    def explain_many(self, pairs: Sequence[tuple[Query, Item | str]], *, max_new_tokens: int = 80) -> list[Explanation]:
+        """Why each item suits its user; see `explain`. They are worked on together.
+
+        Raises:
+            UnknownItemError, ConfigError, GenerationError: As `explain`; nothing is returned then.
+        """
         engine = self._needs_engine("explaining")
-        item = self.catalog[self.catalog.index(item)]
-        evidence = self._evidence(query, item)
-        ratings = None
-        if query.ratings is not None:
-            known = {taken.id: rating for taken, rating in zip(query.history, query.ratings, strict=True)}
-            ratings = [known[shown.id] for shown in evidence]
-        prompt = self._prompt(
-            "explain",
-            query,
-            item=views(self.catalog, [item])[0],
-            evidence=views(self.catalog, evidence, ratings),
-            room=max_new_tokens,
-        )
-        answer = engine.generate([prompt.messages], GenerationConfig(max_new_tokens=max_new_tokens))[0]
-        text = answer.text.strip()
-        if not text:
-            raise GenerationError(f"{engine.name} wrote nothing for {item.title!r}; try another prompt or model")
-        if not answer.finished:  # what is cut off in the middle of a sentence is left out
-            ends = [f"{text} ".rfind(mark) for mark in (". ", "! ", "? ", ".\n", "。")]
-            text = text[: max(ends) + 1] if max(ends) > 0 else text + " …"
-        return Explanation(item, text, evidence, prompt.template.ref)
+        about, prompts = [], []
+        for query, key in pairs:
+            item = self.catalog[self.catalog.index(key)]
+            evidence = self._evidence(query, item)
+            ratings = None
+            if query.ratings is not None:
+                known = {taken.id: rating for taken, rating in zip(query.history, query.ratings, strict=True)}
+                ratings = [known[shown.id] for shown in evidence]
+            prompts.append(
+                self._prompt(
+                    "explain",
+                    query,
+                    item=views(self.catalog, [item])[0],
+                    evidence=views(self.catalog, evidence, ratings),
+                    room=max_new_tokens,
+                )
+            )
+            about.append((item, evidence))
+        written = engine.generate([p.messages for p in prompts], GenerationConfig(max_new_tokens=max_new_tokens))
+        answers = []
+        for (item, evidence), prompt, answer in zip(about, prompts, written, strict=True):
+            text = answer.text.strip()
+            if not text:
+                raise GenerationError(f"{engine.name} wrote nothing for {item.title!r}; try another prompt or model")
+            if not answer.finished:
+                text = _whole_sentences(text)
+            answers.append(Explanation(item, text, evidence, prompt.template.ref))
+        return answers
 
     def tune(
         self,
@@ -380,7 +429,7 @@ class Recommender:
         template = self._templates["recommend"] if prompt is None else self.prompts[prompt]
         return self._render(template, query, variables, room=0)
 
-    def _with(self, **changes: object) -> Recommender:
+    def _with(self, catalog: Catalog | None = None, **changes: object) -> Recommender:
         settings: dict[str, object] = {
             "prompt": [template.name for template in self._templates.values()],
             "priors": self.priors,
@@ -393,9 +442,9 @@ class Recommender:
             "max_history": self.max_history,
             "cache": self._cache,
         }
-        made = Recommender(self.catalog, self.engine, **{**settings, **changes})  # type: ignore[arg-type]
+        made = Recommender(catalog or self.catalog, self.engine, **{**settings, **changes})  # type: ignore[arg-type]
         for costly in ("trie", "grounder"):
-            if costly in self.__dict__:
+            if made.catalog is self.catalog and costly in self.__dict__:
                 made.__dict__[costly] = self.__dict__[costly]
         return made
 
@@ -415,6 +464,12 @@ class Recommender:
         if self.engine is None:
             raise ConfigError(f"{what} needs a language model, and this recommender was made without an engine")
         return self.engine
+
+    def _prompts(
+        self, task: Task, queries: Sequence[Query], candidates: Sequence[Sequence[Item]], room: int = 0
+    ) -> list[_Prompt]:
+        shown = [views(self.catalog, items) for items in candidates or [()] * len(queries)]
+        return [self._prompt(task, query, room, candidates=c) for query, c in zip(queries, shown, strict=True)]
 
     def _prompt(self, task: Task, query: Query, room: int = 0, **variables: object) -> _Prompt:
         """The tokenised prompt of a query; `room` tokens are kept free for the answer."""
@@ -449,14 +504,17 @@ class Recommender:
         return len(self.trie.spelling(node))
 
     def _search(
-        self, queries: Sequence[Query], factors: Combined, task: Task = "recommend", candidates: Sequence[Item] = ()
+        self,
+        queries: Sequence[Query],
+        factors: Combined,
+        task: Task = "recommend",
+        candidates: Sequence[Sequence[Item]] = (),
     ) -> list[Recommendations]:
         if self.engine is None or self.config.lm_weight == 0:
             results = [rank_by_prior(row, query.k) for row, query in zip(factors.total, queries, strict=True)]
             prompts = [_Prompt(self._templates[task], (), (), 0)] * len(queries)
         else:
-            shown = views(self.catalog, candidates)
-            prompts = [self._prompt(task, query, candidates=shown) for query in queries]
+            prompts = self._prompts(task, queries, candidates)
             requests = [
                 Request(prompt.token_ids, row, query.k)
                 for prompt, row, query in zip(prompts, factors.total, queries, strict=True)
@@ -516,13 +574,16 @@ class Recommender:
         return {prior.name: float(factors.terms[prior.name][number, index]) for prior in self.priors}
 
     def _free(
-        self, queries: Sequence[Query], factors: Combined, task: Task = "recommend", candidates: Sequence[Item] = ()
+        self,
+        queries: Sequence[Query],
+        factors: Combined,
+        task: Task = "recommend",
+        candidates: Sequence[Sequence[Item]] = (),
     ) -> list[Recommendations]:
         """The model writes lists; their lines are looked up, and empty places filled by the prior."""
         engine = self._needs_engine("free decoding")
         room = TOKENS_A_LINE * max(query.k for query in queries)
-        shown = views(self.catalog, candidates)
-        prompts = [self._prompt(task, query, room, candidates=shown) for query in queries]
+        prompts = self._prompts(task, queries, candidates, room)
         written = engine.generate([prompt.messages for prompt in prompts], GenerationConfig(max_new_tokens=room))
         answers = []
         for number, (query, prompt, completion) in enumerate(zip(queries, prompts, written, strict=True)):
@@ -578,6 +639,12 @@ def _numbers(labels: Sequence[str]) -> np.ndarray:
     if not np.isfinite(values).all():
         raise ValueError(f"labels must be numbers written as strings, not {list(labels)}")
     return values
+
+
+def _whole_sentences(text: str) -> str:
+    """Without the last sentence, which was cut off in its middle; where it is the only one, marked as cut."""
+    ends = [f"{text} ".rfind(mark) for mark in (". ", "! ", "? ", ".\n", "。")]
+    return text[: max(ends) + 1] if max(ends) > 0 else text + " …"
 
 
 def _overlap(paths: Sequence[tuple[int, ...]]) -> bool:

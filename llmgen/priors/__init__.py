@@ -10,7 +10,7 @@
 A prior of your own is any object with `name`, `weight` and `log_weights`; see `Prior`.
 """
 
-from llmgen.priors.base import Combined, Prior, combine, log_lift, reweighted
+from llmgen.priors.base import Combined, Movable, Prior, combine, log_lift, reweighted
 from llmgen.priors.collaborative import Ease, Evidence, ItemKNN, ItemToItem, Transition
 from llmgen.priors.filters import Seen, Where, only
 from llmgen.priors.popularity import Popularity
@@ -22,6 +22,7 @@ __all__ = [
     "Evidence",
     "ItemKNN",
     "ItemToItem",
+    "Movable",
     "Popularity",
     "Prior",
     "Seen",

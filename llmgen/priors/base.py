@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, Protocol, TypeVar, cast, runtime_checkable
 
 import numpy as np
 
@@ -40,6 +40,20 @@ class Prior(Protocol):
 
         Returns:
             float64 [len(queries), n_items], natural logarithm of w >= 0, items in catalog order; -inf removes an item.
+        """
+        ...
+
+
+@runtime_checkable
+class Movable(Protocol):
+    """A prior that can follow its catalog when items come and go; all of llmgen's own can."""
+
+    def on_catalog(self, catalog: Catalog, before: IntArray) -> Prior:
+        """The same prior for a changed catalog.
+
+        Args:
+            catalog: The new one.
+            before: int64 [len(catalog)]: where each of its items stood in the old one; -1 for a new item.
         """
         ...
 

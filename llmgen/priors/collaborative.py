@@ -10,6 +10,7 @@ of `eval.baselines`; Transition's are the second, .0002 below, with half the win
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, cast
@@ -116,6 +117,21 @@ class ItemToItem:
             sums[position] = sums.get(position, 0.0) + part
         found = [Evidence(self.catalog[position], part) for position, part in sums.items() if part > 0]
         return sorted(found, key=lambda entry: -entry.score)
+
+    def on_catalog(self, catalog: Catalog, before: IntArray) -> ItemToItem:
+        """See `Movable`; a new item is like no other until the model is fitted again."""
+        n_items = len(catalog)
+        kept = np.flatnonzero(before >= 0)
+        similarity: FloatArray | sparse.csr_array
+        if isinstance(self.similarity, np.ndarray):
+            similarity = np.zeros((n_items, n_items))
+            similarity[np.ix_(kept, kept)] = self.similarity[np.ix_(before[kept], before[kept])]
+        else:
+            block = self.similarity[before[kept]][:, before[kept]].tocoo()
+            similarity = sparse.coo_array(
+                (block.data, (kept[block.row], kept[block.col])), shape=(n_items, n_items)
+            ).tocsr()
+        return dataclasses.replace(self, catalog=catalog, similarity=similarity)
 
     def _recency(self, length: int) -> FloatArray:
         return self.decay ** np.arange(length - 1.0, -1.0, -1.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -33,6 +34,10 @@ class Seen:
             if query.exclude_seen:
                 row[positions(query.history, self.catalog)] = -np.inf
         return log_w
+
+    def on_catalog(self, catalog: Catalog, before: IntArray) -> Seen:
+        """See `Movable`."""
+        return dataclasses.replace(self, catalog=catalog)
 
 
 def only(catalog: Catalog, items: Iterable[Item | str]) -> FloatArray:
@@ -104,6 +109,10 @@ class Where:
                     known[key] = self._matches(attribute, wanted)
                 row[~known[key]] = -np.inf
         return log_w
+
+    def on_catalog(self, catalog: Catalog, before: IntArray) -> Where:
+        """See `Movable`; what can be filtered on is read anew."""
+        return dataclasses.replace(self, catalog=catalog, values=None)
 
     def _matches(self, attribute: str, wanted: Attribute) -> NDArray[np.bool_]:
         values = (self.values or {}).get(attribute)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -10,7 +11,7 @@ import polars as pl
 
 from llmgen.catalog import Catalog
 from llmgen.priors.interactions import sequences
-from llmgen.types import FloatArray, Query
+from llmgen.types import FloatArray, IntArray, Query
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,6 +45,11 @@ class Popularity:
         """
         counts = np.bincount(sequences(interactions, catalog).items, minlength=len(catalog)) + 1.0
         return cls(np.log(counts / counts.sum()), weight)
+
+    def on_catalog(self, catalog: Catalog, before: IntArray) -> Popularity:
+        """See `Movable`; a new item is as rare as the rarest, and the shares sum to 1 again."""
+        shares = np.where(before >= 0, self.log_shares[before], self.log_shares.min())
+        return dataclasses.replace(self, log_shares=shares - np.logaddexp.reduce(shares))
 
     def log_weights(self, queries: Sequence[Query]) -> FloatArray:
         """See `Prior`."""

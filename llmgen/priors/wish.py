@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -11,7 +12,7 @@ from llmgen.bm25 import BM25Index
 from llmgen.catalog import Catalog
 from llmgen.priors.base import check_floor, log_lift
 from llmgen.text import normalise
-from llmgen.types import FloatArray, Item, Query
+from llmgen.types import FloatArray, IntArray, Item, Query
 
 FLOOR = 0.1
 """Weight of an item that shares no word with the wish, beside one of which nothing is known (1)."""
@@ -66,6 +67,10 @@ class Wish:
             if query.text and query.text.strip():
                 row[:] = self.index.scores(self._telling(query.text))
         return log_lift(scores, self.floor)
+
+    def on_catalog(self, catalog: Catalog, before: IntArray) -> Wish:
+        """See `Movable`; the index is made anew."""
+        return dataclasses.replace(self, catalog=catalog, index=None)
 
     def _telling(self, text: str) -> str:
         noun = normalise(self.catalog.noun)
