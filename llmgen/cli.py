@@ -209,7 +209,7 @@ def rate(
 ) -> None:
     """Predict the ratings that a user would give, as distributions."""
     from llmgen.display import ratings_table
-    from llmgen.schemas import RatingBody, RatingsBody
+    from llmgen.schemas import RatingsBody
 
     settings = _settings(
         **model,
@@ -220,7 +220,7 @@ def rate(
     )
     catalog = asked.workspace.catalog
     if json_:
-        body = RatingsBody(ratings=[RatingBody.of(rating, catalog.label(rating.item)) for rating in ratings])
+        body = RatingsBody.of(ratings, [catalog.label(rating.item) for rating in ratings])
         typer.echo(body.model_dump_json(indent=2))
     else:
         _console().print(ratings_table(catalog, ratings))

@@ -65,6 +65,18 @@ class _Attributing(Protocol):
     def evidence(self, query: Query, item: Item) -> list[Evidence]: ...
 
 
+class Choice(NamedTuple):
+    """How one query is answered, where queries are not all answered alike.
+
+    Attributes:
+        prompt: Name of the template; None for the recommender's own.
+        lm_weight: None for the recommender's own.
+    """
+
+    prompt: str | None = None
+    lm_weight: float | None = None
+
+
 class Tuned(NamedTuple):
     """What `Recommender.tune` found.
 
@@ -266,7 +278,7 @@ class Recommender:
             ValueError: Labels that are not numbers, repeat or are fewer than two.
         """
         engine = self._needs_engine("rating")
-        values = _numbers(labels)
+        values = rating_values(labels)
         if not engine.constrained:
             return [self._rating_from_text(query, key, labels, values) for query, key in pairs]
         paths = engine.spell(labels)
@@ -629,7 +641,12 @@ class Recommender:
         return tuple(dict.fromkeys(reversed(query.history)))[:most]
 
 
-def _numbers(labels: Sequence[str]) -> np.ndarray:
+def rating_values(labels: Sequence[str]) -> FloatArray:
+    """The numbers that rating labels stand for, float64 [len(labels)].
+
+    Raises:
+        ValueError: Labels that are no finite numbers, repeat or are fewer than two.
+    """
     if len(labels) < 2 or len(set(labels)) < len(labels):
         raise ValueError(f"labels must be at least two different ratings, not {list(labels)}")
     try:

@@ -1,16 +1,164 @@
-"""Answers as JSON: one pydantic model each, stable, shared by the command line and whoever reads its output."""
+"""Requests and answers as JSON: one pydantic model each, shared by the command line, the service and its client."""
 
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING, Annotated, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
-from llmgen.types import Explanation, Grounding, Method, RatingPrediction, Recommendation, Recommendations
+from llmgen.types import (
+    Attribute,
+    Explanation,
+    Grounding,
+    Item,
+    Method,
+    Query,
+    RatingPrediction,
+    Recommendation,
+    Recommendations,
+)
+
+if TYPE_CHECKING:
+    from llmgen.templates import PromptTemplate
+
+LONGEST_HISTORY = 10_000
+MOST_CANDIDATES = 1_000
+LARGEST_K = 1_000
+LONGEST_TEXT = 10_000
+
+ItemId = Annotated[str, StringConstraints(min_length=1, max_length=512)]
+Number = Annotated[float, Field(allow_inf_nan=False)]
+AttributeValue = Annotated[
+    bool | int | Number | str | list[str],
+    Field(description="A word, a number, a boolean, or several words."),
+]
+Label = Annotated[str, StringConstraints(min_length=1, max_length=32)]
 
 
 class _Body(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ItemBody(_Body):
+    """One item of the catalog."""
+
+    id: ItemId
+    title: Annotated[str, StringConstraints(min_length=1, max_length=LONGEST_TEXT)]
+    attributes: dict[str, AttributeValue] = Field({}, description="Anything else known, such as year or genres.")
+
+    @classmethod
+    def of(cls, item: Item) -> ItemBody:
+        """From the library's own type."""
+        return cls.model_construct(
+            id=item.id,
+            title=item.title,
+            attributes={
+                name: list(value) if isinstance(value, tuple) else value for name, value in item.attributes.items()
+            },
+        )
+
+    def value(self) -> Item:
+        """As the library's own type."""
+        return Item(self.id, self.title, {name: _attribute(value) for name, value in self.attributes.items()})
+
+
+class NewItemsBody(_Body):
+    """Items to put into the catalog: an item with a known id takes that item's place."""
+
+    items: list[ItemBody] = Field(min_length=1, max_length=10_000)
+
+
+class CatalogBody(_Body):
+    """What a change left the catalog as."""
+
+    items: int = Field(description="How many there are now.")
+    catalog: str = Field(description="Digest of the catalog; answers name the one they are from in X-Catalog.")
+
+
+class QueryBody(_Body):
+    """Who asks, and for what; see `llmgen.Query`. Cold start is a query with less in it."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"history": ["50", "181"], "k": 5}, {"text": "slow science fiction", "k": 5}]}
+    )
+    history: list[ItemId] = Field([], max_length=LONGEST_HISTORY, description="Ids of items taken, oldest first.")
+    ratings: list[Number] | None = Field(None, description="The user's ratings of the history, one an item.")
+    text: Annotated[str, StringConstraints(max_length=LONGEST_TEXT)] | None = Field(
+        None, description="A wish in the user's words."
+    )
+    user_id: Annotated[str, StringConstraints(max_length=512)] | None = Field(
+        None, description="The caller's id of the user; it never enters a prompt or a log."
+    )
+    k: int = Field(10, ge=1, le=LARGEST_K, description="How many items to return at most.")
+    exclude_seen: bool = Field(True, description="Whether items of the history are left out of the answer.")
+    filters: dict[str, AttributeValue] = Field(
+        {}, max_length=32, description="Attribute -> the value or values allowed; a range is written 1990..1999."
+    )
+    prompt: Annotated[str, StringConstraints(max_length=256)] | None = Field(
+        None, description="Name of a prompt template for this task; see /v1/prompts."
+    )
+
+    @model_validator(mode="after")
+    def _one_rating_an_item(self) -> QueryBody:
+        if self.ratings is not None and len(self.ratings) != len(self.history):
+            raise ValueError(f"{len(self.ratings)} ratings for a history of {len(self.history)}; give one an item")
+        return self
+
+    @classmethod
+    def of(cls, query: Query, **more: object) -> Self:
+        """From the library's own type; `more` are `prompt` and the further fields of the task's body."""
+        return cls.model_validate(
+            {
+                "history": [item.id for item in query.history],
+                "ratings": None if query.ratings is None else list(query.ratings),
+                "text": query.text,
+                "user_id": query.user_id,
+                "k": query.k,
+                "exclude_seen": query.exclude_seen,
+                "filters": {
+                    name: list(value) if isinstance(value, tuple) else value for name, value in query.filters.items()
+                },
+                **more,
+            }
+        )
+
+    def value(self, history: list[Item]) -> Query:
+        """As the library's own type, for the items that the ids of the history stand for."""
+        return Query(
+            history,
+            self.text,
+            self.user_id,
+            self.k,
+            self.exclude_seen,
+            self.ratings,
+            {name: _attribute(value) for name, value in self.filters.items()},
+        )
+
+
+class RankBody(QueryBody):
+    """A query with candidates to put in order; all of them are returned."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"history": ["50"], "candidates": ["181", "94"]}]})
+    candidates: list[ItemId] = Field(min_length=1, max_length=MOST_CANDIDATES)
+
+
+class RateBody(QueryBody):
+    """A query with items to rate."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"history": ["50"], "ratings": [5], "items": ["181"]}]})
+    items: list[ItemId] = Field(min_length=1, max_length=MOST_CANDIDATES)
+    labels: list[Label] = Field(
+        ["1", "2", "3", "4", "5"], min_length=2, max_length=100, description="The possible ratings."
+    )
+
+
+class ExplainBody(QueryBody):
+    """A query with an item to explain."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"history": ["50"], "item": "181"}]})
+    item: ItemId
+    max_new_tokens: int = Field(80, ge=1, le=1_000)
 
 
 class GroundingBody(_Body):
@@ -23,23 +171,40 @@ class GroundingBody(_Body):
     @classmethod
     def of(cls, grounding: Grounding) -> GroundingBody:
         """From the library's own type."""
-        return cls(method=grounding.method, score=grounding.score, text=grounding.text)
+        return cls.model_construct(method=grounding.method, score=grounding.score, text=grounding.text)
+
+    def value(self) -> Grounding:
+        """As the library's own type."""
+        return Grounding(self.method, self.score, self.text)
 
 
 class RecommendationBody(_Body):
     """One place of an answer."""
 
-    item_id: str
-    title: str = Field(description="As the catalog writes the item in prompts and answers.")
+    item: ItemBody
+    label: str = Field(description="As the catalog writes the item in prompts and answers.")
     rank: int = Field(ge=1)
     probability: float | None = Field(description="exp(score) over its sum for all eligible items; null in free text.")
     score: float = Field(description="Natural logarithm; the sum of the terms.")
     terms: dict[str, float] = Field(description="Part of the score by name: lm, and each prior.")
     grounding: GroundingBody
 
+    @classmethod
+    def of(cls, place: Recommendation, label: str) -> RecommendationBody:
+        """From the library's own type; `label` is how the catalog writes the item."""
+        return cls.model_construct(
+            item=ItemBody.of(place.item),
+            label=label,
+            rank=place.rank,
+            probability=None if math.isnan(place.probability) else place.probability,
+            score=place.score,
+            terms=dict(place.terms),
+            grounding=GroundingBody.of(place.grounding),
+        )
+
 
 class RecommendationsBody(_Body):
-    """What `llmgen recommend --json` and `llmgen rank --json` print."""
+    """What /v1/recommend and /v1/rank answer, and what `llmgen recommend --json` and `llmgen rank --json` print."""
 
     recommendations: list[RecommendationBody]
     exact: bool = Field(description="Whether these are proven to be the best of all eligible items.")
@@ -51,9 +216,9 @@ class RecommendationsBody(_Body):
 
     @classmethod
     def of(cls, answer: Recommendations, labels: list[str]) -> RecommendationsBody:
-        """From the library's own type; `labels` are the titles to print, one a place."""
-        return cls(
-            recommendations=[_place(place, label) for place, label in zip(answer, labels, strict=True)],
+        """From the library's own type; `labels` are how the catalog writes the items, one a place."""
+        return cls.model_construct(
+            recommendations=[RecommendationBody.of(*pair) for pair in zip(answer, labels, strict=True)],
             exact=answer.exact,
             prompt=answer.prompt,
             prompt_tokens=answer.prompt_tokens,
@@ -62,12 +227,35 @@ class RecommendationsBody(_Body):
             dropped=[GroundingBody.of(line) for line in answer.dropped],
         )
 
+    def value(self) -> Recommendations:
+        """As the library's own type."""
+        return Recommendations(
+            tuple(
+                Recommendation(
+                    place.item.value(),
+                    place.rank,
+                    place.score,
+                    math.nan if place.probability is None else place.probability,
+                    place.terms,
+                    place.grounding.value(),
+                    self.prompt,
+                )
+                for place in self.recommendations
+            ),
+            self.exact,
+            self.prompt,
+            self.prompt_tokens,
+            self.num_rounds,
+            self.history_used,
+            tuple(line.value() for line in self.dropped),
+        )
+
 
 class RatingBody(_Body):
     """One predicted rating."""
 
-    item_id: str
-    title: str
+    item: ItemBody
+    label: str = Field(description="As the catalog writes the item in prompts and answers.")
     mean: float
     mode: float
     distribution: dict[str, float]
@@ -78,10 +266,10 @@ class RatingBody(_Body):
 
     @classmethod
     def of(cls, rating: RatingPrediction, label: str) -> RatingBody:
-        """From the library's own type; `label` is the title to print."""
-        return cls(
-            item_id=rating.item.id,
-            title=label,
+        """From the library's own type; `label` is how the catalog writes the item."""
+        return cls.model_construct(
+            item=ItemBody.of(rating.item),
+            label=label,
             mean=rating.mean,
             mode=rating.mode,
             distribution=dict(rating.distribution),
@@ -89,41 +277,99 @@ class RatingBody(_Body):
             prompt=rating.prompt,
         )
 
+    def value(self) -> RatingPrediction:
+        """As the library's own type."""
+        mass = math.nan if self.label_mass is None else self.label_mass
+        return RatingPrediction(self.item.value(), self.distribution, self.mean, self.mode, mass, self.prompt)
+
 
 class RatingsBody(_Body):
-    """What `llmgen rate --json` prints."""
+    """What /v1/rate answers and `llmgen rate --json` prints."""
 
     ratings: list[RatingBody]
 
+    @classmethod
+    def of(cls, ratings: list[RatingPrediction], labels: list[str]) -> RatingsBody:
+        """From the library's own type; `labels` are how the catalog writes the items, one a rating."""
+        return cls.model_construct(ratings=[RatingBody.of(*pair) for pair in zip(ratings, labels, strict=True)])
+
 
 class ExplanationBody(_Body):
-    """What `llmgen explain --json` prints."""
+    """What /v1/explain answers and `llmgen explain --json` prints."""
 
-    item_id: str
-    title: str
+    item: ItemBody
+    label: str = Field(description="As the catalog writes the item in prompts and answers.")
     text: str
-    evidence: list[str] = Field(description="Ids of the history's items that speak most for the item, strongest first.")
+    evidence: list[ItemBody] = Field(description="The history's items that speak most for the item, strongest first.")
     prompt: str
 
     @classmethod
     def of(cls, explanation: Explanation, label: str) -> ExplanationBody:
-        """From the library's own type; `label` is the title to print."""
-        return cls(
-            item_id=explanation.item.id,
-            title=label,
+        """From the library's own type; `label` is how the catalog writes the item."""
+        return cls.model_construct(
+            item=ItemBody.of(explanation.item),
+            label=label,
             text=explanation.text,
-            evidence=[item.id for item in explanation.evidence],
+            evidence=[ItemBody.of(item) for item in explanation.evidence],
             prompt=explanation.prompt,
         )
 
+    def value(self) -> Explanation:
+        """As the library's own type."""
+        return Explanation(self.item.value(), self.text, tuple(item.value() for item in self.evidence), self.prompt)
 
-def _place(place: Recommendation, label: str) -> RecommendationBody:
-    return RecommendationBody(
-        item_id=place.item.id,
-        title=label,
-        rank=place.rank,
-        probability=None if math.isnan(place.probability) else place.probability,
-        score=place.score,
-        terms=dict(place.terms),
-        grounding=GroundingBody.of(place.grounding),
-    )
+
+class PromptBody(_Body):
+    """One prompt template."""
+
+    name: str
+    version: int
+    digest: str
+    task: str
+    answers: str = Field(description="What it is for: recommend, rank, rate or explain.")
+    language: str
+    variables: list[str]
+    description: str
+
+    @classmethod
+    def of(cls, template: PromptTemplate, answers: str) -> PromptBody:
+        """From the library's own type."""
+        return cls(
+            name=template.name,
+            version=template.version,
+            digest=template.digest,
+            task=template.task,
+            answers=answers,
+            language=template.language,
+            variables=list(template.variables),
+            description=template.description,
+        )
+
+
+class PromptsBody(_Body):
+    """What /v1/prompts answers; `used` tells which template each task uses where a request names none."""
+
+    prompts: list[PromptBody]
+    used: dict[str, str]
+
+
+class StatusBody(_Body):
+    """What /health and /ready answer."""
+
+    status: str = Field(description="ok, or what is wrong.")
+    version: str
+    engine: str
+    catalog: str = Field(description="Digest of the catalog.")
+    items: int
+
+
+class ErrorBody(_Body):
+    """Every answer that is not a success."""
+
+    error: str = Field(description="Kind of the error: a class of llmgen.errors, or an HTTP phrase.")
+    message: str = Field(description="What was wrong, with the value, and what to do.")
+    request_id: str
+
+
+def _attribute(value: bool | int | float | str | list[str]) -> Attribute:
+    return tuple(value) if isinstance(value, list) else value

@@ -55,8 +55,8 @@ def test_recommend_prints_a_stable_object(llmgen: Callable[..., Ran]) -> None:
         "recommendations", "exact", "prompt", "prompt_tokens", "history_used", "num_rounds", "dropped",
     }  # fmt: skip
     first, second = ran.json["recommendations"]
-    assert set(first) == {"item_id", "title", "rank", "probability", "score", "terms", "grounding"}
-    assert {first["item_id"], second["item_id"]} == {"b", "c"}
+    assert set(first) == {"item", "label", "rank", "probability", "score", "terms", "grounding"}
+    assert {first["item"]["id"], second["item"]["id"]} == {"b", "c"}
     assert (first["rank"], first["grounding"]["method"], ran.json["exact"]) == (1, "trie", True)
     assert first["score"] == pytest.approx(sum(first["terms"].values()))
     schemas.RecommendationsBody.model_validate_json(ran.out)
@@ -72,20 +72,20 @@ def test_recommend_shows_a_table_with_each_term(llmgen: Callable[..., Ran]) -> N
 def test_a_wish_alone_takes_the_cold_start_prompt(llmgen: Callable[..., Ran]) -> None:
     ran = llmgen("recommend --json -k 1 --text", "a film about war")
     assert ran.json["prompt"].startswith("cold_start@")
-    assert ran.json["recommendations"][0]["item_id"] == "c"
+    assert ran.json["recommendations"][0]["item"]["id"] == "c"
 
 
 def test_a_history_can_be_given_by_hand(llmgen: Callable[..., Ran]) -> None:
     ran = llmgen("recommend --history a --history b --json")
-    assert {place["item_id"] for place in ran.json["recommendations"]} == {"c", "d"}
+    assert {place["item"]["id"] for place in ran.json["recommendations"]} == {"c", "d"}
     assert ran.json["history_used"] == 2
 
 
 def test_filters_given_twice_allow_either_value(llmgen: Callable[..., Ran]) -> None:
     ran = llmgen("recommend --json --filter genres=Horror --filter genres=War")
-    assert {place["item_id"] for place in ran.json["recommendations"]} == {"a", "c"}
+    assert {place["item"]["id"] for place in ran.json["recommendations"]} == {"a", "c"}
     ran = llmgen("recommend --json --filter genres=Horror --filter genres=War --filter year=1940..1950")
-    assert [place["item_id"] for place in ran.json["recommendations"]] == ["c"]
+    assert [place["item"]["id"] for place in ran.json["recommendations"]] == ["c"]
 
 
 def test_priors_are_named_with_weights(llmgen: Callable[..., Ran]) -> None:
@@ -109,13 +109,13 @@ def test_free_decoding_fills_from_the_prior(llmgen: Callable[..., Ran]) -> None:
 
 def test_rank_prints_all_candidates(llmgen: Callable[..., Ran]) -> None:
     ran = llmgen("rank --user 1 --candidate c --candidate a --json")
-    assert {place["item_id"] for place in ran.json["recommendations"]} == {"a", "c"}
+    assert {place["item"]["id"] for place in ran.json["recommendations"]} == {"a", "c"}
     assert "Ranked" in llmgen("rank --user 1 --candidate c --candidate a").out
 
 
 def test_rate_prints_distributions(llmgen: Callable[..., Ran]) -> None:
     ran = llmgen("rate --user 1 --item b --item c --labels 1,2,3 --json")
-    assert [rating["item_id"] for rating in ran.json["ratings"]] == ["b", "c"]
+    assert [rating["item"]["id"] for rating in ran.json["ratings"]] == ["b", "c"]
     assert sum(ran.json["ratings"][0]["distribution"].values()) == pytest.approx(1)
     table = llmgen("rate --user 1 --item b").out
     assert re.search(r"Film +Mean +1 +2 +3 +4 +5 +Label mass", table)

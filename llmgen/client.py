@@ -1,0 +1,405 @@
+"""Client and AsyncClient: a recommender that runs elsewhere, with the methods, the types and the errors of one here."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Generic, Self, TypedDict, TypeVar, Unpack
+from urllib.parse import quote
+
+from rich.progress import Progress
+
+from llmgen import errors
+from llmgen.errors import APIStatusError, APITimeoutError, LLMGenError, TemplateNotFoundError
+from llmgen.schemas import (
+    CatalogBody,
+    ErrorBody,
+    ExplainBody,
+    ExplanationBody,
+    ItemBody,
+    NewItemsBody,
+    PromptsBody,
+    QueryBody,
+    RankBody,
+    RateBody,
+    RatingsBody,
+    RecommendationsBody,
+    StatusBody,
+)
+from llmgen.transport import AsyncTransport, Response, Retry, Transport
+from llmgen.types import Attribute, Explanation, Item, Query, RatingPrediction, Recommendations
+
+Answer = TypeVar("Answer")
+Result = TypeVar("Result")
+
+AT_ONCE = 32
+"""Requests of `recommend_many` under way at once: enough for the service to work on many users together."""
+RATINGS = ("1", "2", "3", "4", "5")
+
+
+class QueryFields(TypedDict, total=False):
+    """A query by its fields, the history by the items' ids: for callers that hold no `Item`."""
+
+    history: Sequence[str]
+    ratings: Sequence[float]
+    text: str
+    user_id: str
+    k: int
+    exclude_seen: bool
+    filters: dict[str, Attribute]
+
+
+@dataclass(frozen=True)
+class _Call(Generic[Answer]):
+    """One request, and how its answer is read."""
+
+    method: str
+    path: str
+    read: Callable[[bytes], Answer]
+    body: bytes | None = None
+
+
+class _Calls:
+    """The requests of both clients; `prompt` is the template that a task should use."""
+
+    @staticmethod
+    def recommend(query: Query | None, prompt: str | None, fields: QueryFields) -> _Call[Recommendations]:
+        body = _body(QueryBody, query, fields, prompt=prompt)
+        return _Call("POST", "/v1/recommend", lambda b: RecommendationsBody.model_validate_json(b).value(), body)
+
+    @staticmethod
+    def rank(query: Query, candidates: Sequence[Item | str], prompt: str | None) -> _Call[Recommendations]:
+        body = _body(RankBody, query, {}, prompt=prompt, candidates=[_id(one) for one in candidates])
+        return _Call("POST", "/v1/rank", lambda b: RecommendationsBody.model_validate_json(b).value(), body)
+
+    @staticmethod
+    def rate(query: Query, item: Item | str, labels: Sequence[str], prompt: str | None) -> _Call[RatingPrediction]:
+        body = _body(RateBody, query, {}, prompt=prompt, items=[_id(item)], labels=list(labels))
+        return _Call("POST", "/v1/rate", lambda b: RatingsBody.model_validate_json(b).ratings[0].value(), body)
+
+    @staticmethod
+    def explain(query: Query, item: Item | str, max_new_tokens: int, prompt: str | None) -> _Call[Explanation]:
+        body = _body(ExplainBody, query, {}, prompt=prompt, item=_id(item), max_new_tokens=max_new_tokens)
+        return _Call("POST", "/v1/explain", lambda b: ExplanationBody.model_validate_json(b).value(), body)
+
+    @staticmethod
+    def item(item_id: str) -> _Call[Item]:
+        return _Call("GET", f"/v1/items/{quote(item_id, safe='')}", lambda b: ItemBody.model_validate_json(b).value())
+
+    @staticmethod
+    def put_items(items: Iterable[Item]) -> _Call[CatalogBody]:
+        body = NewItemsBody.model_construct(items=[ItemBody.of(item) for item in items])
+        return _Call("PUT", "/v1/items", CatalogBody.model_validate_json, body.model_dump_json().encode())
+
+    @staticmethod
+    def delete_item(item_id: str) -> _Call[CatalogBody]:
+        return _Call("DELETE", f"/v1/items/{quote(item_id, safe='')}", CatalogBody.model_validate_json)
+
+    prompts = _Call("GET", "/v1/prompts", PromptsBody.model_validate_json)
+    status = _Call("GET", "/health", StatusBody.model_validate_json)
+
+
+class Client:
+    """A recommender behind `llmgen serve`, asked over kept connections; may be used by several threads at once.
+
+    Args:
+        base_url: Of the service, such as `http://localhost:8000`.
+        api_key: Where the service wants one.
+        timeout_s: For an answer, each attempt; the service stops working on what is asked for longer.
+        retry: When to ask again after a lost connection or an answer that says so.
+        transport: Sends the requests; made from the other arguments by default.
+
+    Raises:
+        ValueError: A URL that is none, or a time limit out of range.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        *,
+        api_key: str | None = None,
+        timeout_s: float = 30.0,
+        retry: Retry | None = None,
+        transport: Transport | None = None,
+    ) -> None:
+        headers = _headers(api_key, timeout_s)
+        self._transport = transport or Transport(base_url, timeout_s=timeout_s, headers=headers, retry=retry)
+        self._names: tuple[str, ...] = ()
+        self._by_task: dict[str, str] | None = None
+
+    def with_prompt(self, *names: str) -> Client:
+        """The same client, over the same connections, with other prompts for the tasks of the named templates.
+
+        Raises:
+            TemplateNotFoundError: With the first request: the service has no such prompt.
+        """
+        made: Client = object.__new__(type(self))
+        made._transport, made._names, made._by_task = self._transport, (*self._names, *names), None
+        return made
+
+    def recommend(self, query: Query | None = None, **fields: Unpack[QueryFields]) -> Recommendations:
+        """See `Recommender.recommend`; instead of a query, its fields may be given, with ids for the history.
+
+        Raises:
+            UnknownItemError, CatalogError, SearchError: As in process.
+            EngineUnavailableError: The service's language model is down.
+            APIConnectionError, APITimeoutError, APIStatusError: The service could not be asked, or did not answer.
+        """
+        return self._send(_Calls.recommend(query, self._prompt("recommend"), fields))
+
+    def recommend_many(self, queries: Iterable[Query], *, progress: bool = False) -> list[Recommendations]:
+        """See `Recommender.recommend_many`."""
+        queries = list(queries)
+        answers = []
+        with _bar(len(queries), progress) as advance:
+            for answer in self.recommend_stream(queries):
+                answers.append(answer)
+                advance()
+        return answers
+
+    def recommend_stream(self, queries: Iterable[Query], *, at_once: int = AT_ONCE) -> Iterator[Recommendations]:
+        """The best items of each query, in order of the queries, each as soon as it and those before it are there.
+
+        Args:
+            queries: Any number, taken one by one as answers come.
+            at_once: Requests under way at the same time, 1 or more.
+        """
+        prompt = self._prompt("recommend")
+        waiting: deque[Future[Recommendations]] = deque()
+        with ThreadPoolExecutor(at_once, "llmgen-client") as pool:
+            try:
+                for query in queries:
+                    waiting.append(pool.submit(self._send, _Calls.recommend(query, prompt, {})))
+                    while len(waiting) >= 2 * at_once or (waiting and waiting[0].done()):
+                        yield waiting.popleft().result()
+                while waiting:
+                    yield waiting.popleft().result()
+            finally:
+                for future in waiting:
+                    future.cancel()
+
+    def rank(self, query: Query, candidates: Sequence[Item | str]) -> Recommendations:
+        """See `Recommender.rank`."""
+        return self._send(_Calls.rank(query, candidates, self._prompt("rank")))
+
+    def rate(self, query: Query, item: Item | str, *, labels: Sequence[str] = RATINGS) -> RatingPrediction:
+        """See `Recommender.rate`."""
+        return self._send(_Calls.rate(query, item, labels, self._prompt("rate")))
+
+    def explain(self, query: Query, item: Item | str, *, max_new_tokens: int = 80) -> Explanation:
+        """See `Recommender.explain`."""
+        return self._send(_Calls.explain(query, item, max_new_tokens, self._prompt("explain")))
+
+    def item(self, item_id: str) -> Item:
+        """One item of the service's catalog.
+
+        Raises:
+            UnknownItemError: It has no such item.
+        """
+        return self._send(_Calls.item(item_id))
+
+    def put_items(self, items: Iterable[Item]) -> CatalogBody:
+        """Insert items, or replace those with known ids; they can be recommended when this returns."""
+        return self._send(_Calls.put_items(items))
+
+    def delete_item(self, item_id: str) -> CatalogBody:
+        """Take an item out of the service's catalog.
+
+        Raises:
+            UnknownItemError: It has no such item, or has it no more: what was sent twice succeeds once.
+        """
+        return self._send(_Calls.delete_item(item_id))
+
+    def prompts(self) -> PromptsBody:
+        """All prompt templates of the service."""
+        return self._send(_Calls.prompts)
+
+    def status(self) -> StatusBody:
+        """What the service is."""
+        return self._send(_Calls.status)
+
+    def close(self) -> None:
+        """Close all connections, also those of clients made by `with_prompt`."""
+        self._transport.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def _prompt(self, task: str) -> str | None:
+        if self._names and self._by_task is None:
+            self._by_task = _by_task(self._names, self.prompts())
+        return (self._by_task or {}).get(task)
+
+    def _send(self, call: _Call[Result]) -> Result:
+        return _read(call, self._transport.request(call.method, call.path, body=call.body))
+
+
+class AsyncClient:
+    """The same as `Client`, for asyncio."""
+
+    def __init__(
+        self,
+        base_url: str,
+        *,
+        api_key: str | None = None,
+        timeout_s: float = 30.0,
+        retry: Retry | None = None,
+        transport: AsyncTransport | None = None,
+    ) -> None:
+        headers = _headers(api_key, timeout_s)
+        self._transport = transport or AsyncTransport(base_url, timeout_s=timeout_s, headers=headers, retry=retry)
+        self._names: tuple[str, ...] = ()
+        self._by_task: dict[str, str] | None = None
+
+    def with_prompt(self, *names: str) -> AsyncClient:
+        """See `Client.with_prompt`."""
+        made: AsyncClient = object.__new__(type(self))
+        made._transport, made._names, made._by_task = self._transport, (*self._names, *names), None
+        return made
+
+    async def recommend(self, query: Query | None = None, **fields: Unpack[QueryFields]) -> Recommendations:
+        """See `Client.recommend`."""
+        return await self._send(_Calls.recommend(query, await self._prompt("recommend"), fields))
+
+    async def recommend_many(self, queries: Iterable[Query], *, progress: bool = False) -> list[Recommendations]:
+        """See `Client.recommend_many`."""
+        queries = list(queries)
+        answers = []
+        with _bar(len(queries), progress) as advance:
+            async for answer in self.recommend_stream(queries):
+                answers.append(answer)
+                advance()
+        return answers
+
+    async def recommend_stream(
+        self, queries: Iterable[Query], *, at_once: int = AT_ONCE
+    ) -> AsyncIterator[Recommendations]:
+        """See `Client.recommend_stream`."""
+        prompt = await self._prompt("recommend")
+        waiting: deque[asyncio.Task[Recommendations]] = deque()
+        try:
+            for query in queries:
+                waiting.append(asyncio.ensure_future(self._send(_Calls.recommend(query, prompt, {}))))
+                while len(waiting) >= at_once or (waiting and waiting[0].done()):
+                    yield await waiting.popleft()
+            while waiting:
+                yield await waiting.popleft()
+        finally:
+            for task in waiting:
+                task.cancel()
+
+    async def rank(self, query: Query, candidates: Sequence[Item | str]) -> Recommendations:
+        """See `Recommender.rank`."""
+        return await self._send(_Calls.rank(query, candidates, await self._prompt("rank")))
+
+    async def rate(self, query: Query, item: Item | str, *, labels: Sequence[str] = RATINGS) -> RatingPrediction:
+        """See `Recommender.rate`."""
+        return await self._send(_Calls.rate(query, item, labels, await self._prompt("rate")))
+
+    async def explain(self, query: Query, item: Item | str, *, max_new_tokens: int = 80) -> Explanation:
+        """See `Recommender.explain`."""
+        return await self._send(_Calls.explain(query, item, max_new_tokens, await self._prompt("explain")))
+
+    async def item(self, item_id: str) -> Item:
+        """See `Client.item`."""
+        return await self._send(_Calls.item(item_id))
+
+    async def put_items(self, items: Iterable[Item]) -> CatalogBody:
+        """See `Client.put_items`."""
+        return await self._send(_Calls.put_items(items))
+
+    async def delete_item(self, item_id: str) -> CatalogBody:
+        """See `Client.delete_item`."""
+        return await self._send(_Calls.delete_item(item_id))
+
+    async def prompts(self) -> PromptsBody:
+        """See `Client.prompts`."""
+        return await self._send(_Calls.prompts)
+
+    async def status(self) -> StatusBody:
+        """See `Client.status`."""
+        return await self._send(_Calls.status)
+
+    async def aclose(self) -> None:
+        """See `Client.close`."""
+        await self._transport.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def _prompt(self, task: str) -> str | None:
+        if self._names and self._by_task is None:
+            self._by_task = _by_task(self._names, await self.prompts())
+        return (self._by_task or {}).get(task)
+
+    async def _send(self, call: _Call[Result]) -> Result:
+        return _read(call, await self._transport.request(call.method, call.path, body=call.body))
+
+
+def _headers(api_key: str | None, timeout_s: float) -> dict[str, str]:
+    headers = {"content-type": "application/json", "x-timeout": str(timeout_s)}
+    if api_key is not None:
+        headers["authorization"] = f"Bearer {api_key}"
+    return headers
+
+
+def _body(kind: type[QueryBody], query: Query | None, fields: QueryFields, **more: object) -> bytes:
+    if query is None:
+        body = kind.model_validate({**fields, **more})
+    elif fields:
+        raise ValueError(f"give a query or its fields, not both: {', '.join(fields)}")
+    else:
+        body = kind.of(query, **more)
+    return body.model_dump_json(exclude_defaults=True).encode()
+
+
+def _id(item: Item | str) -> str:
+    return item if isinstance(item, str) else item.id
+
+
+def _by_task(names: Sequence[str], prompts: PromptsBody) -> dict[str, str]:
+    tasks = {prompt.name: prompt.answers for prompt in prompts.prompts}
+    for name in names:
+        if name not in tasks:
+            raise TemplateNotFoundError(f"the service has no prompt {name!r}; it has {', '.join(sorted(tasks))}")
+    return {tasks[name]: name for name in names}
+
+
+def _read(call: _Call[Result], response: Response) -> Result:
+    """The answer, or the error that it stands for."""
+    if response.status == 200:
+        return call.read(response.body)
+    try:
+        problem = ErrorBody.model_validate_json(response.body)
+    except ValueError:
+        text = response.body[:200].decode(errors="replace")
+        raise APIStatusError(f"{call.path} answered {response.status}: {text}", status=response.status) from None
+    kind = getattr(errors, problem.error, None)
+    if problem.error == "ValueError":
+        raise ValueError(problem.message)
+    if problem.error == "DeadlineError":
+        raise APITimeoutError(problem.message)
+    if isinstance(kind, type) and issubclass(kind, LLMGenError):
+        raise kind(problem.message)
+    message = f"{call.path} answered {response.status}: {problem.message}"
+    raise APIStatusError(message, status=response.status, request_id=problem.request_id)
+
+
+@contextmanager
+def _bar(total: int, shown: bool) -> Iterator[Callable[[], object]]:
+    with Progress(disable=not shown) as progress:
+        task = progress.add_task("Recommending", total=total)
+        yield lambda: progress.advance(task)

@@ -1,0 +1,422 @@
+"""create_app: a recommender as an HTTP service. Routes and nothing else: what they do is done elsewhere."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from collections.abc import AsyncIterator, Callable, Collection, Hashable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+from fastapi import FastAPI, Header, Request, Response
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel
+from starlette.exceptions import HTTPException
+
+from llmgen import __version__
+from llmgen.catalog import Catalog
+from llmgen.errors import (
+    CatalogError,
+    ConfigError,
+    EngineError,
+    EngineUnavailableError,
+    LLMGenError,
+    SearchError,
+    TemplateError,
+    UnknownItemError,
+)
+from llmgen.recommender import TASKS, Choice, Recommender, rating_values
+from llmgen.schemas import (
+    CatalogBody,
+    ErrorBody,
+    ExplainBody,
+    ExplanationBody,
+    ItemBody,
+    NewItemsBody,
+    PromptBody,
+    PromptsBody,
+    QueryBody,
+    RankBody,
+    RateBody,
+    RatingsBody,
+    RecommendationsBody,
+    StatusBody,
+)
+from llmgen.server.batching import Batcher, DeadlineError, QueueFullError
+from llmgen.server.gate import Gate
+from llmgen.server.live import Choose, Live, Snapshot
+from llmgen.server.metrics import Metrics
+from llmgen.types import Query, Recommendations
+
+logger = logging.getLogger(__name__)
+
+Answer = TypeVar("Answer")
+
+STATUS: tuple[tuple[type[Exception], int], ...] = (
+    (EngineUnavailableError, 503),
+    (EngineError, 502),
+    (QueueFullError, 503),
+    (DeadlineError, 504),
+    (SearchError, 422),
+    (CatalogError, 422),
+    (TemplateError, 422),
+    (ConfigError, 422),
+)
+PROBLEMS: dict[int | str, dict[str, Any]] = {
+    status: {"model": ErrorBody, "description": text}
+    for status, text in {
+        401: "No key, or a wrong one.",
+        413: "The body is too large.",
+        422: "The request cannot be served as it is: an unknown item, prompt or filter, or a value out of range.",
+        502: "The language model gave no usable answer.",
+        503: "Too many requests wait, or the language model is down: Retry-After tells when to ask again.",
+        504: "There was no answer within the time allowed.",
+    }.items()
+}
+JSON = "application/json"
+STUCK_AFTER_S = 300.0
+"""A batch that runs for longer will not end: /health fails, so that a supervisor starts the service anew."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one request, and all of them together, may take.
+
+    Attributes:
+        timeout_s: For an answer; a request asks for less with `X-Timeout`, in seconds.
+        max_batch: Requests worked on together at most.
+        gather_s: How long a batch waits for company where nothing else is to be done.
+        max_queue: Requests that may wait; one more is answered 503.
+        max_body: Bytes of a body.
+    """
+
+    timeout_s: float = 30.0
+    max_batch: int = 64
+    gather_s: float = 0.002
+    max_queue: int = 1024
+    max_body: int = 1_000_000
+
+    def __post_init__(self) -> None:
+        if not 0 < self.timeout_s < STUCK_AFTER_S:
+            raise ValueError(f"timeout_s must be above 0 and below {STUCK_AFTER_S:g}, not {self.timeout_s}")
+        if self.max_body < 1_000:
+            raise ValueError(f"max_body must be 1,000 bytes or more, not {self.max_body}")
+
+
+def create_app(
+    recommender: Recommender,
+    *,
+    keys: Collection[str] = (),
+    limits: Limits | None = None,
+    choose: Choose = lambda recommender, query: Choice(),
+    reload: Callable[[], Catalog] | None = None,
+    save: Path | None = None,
+) -> FastAPI:
+    """The service, for any ASGI server, in one process.
+
+    Args:
+        recommender: Answers; its catalog can be changed while it does.
+        keys: API keys; none lets everybody in.
+        limits: See `Limits`.
+        choose: Prompt and LM weight of a query that names no prompt; by default the recommender's own.
+        reload: Reads the catalog anew; called on SIGHUP.
+        save: Where each changed catalog is written before it is used.
+    """
+    limits = limits or Limits()
+    live = Live(recommender, save=save)
+    state = _State(live, limits, choose)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        state.batcher.start()
+        if reload is not None:
+            _on_hangup(state, reload)
+        yield
+        state.draining = True
+        await state.batcher.close()
+
+    app = FastAPI(
+        title="llmgen",
+        version=__version__,
+        description="A generative LLM recommender: the language model's probability times an item prior, on one trie.",
+        lifespan=lifespan,
+        redoc_url=None,
+        responses=PROBLEMS,
+    )
+    app.state.llmgen = state
+    app.add_middleware(Gate, keys=keys, max_body=limits.max_body, metrics=state.metrics)
+    _add_errors(app)
+    _add_answers(app, state)
+    _add_catalog(app, state)
+    _add_status(app, state)
+    return app
+
+
+class _State:
+    """What the routes share."""
+
+    def __init__(self, live: Live, limits: Limits, choose: Choose) -> None:
+        self.live = live
+        self.limits = limits
+        self.choose = choose
+        self.draining = False
+        self.engine_error: str | None = None
+        self.metrics = Metrics(lambda: len(self.batcher), self._usage)
+        self.batcher = Batcher(
+            max_batch=limits.max_batch,
+            gather_s=limits.gather_s,
+            max_queue=limits.max_queue,
+            on_batch=self.metrics.batch,
+        )
+
+    async def ask(
+        self,
+        request: Request,
+        group: Hashable,
+        work: Any,
+        run: Callable[[Sequence[Any]], Sequence[Answer]],
+        timeout_s: float | None = None,
+    ) -> Answer:
+        """The batcher's answer, unless the client hangs up first."""
+        allowed = min(timeout_s or self.limits.timeout_s, self.limits.timeout_s)
+        job = asyncio.ensure_future(self.batcher.ask(group, work, run, timeout_s=allowed))
+        gone = asyncio.ensure_future(_hung_up(request))
+        try:
+            await asyncio.wait((job, gone), return_when=asyncio.FIRST_COMPLETED)
+            if not job.done():
+                self.metrics.disconnects.inc()
+                raise _GoneError
+            answer = job.result()
+        except QueueFullError:
+            self.metrics.refused.inc()
+            raise
+        except EngineUnavailableError as error:
+            self.engine_error = str(error)
+            raise
+        finally:
+            job.cancel()
+            gone.cancel()
+        self.engine_error = None
+        return answer
+
+    def choice(self, snapshot: Snapshot, query: Query, prompt: str | None) -> Choice:
+        chosen = self.choose(snapshot.recommender, query)
+        return chosen if prompt is None else chosen._replace(prompt=prompt)
+
+    def _usage(self) -> tuple[int, int]:
+        usage = getattr(self.live.now.recommender.engine, "usage", None)
+        return (0, 0) if usage is None else (usage.read_tokens, usage.cached_tokens)
+
+
+Timeout = Annotated[float | None, Header(alias="X-Timeout", gt=0, allow_inf_nan=False, description="Seconds.")]
+
+
+def _add_answers(app: FastAPI, state: _State) -> None:
+    def answered(snapshot: Snapshot, body: BaseModel) -> Response:
+        return Response(body.model_dump_json(), media_type=JSON, headers={"X-Catalog": snapshot.digest})
+
+    def listed(snapshot: Snapshot, answer: Recommendations) -> Response:
+        state.metrics.answer(answer)
+        catalog = snapshot.recommender.catalog
+        return answered(snapshot, RecommendationsBody.of(answer, [catalog.label(place.item) for place in answer]))
+
+    @app.post("/v1/recommend", response_model=RecommendationsBody, tags=["answers"])
+    async def recommend(body: QueryBody, request: Request, timeout: Timeout = None) -> Response:
+        """The best items for a user, a history, or a wish in words."""
+        snapshot = state.live.now
+        query = body.value(snapshot.items(body.history))
+        chosen = snapshot.variant("recommend", state.choice(snapshot, query, body.prompt))
+        answer = await state.ask(request, (chosen, "recommend"), query, chosen.recommend_many, timeout)
+        return listed(snapshot, answer)
+
+    @app.post("/v1/rank", response_model=RecommendationsBody, tags=["answers"])
+    async def rank(body: RankBody, request: Request, timeout: Timeout = None) -> Response:
+        """Candidates, all of them, in order."""
+        snapshot = state.live.now
+        query = body.value(snapshot.items(body.history))
+        weight = state.choice(snapshot, query, None).lm_weight
+        chosen = snapshot.variant("rank", Choice(body.prompt, weight))
+        work = (query, snapshot.items(body.candidates))
+        return listed(snapshot, await state.ask(request, (chosen, "rank"), work, chosen.rank_many, timeout))
+
+    @app.post("/v1/rate", response_model=RatingsBody, tags=["answers"])
+    async def rate(body: RateBody, request: Request, timeout: Timeout = None) -> Response:
+        """The ratings that a user would give, as distributions."""
+        snapshot = state.live.now
+        labels = tuple(body.labels)
+        try:
+            rating_values(labels)
+        except ValueError as error:
+            raise HTTPException(422, str(error)) from None
+        query = body.value(snapshot.items(body.history))
+        chosen = snapshot.variant("rate", Choice(body.prompt))
+
+        def run(works: Sequence[list[tuple[Query, Any]]]) -> list[list[Any]]:
+            rated = iter(chosen.rate_many([pair for pairs in works for pair in pairs], labels=labels))
+            return [[next(rated) for _ in pairs] for pairs in works]
+
+        pairs = [(query, item) for item in snapshot.items(body.items)]
+        ratings = await state.ask(request, (chosen, "rate", labels), pairs, run, timeout)
+        catalog = snapshot.recommender.catalog
+        return answered(snapshot, RatingsBody.of(ratings, [catalog.label(rating.item) for rating in ratings]))
+
+    @app.post("/v1/explain", response_model=ExplanationBody, tags=["answers"])
+    async def explain(body: ExplainBody, request: Request, timeout: Timeout = None) -> Response:
+        """Why an item suits a user, from the user's own history."""
+        snapshot = state.live.now
+        query = body.value(snapshot.items(body.history))
+        chosen = snapshot.variant("explain", Choice(body.prompt))
+        most = body.max_new_tokens
+
+        def run(works: Sequence[tuple[Query, Any]]) -> list[Any]:
+            return chosen.explain_many(works, max_new_tokens=most)
+
+        work = (query, snapshot.items([body.item])[0])
+        explanation = await state.ask(request, (chosen, "explain", most), work, run, timeout)
+        return answered(snapshot, ExplanationBody.of(explanation, snapshot.recommender.catalog.label(explanation.item)))
+
+
+def _add_catalog(app: FastAPI, state: _State) -> None:
+    @app.get("/v1/items/{item_id:path}", tags=["catalog"], responses={404: {"model": ErrorBody}})
+    async def item(item_id: str) -> ItemBody:
+        """One item."""
+        try:
+            return ItemBody.of(state.live.now.recommender.catalog[item_id])
+        except UnknownItemError as error:
+            raise HTTPException(404, str(error)) from None
+
+    @app.put("/v1/items", tags=["catalog"])
+    async def put_items(body: NewItemsBody) -> CatalogBody:
+        """Put items into the catalog; they can be recommended as soon as this answers."""
+        return changed(await state.live.put([item.value() for item in body.items]))
+
+    @app.delete("/v1/items/{item_id:path}", tags=["catalog"], responses={404: {"model": ErrorBody}})
+    async def delete_item(item_id: str) -> CatalogBody:
+        """Take an item out of the catalog; no answer that begins later holds it."""
+        try:
+            return changed(await state.live.remove(item_id))
+        except UnknownItemError as error:
+            raise HTTPException(404, str(error)) from None
+
+    def changed(snapshot: Snapshot) -> CatalogBody:
+        state.metrics.swaps.inc()
+        return CatalogBody(items=len(snapshot.recommender.catalog), catalog=snapshot.digest)
+
+    @app.get("/v1/prompts", tags=["catalog"])
+    async def prompts() -> PromptsBody:
+        """All prompt templates, and which one each task uses where a request names none."""
+        recommender = state.live.now.recommender
+        templates = [recommender.prompts[name] for name in recommender.prompts.names()]
+        return PromptsBody(
+            prompts=[PromptBody.of(template, TASKS[template.task]) for template in templates],
+            used={task: recommender.template(task).name for task in ("recommend", "rank", "rate", "explain")},
+        )
+
+
+def _add_status(app: FastAPI, state: _State) -> None:
+    def status(problem: str | None) -> Response:
+        recommender = state.live.now.recommender
+        body = StatusBody(
+            status=problem or "ok",
+            version=__version__,
+            engine="none" if recommender.engine is None else recommender.engine.name,
+            catalog=state.live.now.digest,
+            items=len(recommender.catalog),
+        )
+        return Response(body.model_dump_json(), 503 if problem else 200, media_type=JSON)
+
+    @app.get("/health", response_model=StatusBody, tags=["status"])
+    async def health() -> Response:
+        """Whether the process works; if not, start it anew."""
+        busy = state.batcher.busy_s
+        return status(f"a batch has been running for {busy:.0f} s" if busy > STUCK_AFTER_S else None)
+
+    @app.get("/ready", response_model=StatusBody, tags=["status"])
+    async def ready(request: Request) -> Response:
+        """Whether requests should be sent here; after a failure of the engine, this asks it again."""
+        if state.draining:
+            return status("shutting down")
+        if len(state.batcher) >= state.limits.max_queue:
+            return status("the queue is full")
+        if state.engine_error is not None:
+            recommender = state.live.now.recommender
+            try:
+                await state.ask(request, (recommender, "recommend"), Query(k=1), recommender.recommend_many)
+            except (LLMGenError, QueueFullError, DeadlineError) as error:
+                return status(f"the engine is down: {error}")
+        return status(None)
+
+    @app.get("/metrics", tags=["status"], response_class=Response)
+    async def metrics() -> Response:
+        """For Prometheus."""
+        return Response(state.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+def _add_errors(app: FastAPI) -> None:
+    def problem(request: Request, status: int, kind: str, message: str) -> Response:
+        body = ErrorBody(error=kind, message=message, request_id=request.state.request_id)
+        headers = {"Retry-After": "1"} if status == 503 else {}
+        return Response(body.model_dump_json(), status, headers, JSON)
+
+    async def ours(request: Request, error: Exception) -> Response:
+        status = next(status for kind, status in STATUS if isinstance(error, kind))
+        if status >= 500:
+            logger.warning("%s: %s", request.state.request_id, error)
+        return problem(request, status, type(error).__name__, str(error))
+
+    for kind, _ in STATUS:
+        app.add_exception_handler(kind, ours)
+
+    async def invalid(request: Request, error: Exception) -> Response:
+        assert isinstance(error, RequestValidationError)
+        found = [f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()]
+        return problem(request, 422, "ValueError", "; ".join(found[:10]))
+
+    async def http(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        kind = {404: "UnknownItemError", 422: "ValueError"}.get(error.status_code, "HTTPException")
+        answer = problem(request, error.status_code, kind, str(error.detail))
+        answer.headers.update(error.headers or {})
+        return answer
+
+    async def gone(request: Request, error: Exception) -> Response:
+        return problem(request, 499, "ClientClosedRequest", "the client hung up")
+
+    async def mistake(request: Request, error: Exception) -> Response:
+        logger.error("%s: a mistake of ours", request.state.request_id, exc_info=error)
+        return problem(request, 500, "InternalError", "the service made a mistake; its log has the details")
+
+    app.add_exception_handler(RequestValidationError, invalid)
+    app.add_exception_handler(HTTPException, http)
+    app.add_exception_handler(_GoneError, gone)
+    app.add_exception_handler(Exception, mistake)
+
+
+class _GoneError(Exception):
+    """The client hung up."""
+
+
+async def _hung_up(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def _on_hangup(state: _State, reload: Callable[[], Catalog]) -> None:
+    async def again() -> None:
+        try:
+            snapshot = await state.live.change(lambda catalog: reload())
+            logger.info("reloaded the catalog: %d items, %s", len(snapshot.recommender.catalog), snapshot.digest)
+        except (LLMGenError, OSError) as error:
+            logger.error("the catalog was not reloaded, and the old one stays: %s", error)
+
+    tasks: set[asyncio.Task[None]] = set()  # the loop itself keeps no reference
+
+    def start() -> None:
+        task = asyncio.ensure_future(again())
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
+
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, start)

@@ -1,0 +1,160 @@
+"""What every request passes first, its id, its key and its size, and the one line that is logged of it."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import logging
+import re
+import secrets
+import time
+from collections.abc import Awaitable, Callable, Collection, MutableMapping
+from pathlib import Path
+from typing import Any
+
+from starlette.exceptions import HTTPException
+
+from llmgen.errors import ConfigError
+from llmgen.server.metrics import Metrics
+
+logger = logging.getLogger(__name__)
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+OPEN = frozenset({"/health", "/ready", "/docs", "/openapi.json"})
+"""Answered without a key: they tell nothing of users or items."""
+LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
+SHORTEST_KEY = 16
+_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+
+def read_keys(environment: str, file: Path | None) -> tuple[str, ...]:
+    """API keys: those of an environment variable's value, between commas, and those of a file, one a line.
+
+    Blank lines and what follows a `#` do not count.
+
+    Raises:
+        ConfigError: A key is shorter than 16 characters, the file cannot be read, or it holds no key.
+    """
+    keys = [key.strip() for key in environment.split(",") if key.strip()]
+    if file is not None:
+        try:
+            lines = file.read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"cannot read API keys from {file}: {error}") from error
+        found = [line.partition("#")[0].strip() for line in lines]
+        if not any(found):
+            raise ConfigError(f"{file} holds no API key; write one a line")
+        keys += [key for key in found if key]
+    for key in keys:
+        if len(key) < SHORTEST_KEY:
+            raise ConfigError(
+                f"an API key of {len(key)} characters can be guessed; use {SHORTEST_KEY} or more, such as "
+                "python -c 'import secrets; print(secrets.token_urlsafe(32))' makes"
+            )
+    return tuple(dict.fromkeys(keys))
+
+
+def check_exposure(host: str, keys: Collection[str], *, insecure: bool) -> None:
+    """Refuse to serve other machines without keys.
+
+    Raises:
+        ConfigError: There is no key, the host is not this machine's own, and `insecure` is not set.
+    """
+    if not keys and host not in LOOPBACK and not insecure:
+        raise ConfigError(
+            f"{host} can be reached from other machines, and no API key is set: set LLMGEN_API_KEYS or give "
+            "--api-keys FILE, serve on 127.0.0.1, or say --insecure where something else guards the service"
+        )
+
+
+class Gate:
+    """ASGI middleware around the whole app.
+
+    Args:
+        app: What is behind it.
+        keys: Accepted as `Authorization: Bearer KEY` or `X-API-Key: KEY`; none lets everybody in.
+        max_body: Bytes of a request's body at most.
+        metrics: Told of each request.
+    """
+
+    def __init__(self, app: App, *, keys: Collection[str], max_body: int, metrics: Metrics) -> None:
+        self.app = app
+        self.max_body = max_body
+        self.metrics = metrics
+        self._digests = [hashlib.sha256(key.encode()).digest() for key in keys]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See ASGI."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        began = time.perf_counter()
+        headers = {name: value for name, value in scope["headers"] if name in _READ}
+        given = headers.get(b"x-request-id", b"").decode("latin-1")
+        request_id = given if _ID.fullmatch(given) else secrets.token_hex(8)
+        scope.setdefault("state", {})["request_id"] = request_id
+        status = 0
+
+        async def answer(message: MutableMapping[str, Any]) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message.get("headers", ()), (b"x-request-id", request_id.encode())]
+            await send(message)
+
+        size = 0
+        too_large = f"the body may have {self.max_body} bytes at most; send less at once"
+
+        async def limited() -> MutableMapping[str, Any]:
+            nonlocal size
+            message = await receive()
+            size += len(message.get("body", b""))
+            if size > self.max_body:
+                raise HTTPException(413, too_large)
+            return message
+
+        length = headers.get(b"content-length", b"0")
+        try:
+            if scope["path"] not in OPEN and not self._knows(headers):
+                await _refuse(
+                    answer, 401, "HTTPException", "give an API key as 'Authorization: Bearer KEY'", request_id
+                )
+            elif not length.isdigit() or int(length) > self.max_body:
+                await _refuse(answer, 413, "HTTPException", too_large, request_id)
+            else:
+                await self.app(scope, limited, answer)
+        except Exception:
+            status = 500  # answered by whoever called us
+            raise
+        finally:
+            seconds = time.perf_counter() - began
+            route = getattr(scope.get("route"), "path", "none")
+            self.metrics.requests.labels(route, str(status)).inc()
+            self.metrics.seconds.labels(route).observe(seconds)
+            logger.info("%s %s %s %d %.1f ms", request_id, scope["method"], route, status, 1000 * seconds)
+
+    def _knows(self, headers: MutableMapping[bytes, bytes]) -> bool:
+        """Whether there are no keys or one of them is given; takes as long whichever it is."""
+        if not self._digests:
+            return True
+        scheme, _, bearer = headers.get(b"authorization", b"").partition(b" ")
+        key = bearer.strip() if scheme.lower() == b"bearer" else headers.get(b"x-api-key", b"")
+        digest = hashlib.sha256(key).digest()
+        return sum([hmac.compare_digest(digest, known) for known in self._digests]) > 0
+
+
+_READ = frozenset({b"authorization", b"x-api-key", b"x-request-id", b"content-length"})
+
+
+async def _refuse(send: Send, status: int, error: str, message: str, request_id: str) -> None:
+    body = json.dumps({"error": error, "message": message, "request_id": request_id}).encode()
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    if status == 401:
+        headers.append((b"www-authenticate", b"Bearer"))
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

@@ -1,0 +1,110 @@
+"""Live: the recommender that answers now, and how its catalog is changed while it does."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from llmgen.catalog import Catalog
+from llmgen.errors import ConfigError
+from llmgen.recommender import TASKS, Choice, Recommender, Task
+from llmgen.types import Item, Query
+
+Choose = Callable[[Recommender, Query], Choice]
+
+
+@dataclass(eq=False, slots=True)
+class Snapshot:
+    """One state of the catalog with its recommender. A request keeps to the one that it began with.
+
+    Attributes:
+        recommender: For this catalog; its trie is built.
+        digest: Of the catalog.
+    """
+
+    recommender: Recommender
+    digest: str
+    _variants: dict[Choice, Recommender] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, recommender: Recommender) -> Snapshot:
+        """Build what is costly, and all at once."""
+        if recommender.decoding == "free":
+            _ = recommender.grounder
+        elif recommender.engine is not None:
+            _ = recommender.trie
+        return cls(recommender, recommender.catalog.digest)
+
+    def items(self, ids: Iterable[str]) -> list[Item]:
+        """The items with these ids.
+
+        Raises:
+            UnknownItemError: The catalog lacks one of them.
+        """
+        catalog = self.recommender.catalog
+        return [catalog[catalog.index(item_id)] for item_id in ids]
+
+    def variant(self, task: Task, choice: Choice) -> Recommender:
+        """The recommender with another prompt or weight; equal choices give the same object.
+
+        Raises:
+            TemplateNotFoundError: There is no such prompt.
+            ConfigError: The prompt is for another task.
+        """
+        if choice.prompt is not None:
+            given = TASKS[self.recommender.prompts[choice.prompt].task]
+            if given != task:
+                raise ConfigError(f"the prompt {choice.prompt!r} is for {given!r}, not for {task!r}")
+        if choice not in self._variants:
+            made = self.recommender
+            if choice.prompt is not None:
+                made = made.with_prompt(choice.prompt)
+            if choice.lm_weight is not None:
+                made = made.with_priors(*made.priors, lm_weight=choice.lm_weight)
+            self._variants[choice] = made
+        return self._variants[choice]
+
+
+class Live:
+    """The current snapshot; changes are made one after the other, beside it, and then put in its place at once.
+
+    Args:
+        recommender: The first.
+        save: Where each changed catalog is written before it is used; None keeps changes in memory only.
+    """
+
+    def __init__(self, recommender: Recommender, *, save: Path | None = None) -> None:
+        self.now = Snapshot.of(recommender)
+        self._save = save
+        self._one_change = asyncio.Lock()
+
+    async def put(self, items: Iterable[Item]) -> Snapshot:
+        """Insert items, or replace those with known ids.
+
+        Raises:
+            CatalogError: See `Catalog.with_items`; nothing is changed then.
+        """
+        return await self.change(lambda catalog: catalog.with_items(items))
+
+    async def remove(self, item_id: str) -> Snapshot:
+        """Take one item out.
+
+        Raises:
+            UnknownItemError, CatalogError: See `Catalog.without`; nothing is changed then.
+        """
+        return await self.change(lambda catalog: catalog.without([item_id]))
+
+    async def change(self, made: Callable[[Catalog], Catalog]) -> Snapshot:
+        """Replace the catalog by what `made` makes of it; requests under way keep the one that they began with."""
+        async with self._one_change:
+            self.now = await asyncio.to_thread(self._changed, made)
+            return self.now
+
+    def _changed(self, made: Callable[[Catalog], Catalog]) -> Snapshot:
+        recommender = self.now.recommender
+        snapshot = Snapshot.of(recommender.with_catalog(made(recommender.catalog)))
+        if self._save is not None:
+            snapshot.recommender.catalog.save(self._save)
+        return snapshot
