@@ -1,4 +1,4 @@
-"""The command line: recommend, rank, rate, explain, prompts, data, demo.
+"""The command line: recommend, rank, rate, explain, serve, prompts, data, demo.
 
 Exit codes: 0 done, 1 something was wrong with data, model or request (one line on stderr says what), 2 wrong usage.
 """
@@ -54,7 +54,10 @@ PriorOption = Annotated[
     list[str] | None,
     typer.Option(help="name=weight: transition, ease, item_knn, popularity, wish. Repeatable; 'none' for none."),
 ]
-EngineOption = Annotated[str, typer.Option(help="hf (SmolLM2-135M-Instruct), hf:MODEL or fake.")]
+EngineOption = Annotated[
+    str,
+    typer.Option(help="hf[:MODEL] or vllm[:MODEL], by default SmolLM2-135M-Instruct; openai:URL[:MODEL]; fake."),
+]
 PromptsOption = Annotated[Path | None, typer.Option("--prompt-folder", help="A folder with prompts of your own.")]
 LMWeightOption = Annotated[float | None, typer.Option(min=0, help="Weight of the model in the score; 0 leaves it out.")]
 HistoryLengthOption = Annotated[int, typer.Option(min=0, help="Newest items of the history in the prompt.")]
@@ -253,6 +256,57 @@ def explain(
         typer.echo(ExplanationBody.of(explanation, catalog.label(explanation.item)).model_dump_json(indent=2))
     else:
         _console().print(explanation_text(catalog, explanation))
+
+
+@app.command()
+@_with(model=_model, data=_data)
+def serve(
+    data: "DataSettings",
+    model: dict[str, object],
+    catalog: Annotated[Path | None, typer.Option(help="Items as JSON lines, without a log; see Catalog.save.")] = None,
+    save_changes: Annotated[
+        bool, typer.Option("--save-changes", help="Write changes of the catalog to the file of --catalog.")
+    ] = False,
+    prior: PriorOption = None,
+    lm_weight: LMWeightOption = None,
+    decoding: Annotated[DecodingChoice, typer.Option(help="How answers become items.")] = DecodingChoice.trie,
+    normalise: Annotated[NormaliseChoice, typer.Option(help="See llmgen.search.")] = NormaliseChoice.catalog,
+    num_beams: Annotated[int | None, typer.Option(min=1, help="Nodes opened a round.")] = None,
+    exact: Annotated[bool, typer.Option("--exact", help="Go on until each answer is proven to be the best.")] = False,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
+    api_keys: Annotated[
+        Path | None, typer.Option(help="A file of API keys, one a line; besides LLMGEN_API_KEYS.")
+    ] = None,
+    insecure: Annotated[bool, typer.Option("--insecure", help="Let other machines in without a key.")] = False,
+    timeout: Annotated[float, typer.Option(help="Seconds for an answer.")] = 30.0,
+    max_batch: Annotated[int, typer.Option(min=1, help="Requests worked on together.")] = 64,
+    gather: Annotated[float, typer.Option(min=0, help="Milliseconds that an idle service waits for company.")] = 2.0,
+    max_queue: Annotated[int, typer.Option(min=1, help="Requests that may wait; one more is answered 503.")] = 1024,
+    max_body: Annotated[int, typer.Option(min=1000, help="Bytes of a request.")] = 1_000_000,
+) -> None:
+    """Serve recommendations over HTTP: recommend, rank, rate, explain, and the catalog; see /docs there."""
+    from llmgen.server import Limits, ServeSettings, run
+
+    settings = _settings(
+        **model,
+        priors=_weights(prior),
+        lm_weight=lm_weight,
+        decoding=decoding.value,
+        normalise=normalise.value,
+        num_beams=num_beams,
+        exact=exact,
+    )
+    where = ServeSettings(
+        host=host,
+        port=port,
+        api_keys=api_keys,
+        insecure=insecure,
+        catalog=catalog,
+        save_changes=save_changes,
+        limits=Limits(timeout, max_batch, gather / 1000, max_queue, max_body),
+    )
+    run(data, settings, where)
 
 
 @app.command("data")

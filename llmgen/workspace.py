@@ -12,7 +12,7 @@ from llmgen.datasets import Dataset, load_dataset, load_tables
 from llmgen.engines import Engine, load_engine
 from llmgen.errors import ConfigError, DataError
 from llmgen.priors import Ease, ItemKNN, ItemToItem, Popularity, Prior, Transition, Wish
-from llmgen.recommender import Decoding, Recommender
+from llmgen.recommender import Choice, Decoding, Recommender
 from llmgen.search import Normalise
 from llmgen.splits import History, histories
 from llmgen.templates import PromptLibrary
@@ -139,38 +139,40 @@ class Workspace:
         )
 
     def recommender(self, settings: RecommenderSettings, query: Query, *, needs_engine: bool = False) -> Recommender:
-        """A recommender for queries like this one.
-
-        Where they are not given: the prompt is `cold_start` for a wish without a history; the priors are what people
-        took next and the words of the wish; and the LM's weight is 1 where no prior knows the user or the wish or
-        where the model was tuned, else small: a model that was not tuned on the catalog knows less than they do.
+        """A recommender for queries like this one; what is not given is chosen by `choose`.
 
         Raises:
             ConfigError: A prior of another name.
             EngineUnavailableError: See `load_engine`.
         """
+        priors = self.priors(settings)
+        choice = choose(settings, priors, query)
+        needs_engine = needs_engine or choice.lm_weight != 0 or settings.decoding == "free"
+        engine = load_engine(settings.engine, adapter=settings.adapter) if needs_engine else None
+        return self.build(settings, priors, engine, choice)
+
+    def priors(self, settings: RecommenderSettings) -> list[Prior]:
+        """The priors that the settings name, fitted.
+
+        Raises:
+            ConfigError: A prior of another name.
+        """
         weights = dict(DEFAULT_PRIORS if settings.priors is None else settings.priors)
         if unknown := sorted(set(weights) - set(PRIORS)):
             raise ConfigError(f"no prior is called {unknown[0]!r}; there are {', '.join(PRIORS)}")
-        priors = [self._prior(name, weight) for name, weight in weights.items()]
-        cold = not query.history and query.text
-        lm_weight = settings.lm_weight
-        if lm_weight is None:
-            informed = any(
-                query.text if isinstance(prior, Wish) else query.history and isinstance(prior, ItemToItem)
-                for prior in priors
-            )
-            lm_weight = LM_WEIGHT_BESIDE_A_PRIOR if informed and settings.adapter is None else 1.0
-        engine: Engine | None = None
-        if needs_engine or lm_weight != 0 or settings.decoding == "free":
-            engine = load_engine(settings.engine, adapter=settings.adapter)
+        return [self._prior(name, weight) for name, weight in weights.items()]
+
+    def build(
+        self, settings: RecommenderSettings, priors: Sequence[Prior], engine: Engine | None, choice: Choice
+    ) -> Recommender:
+        """A recommender of these parts."""
         return Recommender(
             self.catalog,
             engine,
-            prompt=settings.prompts or (("cold_start",) if cold else ()),
+            prompt=settings.prompts or ((choice.prompt,) if choice.prompt else ()),
             priors=priors,
             prompts=PromptLibrary.default(*([settings.prompt_folder] if settings.prompt_folder else [])),
-            lm_weight=lm_weight,
+            lm_weight=1.0 if choice.lm_weight is None else choice.lm_weight,
             decoding=settings.decoding,
             normalise=settings.normalise,
             num_beams=settings.num_beams,
@@ -182,3 +184,18 @@ class Workspace:
         if name == "wish":
             return Wish(self.catalog, weight=weight)
         return FITTED[name](self.data.interactions, self.catalog, weight=weight)
+
+
+def choose(settings: RecommenderSettings, priors: Sequence[Prior], query: Query) -> Choice:
+    """What suits a query, where the settings leave it open.
+
+    The prompt is `cold_start` for a wish without a history. The LM's weight is 1 where no prior knows the user or the
+    wish or where the model was tuned, else small: a model that was not tuned on the catalog knows less than they do.
+    """
+    prompt = "cold_start" if not settings.prompts and not query.history and query.text else None
+    if settings.lm_weight is not None:
+        return Choice(prompt, settings.lm_weight)
+    informed = any(
+        query.text if isinstance(prior, Wish) else query.history and isinstance(prior, ItemToItem) for prior in priors
+    )
+    return Choice(prompt, LM_WEIGHT_BESIDE_A_PRIOR if informed and settings.adapter is None else 1.0)

@@ -127,6 +127,13 @@ class Dataset:
     interactions: pl.DataFrame
     report: CleaningReport
 
+    @classmethod
+    def of(cls, catalog: Catalog) -> Dataset:
+        """A catalog of which no log exists."""
+        size = len(catalog)
+        report = CleaningReport("catalog", size, size, 0, 0, 0, 0, 0, ())
+        return cls("catalog", catalog, pl.DataFrame(schema=INTERACTIONS), report)
+
 
 @dataclass(slots=True)
 class Tally:

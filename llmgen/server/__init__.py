@@ -1,11 +1,19 @@
-"""The HTTP service: `create_app(recommender)` makes an ASGI app; `llmgen serve` runs it."""
+"""The HTTP service: `create_app(recommender)` makes an ASGI app; `llmgen serve` runs one with all that belongs to it.
+
+app        the routes
+batching   requests of many users, gathered and worked on together
+live       the recommender that answers now; changes of its catalog
+gate       ids, keys, sizes and the log line of every request
+metrics    what Prometheus reads
+run        `llmgen serve`
+"""
 
 from llmgen.errors import EngineUnavailableError
 
 try:
     from llmgen.server.app import Limits, create_app
-except ImportError as error:
-    raise EngineUnavailableError(f"the service needs fastapi and uvicorn ({error}); install llmgen[serve]") from error
-from llmgen.server.gate import check_exposure, read_keys
+    from llmgen.server.run import ServeSettings, run
+except ModuleNotFoundError as error:
+    raise EngineUnavailableError(f"the service needs {error.name}; install llmgen[serve]") from error
 
-__all__ = ["Limits", "check_exposure", "create_app", "read_keys"]
+__all__ = ["Limits", "ServeSettings", "create_app", "run"]

@@ -1,0 +1,132 @@
+"""`llmgen serve`: from settings to a running service."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import uvicorn
+from rich.console import Console
+
+from llmgen.catalog import Catalog
+from llmgen.datasets import Dataset
+from llmgen.engines import Engine, load_engine
+from llmgen.errors import ConfigError
+from llmgen.recommender import Choice
+from llmgen.server.app import Limits, create_app
+from llmgen.server.gate import check_exposure, read_keys
+from llmgen.workspace import DataSettings, RecommenderSettings, Workspace, choose
+
+logger = logging.getLogger(__name__)
+
+KEYS = "LLMGEN_API_KEYS"
+GRACE_S = 30
+"""Seconds that requests under way get when the service is asked to stop."""
+
+
+@dataclass(frozen=True)
+class ServeSettings:
+    """Where and how to serve.
+
+    Attributes:
+        host: Address to listen on.
+        port: 0 takes a free one.
+        api_keys: A file of keys, one a line, besides those of the environment variable LLMGEN_API_KEYS.
+        insecure: Whether other machines are let in without a key.
+        catalog: JSON lines as `Catalog.save` writes them, instead of a data set with a log.
+        save_changes: Whether a changed catalog is written to `catalog`.
+        limits: See `Limits`.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    api_keys: Path | None = None
+    insecure: bool = False
+    catalog: Path | None = None
+    save_changes: bool = False
+    limits: Limits = field(default_factory=Limits)
+
+
+def run(data: DataSettings, settings: RecommenderSettings, where: ServeSettings) -> None:
+    """Load everything, then serve until SIGTERM or SIGINT; SIGHUP reads the catalog again.
+
+    Raises:
+        ConfigError: Keys that are missing or unusable, or settings that do not go together.
+        LLMGenError: Data or model cannot be loaded.
+    """
+    keys = read_keys(os.environ.get(KEYS, ""), where.api_keys)
+    check_exposure(where.host, keys, insecure=where.insecure)
+    if where.save_changes and where.catalog is None:
+        raise ConfigError("--save-changes writes to the file of --catalog; give one")
+    console = Console(stderr=True)
+    workspace, reload = _workspace(data, where.catalog)
+    if where.catalog is not None:
+        settings = _without_log(settings)
+    priors = workspace.priors(settings)
+    engine: Engine | None = None
+    if settings.engine != "none":
+        with console.status(f"loading {settings.engine}"):
+            engine = load_engine(settings.engine, adapter=settings.adapter)
+    recommender = workspace.build(settings, priors, engine, Choice(lm_weight=settings.lm_weight))
+    app = create_app(
+        recommender,
+        keys=keys,
+        limits=where.limits,
+        choose=lambda made, query: choose(settings, made.priors, query) if engine is not None else Choice(),
+        reload=reload,
+        save=where.catalog if where.save_changes else None,
+    )
+    config = uvicorn.Config(
+        app,
+        host=where.host,
+        port=where.port,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=GRACE_S,
+    )
+    server = _Announced(config, console, f"{len(workspace.catalog)} items, {engine.name if engine else 'no model'}")
+    server.run()
+    if not server.started:
+        raise ConfigError(f"cannot listen on {where.host}:{where.port}; is the port taken?")
+
+
+class _Announced(uvicorn.Server):
+    """Says where it listens, once it does."""
+
+    def __init__(self, config: uvicorn.Config, console: Console, what: str) -> None:
+        super().__init__(config)
+        self._console, self._what = console, what
+
+    async def startup(self, sockets: list[object] | None = None) -> None:  # type: ignore[override]
+        await super().startup(sockets)  # type: ignore[arg-type]
+        if self.started:
+            host, port = self.servers[0].sockets[0].getsockname()[:2]
+            shown = f"[{host}]" if ":" in host else host
+            self._console.print(f"llmgen serves {self._what} on http://{shown}:{port} (docs: /docs)", highlight=False)
+
+
+def _workspace(data: DataSettings, catalog: Path | None) -> tuple[Workspace, Callable[[], Catalog]]:
+    """The data, and how its catalog is read again."""
+    if catalog is None:
+        return Workspace(data.load()), lambda: data.load(progress=False).catalog
+    if data != DataSettings():
+        raise ConfigError("--catalog stands for a data set; leave out --dataset, --items and what belongs to them")
+    try:
+        return Workspace(Dataset.of(Catalog.from_jsonl(catalog))), lambda: Catalog.from_jsonl(catalog)
+    except OSError as error:
+        raise ConfigError(f"cannot read the catalog {catalog}: {error}") from error
+
+
+def _without_log(settings: RecommenderSettings) -> RecommenderSettings:
+    """Only the priors that need no log."""
+    if settings.priors is None:
+        return replace(settings, priors={"wish": 1.0})
+    if fitted := sorted(set(settings.priors) - {"wish"}):
+        raise ConfigError(
+            f"--prior {fitted[0]} is fitted on a log, and --catalog has none; give --items and --interactions"
+        )
+    return settings
