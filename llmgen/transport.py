@@ -1,13 +1,15 @@
 """HTTP with time limits and retries, for what asks a server: the service's client and the OpenAI-compatible engine.
 
 Everything sent here may be sent twice: recommending, scoring and putting an item have the same effect however often
-they are done. So a request is sent again after a lost connection, and after the answers 429, 500, 502 and 503, which say
-that it was not served; the pauses grow, are spread at random, and never fall short of what `Retry-After` asks for.
+they are done. So a request is sent again after a lost connection, and after the answers 429, 500, 502 and 503, which
+say that it was not served; the pauses grow, are spread at random, and never fall short of what `Retry-After` asks for.
+It is not sent again after a wait that ran out: who sets a time limit would otherwise wait for several of them.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping
@@ -20,6 +22,7 @@ import httpx2
 from llmgen.errors import APIConnectionError, APITimeoutError
 
 AGAIN = frozenset({429, 500, 502, 503})
+LOST = (httpx2.TransportError, httpx2.DecodingError)  # a compressed answer that broke off cannot be decoded
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,19 +78,24 @@ class _Settings:
         max_connections: int,
         transport: Any,
     ) -> None:
-        if not timeout_s > 0:
-            raise ValueError(f"timeout_s must be above 0, not {timeout_s}")
-        self.base_url = base_url.rstrip("/")
+        if not (timeout_s > 0 and math.isfinite(timeout_s)):
+            raise ValueError(f"timeout_s must be above 0 and finite, not {timeout_s}")
+        if max_connections < 1:
+            raise ValueError(f"max_connections must be 1 or more, not {max_connections}")
         self.timeout_s = timeout_s
         self.retry = retry or Retry()
         try:
-            httpx2.URL(self.base_url)
+            url = httpx2.URL(base_url.rstrip("/"))
         except httpx2.InvalidURL as error:
             raise ValueError(f"{base_url!r} is no URL: {error}") from None
-        if not self.base_url.startswith(("http://", "https://")):
-            raise ValueError(f"a server's URL begins with http:// or https://, not {base_url!r}")
+        if url.scheme not in ("http", "https") or not url.host or not 0 < (url.port or 80) < 65536:
+            raise ValueError(f"a server's URL is like http://localhost:8000, not {base_url!r}")
+        self.base_url = str(url.copy_with(username="", password="")).rstrip("/")  # for messages: without a password
+        for name, value in (headers or {}).items():
+            if not (value.isascii() and value.isprintable()):  # here, since the library's own error shows the value
+                raise ValueError(f"the value of the header {name!r} has characters that no header may hold")
         self.options: dict[str, Any] = {
-            "base_url": self.base_url,
+            "base_url": url,
             "headers": dict(headers or {}),
             "timeout": httpx2.Timeout(timeout_s),
             "limits": httpx2.Limits(max_connections=max_connections, max_keepalive_connections=max_connections),
@@ -95,16 +103,25 @@ class _Settings:
         if transport is not None:
             self.options["transport"] = transport
 
-    def failure(self, error: httpx2.TransportError, path: str) -> APIConnectionError | APITimeoutError:
-        if isinstance(error, httpx2.TimeoutException):
-            return APITimeoutError(f"{self.base_url}{path} did not answer within {self.timeout_s:g} s")
+    def failure(self, error: httpx2.RequestError, path: str) -> APIConnectionError | APITimeoutError:
         why = str(error) or type(error).__name__
-        return APIConnectionError(f"cannot reach {self.base_url}{path}: {why}; is the server up?")
+        made: APIConnectionError | APITimeoutError
+        if isinstance(error, httpx2.TimeoutException):
+            made = APITimeoutError(f"{self.base_url}{path} did not answer within {self.timeout_s:g} s")
+        elif isinstance(error, httpx2.ConnectError):
+            made = APIConnectionError(f"cannot reach {self.base_url}{path}: {why}; is the server up?")
+        else:
+            made = APIConnectionError(f"{self.base_url}{path} broke off: {why}; is the server still up?")
+        made.__cause__ = error
+        return made
 
-    def again(self, attempt: int, response: httpx2.Response | None) -> float | None:
-        if response is not None and response.status_code not in AGAIN:
-            return None
-        return self.retry.pause(attempt, None if response is None else response.headers.get("retry-after"))
+    def again(self, attempt: int, outcome: httpx2.Response | APIConnectionError | APITimeoutError) -> float | None:
+        """Seconds to wait before the next attempt; None if the outcome stands."""
+        if isinstance(outcome, httpx2.Response):
+            if outcome.status_code not in AGAIN:
+                return None
+            return self.retry.pause(attempt, outcome.headers.get("retry-after"))
+        return None if isinstance(outcome, APITimeoutError) else self.retry.pause(attempt)
 
 
 class Transport(_Settings):
@@ -112,14 +129,14 @@ class Transport(_Settings):
 
     Args:
         base_url: Of the server, without a slash at the end.
-        timeout_s: For connecting, and for each wait for more of an answer.
+        timeout_s: For connecting, for each wait for more of an answer, and for a free connection.
         headers: Sent with every request.
         retry: See `Retry`.
         max_connections: Open at once; further requests wait for one.
         transport: A transport of httpx2, for tests.
 
     Raises:
-        ValueError: A URL that is none, or a time limit out of range.
+        ValueError: A URL that is none, a number out of range, or a header's value that cannot be sent.
     """
 
     def __init__(
@@ -153,19 +170,18 @@ class Transport(_Settings):
         attempt = 0
         while True:
             attempt += 1
-            failure = None
-            response = None
+            outcome: httpx2.Response | APIConnectionError | APITimeoutError
             try:
-                response = self._client.request(method, path, content=body, headers=headers)
-            except httpx2.TransportError as error:
-                failure = self.failure(error, path)
-            pause = self.again(attempt, response)
+                outcome = self._client.request(method, path, content=body, headers=headers)
+            except LOST as error:
+                outcome = self.failure(error, path)
+            pause = self.again(attempt, outcome)
             if pause is not None:
                 time.sleep(pause)
-            elif response is not None:
-                return Response(response.status_code, response.content, response.headers)
-            elif failure is not None:
-                raise failure
+            elif isinstance(outcome, httpx2.Response):
+                return Response(outcome.status_code, outcome.content, outcome.headers)
+            else:
+                raise outcome
 
     def stream(
         self, method: str, path: str, *, body: bytes | None = None, headers: Mapping[str, str] | None = None
@@ -179,7 +195,7 @@ class Transport(_Settings):
             with self._client.stream(method, path, content=body, headers=headers) as response:
                 for line in response.iter_lines():
                     yield Response(response.status_code, line.encode(), response.headers)
-        except httpx2.TransportError as error:
+        except LOST as error:
             raise self.failure(error, path) from error
 
     def close(self) -> None:
@@ -223,19 +239,18 @@ class AsyncTransport(_Settings):
         attempt = 0
         while True:
             attempt += 1
-            failure = None
-            response = None
+            outcome: httpx2.Response | APIConnectionError | APITimeoutError
             try:
-                response = await self._client.request(method, path, content=body, headers=headers)
-            except httpx2.TransportError as error:
-                failure = self.failure(error, path)
-            pause = self.again(attempt, response)
+                outcome = await self._client.request(method, path, content=body, headers=headers)
+            except LOST as error:
+                outcome = self.failure(error, path)
+            pause = self.again(attempt, outcome)
             if pause is not None:
                 await asyncio.sleep(pause)
-            elif response is not None:
-                return Response(response.status_code, response.content, response.headers)
-            elif failure is not None:
-                raise failure
+            elif isinstance(outcome, httpx2.Response):
+                return Response(outcome.status_code, outcome.content, outcome.headers)
+            else:
+                raise outcome
 
     async def stream(
         self, method: str, path: str, *, body: bytes | None = None, headers: Mapping[str, str] | None = None
@@ -245,7 +260,7 @@ class AsyncTransport(_Settings):
             async with self._client.stream(method, path, content=body, headers=headers) as response:
                 async for line in response.aiter_lines():
                     yield Response(response.status_code, line.encode(), response.headers)
-        except httpx2.TransportError as error:
+        except LOST as error:
             raise self.failure(error, path) from error
 
     async def aclose(self) -> None:

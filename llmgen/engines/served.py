@@ -1,0 +1,223 @@
+"""The API of an OpenAI-compatible server: its answers read, its refusals turned into llmgen's errors."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeVar
+from urllib.parse import urlsplit
+
+import numpy as np
+
+from llmgen.errors import APIError, ConfigError, EngineError, EngineUnavailableError, GenerationError
+from llmgen.transport import Response, Retry, Transport
+from llmgen.types import Completion
+
+logger = logging.getLogger(__name__)
+
+Answer = TypeVar("Answer")
+
+KEY = "OPENAI_API_KEY"
+IDS = 128  # tokens whose log-probabilities vLLM gives in one request, at most
+# `vllm serve` takes what a request leaves out from the model's generation_config.json.
+NEUTRAL = {
+    "top_p": 1.0,
+    "top_k": 0,
+    "min_p": 0.0,
+    "repetition_penalty": 1.0,
+    "presence_penalty": 0.0,
+    "frequency_penalty": 0.0,
+}
+
+
+class Card(NamedTuple):
+    """What a server says of a model; None where it does not."""
+
+    name: str
+    root: str | None
+    parent: str | None
+    max_tokens: int | None
+
+
+class Server:
+    """The API of one server, its answers read and its refusals turned into llmgen's errors.
+
+    Args:
+        url: See `OpenAIEngine.load`.
+        key: The API key, or nothing.
+        timeout_s: See `Transport`.
+        retry: See `Transport`.
+        connections: At once.
+
+    Attributes:
+        model: Which model of the server is asked.
+    """
+
+    def __init__(self, url: str, key: str, timeout_s: float, retry: Retry | None, *, connections: int) -> None:
+        base = url.rstrip("/")
+        root = base.removesuffix("/v1")
+        self._api = "/v1" if root != base or not urlsplit(base).path else ""
+        self._key = key.strip()
+        headers = {"content-type": "application/json"}
+        if self._key:
+            headers["authorization"] = f"Bearer {self._key}"
+        self._transport = Transport(
+            root, timeout_s=timeout_s, headers=headers, retry=retry, max_connections=connections
+        )
+        self.model = ""
+
+    def send(self, method: str, path: str, fields: bytes | dict[str, object] | None = None) -> Response:
+        """One request to a path below the server's root, with whatever status its answer has."""
+        body = json.dumps({"model": self.model, **fields}).encode() if isinstance(fields, dict) else fields
+        try:
+            return self._transport.request(method, path, body=body)
+        except APIError as error:
+            raise EngineUnavailableError(f"the engine's server is not there: {error}") from error
+
+    def cards(self) -> dict[str, Card]:
+        """What the server runs, by name, in its own order.
+
+        Raises:
+            EngineUnavailableError: No server of this kind is there.
+        """
+
+        def read(answer: Any) -> dict[str, Card]:
+            cards = [
+                Card(str(card["id"]), card.get("root"), card.get("parent"), card.get("max_model_len"))
+                for card in answer["data"]
+            ]
+            return {card.name: card for card in cards}
+
+        path = f"{self._api}/models"
+        try:
+            return self._read(path, self.send("GET", path), read, GenerationError)
+        except GenerationError as error:
+            raise EngineUnavailableError(f"{error}; is that an OpenAI-compatible server?") from error
+
+    def ask(
+        self,
+        path: str,
+        fields: bytes | dict[str, object],
+        read: Callable[[Any], Answer],
+        refused: type[EngineError] = GenerationError,
+    ) -> Answer:
+        """Send a question to a path of the API, and read its answer.
+
+        Raises:
+            EngineUnavailableError: No answer, or one that says that asking again may help.
+            EngineError: `refused`, if the server finds the question wrong, with the server's own words.
+            GenerationError: An answer that cannot be read.
+        """
+        path = self._api + path
+        return self._read(path, self.send("POST", path, fields), read, refused)
+
+    def logprobs(self, prompts: Sequence[str], ids: Sequence[int]) -> list[dict[int, float]]:
+        """Log-probabilities of the tokens after each prompt; a prompt is a JSON list of token ids."""
+
+        def read(answer: Any) -> list[dict[int, float]]:
+            rows = sorted(answer["choices"], key=lambda choice: choice["index"])
+            tables = [row["logprobs"]["top_logprobs"][0] for row in rows]
+            if len(tables) != len(prompts):
+                raise ValueError(f"{len(tables)} answers to {len(prompts)} prompts")
+            return [{token: float(table[name]) for token, name in names.items()} for table in tables]
+
+        names = {token: f"token_id:{token}" for token in ids}
+        fields = {
+            "model": self.model,
+            "max_tokens": 1,
+            "temperature": 0,
+            **NEUTRAL,
+            "logprobs": 1,
+            "logprob_token_ids": list(ids),
+            "return_tokens_as_token_ids": True,
+        }
+        body = f'{json.dumps(fields)[:-1]},"prompt":[{",".join(prompts)}]}}'
+        return self.ask("/completions", body.encode(), read, EngineError)
+
+    def gives_logprobs(self) -> bool:
+        """Whether the server answers what a search asks; tried, as many pass over an option they do not know.
+
+        Raises:
+            EngineUnavailableError: It does not answer now.
+            ConfigError: It answers with logits.
+        """
+        try:
+            rows = self.logprobs(["[1,2,3]", "[1,2]"], range(IDS))
+        except EngineUnavailableError:
+            raise
+        except EngineError as error:
+            logger.info("the server gives no log-probabilities of chosen tokens: %s", error)
+            return False
+        if max(np.logaddexp.reduce(list(row.values())) for row in rows) > 1e-3:
+            raise ConfigError(
+                "the server gives logits as log-probabilities; start it with --logprobs-mode raw_logprobs"
+            )
+        return True
+
+    def tokenized(self, text: str) -> list[int] | None:
+        """Token ids of a text by the server's own tokenizer; None where it does not say."""
+        fields: dict[str, object] = {"prompt": text, "add_special_tokens": False}
+        response = self.send("POST", "/tokenize", fields)
+        if response.status != 200:
+            return None
+        return self._read("/tokenize", response, lambda answer: list(answer["tokens"]), GenerationError)
+
+    def cache(self) -> dict[str, int]:
+        """What vLLM's metrics say of its KV cache, the numbers among it; empty where there are none."""
+        metrics = self.send("GET", "/metrics").body.decode(errors="replace")
+        line = re.search(r"^vllm:cache_config_info\{(.*)\}", metrics, re.MULTILINE)
+        labels = dict(re.findall(r'(\w+)="([^"]*)"', line[1])) if line else {}
+        if labels.get("enable_prefix_caching") == "False":
+            labels["block_size"] = "1"  # every path is read from the start, so no length of a prompt is better
+        return {name: int(value) for name, value in labels.items() if value.isdecimal()}
+
+    def _said(self, response: Response) -> str:
+        """The server's own words of why it refuses, without the key."""
+        text = response.body.decode(errors="replace")
+        try:
+            error = json.loads(text)
+            error = error.get("error", error)
+            text = str(error if isinstance(error, str) else error["message"])
+        except (ValueError, KeyError, AttributeError, TypeError):
+            pass  # not in OpenAI's form: shown as it is
+        text = " ".join(text.split())[:500]
+        return text.replace(self._key, "***") if self._key else text
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._transport.close()
+
+    def _read(self, path: str, response: Response, read: Callable[[Any], Answer], refused: type[EngineError]) -> Answer:
+        url, status = f"{self._transport.base_url}{path}", response.status
+        if status in (401, 403):
+            raise EngineUnavailableError(f"{url} wants another key (HTTP {status}): set {KEY}, or give api_key")
+        if status in (408, 429) or (status >= 500 and status != 501):
+            raise EngineUnavailableError(f"{url} could not answer (HTTP {status}): {self._said(response)}")
+        if status != 200:
+            hint = "; if the server runs another model now, load the engine again"
+            hint = hint if status == 404 and self.model else ""
+            raise refused(f"{url} refuses (HTTP {status}): {self._said(response)}{hint}")
+        try:
+            return read(json.loads(response.body))
+        except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+            raise GenerationError(
+                f"{url} answered what cannot be read ({type(error).__name__}: {error}): {self._said(response)[:200]}"
+            ) from error
+
+
+def read_ids(answer: Any) -> tuple[list[int], bool]:
+    """Token ids that a model wrote, without the one that ended it, and whether it ended by itself."""
+    choice = answer["choices"][0]
+    finished = choice["finish_reason"] == "stop"
+    return choice["token_ids"][:-1] if finished else choice["token_ids"], finished
+
+
+def read_chat(answer: Any) -> Completion:
+    """What a model wrote as the assistant; where the server counts no tokens, bytes are counted."""
+    choice = answer["choices"][0]
+    text = str(choice["message"]["content"] or "")
+    count = (answer.get("usage") or {}).get("completion_tokens")
+    return Completion(text, len(text.encode()) if count is None else int(count), choice["finish_reason"] == "stop")
