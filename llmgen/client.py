@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -115,7 +116,7 @@ class Client:
         transport: Sends the requests; made from the other arguments by default.
 
     Raises:
-        ValueError: A URL that is none, or a time limit out of range.
+        ValueError: A URL that is none, a time limit out of range, or a key that cannot be sent.
     """
 
     def __init__(
@@ -127,8 +128,8 @@ class Client:
         retry: Retry | None = None,
         transport: Transport | None = None,
     ) -> None:
-        headers = _headers(api_key, timeout_s)
-        self._transport = transport or Transport(base_url, timeout_s=timeout_s, headers=headers, retry=retry)
+        self._headers = _headers(api_key, timeout_s)
+        self._transport = transport or Transport(base_url, timeout_s=timeout_s, retry=retry)
         self._names: tuple[str, ...] = ()
         self._by_task: dict[str, str] | None = None
 
@@ -139,7 +140,8 @@ class Client:
             TemplateNotFoundError: With the first request: the service has no such prompt.
         """
         made: Client = object.__new__(type(self))
-        made._transport, made._names, made._by_task = self._transport, (*self._names, *names), None
+        made._transport, made._headers = self._transport, self._headers
+        made._names, made._by_task = (*self._names, *names), None
         return made
 
     def recommend(self, query: Query | None = None, **fields: Unpack[QueryFields]) -> Recommendations:
@@ -239,7 +241,7 @@ class Client:
         return (self._by_task or {}).get(task)
 
     def _send(self, call: _Call[Result]) -> Result:
-        return _read(call, self._transport.request(call.method, call.path, body=call.body))
+        return _read(call, self._transport.request(call.method, call.path, body=call.body, headers=self._headers))
 
 
 class AsyncClient:
@@ -254,15 +256,16 @@ class AsyncClient:
         retry: Retry | None = None,
         transport: AsyncTransport | None = None,
     ) -> None:
-        headers = _headers(api_key, timeout_s)
-        self._transport = transport or AsyncTransport(base_url, timeout_s=timeout_s, headers=headers, retry=retry)
+        self._headers = _headers(api_key, timeout_s)
+        self._transport = transport or AsyncTransport(base_url, timeout_s=timeout_s, retry=retry)
         self._names: tuple[str, ...] = ()
         self._by_task: dict[str, str] | None = None
 
     def with_prompt(self, *names: str) -> AsyncClient:
         """See `Client.with_prompt`."""
         made: AsyncClient = object.__new__(type(self))
-        made._transport, made._names, made._by_task = self._transport, (*self._names, *names), None
+        made._transport, made._headers = self._transport, self._headers
+        made._names, made._by_task = (*self._names, *names), None
         return made
 
     async def recommend(self, query: Query | None = None, **fields: Unpack[QueryFields]) -> Recommendations:
@@ -346,12 +349,14 @@ class AsyncClient:
         return (self._by_task or {}).get(task)
 
     async def _send(self, call: _Call[Result]) -> Result:
-        return _read(call, await self._transport.request(call.method, call.path, body=call.body))
+        return _read(call, await self._transport.request(call.method, call.path, body=call.body, headers=self._headers))
 
 
 def _headers(api_key: str | None, timeout_s: float) -> dict[str, str]:
     headers = {"content-type": "application/json", "x-timeout": str(timeout_s)}
     if api_key is not None:
+        if not re.fullmatch(r"[!-~]+", api_key):  # the key itself stays out of the message
+            raise ValueError("an API key is made of visible ASCII characters, without spaces; this one is not")
         headers["authorization"] = f"Bearer {api_key}"
     return headers
 

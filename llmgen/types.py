@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Literal, overload
+from typing import Literal, Protocol, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -201,3 +201,31 @@ class Explanation:
     text: str
     evidence: tuple[Item, ...]
     prompt: str
+
+
+class Recommends(Protocol):
+    """What recommends: a `Recommender` in this process, or a `Client` of one elsewhere."""
+
+    def with_prompt(self, *names: str) -> Recommends:
+        """The same with other prompts for the tasks of the named templates."""
+        ...
+
+    def recommend(self, query: Query) -> Recommendations:
+        """The best `query.k` items."""
+        ...
+
+    def recommend_many(self, queries: Iterable[Query], *, progress: bool = False) -> list[Recommendations]:
+        """The best items of each query, in order of the queries."""
+        ...
+
+    def rank(self, query: Query, candidates: Sequence[Item | str]) -> Recommendations:
+        """The candidates in order, all of them."""
+        ...
+
+    def rate(self, query: Query, item: Item | str, *, labels: Sequence[str] = ...) -> RatingPrediction:
+        """The rating that the user would give to an item."""
+        ...
+
+    def explain(self, query: Query, item: Item | str, *, max_new_tokens: int = ...) -> Explanation:
+        """Why an item suits a user."""
+        ...

@@ -1,0 +1,276 @@
+"""A recommender in process and one behind HTTP: the same assertions on both, over a real port and over ASGI."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import math
+from collections.abc import Iterator
+
+import httpx2
+import pytest
+
+from llmgen.catalog import Catalog
+from llmgen.client import AsyncClient, Client
+from llmgen.engines.fake import FakeEngine
+from llmgen.errors import (
+    APIConnectionError,
+    APIStatusError,
+    APITimeoutError,
+    CatalogError,
+    ConfigError,
+    SearchError,
+    TemplateNotFoundError,
+    UnknownItemError,
+)
+from llmgen.priors import Wish
+from llmgen.recommender import Recommender
+from llmgen.server import create_app
+from llmgen.transport import AsyncTransport, Retry
+from llmgen.types import Item, Query, Recommends
+from tests.server.conftest import running
+
+ONCE = Retry(attempts=1)
+
+
+@pytest.fixture(scope="module")
+def local(small: Catalog) -> Recommender:
+    return Recommender(small, FakeEngine(["Because of Alien."]), priors=[Wish(small)])
+
+
+@pytest.fixture(scope="module")
+def url(local: Recommender) -> Iterator[str]:
+    with running(create_app(local)) as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def remote(url: str) -> Iterator[Client]:
+    with Client(url) as client:
+        yield client
+
+
+@pytest.fixture(params=["local", "remote"])
+def asked(request: pytest.FixtureRequest) -> Recommends:
+    recommends: Recommends = request.getfixturevalue(request.param)
+    return recommends
+
+
+def query(small: Catalog, **changes: object) -> Query:
+    settings: dict[str, object] = {"history": [small[0], small[4]], "ratings": [4.0, 2.5], "text": "dark night", "k": 4}
+    return Query(**{**settings, **changes})  # type: ignore[arg-type]
+
+
+class TestBoth:
+    def test_lists(self, asked: Recommends, local: Recommender, small: Catalog) -> None:
+        answer = asked.recommend(query(small))
+        assert [place.rank for place in answer] == [1, 2, 3, 4]
+        assert not {place.item.id for place in answer} & {"1", "5"}
+        assert answer == local.recommend(query(small))
+        assert answer[0].item == small[answer[0].item.id]
+        assert answer[0].score == pytest.approx(sum(answer[0].terms.values()))
+
+    def test_many_lists_in_order(self, asked: Recommends, local: Recommender, small: Catalog) -> None:
+        queries = [query(small, text=str(number), history=[small[number]], ratings=None) for number in range(40)]
+        assert asked.recommend_many(queries) == local.recommend_many(queries)
+        assert asked.recommend_many([]) == []
+
+    def test_filters_and_seen_items(self, asked: Recommends, small: Catalog) -> None:
+        found = asked.recommend(query(small, filters={"year": "1960..1964", "genres": ("War", "Drama")}, k=50))
+        assert found
+        assert all(place.item.attributes["year"] in range(1960, 1965) for place in found)
+        assert len(asked.recommend(query(small, k=100, exclude_seen=False))) == len(small)
+
+    def test_candidates_in_order(self, asked: Recommends, local: Recommender, small: Catalog) -> None:
+        ranked = asked.rank(query(small), [small[7], "3", "1"])
+        assert {place.item.id for place in ranked} == {"8", "3", "1"}
+        assert ranked == local.rank(query(small), ["8", "3", "1"])
+
+    def test_ratings(self, asked: Recommends, local: Recommender, small: Catalog) -> None:
+        rating = asked.rate(query(small), small[9], labels=("1", "1.5", "2"))
+        assert list(rating.distribution) == ["1", "1.5", "2"]
+        assert sum(rating.distribution.values()) == pytest.approx(1)
+        assert rating == local.rate(query(small), "10", labels=("1", "1.5", "2"))
+
+    def test_reasons(self, asked: Recommends, small: Catalog) -> None:
+        reason = asked.explain(query(small), "10", max_new_tokens=40)
+        assert (reason.item, reason.text) == (small["10"], "Because of Alien.")
+        assert reason.evidence == (small[4], small[0])
+
+    def test_other_prompts(self, asked: Recommends, small: Catalog) -> None:
+        other = asked.with_prompt("cold_start")
+        assert other.recommend(query(small)).prompt.startswith("cold_start@")
+        assert asked.recommend(query(small)).prompt.startswith("next_item@")
+        assert other.with_prompt("next_item_taste").recommend(query(small)).prompt.startswith("next_item_taste@")
+
+    def test_errors(self, asked: Recommends, small: Catalog) -> None:
+        with pytest.raises(UnknownItemError, match="no item has the id 'nobody'"):
+            asked.rank(query(small), ["nobody"])
+        with pytest.raises(UnknownItemError, match="'nobody'"):
+            asked.rate(query(small), "nobody")
+        with pytest.raises(CatalogError, match="no item has an attribute 'colour'"):
+            asked.recommend(query(small, filters={"colour": "red"}))
+        with pytest.raises(SearchError, match="no item is eligible"):
+            asked.recommend(query(small, history=small[:], ratings=None))
+        with pytest.raises(ValueError, match="numbers written as strings"):
+            asked.rate(query(small), "1", labels=("good", "bad"))
+        with pytest.raises(TemplateNotFoundError, match="'nothing_such'"):
+            asked.with_prompt("nothing_such").recommend(query(small))
+
+    def test_every_method_of_the_protocol_is_there_with_the_same_names(self, asked: Recommends) -> None:
+        for name, method in vars(Recommends).items():
+            if not name.startswith("_"):
+                own = inspect.signature(getattr(type(asked), name)).parameters
+                assert set(inspect.signature(method).parameters) <= set(own), name
+
+
+def test_a_query_by_its_fields(remote: Client, small: Catalog) -> None:
+    by_fields = remote.recommend(history=["1", "5"], ratings=[4.0, 2.5], text="dark night", k=4)
+    assert by_fields == remote.recommend(query(small))
+    with pytest.raises(ValueError, match="not both: k"):
+        remote.recommend(query(small), k=3)
+    with pytest.raises(ValueError, match="2 ratings for a history of 1"):
+        remote.recommend(history=["1"], ratings=[4.0, 2.5])
+
+
+def test_free_text_travels_whole(small: Catalog) -> None:
+    free = Recommender(small, FakeEngine(["1. Aliens (1961)\n2. Nothing Such\n"]), decoding="free")
+    with running(create_app(free)) as url, Client(url) as client:
+        answer = client.recommend(Query(k=3))
+        expected = free.recommend(Query(k=3))
+    assert [place.grounding for place in answer] == [place.grounding for place in expected]
+    assert [place.item for place in answer] == [place.item for place in expected]
+    assert math.isnan(answer[0].probability)
+    assert answer.dropped == expected.dropped
+
+
+def test_items_come_and_go(local: Recommender) -> None:
+    with running(create_app(local)) as url, Client(url) as client:
+        new = Item("a/b?c#d é", "The Brand New One", {"year": 2024, "genres": ("War",), "stars": 4.5, "seen": True})
+        assert client.put_items([new]).items == 61
+        assert client.item(new.id) == new
+        assert new in {place.item for place in client.recommend(text="brand new", k=1)}
+        changed = Item(new.id, "Renamed", {"year": 2025})
+        assert client.put_items([changed]).items == 61
+        assert client.item(new.id) == changed
+        before = client.status().catalog
+        assert client.delete_item(new.id).items == 60
+        assert client.status().catalog not in (before, "")
+        for lost in (lambda: client.item(new.id), lambda: client.delete_item(new.id)):
+            with pytest.raises(UnknownItemError, match="no item has the id"):
+                lost()
+        with pytest.raises(CatalogError, match="stands twice"):
+            client.put_items([new, new])
+        with pytest.raises(CatalogError, match="blank title"):
+            client.put_items([Item("x", "  ")])
+        assert client.status().items == 60
+
+
+def test_a_stream_is_lazy_and_in_order(remote: Client, local: Recommender, small: Catalog) -> None:
+    taken = 0
+
+    def queries() -> Iterator[Query]:
+        nonlocal taken
+        for number in range(300):
+            taken += 1
+            yield query(small, text=str(number))
+
+    stream = remote.recommend_stream(queries(), at_once=4)
+    first = next(stream)
+    assert taken <= 9
+    assert first == local.recommend(query(small, text="0"))
+    stream.close()  # type: ignore[attr-defined]
+    assert taken <= 9
+
+
+def test_a_bar_is_shown_where_it_is_asked_for(
+    remote: Client, small: Catalog, capsys: pytest.CaptureFixture[str]
+) -> None:
+    remote.recommend_many([query(small)] * 3)
+    assert capsys.readouterr().out == ""
+    remote.recommend_many([query(small)] * 3, progress=True)
+    assert "Recommending" in capsys.readouterr().out
+
+
+def test_asyncio_has_the_same(local: Recommender, small: Catalog) -> None:
+    app = create_app(local)
+
+    async def ask() -> None:
+        transport = AsyncTransport("http://service", transport=httpx2.ASGITransport(app=app))
+        async with app.router.lifespan_context(app), AsyncClient("http://service", transport=transport) as client:
+            assert await client.recommend(query(small)) == local.recommend(query(small))
+            assert await client.recommend(history=["1"], k=2) == local.recommend(Query([small[0]], k=2))
+            queries = [query(small, text=str(number)) for number in range(70)]
+            assert await client.recommend_many(queries) == local.recommend_many(queries)
+            assert await client.rank(query(small), ["8", "3"]) == local.rank(query(small), ["8", "3"])
+            assert await client.rate(query(small), "8") == local.rate(query(small), "8")
+            assert await client.explain(query(small), "8") == local.explain(query(small), "8")
+            assert (await client.with_prompt("cold_start").recommend(query(small))).prompt.startswith("cold_start@")
+            assert await client.item("3") == small["3"]
+            assert (await client.put_items([Item("new", "New")])).items == 61
+            assert (await client.delete_item("new")).items == 60
+            assert (await client.prompts()).used["rank"] == "rerank"
+            assert (await client.status()).engine == "fake"
+            with pytest.raises(UnknownItemError):
+                await client.item("nobody")
+
+    asyncio.run(ask())
+
+
+def test_both_clients_have_the_same_methods() -> None:
+    names = {name for name in vars(Client) if not name.startswith("_")} - {"close"}
+    assert names == {name for name in vars(AsyncClient) if not name.startswith("_")} - {"aclose"}
+
+
+def test_what_is_no_service_is_told_from_one_that_is(url: str) -> None:
+    with (
+        Client("http://127.0.0.1:9", retry=ONCE) as nobody,
+        pytest.raises(APIConnectionError, match="is the server up"),
+    ):
+        nobody.status()
+    with Client(f"{url}/elsewhere", retry=ONCE) as elsewhere, pytest.raises(UnknownItemError):
+        elsewhere.status()
+    for wrong in ("localhost:8000", "ftp://x", ""):
+        with pytest.raises(ValueError, match="http"):
+            Client(wrong)
+
+
+class _Slow(FakeEngine):
+    def next_logprobs(self, steps: object) -> list[object]:  # type: ignore[override]
+        import time
+
+        time.sleep(0.5)
+        return super().next_logprobs(steps)  # type: ignore[arg-type, return-value]
+
+
+def test_the_services_own_limit_is_a_timeout_too(small: Catalog) -> None:
+    with running(create_app(Recommender(small, _Slow()))) as url:
+        with Client(url, timeout_s=0.2, retry=ONCE) as client, pytest.raises(APITimeoutError):
+            client.recommend(Query())
+        with Client(url, timeout_s=20) as client:
+            assert client.recommend(Query(k=1))
+
+
+def test_tasks_without_a_model_are_refused(small: Catalog) -> None:
+    with running(create_app(Recommender(small, None))) as url, Client(url) as client:
+        assert client.recommend(Query(k=2))
+        for task in (lambda: client.rate(Query(), "1"), lambda: client.explain(Query(), "1")):
+            with pytest.raises(ConfigError, match="needs a language model"):
+                task()
+
+
+def test_keys(small: Catalog) -> None:
+    with running(create_app(Recommender(small, None), keys=["k" * 20, "other" * 5])) as url:
+        for key in ("k" * 20, "other" * 5):
+            with Client(url, api_key=key) as client:
+                assert client.recommend(Query(k=1))
+        for wrong in (None, "", "k" * 19, "ké" * 10):
+            with (
+                Client(url, api_key=wrong, retry=ONCE) as client,
+                pytest.raises(APIStatusError, match="401") as refused,
+            ):
+                client.recommend(Query(k=1))
+            assert refused.value.status == 401
+            assert refused.value.request_id
+        with Client(url) as client:
+            assert client.status().status == "ok"
