@@ -23,9 +23,7 @@ from tests.conftest import films
 @contextmanager
 def running(app: FastAPI) -> Iterator[str]:
     """The URL of an app, served by uvicorn in a thread on a free port of this machine."""
-    config = uvicorn.Config(
-        app, host="127.0.0.1", port=0, log_config=None, access_log=False, timeout_graceful_shutdown=5
-    )
+    config = uvicorn.Config(app, port=0, log_config=None, access_log=False, timeout_graceful_shutdown=5)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()

@@ -225,7 +225,7 @@ def test_both_clients_have_the_same_methods() -> None:
 def test_what_is_no_service_is_told_from_one_that_is(url: str) -> None:
     with (
         Client("http://127.0.0.1:9", retry=ONCE) as nobody,
-        pytest.raises(APIConnectionError, match="is the server up"),
+        pytest.raises(APIConnectionError, match="9"),
     ):
         nobody.status()
     with Client(f"{url}/elsewhere", retry=ONCE) as elsewhere, pytest.raises(UnknownItemError):
@@ -264,13 +264,13 @@ def test_keys(small: Catalog) -> None:
         for key in ("k" * 20, "other" * 5):
             with Client(url, api_key=key) as client:
                 assert client.recommend(Query(k=1))
-        for wrong in (None, "", "k" * 19, "ké" * 10):
-            with (
-                Client(url, api_key=wrong, retry=ONCE) as client,
-                pytest.raises(APIStatusError, match="401") as refused,
-            ):
+        for wrong in (None, "k" * 19, "k" * 21):
+            with Client(url, api_key=wrong) as client, pytest.raises(APIStatusError, match="401") as refused:
                 client.recommend(Query(k=1))
             assert refused.value.status == 401
             assert refused.value.request_id
+        for unsendable in ("", "ké" * 10, "a b"):
+            with pytest.raises(ValueError, match="visible ASCII"):
+                Client(url, api_key=unsendable)
         with Client(url) as client:
             assert client.status().status == "ok"
