@@ -7,7 +7,8 @@ import pytest
 
 from llmgen.catalog import Catalog
 from llmgen.engines import Engine, GenerationConfig, Step
-from llmgen.types import Message
+from llmgen.errors import EngineUnavailableError
+from llmgen.types import FloatArray, Message
 
 CHATS = [
     [Message("system", "You recommend films from a fixed catalog."), Message("user", "Something slow" + "!" * length)]
@@ -16,9 +17,28 @@ CHATS = [
 
 
 class EngineContract:
-    """Give it a fixture `engine`, and `tolerance` where float32 is not what the engine computes in."""
+    """Give it a fixture `engine`, and `tolerance` where float32 is not what the engine computes in.
+
+    What not every engine has, a test class gives by `adapted`, `interrupt` and `recover`; without them those tests are
+    skipped.
+    """
 
     tolerance = 1e-4
+    one_sequence = True  # whether prompt and path are one text to the model, wherever the one ends
+
+    def vocabulary(self, engine: Engine) -> int:
+        return len(engine._chat.tokenizer)  # type: ignore[attr-defined]
+
+    def adapted(self, engine: Engine) -> Engine:
+        """The same engine with an adapter that changes its answers."""
+        pytest.skip("this engine takes no adapter here")
+
+    def interrupt(self, engine: Engine) -> None:
+        """Kill what the engine runs on."""
+        pytest.skip("nothing of this engine can die alone")
+
+    def recover(self, engine: Engine) -> None:
+        """Bring back what `interrupt` killed, where the engine does not do it itself."""
 
     @pytest.fixture
     def prompts(self, engine: Engine) -> list[tuple[int, ...]]:
@@ -73,5 +93,61 @@ class EngineContract:
         assert engine.next_logprobs([]) == []
         assert engine.generate([], GenerationConfig()) == []
 
-    def vocabulary(self, engine: Engine) -> int:
-        return len(engine._chat.tokenizer)  # type: ignore[attr-defined]
+    def test_wide_nodes_beside_narrow_ones(self, engine: Engine, prompts: list[tuple[int, ...]]) -> None:
+        rng = np.random.default_rng(0)
+        vocabulary = self.vocabulary(engine)
+        widths = (min(1500, vocabulary), 3, min(200, vocabulary), 1)
+        suffixes = ((), engine.spell(["Alien (1979)"])[0][:2])
+        steps = [
+            Step(prompt, suffix, rng.permutation(vocabulary)[:width].astype(np.int64))
+            for prompt in prompts
+            for suffix in suffixes
+            for width in widths
+        ]
+        everything = np.arange(vocabulary, dtype=np.int64)
+        whole = engine.next_logprobs([Step(step.prompt, step.suffix, everything, full=True) for step in steps[::4]])
+        for number, (step, answer) in enumerate(zip(steps, engine.next_logprobs(steps), strict=True)):
+            assert np.ptp(answer - whole[number // 4][step.wanted]) < self.tolerance
+
+    def test_prompts_of_unequal_length(self, engine: Engine, prompts: list[tuple[int, ...]]) -> None:
+        text = sum(prompts, ())
+        lengths = sorted({1, 2, 15, 16, 17, 31, 32, 33, 64, len(text)} & set(range(len(text) + 1)))
+        wanted = np.arange(50, dtype=np.int64)
+        steps = [Step(text[:length], text[3 : 3 + more], wanted, full=True) for length in lengths for more in (0, 1, 5)]
+        together = engine.next_logprobs(steps)
+        for step, answer in list(zip(steps, together, strict=True))[::-1]:
+            (alone,) = engine.next_logprobs([step])
+            assert np.abs(answer - alone).max() < self.tolerance
+
+    def test_it_does_not_matter_where_the_prompt_ends(self, engine: Engine, prompts: list[tuple[int, ...]]) -> None:
+        if not self.one_sequence:
+            pytest.skip("to this engine prompt and path are two things")
+        text = max(prompts, key=len)
+        wanted = np.arange(50, dtype=np.int64)
+        cuts = (len(text), len(text) - 1, len(text) - 7, len(text) // 32 * 32 or 1, 1)
+        answers = engine.next_logprobs([Step(text[:cut], text[cut:], wanted, full=True) for cut in cuts])
+        for answer in answers[1:]:
+            assert np.abs(answer - answers[0]).max() < self.tolerance
+
+    def test_an_adapter_changes_its_own_answers_only(self, engine: Engine, steps: list[Step]) -> None:
+        adapted = self.adapted(engine)
+        some = [Step(step.prompt, step.suffix, step.wanted, full=True) for step in steps[::13]]
+        before, changed, after, again = (e.next_logprobs(some) for e in (engine, adapted, engine, adapted))
+        assert largest_difference(before, changed) > 0.01
+        assert largest_difference(before, after) < self.tolerance
+        assert largest_difference(changed, again) < self.tolerance
+
+    def test_an_interrupted_engine_works_again(self, engine: Engine, steps: list[Step]) -> None:
+        some = [Step(step.prompt, step.suffix, step.wanted, full=True) for step in steps[::13]]
+        before = engine.next_logprobs(some)
+        self.interrupt(engine)
+        try:
+            after = engine.next_logprobs(some)
+        except EngineUnavailableError:
+            self.recover(engine)
+            after = engine.next_logprobs(some)
+        assert largest_difference(before, after) < self.tolerance
+
+
+def largest_difference(one: list[FloatArray], other: list[FloatArray]) -> float:
+    return max(float(np.abs(a - b).max()) for a, b in zip(one, other, strict=True))

@@ -14,6 +14,8 @@ CHAT = [Message("user", "Something slow")]
 
 
 class TestFake(EngineContract):
+    one_sequence = False
+
     @pytest.fixture
     def engine(self) -> Engine:
         return FakeEngine(["Alien", "Up"])
