@@ -385,14 +385,9 @@ def _add_errors(app: FastAPI) -> None:
     async def gone(request: Request, error: Exception) -> Response:
         return problem(request, 499, "ClientClosedRequest", "the client hung up")
 
-    async def mistake(request: Request, error: Exception) -> Response:
-        logger.error("%s: a mistake of ours", request.state.request_id, exc_info=error)
-        return problem(request, 500, "InternalError", "the service made a mistake; its log has the details")
-
     app.add_exception_handler(RequestValidationError, invalid)
     app.add_exception_handler(HTTPException, http)
     app.add_exception_handler(_GoneError, gone)
-    app.add_exception_handler(Exception, mistake)
 
 
 class _GoneError(Exception):

@@ -128,9 +128,12 @@ class Gate:
                 await _refuse(answer, 413, "HTTPException", too_large, request_id)
             else:
                 await self.app(scope, limited, answer)
-        except Exception:
-            status = 500  # answered by whoever called us
-            raise
+        except Exception:  # a mistake of ours; everything that can go wrong otherwise has its own answer
+            logger.exception("%s failed", request_id)
+            if status:
+                raise  # the answer has begun, and can only be broken off
+            message = "the service made a mistake; its log tells which"
+            await _refuse(answer, 500, "InternalError", message, request_id)
         finally:
             seconds = time.perf_counter() - began
             route = getattr(scope.get("route"), "path", "none")
