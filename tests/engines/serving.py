@@ -97,7 +97,8 @@ class Stub:
                 asked = Asked(self.command, self.path, dict(self.headers.items()), body)
                 stub.asked.append(asked)
                 reply = stub.turns.popleft() if stub.turns else stub.answer(asked)
-                stub._stopped.wait(reply.delay_s)
+                if stub._stopped.wait(reply.delay_s):
+                    reply = Reply(status=0)
                 self.close_connection = reply.cut or reply.hang_up or not reply.status
                 if reply.status:
                     self.send_response(reply.status)

@@ -1,0 +1,534 @@
+"""The engine for a server: exact answers in few requests, servers that can only write, and all that goes wrong."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llmgen.catalog import Catalog
+from llmgen.engines import Engine, GenerationConfig, Step, load_engine
+from llmgen.engines.openai import IDS, PROMPTS, SPARE, OpenAIEngine, _pack
+from llmgen.errors import ConfigError, EngineError, EngineUnavailableError, GenerationError
+from llmgen.recommender import Recommender
+from llmgen.transport import Retry
+from llmgen.types import FloatArray, Message, Query
+from tests.engines.contract import CHATS
+from tests.engines.serving import Asked, Reply, Stub
+
+pytest.importorskip("transformers", reason="needs llmgen[openai]")
+
+SOON = Retry(attempts=3, pause_s=0.01)
+KEY = "sk-nobody-may-see-this"
+VOCABULARY = 437
+
+
+def model_logprobs(ids: tuple[int, ...]) -> FloatArray:
+    """The stub's language model: made up, but always the same."""
+    seed = hashlib.sha256(repr(ids).encode()).digest()[:8]
+    logits = 3 * np.random.default_rng(int.from_bytes(seed, "little")).standard_normal(VOCABULARY)
+    return logits - np.logaddexp.reduce(logits)
+
+
+class Api:
+    """What a stub answers: as `vllm serve` does, or as servers that know less.
+
+    Attributes:
+        kind: `vllm`; `ignores` and `refuses` the option; `chats` knows chats only.
+        cards: What it runs.
+        metrics: What `/metrics` says.
+        written: What the assistant writes.
+        tokens: What `/tokenize` answers.
+    """
+
+    def __init__(self, model: Path) -> None:
+        self.kind = "vllm"
+        self.cards: list[dict[str, Any]] = [
+            {"id": "tiny", "root": str(model), "parent": None, "max_model_len": 2048},
+            {"id": "films", "root": "/somewhere/films", "parent": "tiny", "max_model_len": None},
+        ]
+        self.metrics = (
+            'vllm:cache_config_info{block_size="32",kv_cache_size_tokens="4096",enable_prefix_caching="True"} 1.0'
+        )
+        self.written: dict[str, Any] = {"message": {"content": "Alien"}, "finish_reason": "stop"}
+        self.tokens: list[int] | None = None
+
+    def __call__(self, asked: Asked) -> Reply:
+        route = asked.path.rpartition("/")[2] if asked.path != "/v1/chat/completions" else "chat"
+        if route == "models":
+            return answer({"data": self.cards})
+        if route == "metrics":
+            return Reply(200, self.metrics.encode())
+        if route == "tokenize":
+            return refusal(404, "Not Found") if self.tokens is None else answer({"tokens": self.tokens})
+        body = json.loads(asked.body)
+        if body["model"] not in [card["id"] for card in self.cards]:
+            return refusal(404, f"The model `{body['model']}` does not exist.")
+        if route == "chat":
+            return answer({"choices": [self.written], "usage": {"completion_tokens": 7}})
+        if self.kind == "chats":
+            return Reply(404, b"404 page not found")
+        if "logprob_token_ids" not in body:
+            return answer({"choices": [{"token_ids": body["stop_token_ids"], "finish_reason": "stop"}]})
+        if self.kind == "refuses":
+            return refusal(422, "Extra inputs are not permitted")
+        if len(body["logprob_token_ids"]) > IDS or len(body["prompt"]) > PROMPTS:
+            return refusal(400, "too many")
+        return answer({"choices": [self.row(*one, body) for one in enumerate(body["prompt"])]})
+
+    def row(self, index: int, prompt: list[int], body: dict[str, Any]) -> dict[str, Any]:
+        logprobs = model_logprobs(tuple(prompt))
+        likeliest = int(logprobs.argmax())
+        ids = [likeliest, *(body["logprob_token_ids"] if self.kind == "vllm" else ())]
+        table = {f"token_id:{token}": float(logprobs[token]) for token in ids}
+        return {"index": index, "text": "x", "logprobs": {"top_logprobs": [table]}, "finish_reason": "length"}
+
+
+def answer(content: object) -> Reply:
+    return Reply(200, json.dumps(content).encode())
+
+
+def refusal(status: int, message: str) -> Reply:
+    return Reply(status, json.dumps({"error": {"message": message, "code": status}}).encode())
+
+
+@pytest.fixture
+def api(tiny_model: Path) -> Api:
+    return Api(tiny_model)
+
+
+@pytest.fixture
+def stub(api: Api) -> Iterator[Stub]:
+    with Stub(api) as running:
+        yield running
+
+
+@pytest.fixture
+def load(stub: Stub) -> Iterator[Callable[..., OpenAIEngine]]:
+    """Loads engines for the stub, and closes them."""
+    made: list[OpenAIEngine] = []
+
+    def load(model: str = "", **options: Any) -> OpenAIEngine:
+        engine = load_engine(f"openai:{stub.url}{model}", **{"retry": SOON, **options})
+        assert isinstance(engine, OpenAIEngine)
+        made.append(engine)
+        stub.asked.clear()
+        return engine
+
+    yield load
+    for engine in made:
+        engine.close()
+
+
+@pytest.fixture
+def engine(load: Callable[..., OpenAIEngine]) -> OpenAIEngine:
+    return load()
+
+
+STEP = Step((1, 2, 3), (4,), np.arange(5))
+
+
+def check(engine: Engine, steps: list[Step]) -> None:
+    for step, row in zip(steps, engine.next_logprobs(steps), strict=True):
+        assert row.tolist() == model_logprobs(step.prompt + step.suffix)[step.wanted].tolist()
+
+
+# --- what is asked, and in how many requests -------------------------------------------------------------------------
+
+
+def test_answers_are_the_servers_to_the_last_bit(engine: OpenAIEngine) -> None:
+    rng = np.random.default_rng(0)
+    wanted = [rng.choice(VOCABULARY, size=size, replace=False) for size in (1, 3, 127, 128, 129, 300, VOCABULARY)]
+    prompts = [tuple(rng.integers(0, VOCABULARY, size=size).tolist()) for size in (1, 40)]
+    check(engine, [Step(prompt, suffix, ids) for prompt in prompts for suffix in ((), (5,), (5, 6)) for ids in wanted])
+
+
+def test_wide_nodes_are_asked_in_parts_that_steps_share(engine: OpenAIEngine, stub: Stub) -> None:
+    check(engine, [Step((1, number), (), np.arange(400)) for number in range(20)])
+    assert len(stub.asked) == 4  # 128 + 128 + 128 + 16 tokens
+
+
+def test_narrow_nodes_share_requests(engine: OpenAIEngine, stub: Stub) -> None:
+    rng = np.random.default_rng(0)
+    check(engine, [Step((1, 2, 3), (node,), rng.choice(VOCABULARY, size=3, replace=False)) for node in range(32)])
+    assert 2 <= len(stub.asked) <= 5
+
+
+@given(st.lists(st.lists(st.integers(0, 300), min_size=1, max_size=300, unique=True), max_size=100))
+def test_packing_leaves_nothing_out_and_keeps_the_limits(wanted: list[list[int]]) -> None:
+    seen: list[tuple[int, int]] = []
+    for batch in _pack([np.array(ids, dtype=np.int64) for ids in wanted]):
+        assert 1 <= len(batch.ids) <= IDS
+        assert len(batch.parts) <= PROMPTS
+        asked_for = [wanted[number][start : start + IDS] for number, start in batch.parts]
+        assert all(set(ids) <= set(batch.ids) for ids in asked_for)
+        assert len(batch.ids) * len(batch.parts) - sum(map(len, asked_for)) <= SPARE
+        seen += batch.parts
+    assert sorted(seen) == [(number, start) for number, ids in enumerate(wanted) for start in range(0, len(ids), IDS)]
+
+
+def test_equal_steps_of_many_users_fill_requests() -> None:
+    sizes = [len(batch.parts) for batch in _pack([np.arange(9)] * 150)]
+    assert sorted(sizes) == [22, 64, 64]
+
+
+def test_requests_ask_for_the_model_itself(engine: OpenAIEngine, stub: Stub) -> None:
+    engine.next_logprobs([STEP])
+    body = json.loads(stub.asked[0].body)
+    assert (body["prompt"], body["logprob_token_ids"], body["max_tokens"]) == ([[1, 2, 3, 4]], [0, 1, 2, 3, 4], 1)
+    assert (body["temperature"], body["top_p"], body["repetition_penalty"]) == (0, 1, 1)
+
+
+def test_the_server_is_tried_once(engine: OpenAIEngine, stub: Stub) -> None:
+    for _ in range(3):
+        engine.next_logprobs([STEP])
+    assert len(stub.asked) == 3
+
+
+@pytest.mark.parametrize("ending", ["", "/", "/v1", "/v1/"])
+def test_urls_with_and_without_the_apis_path_are_the_same(stub: Stub, ending: str) -> None:
+    engine = OpenAIEngine.load(stub.url + ending)
+    engine.next_logprobs([STEP])
+    engine.close()
+    paths = {asked.path for asked in stub.asked}
+    assert paths == {"/v1/models", "/v1/completions", "/tokenize", "/metrics"}
+
+
+def test_another_path_is_the_apis_own(stub: Stub) -> None:
+    OpenAIEngine.load(f"{stub.url}/team/api").close()
+    assert {"/team/api/models", "/team/api/completions"} <= {asked.path for asked in stub.asked}
+
+
+def test_threads_and_a_running_event_loop_may_ask(engine: OpenAIEngine) -> None:
+    steps = [Step((number, 2), (), np.arange(200)) for number in range(30)]
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(lambda _: check(engine, steps), range(12)))
+
+    async def inside() -> None:
+        check(engine, steps)
+
+    asyncio.run(inside())
+
+
+def test_closing_ends_the_threads(load: Callable[..., OpenAIEngine]) -> None:
+    engine = load(concurrency=4)
+    engine.next_logprobs([Step((1,), (), np.arange(VOCABULARY))])
+    assert any(thread.name.startswith("llmgen-openai") for thread in threading.enumerate())
+    engine.close()
+    assert not any(thread.name.startswith("llmgen-openai") for thread in threading.enumerate())
+
+
+# --- what the server says of itself ----------------------------------------------------------------------------------
+
+
+def test_limits_are_the_servers(engine: OpenAIEngine) -> None:
+    assert (engine.name, engine.constrained) == ("openai:tiny", True)
+    assert (engine.max_tokens, engine.block_tokens, engine.batch_tokens) == (2048, 32, 2048)
+
+
+def test_without_its_word_limits_are_the_usual_ones(api: Api, load: Callable[..., OpenAIEngine]) -> None:
+    api.metrics = "nothing"
+    api.cards[0]["max_model_len"] = None
+    engine = load()
+    assert (engine.max_tokens, engine.block_tokens, engine.batch_tokens) == (8192, 16, 65536)
+
+
+def test_without_a_prefix_cache_every_length_is_as_good(api: Api, load: Callable[..., OpenAIEngine]) -> None:
+    api.metrics = api.metrics.replace("True", "False")
+    assert load().block_tokens == 1
+
+
+def test_limits_may_be_given(load: Callable[..., OpenAIEngine]) -> None:
+    engine = load(max_tokens=7, block_tokens=8, batch_tokens=9)
+    assert (engine.max_tokens, engine.block_tokens, engine.batch_tokens) == (7, 8, 9)
+
+
+@pytest.mark.parametrize("option", ["max_tokens", "block_tokens", "batch_tokens", "concurrency", "timeout_s"])
+def test_limits_out_of_range_are_refused(load: Callable[..., OpenAIEngine], option: str) -> None:
+    with pytest.raises(ValueError, match=option):
+        load(**{option: 0})
+
+
+def test_an_adapter_is_a_model_with_its_bases_tokenizer(load: Callable[..., OpenAIEngine], stub: Stub) -> None:
+    engine, base = load(adapter="films"), load()
+    assert (engine.name, engine.max_tokens) == ("openai:tiny+films", 2048)
+    assert engine.tokenizer_digest == base.tokenizer_digest
+    engine.next_logprobs([STEP])
+    assert json.loads(stub.asked[0].body)["model"] == "films"
+    assert load(":tiny", adapter="films").name == "openai:tiny+films"
+    assert load(":films").name == "openai:films"
+
+
+@pytest.mark.parametrize(
+    ("model", "adapter", "message"),
+    [
+        (":large", None, "no model 'large'; it has tiny, films"),
+        ("", "songs", "no adapter 'songs'; it has tiny, films"),
+        (":large", "films", "no model 'large'"),
+        ("", "tiny", "'tiny' is no adapter but a model"),
+        (":other", "films", "'films' is one of 'tiny', not of 'other'"),
+    ],
+)
+def test_models_that_do_not_fit_are_refused(
+    api: Api, load: Callable[..., OpenAIEngine], model: str, adapter: str | None, message: str
+) -> None:
+    if model == ":other":
+        api.cards.append({"id": "other", "root": "/other"})
+    with pytest.raises(ConfigError, match=message):
+        load(model, adapter=adapter)
+
+
+def test_a_server_without_models_is_refused(api: Api, load: Callable[..., OpenAIEngine]) -> None:
+    api.cards.clear()
+    with pytest.raises(ConfigError, match="runs no model"):
+        load()
+
+
+@pytest.mark.parametrize(
+    "reply", [Reply(200, b"<html>"), Reply(404, b"no"), Reply(200, b"[]"), Reply(200, b'{"data": 1}')]
+)
+def test_what_is_no_such_server_is_told(stub: Stub, load: Callable[..., OpenAIEngine], reply: Reply) -> None:
+    stub.turns.append(reply)
+    with pytest.raises(EngineUnavailableError, match="is that an OpenAI-compatible server"):
+        load()
+
+
+def test_logits_are_refused(api: Api, load: Callable[..., OpenAIEngine], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(globals(), "model_logprobs", lambda ids: np.linspace(-1, 9, VOCABULARY))
+    with pytest.raises(ConfigError, match="--logprobs-mode raw_logprobs"):
+        load()
+
+
+def test_the_tokenizer_is_needed(api: Api, load: Callable[..., OpenAIEngine], tiny_model: Path) -> None:
+    api.cards[0]["root"] = "/nowhere/llama"
+    with pytest.raises(EngineUnavailableError, match=r"name it with tokenizer=.*/nowhere/llama"):
+        load()
+    assert load(tokenizer=str(tiny_model)).constrained
+
+
+def test_another_models_tokenizer_is_refused(api: Api, load: Callable[..., OpenAIEngine]) -> None:
+    api.tokens = [1, 2, 3]
+    with pytest.raises(ConfigError, match=r"another tokenizer than the server's model 'tiny'"):
+        load()
+
+
+# --- writing ---------------------------------------------------------------------------------------------------------
+
+
+def test_prompts_and_texts_travel_as_token_ids(engine: OpenAIEngine, stub: Stub, tiny_model: Path) -> None:
+    alien = list(engine.spell(["Alien"])[0])
+    stub.turns.append(answer({"choices": [{"token_ids": alien, "finish_reason": "stop"}]}))
+    stub.turns.append(answer({"choices": [{"token_ids": alien[:1], "finish_reason": "length"}]}))
+    config = GenerationConfig(max_new_tokens=9, temperature=0.5, seed=3)
+    (whole,), (cut,) = engine.generate(CHATS[:1], config), engine.generate(CHATS[:1], config)
+    assert (whole.text, whole.num_tokens, whole.finished) == ("Alien", len(alien) - 1, True)
+    assert (cut.num_tokens, cut.finished) == (1, False)
+    body = json.loads(stub.asked[0].body)
+    assert (body["prompt"], body["stop_token_ids"]) == (list(engine.tokenize(CHATS[0])), alien[-1:])
+    assert (body["temperature"], body["seed"], body["max_tokens"]) == (0.5, 3, 9)
+
+
+KNOWS_LESS = pytest.mark.parametrize("kind", ["ignores", "refuses", "chats"])
+
+
+@KNOWS_LESS
+def test_a_server_that_knows_less_writes(api: Api, stub: Stub, load: Callable[..., OpenAIEngine], kind: str) -> None:
+    api.kind = kind
+    engine = load()
+    assert not engine.constrained
+    (written,) = engine.generate(CHATS[:1], GenerationConfig(temperature=0.5, seed=3, max_new_tokens=9))
+    assert (written.text, written.num_tokens, written.finished) == ("Alien", 7, True)
+    body = json.loads(stub.asked[0].body)
+    assert [turn["role"] for turn in body["messages"]] == ["system", "user"]
+    assert (body["temperature"], body["seed"], body["max_tokens"]) == (0.5, 3, 9)
+    with pytest.raises(EngineError, match="can only write"):
+        engine.next_logprobs([STEP])
+
+
+@KNOWS_LESS
+def test_what_it_writes_is_looked_up(
+    api: Api,
+    load: Callable[..., OpenAIEngine],
+    kind: str,
+    catalog: Catalog,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    api.kind = kind
+    films = list(catalog)
+    api.written["message"]["content"] = (
+        f"1. {catalog.labels[30]}\n2. {films[40].title.upper()}\n3. Nothing like it at all"
+    )
+    recommender = Recommender(catalog, load())
+    assert "can only write free text" in caplog.text
+    places = recommender.recommend(Query(history=films[50:55], k=3))
+    assert (places[0].item, places[0].grounding.method) == (films[30], "exact")
+    assert places[1].item.title == films[40].title
+    assert places[2].grounding.method in ("bm25", "prior")
+
+
+def test_without_a_tokenizer_prompts_are_measured_in_bytes(
+    api: Api, load: Callable[..., OpenAIEngine], catalog: Catalog
+) -> None:
+    api.kind = "chats"
+    api.cards[:] = [{"id": "llama3.2:3b", "object": "model"}]
+    engine = load(":llama3.2:3b", max_tokens=1200)
+    assert engine.tokenizer_digest == "utf-8"
+    assert engine.spell(["é"]) == [(0xC3, 0xA9, 256)]
+    assert (
+        len(engine.tokenize([Message("user", "七")]))
+        == len("<|im_start|>user\n<|im_end|>\n<|im_start|>assistant\n") + 3
+    )
+    answered = Recommender(catalog, engine).recommend(Query(history=list(catalog)[:20], k=3))
+    assert 0 < answered.history_used < 20
+    assert answered.prompt_tokens <= 1200
+
+
+def test_a_named_tokenizer_measures_where_it_is_not_needed(
+    api: Api, load: Callable[..., OpenAIEngine], tiny_model: Path
+) -> None:
+    api.kind = "chats"
+    api.cards[:] = [{"id": "hosted"}]
+    assert load(tokenizer=str(tiny_model)).tokenizer_digest != "utf-8"
+    with pytest.raises(EngineUnavailableError, match="tokenizer="):
+        load(tokenizer="/nowhere")
+    api.cards[:] = [{"id": "hosted", "root": "/nowhere"}]
+    assert load().tokenizer_digest == "utf-8"
+
+
+def test_nothing_written_is_an_empty_text(api: Api, load: Callable[..., OpenAIEngine]) -> None:
+    api.kind = "chats"
+    api.written = {"message": {"content": None}, "finish_reason": "length"}
+    (written,) = load().generate(CHATS[:1], GenerationConfig())
+    assert (written.text, written.finished) == ("", False)
+
+
+# --- what goes wrong -------------------------------------------------------------------------------------------------
+
+
+def test_what_is_lost_is_asked_again_as_it_was(load: Callable[..., OpenAIEngine], stub: Stub) -> None:
+    engine = load(retry=Retry(attempts=6, pause_s=0.01))
+    stub.turns += [
+        Reply(429, headers={"retry-after": "0.05"}),
+        Reply(500),
+        Reply(503),
+        Reply(status=0),
+        Reply(body=b"x" * 100, cut=True),
+    ]
+    check(engine, [STEP])
+    assert len(stub.asked) == 6
+    assert len({asked.body for asked in stub.asked}) == 1
+
+
+@pytest.mark.parametrize("status", [429, 500, 503, 504])
+def test_a_server_that_keeps_failing_is_unavailable(engine: OpenAIEngine, stub: Stub, status: int) -> None:
+    stub.turns += [refusal(status, "EngineCore died")] * 3
+    with pytest.raises(EngineUnavailableError, match=f"HTTP {status}.*EngineCore died"):
+        engine.next_logprobs([STEP])
+    stub.turns.clear()
+    check(engine, [STEP])
+
+
+@pytest.mark.parametrize("status", [400, 404, 413, 422])
+def test_refusals_carry_the_servers_words_and_are_not_repeated(engine: OpenAIEngine, stub: Stub, status: int) -> None:
+    stub.turns += [refusal(status, "too long"), Reply(status, b"plain words")]
+    with pytest.raises(EngineError, match=f"HTTP {status}.*too long") as caught:
+        engine.next_logprobs([STEP])
+    assert not isinstance(caught.value, EngineUnavailableError)
+    with pytest.raises(GenerationError, match="plain words"):
+        engine.generate(CHATS[:1], GenerationConfig())
+    assert len(stub.asked) == 2
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        Reply(200, b"<html>"),
+        Reply(200, b""),
+        answer({}),
+        answer({"choices": []}),
+        answer({"choices": [{"index": 0, "logprobs": None}]}),
+        answer({"choices": [{"index": 0, "logprobs": {"top_logprobs": [{"token_id:0": -1.0}]}}]}),
+    ],
+)
+def test_answers_that_cannot_be_read_are_told(engine: OpenAIEngine, stub: Stub, reply: Reply) -> None:
+    stub.turns += [reply, reply]
+    with pytest.raises(GenerationError, match="cannot be read"):
+        engine.next_logprobs([STEP])
+    with pytest.raises(GenerationError, match="cannot be read"):
+        engine.generate(CHATS[:1], GenerationConfig())
+
+
+def test_a_wait_that_runs_out_is_no_hang(load: Callable[..., OpenAIEngine], stub: Stub) -> None:
+    engine = load(timeout_s=0.2)
+    stub.turns += [Reply(delay_s=9)] * 4
+    start = time.monotonic()
+    with pytest.raises(EngineUnavailableError, match=r"did not answer within 0\.2 s"):
+        engine.next_logprobs([Step((1,), (), np.arange(VOCABULARY))])
+    assert time.monotonic() - start < 3
+
+
+def test_a_server_that_dies_is_unavailable_until_it_is_back(
+    api: Api, load: Callable[..., OpenAIEngine], stub: Stub
+) -> None:
+    engine = load()
+    stub.answer = lambda asked: Reply(delay_s=30)
+    threading.Timer(0.3, stub.stop).start()
+    start = time.monotonic()
+    with pytest.raises(EngineUnavailableError, match="server"):
+        engine.next_logprobs([Step((1,), (), np.arange(VOCABULARY))])
+    with pytest.raises(EngineUnavailableError, match="is the server up"):
+        engine.generate(CHATS, GenerationConfig())
+    assert time.monotonic() - start < 5
+    with Stub(api, port=stub.port):
+        check(engine, [STEP])
+        api.cards[0]["id"] = "another"
+        with pytest.raises(EngineError, match=r"`tiny` does not exist.*load the engine again"):
+            engine.next_logprobs([STEP])
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_wrong_key_names_the_variable(stub: Stub, load: Callable[..., OpenAIEngine], status: int) -> None:
+    stub.turns.append(refusal(status, f"Incorrect API key provided: {KEY}"))
+    with pytest.raises(EngineUnavailableError, match="OPENAI_API_KEY") as caught:
+        load(api_key=KEY)
+    assert KEY not in str(caught.value)
+
+
+def test_the_key_is_sent_and_never_shown(
+    stub: Stub, load: Callable[..., OpenAIEngine], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    monkeypatch.setenv("OPENAI_API_KEY", f"{KEY}\n")  # as it comes out of a file
+    engine = load()
+    stub.turns += [refusal(400, f"cannot use {KEY}"), Reply(200, f'{{"echo": "{KEY}"}}'.encode()), *[Reply(0)] * 3]
+    for _ in range(3):
+        with pytest.raises(EngineError) as caught:
+            engine.next_logprobs([STEP])
+        chain = [caught.value, caught.value.__cause__, caught.value.__context__]
+        assert KEY not in "".join(map(repr, chain))
+    assert KEY not in caplog.text
+    assert KEY not in repr(engine) + repr(vars(engine))
+    assert {asked.headers["authorization"] for asked in stub.asked} == {f"Bearer {KEY}"}
+    with pytest.raises(ValueError, match="no header may hold") as refused:
+        load(api_key="sk-schlüssel")
+    assert "schlüssel" not in str(refused.value)
+
+
+def test_without_a_key_none_is_sent(stub: Stub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    OpenAIEngine.load(stub.url).close()
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    OpenAIEngine.load(stub.url, api_key="").close()
+    assert not any("authorization" in asked.headers for asked in stub.asked)
