@@ -13,6 +13,7 @@ from typing import Annotated, Any, TypeVar
 
 from fastapi import FastAPI, Header, Request, Response
 from fastapi.exceptions import RequestValidationError
+from fastapi.responses import PlainTextResponse
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
@@ -68,6 +69,7 @@ STATUS: tuple[tuple[type[Exception], int], ...] = (
 PROBLEMS: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorBody, "description": text}
     for status, text in {
+        400: "The body is no text in UTF-8.",
         401: "No key, or a wrong one.",
         413: "The body is too large.",
         422: "The request cannot be served as it is: an unknown item, prompt or filter, or a value out of range.",
@@ -131,6 +133,7 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        state.draining = False
         state.batcher.start()
         if reload is not None:
             _on_hangup(state, reload)
@@ -211,7 +214,7 @@ class _State:
         return (0, 0) if usage is None else (usage.read_tokens, usage.cached_tokens)
 
 
-Timeout = Annotated[float | None, Header(alias="X-Timeout", gt=0, allow_inf_nan=False, description="Seconds.")]
+Timeout = Annotated[float | None, Header(alias="X-Timeout", ge=0.01, allow_inf_nan=False, description="Seconds.")]
 
 
 def _add_answers(app: FastAPI, state: _State) -> None:
@@ -328,13 +331,15 @@ def _add_status(app: FastAPI, state: _State) -> None:
         )
         return Response(body.model_dump_json(), 503 if problem else 200, media_type=JSON)
 
-    @app.get("/health", response_model=StatusBody, tags=["status"])
+    not_ok: dict[int | str, dict[str, Any]] = {503: {"model": StatusBody, "description": "Not ok; `status` tells why."}}
+
+    @app.get("/health", response_model=StatusBody, tags=["status"], responses=not_ok)
     async def health() -> Response:
         """Whether the process works; if not, start it anew."""
         busy = state.batcher.busy_s
         return status(f"a batch has been running for {busy:.0f} s" if busy > STUCK_AFTER_S else None)
 
-    @app.get("/ready", response_model=StatusBody, tags=["status"])
+    @app.get("/ready", response_model=StatusBody, tags=["status"], responses=not_ok)
     async def ready(request: Request) -> Response:
         """Whether requests should be sent here; after a failure of the engine, this asks it again."""
         if state.draining:
@@ -349,10 +354,10 @@ def _add_status(app: FastAPI, state: _State) -> None:
                 return status(f"the engine is down: {error}")
         return status(None)
 
-    @app.get("/metrics", tags=["status"], response_class=Response)
+    @app.get("/metrics", tags=["status"], response_class=PlainTextResponse)
     async def metrics() -> Response:
         """For Prometheus."""
-        return Response(state.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+        return PlainTextResponse(state.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
 def _add_errors(app: FastAPI) -> None:

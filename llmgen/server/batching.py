@@ -64,7 +64,7 @@ class Batcher:
         self._waiting: dict[Hashable, deque[_Job]] = {}
         self._size = 0
         self._wake = asyncio.Event()
-        self._thread = ThreadPoolExecutor(1, "llmgen-batch")
+        self._thread: ThreadPoolExecutor | None = None
         self._task: asyncio.Task[None] | None = None
         self._busy_since: float | None = None
 
@@ -79,15 +79,16 @@ class Batcher:
 
     def start(self) -> None:
         """Begin to work; inside a running event loop."""
+        self._thread = ThreadPoolExecutor(1, "llmgen-batch")
         self._task = asyncio.create_task(self._work(), name="llmgen-batcher")
 
     async def close(self) -> None:
         """Finish what waits, and stop."""
         while self._task is not None and not self._task.done() and (self._size or self._busy_since is not None):
             await asyncio.sleep(0.01)
-        if self._task is not None:
+        if self._task is not None and self._thread is not None:
             self._task.cancel()
-        self._thread.shutdown(wait=False, cancel_futures=True)
+            self._thread.shutdown(wait=False, cancel_futures=True)
 
     async def ask(
         self,

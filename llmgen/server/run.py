@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
+import socket
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -61,6 +63,17 @@ def run(data: DataSettings, settings: RecommenderSettings, where: ServeSettings)
     check_exposure(where.host, keys, insecure=where.insecure)
     if where.save_changes and where.catalog is None:
         raise ConfigError("--save-changes writes to the file of --catalog; give one")
+    with _listen(where.host, where.port) as listener:  # before anything that takes long
+        _run(data, settings, where, keys, listener)
+
+
+def _run(
+    data: DataSettings,
+    settings: RecommenderSettings,
+    where: ServeSettings,
+    keys: tuple[str, ...],
+    listener: socket.socket,
+) -> None:
     console = Console(stderr=True)
     workspace, reload = _workspace(data, where.catalog)
     if where.catalog is not None:
@@ -70,43 +83,53 @@ def run(data: DataSettings, settings: RecommenderSettings, where: ServeSettings)
     if settings.engine != "none":
         with console.status(f"loading {settings.engine}"):
             engine = load_engine(settings.engine, adapter=settings.adapter)
-    recommender = workspace.build(settings, priors, engine, Choice(lm_weight=settings.lm_weight))
     app = create_app(
-        recommender,
+        workspace.build(settings, priors, engine, Choice(lm_weight=settings.lm_weight)),
         keys=keys,
         limits=where.limits,
         choose=lambda made, query: choose(settings, made.priors, query) if engine is not None else Choice(),
         reload=reload,
         save=where.catalog if where.save_changes else None,
     )
+    host, port = listener.getsockname()[:2]
+    url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    what = f"{len(workspace.catalog)} items, {engine.name if engine else 'no model'}"
+
+    def say() -> None:
+        console.print(f"llmgen serves {what} on {url} (docs: {url}/docs)", highlight=False, soft_wrap=True)
+
     config = uvicorn.Config(
-        app,
-        host=where.host,
-        port=where.port,
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        timeout_graceful_shutdown=GRACE_S,
+        app, log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=GRACE_S
     )
-    server = _Announced(config, console, f"{len(workspace.catalog)} items, {engine.name if engine else 'no model'}")
-    server.run()
-    if not server.started:
-        raise ConfigError(f"cannot listen on {where.host}:{where.port}; is the port taken?")
+    before = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:  # uvicorn stops at these signals, and then raises them again for whoever had them before: a clean exit is ours
+        _Announced(config, say).run(sockets=[listener])
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 class _Announced(uvicorn.Server):
     """Says where it listens, once it does."""
 
-    def __init__(self, config: uvicorn.Config, console: Console, what: str) -> None:
+    def __init__(self, config: uvicorn.Config, say: Callable[[], None]) -> None:
         super().__init__(config)
-        self._console, self._what = console, what
+        self._say = say
 
-    async def startup(self, sockets: list[object] | None = None) -> None:  # type: ignore[override]
-        await super().startup(sockets)  # type: ignore[arg-type]
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
         if self.started:
-            host, port = self.servers[0].sockets[0].getsockname()[:2]
-            shown = f"[{host}]" if ":" in host else host
-            self._console.print(f"llmgen serves {self._what} on http://{shown}:{port} (docs: /docs)", highlight=False)
+            self._say()
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server((host, port), family=family, backlog=2048)
+    except OSError as error:
+        raise ConfigError(
+            f"cannot listen on {host}, port {port}: {error.strerror}; give another --host or --port"
+        ) from error
 
 
 def _workspace(data: DataSettings, catalog: Path | None) -> tuple[Workspace, Callable[[], Catalog]]:

@@ -1,0 +1,156 @@
+"""`llmgen serve` as a process: what it refuses, how it starts, reloads and stops."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from schemathesis.core.errors import SchemathesisError  # noqa: F401
+
+from llmgen.catalog import Catalog
+from llmgen.client import Client
+from llmgen.errors import APIStatusError, ConfigError
+from llmgen.server.gate import check_exposure, read_keys
+from llmgen.types import Item, Query
+
+KEY = "a-key-of-the-tests"
+
+
+@contextmanager
+def serving(*options: str, **environment: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """A process of `llmgen serve` on a free port, and its URL."""
+    command = [sys.executable, "-m", "llmgen", "--verbose", "serve", "--engine", "fake", "--port", "0", *options]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, **environment}
+    )
+    assert process.stderr is not None
+    said = ""
+    try:
+        while not (found := re.search(r"on (http://\S+)", said)):
+            line = process.stderr.readline()
+            assert line, f"it ended: {said}"
+            said += line
+        yield process, found[1]
+    finally:
+        process.terminate()
+        process.communicate(timeout=30)
+
+
+@pytest.fixture
+def items(tmp_path: Path, small: Catalog) -> Path:
+    small.save(tmp_path / "items.jsonl")
+    return tmp_path / "items.jsonl"
+
+
+def test_a_catalog_is_served_reloaded_and_saved(items: Path, small: Catalog) -> None:
+    with serving("--catalog", str(items), "--save-changes") as (process, url), Client(url) as client:
+        assert client.status().items == 60
+        wished = client.recommend(Query(text="dark night", k=3))
+        assert wished.prompt.startswith("cold_start@")
+        assert set(wished[0].terms) == {"lm", "wish"}
+        client.put_items([Item("put", "Put While Serving")])
+        assert "put" in Catalog.from_jsonl(items)
+        small.with_items([Item("read", "Read Again")]).save(items)
+        before = client.status().catalog
+        process.send_signal(signal.SIGHUP)
+        until = time.monotonic() + 20
+        while client.status().catalog == before:
+            assert time.monotonic() < until
+            time.sleep(0.02)
+        assert client.item("read").title == "Read Again"
+        items.write_text("{")  # what cannot be read leaves the old one
+        process.send_signal(signal.SIGHUP)
+        time.sleep(0.3)
+        assert client.status().items == 61
+        assert client.recommend(Query(k=1))
+
+
+def test_stopping_answers_what_is_under_way(items: Path) -> None:
+    with serving("--catalog", str(items), "--gather", "700") as (process, url):
+        answers: list[int] = []
+        with Client(url) as client:
+            asked = threading.Thread(target=lambda: answers.append(len(client.recommend(Query(k=3)))))
+            asked.start()
+            time.sleep(0.3)
+            process.send_signal(signal.SIGTERM)
+            asked.join(20)
+        assert answers == [3]
+        assert process.wait(20) == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--host", "0.0.0.0"], "no API key is set"),
+        (["--host", "::"], "no API key is set"),
+        (["--save-changes"], "--catalog"),
+        (["--catalog", "ITEMS", "--prior", "transition=1"], "--prior transition is fitted on a log"),
+        (["--catalog", "ITEMS", "--dataset", "other"], "stands for a data set"),
+        (["--catalog", "nothing/there.jsonl"], "nothing/there.jsonl"),
+        (["--catalog", "ITEMS", "--api-keys", "nothing/there"], "cannot read API keys"),
+        (["--catalog", "ITEMS", "--engine", "gpt"], "no engine of the kind"),
+        (["--catalog", "ITEMS", "--port", "TAKEN"], "Address already in use"),
+    ],
+)
+def test_what_cannot_be_served_is_said_in_one_line(
+    items: Path, options: list[str], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from llmgen import cli
+
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        names = {"ITEMS": str(items), "TAKEN": str(taken.getsockname()[1])}
+        arguments = ["serve", "--engine", "fake", *[names.get(option, option) for option in options]]
+        with pytest.raises(SystemExit) as stop:
+            cli.main(arguments)
+    error = capsys.readouterr().err
+    assert stop.value.code == 1
+    assert says in error
+    assert error.count("error: ") == 1
+
+
+def test_keys_come_from_the_environment_and_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    file.write_text(f"# ours\n{'a' * 16}  # Ann's\n\n{'b' * 20}\n")
+    assert read_keys(f" {'c' * 16},{'a' * 16},", file) == ("c" * 16, "a" * 16, "b" * 20)
+    assert read_keys("", None) == ()
+    file.write_text("# none\n")
+    with pytest.raises(ConfigError, match="holds no API key"):
+        read_keys("", file)
+    with pytest.raises(ConfigError, match="of 5 characters can be guessed") as short:
+        read_keys("short", None)
+    assert "short" not in str(short.value)
+
+
+def test_other_machines_are_let_in_with_keys_or_on_purpose() -> None:
+    for host in ("127.0.0.1", "localhost", "::1"):
+        check_exposure(host, (), insecure=False)
+    check_exposure("0.0.0.0", (KEY,), insecure=False)
+    check_exposure("0.0.0.0", (), insecure=True)
+    with pytest.raises(ConfigError, match="LLMGEN_API_KEYS"):
+        check_exposure("192.0.2.1", (), insecure=False)
+
+
+def test_keys_of_the_environment_are_wanted(items: Path) -> None:
+    with serving("--catalog", str(items), LLMGEN_API_KEYS=KEY) as (_, url):
+        with Client(url, api_key=KEY) as client:
+            assert client.recommend(Query(k=1))
+        with Client(url) as client, pytest.raises(APIStatusError, match="401"):
+            client.recommend(Query(k=1))
+
+
+def test_help_names_what_matters() -> None:
+    shown = subprocess.run(
+        [sys.executable, "-m", "llmgen", "serve", "--help"], capture_output=True, text=True, check=True
+    ).stdout
+    for option in ("--catalog", "--engine", "--api-keys", "--insecure", "--max-queue", "--timeout"):
+        assert option in shown
