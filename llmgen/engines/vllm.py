@@ -139,15 +139,19 @@ class VLLMEngine:
         """
         source = str(demo_model()) if model is None else model
         arguments = _arguments(source, adapter, options)
-        name = f"vllm:{_short(source)}"
-        host = _start(arguments)
+        llm = _start(arguments)
         try:
-            engine = cls(host, adapter=adapter, name=name)
+            engine = cls(llm, adapter=adapter, name=f"vllm:{_short(source)}")
         except BaseException:
-            host.llm_engine.engine_core.shutdown()
+            _stop(llm)
             raise
         engine._host.restart = lambda: _start(arguments)
         return engine
+
+    @property
+    def llm(self) -> LLM:
+        """The LLM underneath; started again where it died and that is ours to do."""
+        return self._host.alive()
 
     def with_adapter(self, adapter: str | None) -> VLLMEngine:
         """An engine with another adapter, or None for the bare model, on the same LLM.
@@ -260,7 +264,7 @@ class _Host:
             return []
         found: dict[int, T] = {}
         with self._lock:
-            llm = self._alive()
+            llm = self.alive()
             try:
                 inputs = [{"prompt_token_ids": list(prompt)} for prompt in prompts]
                 names = llm.enqueue(inputs, params, lora_request=adapter, use_tqdm=False)
@@ -288,7 +292,7 @@ class _Host:
         path = str(Path(adapter).resolve()) if Path(adapter).is_dir() else adapter
         rank = _rank(adapter)
         with self._lock:
-            llm = self._alive()
+            llm = self.alive()
             room = llm.llm_engine.vllm_config.lora_config
             if room is None:
                 raise ConfigError(
@@ -311,10 +315,10 @@ class _Host:
     def close(self) -> None:
         with self._lock:
             if self._llm is not None:
-                self._llm.llm_engine.engine_core.shutdown()
+                _stop(self._llm)
             self._llm = None
 
-    def _alive(self) -> LLM:
+    def alive(self) -> LLM:
         if self._llm is None:
             raise EngineUnavailableError("this vLLM engine was closed; load it again")
         if _dead(self._llm):
@@ -324,7 +328,7 @@ class _Host:
                     "build a new LLM and a new VLLMEngine"
                 )
             logger.warning("vLLM's engine core had died; starting it again")
-            self._llm.llm_engine.engine_core.shutdown()
+            _stop(self._llm)
             self._llm = self.restart()
             _wake(self._llm)
         return self._llm
@@ -361,6 +365,14 @@ def _wake(llm: LLM) -> None:
                 call.set_exception(EngineDeadError())
 
     threading.Thread(target=watch, name="llmgen-vllm-watch", daemon=True).start()
+
+
+def _stop(llm: LLM) -> None:
+    core = llm.llm_engine.engine_core
+    core.shutdown()
+    if hasattr(core, "ctx"):  # vLLM leaves its sockets to the garbage collector
+        core.output_queue_thread.join(timeout=5)
+        core.ctx.destroy(linger=0)
 
 
 def _dead(llm: LLM) -> bool:
