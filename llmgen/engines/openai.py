@@ -84,6 +84,7 @@ class OpenAIEngine:
         self.tokenizer_digest = "utf-8" if chat is None else chat.digest
         self.control_tokens: frozenset[str] = frozenset() if chat is None else chat.control_tokens
         self._pool = ThreadPoolExecutor(concurrency, "llmgen-openai")  # starts threads only when there is work for them
+        self._closed = False
 
     @classmethod
     def load(
@@ -217,10 +218,13 @@ class OpenAIEngine:
 
     def close(self) -> None:
         """Close the connections; nothing can be asked afterwards."""
+        self._closed = True
         self._pool.shutdown(cancel_futures=True)
         self._server.close()
 
     def _each(self, ask: Callable[[Thing], Answer], things: Sequence[Thing]) -> list[Answer]:
+        if self._closed:
+            raise EngineUnavailableError(f"{self.name} was closed; load the engine again")
         if len(things) < 2:
             return [ask(thing) for thing in things]
         return list(self._pool.map(ask, things))  # where one fails, those that wait are not sent

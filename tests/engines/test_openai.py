@@ -228,6 +228,8 @@ def test_closing_ends_the_threads(load: Callable[..., OpenAIEngine]) -> None:
     assert any(thread.name.startswith("llmgen-openai") for thread in threading.enumerate())
     engine.close()
     assert not any(thread.name.startswith("llmgen-openai") for thread in threading.enumerate())
+    with pytest.raises(EngineUnavailableError, match="closed"):
+        engine.next_logprobs([STEP])
 
 
 # --- what the server says of itself ----------------------------------------------------------------------------------
