@@ -319,19 +319,25 @@ class _Host:
             self._llm = None
 
     def alive(self) -> LLM:
-        if self._llm is None:
-            raise EngineUnavailableError("this vLLM engine was closed; load it again")
-        if _dead(self._llm):
-            if self.restart is None:
-                raise EngineUnavailableError(
-                    "vLLM's engine core died, and the LLM was built by the caller, so it is not started again here: "
-                    "build a new LLM and a new VLLMEngine"
-                )
-            logger.warning("vLLM's engine core had died; starting it again")
-            _stop(self._llm)
-            self._llm = self.restart()
-            _wake(self._llm)
-        return self._llm
+        """The LLM, started again if it died.
+
+        Raises:
+            EngineUnavailableError: It was closed, cannot be started, or is not ours to start.
+        """
+        with self._lock:
+            if self._llm is None:
+                raise EngineUnavailableError("this vLLM engine was closed; load it again")
+            if _dead(self._llm):
+                if self.restart is None:
+                    raise EngineUnavailableError(
+                        "vLLM's engine core died, and the LLM was built by the caller, so it is not started again "
+                        "here: build a new LLM and a new VLLMEngine"
+                    )
+                logger.warning("vLLM's engine core had died; starting it again")
+                _stop(self._llm)
+                self._llm = self.restart()
+                _wake(self._llm)
+            return self._llm
 
     def _explain(self, llm: LLM, error: Exception) -> None:
         """Raise what an exception of vLLM means in llmgen's words; return where there are none."""
