@@ -212,7 +212,7 @@ def rate(
 ) -> None:
     """Predict the ratings that a user would give, as distributions."""
     from llmgen.display import ratings_table
-    from llmgen.schemas import RatingsBody
+    from llmgen.schemas import RatingsBody, to_json
 
     settings = _settings(
         **model,
@@ -223,8 +223,8 @@ def rate(
     )
     catalog = asked.workspace.catalog
     if json_:
-        body = RatingsBody.of(ratings, [catalog.label(rating.item) for rating in ratings])
-        typer.echo(body.model_dump_json(indent=2))
+        titles = [catalog.label(rating.item) for rating in ratings]
+        typer.echo(to_json(RatingsBody.dump(ratings, titles), indent=2))
     else:
         _console().print(ratings_table(catalog, ratings))
 
@@ -243,7 +243,7 @@ def explain(
 ) -> None:
     """Say why an item suits a user, from the user's own history."""
     from llmgen.display import explanation_text
-    from llmgen.schemas import ExplanationBody
+    from llmgen.schemas import ExplanationBody, to_json
 
     settings = _settings(
         **model,
@@ -253,7 +253,7 @@ def explain(
     explanation = asked.recommender.explain(asked.query, item)
     catalog = asked.workspace.catalog
     if json_:
-        typer.echo(ExplanationBody.of(explanation, catalog.label(explanation.item)).model_dump_json(indent=2))
+        typer.echo(to_json(ExplanationBody.dump(explanation, catalog.label(explanation.item)), indent=2))
     else:
         _console().print(explanation_text(catalog, explanation))
 
@@ -483,12 +483,12 @@ def _pair(text: str, option: str, form: str) -> tuple[str, str]:
 
 def _print_answer(asked: "_Asked", answer: "Recommendations", title: str, as_json: bool, scores: bool) -> None:
     from llmgen.display import answer_table
-    from llmgen.schemas import RecommendationsBody
+    from llmgen.schemas import RecommendationsBody, to_json
 
     catalog = asked.workspace.catalog
     if as_json:
         labels = [catalog.label(place.item) for place in answer]
-        typer.echo(RecommendationsBody.of(answer, labels).model_dump_json(indent=2))
+        typer.echo(to_json(RecommendationsBody.dump(answer, labels), indent=2))
     else:
         _console().print(answer_table(catalog, answer, title=title, scores=scores))
 

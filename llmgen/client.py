@@ -23,7 +23,6 @@ from llmgen.schemas import (
     ExplainBody,
     ExplanationBody,
     ItemBody,
-    NewItemsBody,
     PromptsBody,
     QueryBody,
     RankBody,
@@ -31,6 +30,7 @@ from llmgen.schemas import (
     RatingsBody,
     RecommendationsBody,
     StatusBody,
+    to_json,
 )
 from llmgen.transport import AsyncTransport, Response, Retry, Transport
 from llmgen.types import Attribute, Explanation, Item, Query, RatingPrediction, Recommendations
@@ -94,8 +94,8 @@ class _Calls:
 
     @staticmethod
     def put_items(items: Iterable[Item]) -> _Call[CatalogBody]:
-        body = NewItemsBody.model_construct(items=[ItemBody.of(item) for item in items])
-        return _Call("PUT", "/v1/items", CatalogBody.model_validate_json, body.model_dump_json().encode())
+        body = to_json({"items": [ItemBody.dump(item) for item in items]})
+        return _Call("PUT", "/v1/items", CatalogBody.model_validate_json, body)
 
     @staticmethod
     def delete_item(item_id: str) -> _Call[CatalogBody]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Self
 
+import pydantic_core
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from llmgen.types import (
@@ -36,6 +38,15 @@ AttributeValue = Annotated[
 Label = Annotated[str, StringConstraints(min_length=1, max_length=32)]
 
 
+Document = dict[str, object]
+"""Plain values that `to_json` writes as one of the bodies below: several times faster than building the body itself."""
+
+
+def to_json(document: Document, *, indent: int | None = None) -> bytes:
+    """A document as JSON in UTF-8; NaN, which JSON does not have, becomes null."""
+    return pydantic_core.to_json(document, indent=indent, inf_nan_mode="null")
+
+
 class _Body(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -47,16 +58,10 @@ class ItemBody(_Body):
     title: Annotated[str, StringConstraints(min_length=1, max_length=LONGEST_TEXT)]
     attributes: dict[str, AttributeValue] = Field({}, description="Anything else known, such as year or genres.")
 
-    @classmethod
-    def of(cls, item: Item) -> ItemBody:
+    @staticmethod
+    def dump(item: Item) -> Document:
         """From the library's own type."""
-        return cls.model_construct(
-            id=item.id,
-            title=item.title,
-            attributes={
-                name: list(value) if isinstance(value, tuple) else value for name, value in item.attributes.items()
-            },
-        )
+        return {"id": item.id, "title": item.title, "attributes": dict(item.attributes)}
 
     def value(self) -> Item:
         """As the library's own type."""
@@ -168,10 +173,10 @@ class GroundingBody(_Body):
     score: float
     text: str | None
 
-    @classmethod
-    def of(cls, grounding: Grounding) -> GroundingBody:
+    @staticmethod
+    def dump(grounding: Grounding) -> Document:
         """From the library's own type."""
-        return cls.model_construct(method=grounding.method, score=grounding.score, text=grounding.text)
+        return {"method": grounding.method, "score": grounding.score, "text": grounding.text}
 
     def value(self) -> Grounding:
         """As the library's own type."""
@@ -189,18 +194,18 @@ class RecommendationBody(_Body):
     terms: dict[str, float] = Field(description="Part of the score by name: lm, and each prior.")
     grounding: GroundingBody
 
-    @classmethod
-    def of(cls, place: Recommendation, label: str) -> RecommendationBody:
+    @staticmethod
+    def dump(place: Recommendation, label: str) -> Document:
         """From the library's own type; `label` is how the catalog writes the item."""
-        return cls.model_construct(
-            item=ItemBody.of(place.item),
-            label=label,
-            rank=place.rank,
-            probability=None if math.isnan(place.probability) else place.probability,
-            score=place.score,
-            terms=dict(place.terms),
-            grounding=GroundingBody.of(place.grounding),
-        )
+        return {
+            "item": ItemBody.dump(place.item),
+            "label": label,
+            "rank": place.rank,
+            "probability": place.probability,
+            "score": place.score,
+            "terms": dict(place.terms),
+            "grounding": GroundingBody.dump(place.grounding),
+        }
 
 
 class RecommendationsBody(_Body):
@@ -214,18 +219,18 @@ class RecommendationsBody(_Body):
     num_rounds: int = Field(description="How often the model was asked.")
     dropped: list[GroundingBody] = Field(description="Lines of free text that gave no further item.")
 
-    @classmethod
-    def of(cls, answer: Recommendations, labels: list[str]) -> RecommendationsBody:
+    @staticmethod
+    def dump(answer: Recommendations, labels: Sequence[str]) -> Document:
         """From the library's own type; `labels` are how the catalog writes the items, one a place."""
-        return cls.model_construct(
-            recommendations=[RecommendationBody.of(*pair) for pair in zip(answer, labels, strict=True)],
-            exact=answer.exact,
-            prompt=answer.prompt,
-            prompt_tokens=answer.prompt_tokens,
-            history_used=answer.history_used,
-            num_rounds=answer.num_rounds,
-            dropped=[GroundingBody.of(line) for line in answer.dropped],
-        )
+        return {
+            "recommendations": [RecommendationBody.dump(*pair) for pair in zip(answer, labels, strict=True)],
+            "exact": answer.exact,
+            "prompt": answer.prompt,
+            "prompt_tokens": answer.prompt_tokens,
+            "history_used": answer.history_used,
+            "num_rounds": answer.num_rounds,
+            "dropped": [GroundingBody.dump(line) for line in answer.dropped],
+        }
 
     def value(self) -> Recommendations:
         """As the library's own type."""
@@ -264,18 +269,18 @@ class RatingBody(_Body):
     )
     prompt: str
 
-    @classmethod
-    def of(cls, rating: RatingPrediction, label: str) -> RatingBody:
+    @staticmethod
+    def dump(rating: RatingPrediction, label: str) -> Document:
         """From the library's own type; `label` is how the catalog writes the item."""
-        return cls.model_construct(
-            item=ItemBody.of(rating.item),
-            label=label,
-            mean=rating.mean,
-            mode=rating.mode,
-            distribution=dict(rating.distribution),
-            label_mass=None if math.isnan(rating.label_mass) else rating.label_mass,
-            prompt=rating.prompt,
-        )
+        return {
+            "item": ItemBody.dump(rating.item),
+            "label": label,
+            "mean": rating.mean,
+            "mode": rating.mode,
+            "distribution": dict(rating.distribution),
+            "label_mass": rating.label_mass,
+            "prompt": rating.prompt,
+        }
 
     def value(self) -> RatingPrediction:
         """As the library's own type."""
@@ -288,10 +293,10 @@ class RatingsBody(_Body):
 
     ratings: list[RatingBody]
 
-    @classmethod
-    def of(cls, ratings: list[RatingPrediction], labels: list[str]) -> RatingsBody:
+    @staticmethod
+    def dump(ratings: Sequence[RatingPrediction], labels: Sequence[str]) -> Document:
         """From the library's own type; `labels` are how the catalog writes the items, one a rating."""
-        return cls.model_construct(ratings=[RatingBody.of(*pair) for pair in zip(ratings, labels, strict=True)])
+        return {"ratings": [RatingBody.dump(*pair) for pair in zip(ratings, labels, strict=True)]}
 
 
 class ExplanationBody(_Body):
@@ -303,16 +308,16 @@ class ExplanationBody(_Body):
     evidence: list[ItemBody] = Field(description="The history's items that speak most for the item, strongest first.")
     prompt: str
 
-    @classmethod
-    def of(cls, explanation: Explanation, label: str) -> ExplanationBody:
+    @staticmethod
+    def dump(explanation: Explanation, label: str) -> Document:
         """From the library's own type; `label` is how the catalog writes the item."""
-        return cls.model_construct(
-            item=ItemBody.of(explanation.item),
-            label=label,
-            text=explanation.text,
-            evidence=[ItemBody.of(item) for item in explanation.evidence],
-            prompt=explanation.prompt,
-        )
+        return {
+            "item": ItemBody.dump(explanation.item),
+            "label": label,
+            "text": explanation.text,
+            "evidence": [ItemBody.dump(item) for item in explanation.evidence],
+            "prompt": explanation.prompt,
+        }
 
     def value(self) -> Explanation:
         """As the library's own type."""

@@ -142,7 +142,7 @@ def test_labels_may_be_written_with_spaces(llmgen: Callable[..., Ran]) -> None:
 
 def test_explain_prints_words_and_evidence(llmgen: Callable[..., Ran], tiny_model: Path) -> None:
     ran = llmgen("explain --user 1 --item b --json", engine=f"hf:{tiny_model}")
-    assert ran.json["evidence"] == ["a"]  # user 2 took b after a
+    assert [item["id"] for item in ran.json["evidence"]] == ["a"]  # user 2 took b after a
     assert ran.json["text"]
     assert "Speaks most for it: Alien" in llmgen("explain --user 1 --item b", engine=f"hf:{tiny_model}").out
 

@@ -14,7 +14,6 @@ from typing import Annotated, Any, TypeVar
 from fastapi import FastAPI, Header, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import PlainTextResponse
-from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
 from llmgen import __version__
@@ -32,6 +31,7 @@ from llmgen.errors import (
 from llmgen.recommender import TASKS, Choice, Recommender, rating_values
 from llmgen.schemas import (
     CatalogBody,
+    Document,
     ErrorBody,
     ExplainBody,
     ExplanationBody,
@@ -45,6 +45,7 @@ from llmgen.schemas import (
     RatingsBody,
     RecommendationsBody,
     StatusBody,
+    to_json,
 )
 from llmgen.server.batching import Batcher, DeadlineError, QueueFullError
 from llmgen.server.gate import Gate
@@ -218,13 +219,13 @@ Timeout = Annotated[float | None, Header(alias="X-Timeout", ge=0.01, allow_inf_n
 
 
 def _add_answers(app: FastAPI, state: _State) -> None:
-    def answered(snapshot: Snapshot, body: BaseModel) -> Response:
-        return Response(body.model_dump_json(), media_type=JSON, headers={"X-Catalog": snapshot.digest})
+    def answered(snapshot: Snapshot, body: Document) -> Response:
+        return Response(to_json(body), media_type=JSON, headers={"X-Catalog": snapshot.digest})
 
     def listed(snapshot: Snapshot, answer: Recommendations) -> Response:
         state.metrics.answer(answer)
         catalog = snapshot.recommender.catalog
-        return answered(snapshot, RecommendationsBody.of(answer, [catalog.label(place.item) for place in answer]))
+        return answered(snapshot, RecommendationsBody.dump(answer, [catalog.label(place.item) for place in answer]))
 
     @app.post("/v1/recommend", response_model=RecommendationsBody, tags=["answers"])
     async def recommend(body: QueryBody, request: Request, timeout: Timeout = None) -> Response:
@@ -264,7 +265,7 @@ def _add_answers(app: FastAPI, state: _State) -> None:
         pairs = [(query, item) for item in snapshot.items(body.items)]
         ratings = await state.ask(request, (chosen, "rate", labels), pairs, run, timeout)
         catalog = snapshot.recommender.catalog
-        return answered(snapshot, RatingsBody.of(ratings, [catalog.label(rating.item) for rating in ratings]))
+        return answered(snapshot, RatingsBody.dump(ratings, [catalog.label(rating.item) for rating in ratings]))
 
     @app.post("/v1/explain", response_model=ExplanationBody, tags=["answers"])
     async def explain(body: ExplainBody, request: Request, timeout: Timeout = None) -> Response:
@@ -279,21 +280,25 @@ def _add_answers(app: FastAPI, state: _State) -> None:
 
         work = (query, snapshot.items([body.item])[0])
         explanation = await state.ask(request, (chosen, "explain", most), work, run, timeout)
-        return answered(snapshot, ExplanationBody.of(explanation, snapshot.recommender.catalog.label(explanation.item)))
+        return answered(
+            snapshot, ExplanationBody.dump(explanation, snapshot.recommender.catalog.label(explanation.item))
+        )
 
 
 def _add_catalog(app: FastAPI, state: _State) -> None:
-    @app.get("/v1/items/{item_id:path}", tags=["catalog"], responses={404: {"model": ErrorBody}})
-    async def item(item_id: str) -> ItemBody:
+    @app.get(
+        "/v1/items/{item_id:path}", tags=["catalog"], response_model=ItemBody, responses={404: {"model": ErrorBody}}
+    )
+    async def item(item_id: str) -> Response:
         """One item."""
         try:
-            return ItemBody.of(state.live.now.recommender.catalog[item_id])
+            return Response(to_json(ItemBody.dump(state.live.now.recommender.catalog[item_id])), media_type=JSON)
         except UnknownItemError as error:
             raise HTTPException(404, str(error)) from None
 
     @app.put("/v1/items", tags=["catalog"])
     async def put_items(body: NewItemsBody) -> CatalogBody:
-        """Put items into the catalog; they can be recommended as soon as this answers."""
+        """Put items into the catalog; they can be recommended when this answers."""
         return changed(await state.live.put([item.value() for item in body.items]))
 
     @app.delete("/v1/items/{item_id:path}", tags=["catalog"], responses={404: {"model": ErrorBody}})
