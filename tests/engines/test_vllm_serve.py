@@ -189,7 +189,6 @@ def test_top_tens_of_smollm2_equal_those_of_transformers(tmp_path: Path) -> None
     reference.block_tokens = BLOCK  # type: ignore[misc]
     theirs = Recommender(data.catalog, reference, **settings).recommend_many(queries)
     check_same_lists(ours, theirs, 1e-3)
-    assert len({place.item.id for answer in ours for place in answer}) > 50
 
 
 def check_same_lists(ours: list[Recommendations], theirs: list[Recommendations], tolerance: float) -> None:
