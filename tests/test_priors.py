@@ -548,3 +548,55 @@ class TestTuneWeights:
             tune_weights([Seen(FILMS), good], [after("a")], ["a"], catalog=FILMS, metric="log_likelihood")
         with pytest.raises(UnknownItemError, match="'z'"):
             tune_weights([good], [Query()], ["z"], catalog=FILMS)
+
+
+class TestOnAChangedCatalog:
+    """Items come, go, move and are renamed; what was known of those that stay is known of them still."""
+
+    LOG = taken("abc", "acb", "bad", "bcd", "abd")
+    CHANGED = Catalog(
+        [FILMS["d"], Item("n", "New", {"year": 2000}), FILMS["a"], Item("b", "Brasilien"), Item("m", "Dune")],
+        label=FILMS.label_format,
+        shown=FILMS.shown,
+    )
+    BEFORE = np.array([3, -1, 0, 1, -1])
+    STAY = ("d", "a", "b")
+
+    @pytest.mark.parametrize("dense", [True, False])
+    @pytest.mark.parametrize("kind", [Transition, Ease, ItemKNN])
+    def test_similarities_follow_their_items(self, kind: type[Transition], dense: bool) -> None:
+        fitted = kind.fit(self.LOG, FILMS)
+        whole = fitted.similarity if isinstance(fitted.similarity, np.ndarray) else fitted.similarity.toarray()
+        fitted = dataclasses.replace(fitted, similarity=whole if dense else sparse.csr_array(whole))
+        moved = fitted.on_catalog(self.CHANGED, self.BEFORE)
+        assert isinstance(moved, kind)
+        assert isinstance(moved.similarity, np.ndarray) == dense
+        before = fitted.scores([after("ab")])[0]
+        now = moved.scores([Query([self.CHANGED["a"], self.CHANGED["b"]])])[0]
+        for item_id in self.STAY:
+            assert now[self.CHANGED.index(item_id)] == pytest.approx(before[FILMS.index(item_id)])
+        assert now[self.CHANGED.index("n")] == now[self.CHANGED.index("m")] == 0
+        assert (moved.weight, moved.decay, moved.floor, moved.name) == (
+            fitted.weight,
+            fitted.decay,
+            fitted.floor,
+            kind.name,
+        )
+
+    def test_popularity_keeps_its_ratios_and_a_new_item_is_as_rare_as_the_rarest(self) -> None:
+        fitted = Popularity.fit(self.LOG, FILMS)  # a 4, b 5, c 3, d 3, e 0, each plus 1
+        moved = fitted.on_catalog(self.CHANGED, self.BEFORE)
+        shares = np.exp(moved.log_weights([Query()])[0])
+        assert shares == pytest.approx(np.array([4, 1, 5, 6, 1]) / 17)
+
+    def test_words_and_attributes_are_read_anew(self) -> None:
+        wish = Wish(FILMS, weight=0.5).on_catalog(self.CHANGED, self.BEFORE)
+        found = wish.log_weights([Query(text="brasilien")])[0]
+        assert found.argmax() == self.CHANGED.index("b")
+        assert wish.weight == 0.5
+        where = Where(FILMS).on_catalog(self.CHANGED, self.BEFORE)
+        assert np.flatnonzero(where.log_weights([Query(filters={"year": 2000})])[0] == 0).tolist() == [1]
+        with pytest.raises(CatalogError, match="no item has an attribute 'country'"):
+            where.log_weights([Query(filters={"country": "usa"})])
+        seen = Seen(FILMS).on_catalog(self.CHANGED, self.BEFORE)
+        assert np.isneginf(seen.log_weights([after("da")])[0]).tolist() == [True, False, True, False, False]

@@ -814,3 +814,29 @@ def test_answers_are_frozen_and_questions_unchanged() -> None:
 def test_a_negative_weight_prefers_what_fewer_took() -> None:
     rare = Popularity(weights(0.5, 0.1, 0.1, 0.1, 0.1, 0.1), weight=-1.0)
     assert ids(Recommender(FILMS, None, priors=[rare]).recommend(Query(k=6)))[-1] == "a"
+
+
+def test_a_changed_catalog_is_recommended_from_at_once(catalog: Catalog) -> None:
+    engine = FakeEngine()
+    made = Recommender(catalog, engine, priors=[Popularity(np.zeros(len(catalog)), weight=0.5)], num_beams=8)
+    _ = made.trie
+    changed = catalog.without(["1", "7"]).with_items([Item("new", "Brand New"), Item("3", "Alien Three")])
+    moved = made.with_catalog(changed)
+    fresh = Recommender(changed, engine, priors=[Popularity(np.zeros(len(changed)), weight=0.5)], num_beams=8)
+    query = Query(history=[catalog["2"]], k=len(changed))
+    answer = moved.recommend(query)
+    assert {place.item for place in answer} == set(changed) - {catalog["2"]}
+    assert ids(answer) == ids(fresh.recommend(query))
+    assert moved.config == made.config
+    assert ids(made.recommend(Query(k=300)))  # the old one is as it was
+    assert len(made.catalog) == len(catalog)
+
+
+def test_many_ranks_and_reasons_are_as_one_by_one(catalog: Catalog) -> None:
+    recommender = Recommender(catalog, FakeEngine(["Because."]))
+    queries = some_queries(catalog, 6, seed=3)
+    pairs = [(replace(query, filters={}), [catalog[i], catalog[2 * i + 1], "150"]) for i, query in enumerate(queries)]
+    assert recommender.rank_many(pairs) == [recommender.rank(query, candidates) for query, candidates in pairs]
+    about = [(query, "9") for query in queries]
+    assert recommender.explain_many(about) == [recommender.explain(query, item) for query, item in about]
+    assert recommender.rank_many([]) == recommender.explain_many([]) == []
