@@ -446,7 +446,7 @@ def _arguments(source: str, adapter: str | None, options: Mapping[str, Any]) -> 
         sized = {"kv_cache_memory_bytes", "gpu_memory_utilization", "num_gpu_blocks_override"} & options.keys()
         if not sized and not os.environ.get("VLLM_CPU_KVCACHE_SPACE"):
             chosen |= {"kv_cache_memory_bytes": CPU_CACHE_BYTES, "max_model_len": -1}
-        if len(os.sched_getaffinity(0)) <= FEW_CORES:
+        if (os.cpu_count() or 1) <= FEW_CORES:
             os.environ.setdefault("VLLM_CPU_NUM_OF_RESERVED_CPU", "0")
     if adapter is not None:
         chosen |= {"enable_lora": True, "max_lora_rank": _room(_rank(adapter), adapter)}
