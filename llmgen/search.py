@@ -20,11 +20,13 @@ probability is taken as spread evenly over the items there: that makes the sum e
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from typing import Literal, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from llmgen.engines import Engine, Step
 from llmgen.errors import SearchError
@@ -98,31 +100,24 @@ def search(trie: ItemTrie, engine: Engine, requests: Sequence[Request], config: 
     """The best items of each request.
 
     Requests are worked on together, as many at a time as the engine's `batch_tokens` allow; those with the same prompt
-    share its cost.
+    share its cost. No answer depends on the company.
 
     Raises:
         SearchError: No item of a request has a weight above 0.
         ValueError: A prior of the wrong length, or with NaN or +inf in it.
     """
-    results: list[SearchResult | None] = [None] * len(requests)
-    asked = []
     for number, request in enumerate(requests):
         _check(request, trie.num_items, number)
-        if config.lm_weight == 0:
-            results[number] = rank_by_prior(request.log_prior, request.k)
-        else:
-            asked.append(number)
-    wanted: dict[int, IntArray] = {}
-    for numbers in _batches(asked, requests, engine.batch_tokens):
-        beams = {number: _Beam(trie, requests[number], config, wanted) for number in numbers}
-        while working := {number: beam for number, beam in beams.items() if beam.advance()}:
-            questions = {number: beam.questions() for number, beam in working.items()}
-            answers = iter(engine.next_logprobs([step for steps in questions.values() for step in steps]))
-            for number, steps in questions.items():
-                working[number].answer([next(answers) for _ in steps])
-        for number, beam in beams.items():
-            results[number] = beam.result()
-    return [result for result in results if result is not None]
+    if config.lm_weight == 0:
+        return [rank_by_prior(request.log_prior, request.k) for request in requests]
+    results: dict[int, SearchResult] = {}
+    paths = _Paths(trie)
+    for numbers in _batches(requests, engine.batch_tokens):
+        batch = _Batch(trie, [requests[number] for number in numbers], config, paths)
+        while len((chosen := batch.choose()).node):
+            batch.open(chosen, engine)
+        results.update(zip(numbers, batch.results(), strict=True))
+    return [results[number] for number in range(len(requests))]
 
 
 def rank_by_prior(log_prior: FloatArray, k: int) -> SearchResult:
@@ -137,14 +132,53 @@ def rank_by_prior(log_prior: FloatArray, k: int) -> SearchResult:
         kth = np.partition(log_prior[eligible], len(eligible) - k)[len(eligible) - k]
         eligible = eligible[log_prior[eligible] >= kth]
     items = eligible[np.argsort(-log_prior[eligible], kind="stable")][:k]
-    total = np.logaddexp.reduce(log_prior[log_prior > -np.inf])
     scores = log_prior[items]
+    total = scores[0] + np.log(np.exp(log_prior - scores[0]).sum())
     return SearchResult(items, scores, np.full(len(items), np.nan), np.exp(scores - total), True, 0)
 
 
-class _Nodes(NamedTuple):
-    """Some nodes of the trie with what is known of each."""
+class _Paths:
+    """What engines are asked about nodes, each looked up once a search."""
 
+    def __init__(self, trie: ItemTrie) -> None:
+        # element by element, a memoryview is three times as quick as an array
+        self.token, self.parent, self.first = trie.token.data, trie.parent.data, trie.first.data
+        self.tokens = trie.token
+        self.spelled: dict[int, tuple[int, ...]] = {0: ()}
+        self.wanted: dict[int, IntArray] = {}
+        self.ends: dict[int, int] = {}
+
+    def spelling(self, node: int) -> tuple[int, ...]:
+        """Tokens from the root to a node; quick below a node that was asked about before."""
+        rest, above = [], node
+        while above not in self.spelled:
+            rest.append(self.token[above])
+            above = self.parent[above]
+        if rest:
+            self.spelled[node] = (*self.spelled[above], *reversed(rest))
+        return self.spelled[node]
+
+    def below(self, node: int) -> IntArray:
+        """Tokens of all children of a node; always the same array, so that engines need look at it only once."""
+        if node not in self.wanted:
+            self.wanted[node] = self.tokens[self.first[node] : self.first[node + 1]].astype(np.int64)
+        return self.wanted[node]
+
+    def end(self, node: int) -> int:
+        """The first node, from this one on downwards, that has not just one child."""
+        if node not in self.ends:
+            below = node
+            while self.first[below + 1] - self.first[below] == 1:
+                below = self.first[below]
+            self.ends[node] = below
+        return self.ends[node]
+
+
+class _Nodes(NamedTuple):
+    """Some nodes of the trie with what is known of each; sorted by owner, and those of one owner as they came in."""
+
+    owner: IntArray
+    """Number of the request in the batch."""
     node: IntArray
     lm: FloatArray
     """log P_LM of the node."""
@@ -153,164 +187,236 @@ class _Nodes(NamedTuple):
     share: FloatArray
     """Log of the sum of exp(score) over the items below, if the model's probability is spread evenly over them."""
 
-    def take(self, which: IntArray) -> _Nodes:
-        return _Nodes(self.node[which], self.lm[which], self.bound[which], self.share[which])
+    def take(self, which: IntArray | NDArray[np.bool_]) -> _Nodes:
+        return _Nodes(self.owner[which], self.node[which], self.lm[which], self.bound[which], self.share[which])
 
     @staticmethod
     def join(parts: Sequence[_Nodes]) -> _Nodes:
-        node, lm, bound, share = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
-        return _Nodes(node, lm, bound, share)
+        owner, node, lm, bound, share = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+        return _Nodes(owner, node, lm, bound, share).take(owner.argsort(kind="stable"))
 
 
-class _Beam:
-    """The state of one request."""
+class _Found(NamedTuple):
+    """Items that were reached, of all requests."""
 
-    def __init__(self, trie: ItemTrie, request: Request, config: SearchConfig, wanted: dict[int, IntArray]) -> None:
+    owner: IntArray
+    position: IntArray
+    lm: FloatArray
+    score: FloatArray
+
+
+class _Batch:
+    """The state of some requests that are worked on together; their number among them is the `owner` of what is theirs.
+
+    What is known of each item stands in one row a request: its columns are the positions in trie order, and one more,
+    so that an interval may end behind the last item. Rows are used joined: a place is `owner * stride + position`.
+    """
+
+    def __init__(self, trie: ItemTrie, requests: Sequence[Request], config: SearchConfig, paths: _Paths) -> None:
         self.trie = trie
-        self.request = request
         self.config = config
-        self.wanted = wanted  # tokens of all children of a node, shared by all requests of a search
-        self.width = config.num_beams or max(4 * request.k, 32)
-        self.num_rounds = 0
-        log_weight = request.log_prior[trie.order]
-        self.log_weight = np.append(log_weight, -np.inf)  # one more, so that an interval may end behind the last item
-        self.top = float(log_weight.max())
-        self.mass = np.concatenate([[0.0], np.cumsum(np.exp(log_weight - self.top))])
-        self.count = np.concatenate([[0], np.cumsum(log_weight > -np.inf)])
-        self.need = min(request.k, int(self.count[-1]))
-        self.found_position: list[IntArray] = [np.empty(0, np.int64)]
-        self.found_lm: list[FloatArray] = [np.empty(0)]
-        self.kth = -np.inf  # score of the k-th best item found
-        self.unopened = -np.inf  # log of the sum of exp(share) over nodes that can't matter
-        empty = self._describe(np.empty(0, np.int64), np.empty(0))
-        self.pool = [empty]
-        self.reserve = [empty]
-        self._enter(np.zeros(1, np.int64), np.zeros(1))
+        self.paths = paths
+        self.prompts = [request.prompt for request in requests]
+        self.by_eligible = config.normalise == "eligible"
+        self.stride = trie.num_items + 1
+        shape = (len(requests), self.stride)
+        log_weight, mass = np.empty(shape), np.zeros(shape)  # mass: of all items before, in units of exp(top)
+        count = np.zeros(shape if self.by_eligible else (0, 0), np.int32)  # of eligible items before
+        self.top, self.need = np.empty(len(requests)), np.empty(len(requests), np.int64)
+        order = trie.order.astype(np.int64)
+        for number, request in enumerate(requests):  # one by one, so that there is no third array as large as these
+            weight = request.log_prior[order]
+            log_weight[number, :-1] = weight
+            self.top[number] = weight.max()
+            np.exp(weight - self.top[number]).cumsum(out=mass[number, 1:])
+            eligible = weight > -np.inf
+            self.need[number] = min(request.k, int(np.count_nonzero(eligible)))
+            if self.by_eligible:
+                eligible.cumsum(out=count[number, 1:])
+        log_weight[:, -1] = -np.inf
+        self.log_weight, self.mass, self.count = log_weight.ravel(), mass.ravel(), count.ravel()
+        self.width = np.array([config.num_beams or max(4 * request.k, 32) for request in requests])
+        self.owners = np.arange(len(requests))
+        self.best = np.full((len(requests), self.need.max()), -np.inf)  # scores of the best items found, rising
+        self.kth = np.full(len(requests), -np.inf)  # score of the k-th best item found
+        none = np.zeros(0, np.int64)
+        self.found = [_Found(none, none, np.zeros(0), np.zeros(0))]
+        self.num_found, self.num_rounds = np.zeros_like(self.owners), np.zeros_like(self.owners)
+        self.working = np.ones(len(requests), dtype=bool)
+        self.reserve: list[_Nodes] = []  # nodes that were not chosen
+        self.dropped: list[_Nodes] = []  # nodes that can't matter any more
+        start = self.owners * self.stride
+        root, lm = np.zeros_like(self.owners), np.zeros(len(requests))
+        self.pool = self._enter(self.owners, root, lm, start, start + trie.num_items, self.top)
 
-    def advance(self) -> bool:
-        """Choose the nodes to open next; False if the search is over."""
-        pool = self._drop(_Nodes.join(self.pool))
-        order = np.argsort(-pool.bound, kind="stable")
-        self.pool = [pool.take(order[: self.width])]
-        self.reserve.append(pool.take(order[self.width :]))
-        if len(self.pool[0].node):
-            return True
-        if not self.config.exact and len(self._scores()) >= self.need:
-            return False
-        reserve = self._drop(_Nodes.join(self.reserve))
-        order = np.argsort(-reserve.bound, kind="stable")
-        self.pool = [reserve.take(order[: self.width])]
-        self.reserve = [reserve.take(order[self.width :])]
-        return len(self.pool[0].node) > 0
+    def choose(self) -> _Nodes:
+        """Choose the nodes to open next; none if all searches are over."""
+        chosen = self._widest(self._drop(self.pool))
+        idle, self.working = self.working, np.zeros_like(self.working)
+        self.working[chosen.owner] = True
+        idle &= ~self.working
+        if not self.config.exact:
+            idle &= self.num_found < self.need
+        if self.reserve and idle.any():
+            waiting = _Nodes.join(self.reserve)
+            again = idle[waiting.owner]
+            self.reserve = [waiting.take(~again)]
+            chosen = _Nodes.join([chosen, self._widest(self._drop(waiting.take(again)))])
+            self.working[chosen.owner] = True
+        return chosen
 
-    def questions(self) -> list[Step]:
-        """One step a chosen node."""
-        self.num_rounds += 1
-        chosen = self.pool[0]
-        children, splits = self.trie.children(chosen.node)
-        eligible = self._eligible(children) > 0
-        steps = []
-        asks_all = self.config.mode == "trie" and self.config.normalise == "catalog"
-        for i, node in enumerate(chosen.node.tolist()):
-            own = children[splits[i] : splits[i + 1]]
-            if asks_all:
-                if node not in self.wanted:
-                    self.wanted[node] = self.trie.token[own].astype(np.int64)
-                wanted = self.wanted[node]
+    def open(self, chosen: _Nodes, engine: Engine) -> None:
+        """Ask the model about the chosen nodes, and put their children where they belong."""
+        self.num_rounds += self.working
+        children, parent = _intervals(self.trie.first[chosen.node], self.trie.first[chosen.node + 1])
+        offset = (chosen.owner * self.stride)[parent]
+        start, end = self.trie.lo[children] + offset, self.trie.hi[children] + offset
+        place = start.argsort()  # the ends of one and the start of the next, rising: no item is looked at twice
+        best = np.empty(len(children))
+        best[place] = np.maximum.reduceat(self.log_weight, np.stack([start, end], axis=1)[place].ravel())[::2]
+        alive = np.flatnonzero(best > -np.inf)
+
+        raw = self.config.mode == "raw"
+        wanted: Iterable[IntArray]
+        if raw or self.by_eligible:
+            asked = parent[alive]
+            wanted = np.split(self.trie.token[children[alive]].astype(np.int64), _starts(asked)[1:])
+        else:
+            asked = parent
+            wanted = map(self.paths.below, chosen.node.tolist())
+        spellings = map(self.paths.spelling, chosen.node.tolist())
+        prompts = [self.prompts[owner] for owner in chosen.owner.tolist()]
+        lm = np.concatenate(engine.next_logprobs(list(map(Step, prompts, spellings, wanted, repeat(raw)))))
+        if not raw:
+            lm = lm - np.logaddexp.reduceat(lm, _starts(asked))[asked]
+        if asked is parent:
+            lm = lm[alive]
+        parent = parent[alive]
+        lm = chosen.lm[parent] + lm
+        self.pool = self._enter(chosen.owner[parent], children[alive], lm, start[alive], end[alive], best[alive])
+
+    def results(self) -> list[SearchResult]:
+        """The answers, once nothing is chosen any more."""
+        owner, position, lm, score = (np.concatenate(arrays) for arrays in zip(*self.found, strict=True))
+        rest = [*self.reserve, *self.dropped]
+        sharing = np.concatenate([owner, *(nodes.owner for nodes in rest)])
+        by_owner = np.argsort(sharing, kind="stable")
+        share = np.concatenate([score, *(nodes.share for nodes in rest)])[by_owner]
+        total = np.logaddexp.reduceat(share, np.searchsorted(sharing[by_owner], self.owners))
+        exact = np.ones_like(self.working)
+        for nodes in self.reserve:
+            exact[nodes.owner[nodes.bound > self.kth[nodes.owner]]] = False
+
+        among = np.flatnonzero(score >= self.kth[owner])
+        item = self.trie.order[position[among]].astype(np.int64)
+        order = np.lexsort((item, -score[among], owner[among]))
+        among, item = among[order], item[order]
+        owner, lm, score = owner[among], lm[among], score[among]
+        probability = np.exp(score - total[owner])
+        first = np.searchsorted(owner, self.owners)
+        last = np.minimum(first + self.need, np.searchsorted(owner, self.owners, side="right"))
+        return [
+            SearchResult(item[a:b], score[a:b], lm[a:b], probability[a:b], proven, rounds)
+            for a, b, proven, rounds in zip(
+                first.tolist(), last.tolist(), exact.tolist(), self.num_rounds.tolist(), strict=True
+            )
+        ]
+
+    def _enter(
+        self, owner: IntArray, node: IntArray, lm: FloatArray, start: IntArray, end: IntArray, best: FloatArray
+    ) -> _Nodes:
+        """Add nodes that have eligible items: leaves to what is found; the others are returned."""
+        size = self.count[end] - self.count[start] if self.by_eligible else end - start
+        if self.config.mode == "trie":
+            leaf = size == 1  # nothing is left to choose
+            several = np.flatnonzero(~leaf)
+            if self.by_eligible:
+                node[several] = self._follow(node[several], owner[several] * self.stride)
             else:
-                wanted = self.trie.token[own[eligible[splits[i] : splits[i + 1]]]].astype(np.int64)
-            steps.append(Step(self.request.prompt, self.trie.spelling(node), wanted, full=self.config.mode == "raw"))
-        return steps
-
-    def answer(self, answers: Sequence[FloatArray]) -> None:
-        """Take the log-probabilities for the last questions."""
-        chosen = self.pool.pop()
-        children, splits = self.trie.children(chosen.node)
-        eligible = self._eligible(children) > 0
-        nodes, lms = [], []
-        for i, logprobs in enumerate(answers):
-            own = slice(splits[i], splits[i + 1])
-            alive = eligible[own]
-            if self.config.mode == "trie":
-                logprobs = logprobs - np.logaddexp.reduce(logprobs)
-                if self.config.normalise == "catalog":
-                    logprobs = logprobs[alive]
-            nodes.append(children[own][alive])
-            lms.append(chosen.lm[i] + logprobs)
-        self._enter(np.concatenate(nodes), np.concatenate(lms))
-
-    def result(self) -> SearchResult:
-        """The answer, once `advance` has said that the search is over."""
-        scores, positions, lm = self._scores(), np.concatenate(self.found_position), np.concatenate(self.found_lm)
-        items = self.trie.order[positions].astype(np.int64)
-        best = np.lexsort((items, -scores))[: self.request.k]
-        rest = _Nodes.join(self.reserve)
-        total = np.logaddexp.reduce(np.concatenate([scores, rest.share, [self.unopened]]))
-        exact = not bool((rest.bound > self.kth).any())
-        return SearchResult(items[best], scores[best], lm[best], np.exp(scores[best] - total), exact, self.num_rounds)
-
-    def _enter(self, nodes: IntArray, lm: FloatArray) -> None:
-        """Add nodes that have eligible items: leaves to what is found, the others to the pool."""
-        if self.config.mode == "trie":
-            nodes = self._follow(nodes)
-        leaf = self.trie.is_leaf(nodes)
-        if self.config.mode == "trie" and self.config.normalise == "eligible":
-            leaf |= self._eligible(nodes) == 1  # nothing is left to choose
-        lo, hi = self.trie.lo[nodes[leaf]].astype(np.int64), self.trie.hi[nodes[leaf]].astype(np.int64)
-        owner = np.repeat(np.arange(len(lo)), hi - lo)
-        position = np.arange(len(owner)) + (lo - np.cumsum(hi - lo) + (hi - lo))[owner]
-        alive = self.log_weight[position] > -np.inf
-        owner, position = owner[alive], position[alive]
-        item_lm = lm[leaf][owner]
-        if self.config.mode == "trie":
-            sharing = hi - lo if self.config.normalise == "catalog" else self.count[hi] - self.count[lo]
-            item_lm = item_lm - np.log(sharing)[owner]
-        self.found_position.append(position)
-        self.found_lm.append(item_lm)
-        scores = self._scores()
-        if len(scores) >= self.need:
-            self.kth = float(np.partition(scores, len(scores) - self.need)[len(scores) - self.need])
-        self.pool.append(self._describe(nodes[~leaf], lm[~leaf]))
-
-    def _follow(self, nodes: IntArray) -> IntArray:
-        """Go down while there is no choice."""
-        nodes = nodes.copy()
-        while True:
-            children, splits = self.trie.children(nodes)
-            if self.config.normalise == "eligible":
-                alive = self._eligible(children) > 0
-                splits = np.concatenate([[0], np.cumsum(alive)])[splits]
-                children = children[alive]
-            forced = np.diff(splits) == 1
-            if not forced.any():
-                return nodes
-            nodes[forced] = children[splits[:-1][forced]]
-
-    def _describe(self, nodes: IntArray, lm: FloatArray) -> _Nodes:
-        lo, hi = self.trie.lo[nodes].astype(np.int64), self.trie.hi[nodes].astype(np.int64)
-        if not len(nodes):
-            return _Nodes(nodes, lm, np.empty(0), np.empty(0))
-        best = np.maximum.reduceat(self.log_weight, np.column_stack([lo, hi]).ravel())[::2]
+                node[several] = list(map(self.paths.end, node[several].tolist()))
+            leaf[several] = self.trie.is_leaf(node[several])
+        else:
+            leaf = self.trie.is_leaf(node)
+        which = np.flatnonzero(leaf)
+        if len(which):
+            self._find(owner[which], lm[which], start[which], end[which], size[which])
+        which = np.flatnonzero(~leaf)
+        owner, lm, start, end, size = owner[which], lm[which], start[which], end[which], size[which]
         weighted = self.config.lm_weight * lm
-        sharing = self.count[hi] - self.count[lo] if self.config.normalise == "eligible" else hi - lo
         with np.errstate(divide="ignore"):  # weights too small beside the others: they add nothing to a sum
-            mass = np.log(np.maximum(self.mass[hi] - self.mass[lo], 0)) + self.top
-        return _Nodes(nodes, lm, weighted + best, weighted + mass - self.config.lm_weight * np.log(sharing))
+            mass = np.log(np.maximum(self.mass[end] - self.mass[start], 0)) + self.top[owner]
+        return _Nodes(
+            owner, node[which], lm, weighted + best[which], weighted + mass - self.config.lm_weight * np.log(size)
+        )
+
+    def _find(self, owner: IntArray, lm: FloatArray, start: IntArray, end: IntArray, size: IntArray) -> None:
+        """Add the eligible items of leaves, which share the leaf's probability in `trie` mode."""
+        if self.config.mode == "trie":
+            lm = lm - np.log(size)
+        place, leaf = _intervals(start, end)
+        alive = self.log_weight[place] > -np.inf
+        place, leaf = place[alive], leaf[alive]
+        owner, lm = owner[leaf], lm[leaf]
+        score = self.config.lm_weight * lm + self.log_weight[place]
+        self.found.append(_Found(owner, place - owner * self.stride, lm, score))
+        table, counts = _table(owner, score, len(self.owners), -np.inf)
+        self.num_found += counts
+        most = self.best.shape[1]
+        self.best = np.sort(np.concatenate([self.best, table], axis=1), axis=1)[:, -most:]
+        self.kth = self.best[self.owners, most - self.need]
+
+    def _follow(self, node: IntArray, offset: IntArray) -> IntArray:
+        """Go down while there is no choice but items that are not eligible."""
+        going = np.arange(len(node))
+        while len(going):
+            children, parent = _intervals(self.trie.first[node[going]], self.trie.first[node[going] + 1])
+            place = offset[going][parent]
+            alive = self.count[place + self.trie.lo[children]] < self.count[place + self.trie.hi[children]]
+            children, parent = children[alive], parent[alive]
+            forced = np.bincount(parent, minlength=len(going))[parent] == 1
+            going = going[parent[forced]]
+            node[going] = children[forced]
+        return node
+
+    def _widest(self, nodes: _Nodes) -> _Nodes:
+        """The nodes with the largest bounds, as many as a beam of each request holds, ties as they came in."""
+        table, counts = _table(nodes.owner, -nodes.bound, len(self.owners), np.inf)
+        first = np.cumsum(counts) - counts
+        within = np.arange(table.shape[1]) < np.minimum(counts, self.width)[:, None]
+        chosen = (table.argsort(axis=1, kind="stable") + first[:, None])[within]
+        if len(chosen) < len(nodes.owner):
+            rest = np.ones(len(nodes.owner), dtype=bool)
+            rest[chosen] = False
+            self.reserve.append(nodes.take(rest))
+        return nodes.take(chosen)
 
     def _drop(self, nodes: _Nodes) -> _Nodes:
         """Without the nodes below which no item can enter the answer any more."""
-        matters = nodes.bound > self.kth
-        self.unopened = float(np.logaddexp.reduce(np.append(nodes.share[~matters], self.unopened)))
-        return nodes.take(np.flatnonzero(matters))
+        matters = nodes.bound > self.kth[nodes.owner]
+        if matters.all():
+            return nodes
+        self.dropped.append(nodes.take(~matters))
+        return nodes.take(matters)
 
-    def _eligible(self, nodes: IntArray) -> IntArray:
-        count: IntArray = self.count[self.trie.hi[nodes]] - self.count[self.trie.lo[nodes]]
-        return count
 
-    def _scores(self) -> FloatArray:
-        positions, lm = np.concatenate(self.found_position), np.concatenate(self.found_lm)
-        scores: FloatArray = self.config.lm_weight * lm + self.log_weight[positions]
-        return scores
+def _table(owner: IntArray, values: FloatArray, num_owners: int, fill: float) -> tuple[FloatArray, IntArray]:
+    """Values as one row an owner, filled up at the end, and how many each has; they must be sorted by owner."""
+    counts = np.bincount(owner, minlength=num_owners)
+    table = np.full((num_owners, counts.max()), fill)
+    table[owner, np.arange(len(owner)) - (counts.cumsum() - counts)[owner]] = values
+    return table, counts
+
+
+def _intervals(start: IntArray | NDArray[np.int32], end: IntArray | NDArray[np.int32]) -> tuple[IntArray, IntArray]:
+    """All whole numbers in some intervals, one after the other, and which interval each comes from."""
+    size = end - start
+    which = np.arange(len(size)).repeat(size)
+    return np.arange(len(which)) + (start - size.cumsum() + size)[which], which
+
+
+def _starts(which: IntArray) -> IntArray:
+    """Where each run of equal numbers begins."""
+    return np.flatnonzero(np.diff(which, prepend=-1))
 
 
 def _check(request: Request, num_items: int, number: int) -> None:
@@ -318,27 +424,29 @@ def _check(request: Request, num_items: int, number: int) -> None:
         raise ValueError(f"k must be 1 or more, not {request.k}")
     if request.log_prior.shape != (num_items,):
         raise ValueError(f"the prior has the shape {request.log_prior.shape}; this catalog wants ({num_items},)")
-    if np.isnan(request.log_prior).any() or (request.log_prior == np.inf).any():
+    top = request.log_prior.max(initial=-np.inf)  # is NaN where any of them is
+    if np.isnan(top) or top == np.inf:
         raise ValueError("a prior's logarithm must not be NaN or +inf")
-    if not (request.log_prior > -np.inf).any():
+    if top == -np.inf:
         raise SearchError(
             f"no item is eligible in request {number}: all {num_items} were seen already or are filtered out; loosen "
             "the filters, or allow seen items"
         )
 
 
-def _batches(numbers: Sequence[int], requests: Sequence[Request], batch_tokens: int) -> Iterator[list[int]]:
+def _batches(requests: Sequence[Request], batch_tokens: int) -> Iterator[list[int]]:
+    """Numbers of requests, those with the same prompt side by side."""
     batch: list[int] = []
-    prompts: set[tuple[int, ...]] = set()
     total = 0
-    for number in sorted(numbers, key=lambda n: (len(requests[n].prompt), requests[n].prompt)):
+    previous: tuple[int, ...] | None = None
+    for number in sorted(range(len(requests)), key=lambda n: (len(requests[n].prompt), requests[n].prompt)):
         prompt = requests[number].prompt
-        tokens = 0 if prompt in prompts else len(prompt)
+        tokens = 0 if prompt == previous else len(prompt)
         if batch and total + tokens > batch_tokens:
             yield batch
-            batch, prompts, total, tokens = [], set(), 0, len(prompt)
+            batch, total, tokens = [], 0, len(prompt)
         batch.append(number)
-        prompts.add(prompt)
         total += tokens
+        previous = prompt
     if batch:
         yield batch

@@ -20,13 +20,22 @@ PROMPT = (9,)
 MODES = list(product(("trie", "raw"), ("catalog", "eligible")))
 
 
+def level(prompt: tuple[int, ...], suffix: tuple[int, ...]) -> np.ndarray:
+    """Logits of a model without any preference."""
+    return np.zeros(VOCABULARY)
+
+
 def true_scores(
-    paths: list[tuple[int, ...]], engine: FakeEngine, log_prior: np.ndarray, config: SearchConfig
+    paths: list[tuple[int, ...]],
+    engine: FakeEngine,
+    log_prior: np.ndarray,
+    config: SearchConfig,
+    prompt: tuple[int, ...] = PROMPT,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Score and log P_LM of every item by brute force."""
 
     def next_logprobs(suffix: tuple[int, ...]) -> np.ndarray:
-        return engine.next_logprobs([Step(PROMPT, suffix, np.arange(VOCABULARY), full=True)])[0]
+        return engine.next_logprobs([Step(prompt, suffix, np.arange(VOCABULARY), full=True)])[0]
 
     lm = item_logprobs(paths, next_logprobs, config.mode, config.normalise, log_prior)
     return np.where(log_prior > -np.inf, config.lm_weight * np.where(np.isneginf(lm), 0, lm) + log_prior, -np.inf), lm
@@ -39,13 +48,18 @@ def one(
 
 
 @st.composite
-def problems(draw: st.DrawFn) -> tuple[list[tuple[int, ...]], FakeEngine, np.ndarray, int, SearchConfig]:
+def log_priors(draw: st.DrawFn, num_items: int) -> np.ndarray:
+    weight = st.one_of(st.just(-np.inf), st.sampled_from([-1.0, 0.0, 1.0]), st.floats(-5, 5))  # some of them tie
+    log_prior = np.array(draw(st.lists(weight, min_size=num_items, max_size=num_items)))
+    log_prior[draw(st.integers(0, num_items - 1))] = 0.0  # one at least is eligible
+    return log_prior
+
+
+@st.composite
+def batches(draw: st.DrawFn, most: int = 6) -> tuple[list[tuple[int, ...]], FakeEngine, list[Request], SearchConfig]:
     token = st.integers(1, 4)
     path = st.lists(token, min_size=1, max_size=5).map(lambda tokens: (*tokens, 0))
     paths = draw(st.lists(path, min_size=1, max_size=30))
-    weight = st.one_of(st.just(-np.inf), st.floats(-5, 5))
-    log_prior = np.array(draw(st.lists(weight, min_size=len(paths), max_size=len(paths))))
-    log_prior[draw(st.integers(0, len(paths) - 1))] = 0.0  # one at least is eligible
     mode, normalise = draw(st.sampled_from(MODES))
     config = SearchConfig(
         mode,
@@ -54,28 +68,110 @@ def problems(draw: st.DrawFn) -> tuple[list[tuple[int, ...]], FakeEngine, np.nda
         num_beams=draw(st.integers(1, 6)),
         exact=draw(st.booleans()),
     )
-    return paths, FakeEngine(seed=draw(st.integers(0, 1000))), log_prior, draw(st.integers(1, 8)), config
+    prompts = st.lists(st.integers(1, 3), min_size=1, max_size=2).map(tuple) if most > 1 else st.just(PROMPT)
+    request = st.builds(Request, prompts, log_priors(len(paths)), st.sampled_from([1, 2, 3, 8, 40]))
+    requests = draw(st.lists(request, min_size=1, max_size=most))
+    logits = draw(st.sampled_from([None, None, level]))
+    engine = FakeEngine(logits=logits, seed=draw(st.integers(0, 1000)), batch_tokens=draw(st.sampled_from([1, 4, 99])))
+    return paths, engine, requests, config
 
 
-@settings(max_examples=400, deadline=None)
-@given(problems())
-def test_scores_are_right_and_the_certificate_never_lies(
-    problem: tuple[list[tuple[int, ...]], FakeEngine, np.ndarray, int, SearchConfig],
+def check(
+    paths: list[tuple[int, ...]], engine: FakeEngine, request: Request, config: SearchConfig, result: SearchResult
 ) -> None:
-    paths, engine, log_prior, k, config = problem
-    scores, lm = true_scores(paths, engine, log_prior, config)
-    result = one(paths, engine, log_prior, k, config)
-
-    assert len(result.items) == min(k, int((log_prior > -np.inf).sum()))
+    """That a result agrees with scoring every item."""
+    scores, lm = true_scores(paths, engine, request.log_prior, config, request.prompt)
+    assert len(result.items) == min(request.k, int((request.log_prior > -np.inf).sum()))
     assert len(set(result.items.tolist())) == len(result.items)
     assert result.scores == pytest.approx(scores[result.items])
-    assert (np.diff(result.scores) <= 1e-9).all()
+    places = [(-score, item) for score, item in zip(result.scores.tolist(), result.items.tolist(), strict=True)]
+    assert places == sorted(places)
     if config.lm_weight:
         assert result.lm_logprobs == pytest.approx(lm[result.items])
     if config.exact:
         assert result.exact
     if result.exact:
         assert result.scores == pytest.approx(np.sort(scores)[::-1][: len(result.items)])
+
+
+@settings(max_examples=400, deadline=None)
+@given(batches(most=1))
+def test_scores_are_right_and_the_certificate_never_lies(
+    problem: tuple[list[tuple[int, ...]], FakeEngine, list[Request], SearchConfig],
+) -> None:
+    paths, engine, (request,), config = problem
+    check(paths, engine, request, config, search(ItemTrie.build(paths), engine, [request], config)[0])
+
+
+@settings(max_examples=200, deadline=None)
+@given(batches())
+def test_no_answer_depends_on_the_company_and_all_are_right(
+    problem: tuple[list[tuple[int, ...]], FakeEngine, list[Request], SearchConfig],
+) -> None:
+    paths, engine, requests, config = problem
+    trie = ItemTrie.build(paths)
+    for request, result in zip(requests, search(trie, engine, requests, config), strict=True):
+        check(paths, engine, request, config, result)
+        (alone,) = search(trie, engine, [request], config)
+        for one_field, other_field in zip(alone, result, strict=True):
+            np.testing.assert_array_equal(one_field, other_field)
+
+
+def test_equal_scores_stand_in_catalog_order_wherever_the_trie_has_them() -> None:
+    result = one([(3, 0), (4, 0), (1, 0), (2, 0)], FakeEngine(logits=level), np.zeros(4), 3, SearchConfig())
+    assert result.items.tolist() == [0, 1, 2]
+    assert result.exact
+
+
+def test_of_two_equal_nodes_the_first_in_the_trie_is_opened() -> None:
+    paths = [(2, 1, 0), (2, 2, 0), (1, 1, 0), (1, 2, 0)]
+    result = one(paths, FakeEngine(logits=level), np.zeros(4), 1, SearchConfig(num_beams=1))
+    assert result.items.tolist() == [2]
+    assert not result.exact
+
+
+def test_of_two_equal_nodes_the_child_of_the_better_one_is_opened() -> None:
+    paths = [(top, middle, last, 0) for top in (1, 2) for middle in (1, 2) for last in (1, 2)] + [(1, 3, 0), (2, 3, 0)]
+    log_prior = np.array([0.0] * 8 + [-9.0, 1.0])  # so that node 2 is better than node 1, their other children are not
+    result = one(paths, FakeEngine(logits=level), log_prior, 3, SearchConfig(num_beams=2))
+    assert result.items.tolist() == [9, 4, 5]
+    assert (result.exact, result.num_rounds) == (False, 3)
+
+
+def test_requests_that_need_more_rounds_go_on_without_the_others() -> None:
+    rng = np.random.default_rng(5)
+    paths = [(*map(int, rng.integers(1, 6, size=4)), 0) for _ in range(300)]
+    requests = [Request((i,), np.where(rng.random(300) < share, 0.0, -np.inf), 5) for i, share in enumerate((1, 0.02))]
+    asked: list[set[tuple[int, ...]]] = []
+
+    class Listening(FakeEngine):
+        def next_logprobs(self, steps):  # type: ignore[no-untyped-def]
+            asked.append({step.prompt for step in steps})
+            return super().next_logprobs(steps)
+
+    results = search(ItemTrie.build(paths), Listening(), requests, SearchConfig(num_beams=2))
+    for request, result in zip(requests, results, strict=True):
+        assert result.num_rounds == sum(request.prompt in prompts for prompts in asked)
+    assert results[0].num_rounds != results[1].num_rounds
+
+
+@pytest.mark.parametrize("exact", [False, True])
+def test_requests_that_ask_about_one_node_share_the_array_of_its_tokens(exact: bool) -> None:
+    arrays: dict[tuple[int, ...], set[int]] = {}
+    kept = []
+
+    class Listening(FakeEngine):
+        def next_logprobs(self, steps):  # type: ignore[no-untyped-def]
+            kept.extend(steps)
+            for step in steps:
+                arrays.setdefault(step.suffix, set()).add(id(step.wanted))
+            return super().next_logprobs(steps)
+
+    rng = np.random.default_rng(6)
+    paths = [(*map(int, rng.integers(1, 4, size=4)), 0) for _ in range(60)]
+    requests = [Request((i,), rng.normal(size=60), 3) for i in range(5)]
+    search(ItemTrie.build(paths), Listening(batch_tokens=2), requests, SearchConfig(num_beams=3, exact=exact))
+    assert {len(ids) for ids in arrays.values()} == {1}
 
 
 @pytest.mark.parametrize(("mode", "normalise"), MODES)

@@ -5,14 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from llmgen.errors import ConfigError
 from llmgen.types import Completion, FloatArray, IntArray, Message
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
+class Step(NamedTuple):
     """One question to a language model: how likely is each of some tokens next?
 
     Attributes:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import numpy as np
+from numpy.typing import NDArray
 
 from llmgen.engines import GenerationConfig, Step
-from llmgen.types import Completion, FloatArray, Message
+from llmgen.types import Completion, FloatArray, IntArray, Message
 
 END = 256
 ROLES = {"system": 257, "user": 258, "assistant": 259}
@@ -22,8 +23,8 @@ class FakeEngine:
 
     Args:
         completions: What `generate` answers, in turn, again from the start when they are used up.
-        logits: (prompt token ids, suffix token ids) -> float64 [260], any real numbers; by default drawn from a
-            generator that is seeded with the two, so equal questions have equal answers.
+        logits: (prompt token ids, suffix token ids) -> float64 [260], any real numbers; by default a hash of the two
+            and the token, so equal questions have equal answers.
         seed: Of the default `logits`.
         max_tokens: See `Engine`.
         batch_tokens: See `Engine`.
@@ -47,7 +48,7 @@ class FakeEngine:
     ) -> None:
         self._completions = tuple(completions)
         self._turn = 0
-        self._logits = logits or self._made_up
+        self._logits = logits
         self._seed = seed
         self.max_tokens = max_tokens
         self.batch_tokens = batch_tokens
@@ -65,11 +66,21 @@ class FakeEngine:
         return [(*text.encode(), END) for text in texts]
 
     def next_logprobs(self, steps: Sequence[Step]) -> list[FloatArray]:
-        """See `Engine`; always normalised over all 260 tokens."""
-        answers = []
-        for step in steps:
-            logits = self._logits(step.prompt, step.suffix)
-            answers.append(logits[step.wanted] - np.logaddexp.reduce(logits))
+        """See `Engine`; with scripted `logits`, always normalised over all 260 tokens."""
+        if not steps:
+            return []
+        if self._logits is not None:
+            scripted = (self._logits(step.prompt, step.suffix) for step in steps)
+            return [
+                logits[step.wanted] - np.logaddexp.reduce(logits) for step, logits in zip(steps, scripted, strict=True)
+            ]
+        keys = self._keys(steps)
+        ends = np.cumsum([len(step.wanted) for step in steps])
+        logits = _made_up(np.repeat(keys, np.diff(ends, prepend=0)), np.concatenate([step.wanted for step in steps]))
+        answers = [logits[start:end] for start, end in pairwise([0, *ends.tolist()])]
+        for number, step in enumerate(steps):
+            if step.full:
+                answers[number] = answers[number] - np.logaddexp.reduce(_made_up(keys[number], np.arange(VOCABULARY)))
         return answers
 
     def generate(self, chats: Sequence[Sequence[Message]], config: GenerationConfig) -> list[Completion]:
@@ -82,6 +93,21 @@ class FakeEngine:
             answers.append(Completion(kept.decode(errors="ignore"), len(kept), len(kept) == len(written)))
         return answers
 
-    def _made_up(self, prompt: tuple[int, ...], suffix: tuple[int, ...]) -> FloatArray:
-        digest = hashlib.sha256(repr((self._seed, prompt, suffix)).encode()).digest()
-        return 3 * np.random.default_rng(int.from_bytes(digest[:8], "little")).standard_normal(VOCABULARY)
+    def _keys(self, steps: Sequence[Step]) -> NDArray[np.uint64]:
+        """One number for the prompt and suffix of each step. Python does not salt the hashes of integers."""
+        prompts = {id(step.prompt): step.prompt for step in steps}  # long, and most steps share theirs
+        hashes = {key: hash((self._seed, prompt)) for key, prompt in prompts.items()}
+        return np.array([hash((hashes[id(step.prompt)], step.suffix)) for step in steps]).astype(np.uint64)
+
+
+def _made_up(keys: NDArray[np.uint64], tokens: IntArray) -> FloatArray:
+    """A logit for each key and token: logistic values, of standard deviation 3, from the bits that splitmix64 mixes.
+
+    Source: Steele et al., OOPSLA 2014, the finalizer's constants of variant 13.
+    """
+    bits = keys + tokens.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    uniform = ((bits >> np.uint64(12)).astype(np.float64) + 0.5) / 2**52
+    logits: FloatArray = 3 * np.sqrt(3) / np.pi * np.log(uniform / (1 - uniform))
+    return logits
