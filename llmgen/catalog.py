@@ -84,6 +84,11 @@ class Catalog(Sequence[Item]):
                 f"no item has the id {item_id!r}; this catalog of {len(self)} has ids such as {example}"
             ) from None
 
+    def positions(self, items: Iterable[Item]) -> list[int]:
+        """Positions of items in their order, without those that are not in the catalog."""
+        known = self._index
+        return [known[item.id] for item in items if item.id in known]
+
     @property
     def ids(self) -> tuple[str, ...]:
         """All ids, in order."""

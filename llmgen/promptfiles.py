@@ -155,7 +155,7 @@ def sandbox(load: Callable[[str], Source]) -> jinja2.Environment:
 
     It guards files, objects and secrets; it does not bound the time and memory that a template takes.
     """
-    environment = ImmutableSandboxedEnvironment(
+    environment = _Sandbox(
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
@@ -167,6 +167,14 @@ def sandbox(load: Callable[[str], Source]) -> jinja2.Environment:
     environment.globals.clear()
     environment.filters = {name: environment.filters[name] for name in _FILTERS}
     return environment
+
+
+class _Sandbox(ImmutableSandboxedEnvironment):
+    def getattr(self, obj: object, attribute: str) -> object:
+        """Fields of plain data at once; the sandbox looks closely at everything else."""
+        if attribute in getattr(type(obj), "__dataclass_fields__", ()):
+            return getattr(obj, attribute)
+        return super().getattr(obj, attribute)
 
 
 def _printed(value: object) -> object:

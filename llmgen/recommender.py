@@ -493,7 +493,8 @@ class Recommender:
     def _render(self, template: PromptTemplate, query: Query, variables: Mapping[str, object], room: int) -> Fitted:
         engine = self._needs_engine("a prompt")
         shown = min(len(query.history), self.max_history)
-        history = views(self.catalog, query.history, query.ratings)[len(query.history) - shown :]
+        newest = slice(len(query.history) - shown, None)
+        history = views(self.catalog, query.history[newest], None if query.ratings is None else query.ratings[newest])
         always = {"noun": self.catalog.noun, "nouns": plural(self.catalog.noun), "wish": query.text, "k": query.k}
 
         def render(number: int) -> Sequence[Message]:

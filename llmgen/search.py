@@ -277,22 +277,20 @@ class _Batch:
         alive = np.flatnonzero(best > -np.inf)
 
         raw = self.config.mode == "raw"
+        asks_all = not raw and not self.by_eligible
+        asked = parent if asks_all else parent[alive]
         wanted: Iterable[IntArray]
-        if raw or self.by_eligible:
-            asked = parent[alive]
-            wanted = np.split(self.trie.token[children[alive]].astype(np.int64), _starts(asked)[1:])
-        else:
-            asked = parent
+        if asks_all:
             wanted = map(self.paths.below, chosen.node.tolist())
+        else:
+            wanted = np.split(self.trie.token[children[alive]].astype(np.int64), _starts(asked)[1:])
         spellings = map(self.paths.spelling, chosen.node.tolist())
         prompts = [self.prompts[owner] for owner in chosen.owner.tolist()]
         lm = np.concatenate(engine.next_logprobs(list(map(Step, prompts, spellings, wanted, repeat(raw)))))
         if not raw:
             lm = lm - np.logaddexp.reduceat(lm, _starts(asked))[asked]
-        if asked is parent:
-            lm = lm[alive]
         parent = parent[alive]
-        lm = chosen.lm[parent] + lm
+        lm = chosen.lm[parent] + (lm[alive] if asks_all else lm)
         self.pool = self._enter(chosen.owner[parent], children[alive], lm, start[alive], end[alive], best[alive])
 
     def results(self) -> list[SearchResult]:
@@ -415,8 +413,10 @@ def _intervals(start: IntArray | NDArray[np.int32], end: IntArray | NDArray[np.i
 
 
 def _starts(which: IntArray) -> IntArray:
-    """Where each run of equal numbers begins."""
-    return np.flatnonzero(np.diff(which, prepend=-1))
+    """Where the run of each number begins, of the numbers from 0 on, rising, each once at least."""
+    counts = np.bincount(which)
+    starts: IntArray = counts.cumsum() - counts
+    return starts
 
 
 def _check(request: Request, num_items: int, number: int) -> None:

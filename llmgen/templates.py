@@ -25,6 +25,7 @@ import hashlib
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from numbers import Integral, Real
 from pathlib import Path
 from types import TracebackType
@@ -427,7 +428,7 @@ def _data(value: object, tokens: frozenset[str], where: str) -> object:
         case str():
             return defuse(value, tokens)
         case ItemView():
-            return ItemView(defuse(value.title, tokens), defuse(value.details, tokens), value.rating)
+            return _harmless(value, tokens)
         case Integral():
             return int(value)
         case Real():
@@ -438,6 +439,11 @@ def _data(value: object, tokens: frozenset[str], where: str) -> object:
             return tuple(_data(part, tokens, where) for part in value)
         case _:
             raise ValueError(f"{where} holds a {type(value).__name__}; templates show text, numbers and item views")
+
+
+@lru_cache(maxsize=65_536)  # the same items stand in the histories of many users
+def _harmless(view: ItemView, tokens: frozenset[str]) -> ItemView:
+    return ItemView(defuse(view.title, tokens), defuse(view.details, tokens), view.rating)
 
 
 def _silent(context: Context) -> Iterator[str]:  # the form of a block's render function

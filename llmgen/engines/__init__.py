@@ -49,8 +49,25 @@ class GenerationConfig:
             raise ValueError(f"temperature must be 0 or more, not {self.temperature}")
 
 
+@dataclass(slots=True)
+class Usage:
+    """What an engine has read since it was made.
+
+    Attributes:
+        read_tokens: Prompt tokens that went through the model.
+        cached_tokens: Prompt tokens that were asked about again, and were still known from before.
+    """
+
+    read_tokens: int = 0
+    cached_tokens: int = 0
+
+
 class Engine(Protocol):
     """A causal language model with its tokenizer."""
+
+    @property
+    def usage(self) -> Usage:
+        """Counts what is read; the same object always."""
 
     @property
     def name(self) -> str:
@@ -92,6 +109,9 @@ class Engine(Protocol):
     def generate(self, chats: Sequence[Sequence[Message]], config: GenerationConfig) -> list[Completion]:
         """The assistant's answer to each chat as free text, in order of `chats`."""
 
+    def close(self) -> None:
+        """Free what the engine holds; it is not asked afterwards."""
+
 
 def load_engine(name: str, *, adapter: str | None = None, **options: object) -> Engine:
     """The engine that a name stands for.
@@ -125,7 +145,7 @@ def load_engine(name: str, *, adapter: str | None = None, **options: object) -> 
     if kind == "vllm":
         from llmgen.engines.vllm import VLLMEngine
 
-        return VLLMEngine.load(model or None, adapter=adapter, **options)  # type: ignore[arg-type]
+        return VLLMEngine.load(model or None, adapter=adapter, **options)
     if kind == "openai":
         from llmgen.engines.openai import OpenAIEngine
 
@@ -136,7 +156,7 @@ def load_engine(name: str, *, adapter: str | None = None, **options: object) -> 
 
 def _server(text: str) -> tuple[str, str | None]:
     """`URL` or `URL:MODEL`, where the URL may have a port and a path, and the model's name slashes and colons."""
-    parts = re.fullmatch(r"(https?://(?:\[[^]/]+\]|[^:/\s]+)(?::\d+)?(?:/[^:\s]*)?)(?::(\S+))?", text)
+    parts = re.fullmatch(r"(https?://(?:\[[^]/]+\]|[^][:/\s]+)(?::\d+)?(?:/[^:\s]*)?)(?::(\S*[^:\s]))?", text)
     if parts is None:
         raise ConfigError(f"openai: wants a server's URL such as openai:http://localhost:8000, not {text!r}")
     return parts[1].rstrip("/"), parts[2]

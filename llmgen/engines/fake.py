@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
-from llmgen.engines import GenerationConfig, Step
+from llmgen.engines import GenerationConfig, Step, Usage
 from llmgen.types import Completion, FloatArray, IntArray, Message
 
 END = 256
@@ -46,6 +47,7 @@ class FakeEngine:
         batch_tokens: int = 65536,
         constrained: bool = True,
     ) -> None:
+        self.usage = Usage()
         self._completions = tuple(completions)
         self._turn = 0
         self._logits = logits
@@ -74,14 +76,16 @@ class FakeEngine:
             return [
                 logits[step.wanted] - np.logaddexp.reduce(logits) for step, logits in zip(steps, scripted, strict=True)
             ]
-        keys = self._keys(steps)
-        ends = np.cumsum([len(step.wanted) for step in steps])
-        logits = _made_up(np.repeat(keys, np.diff(ends, prepend=0)), np.concatenate([step.wanted for step in steps]))
-        answers = [logits[start:end] for start, end in pairwise([0, *ends.tolist()])]
+        keys, counts = self._keys(steps), [len(step.wanted) for step in steps]
+        logits = _made_up(keys.repeat(counts), np.concatenate([step.wanted for step in steps]))
+        answers = [logits[start:end] for start, end in pairwise(accumulate(counts, initial=0))]
         for number, step in enumerate(steps):
             if step.full:
                 answers[number] = answers[number] - np.logaddexp.reduce(_made_up(keys[number], np.arange(VOCABULARY)))
         return answers
+
+    def close(self) -> None:
+        """Nothing is held."""
 
     def generate(self, chats: Sequence[Sequence[Message]], config: GenerationConfig) -> list[Completion]:
         """The next scripted completions, cut at `max_new_tokens` bytes."""
@@ -109,5 +113,5 @@ def _made_up(keys: NDArray[np.uint64], tokens: IntArray) -> FloatArray:
     bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     uniform = ((bits >> np.uint64(12)).astype(np.float64) + 0.5) / 2**52
-    logits: FloatArray = 3 * np.sqrt(3) / np.pi * np.log(uniform / (1 - uniform))
+    logits: FloatArray = np.log(uniform / (1 - uniform)) * (3 * math.sqrt(3) / math.pi)
     return logits

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from llmgen.engines import GenerationConfig, Step
+from llmgen.engines import GenerationConfig, Step, Usage
 from llmgen.engines.chat import ChatTokenizer
 from llmgen.errors import ConfigError, EngineUnavailableError
 from llmgen.models import demo_model
@@ -107,7 +107,9 @@ class HFEngine:
         bytes_a_token = 2 * config.num_hidden_layers * heads * head_size * self._head.weight.element_size()
         self.batch_tokens = batch_tokens or max(PASS_TOKENS, 1_000_000_000 // bytes_a_token)
         self._kept: OrderedDict[tuple[int, ...], _Prefilled] = OrderedDict()
+        self.usage = Usage()
         self._tree_works = self._check_tree()
+        self.usage = Usage()  # without the check
 
     @classmethod
     def load(
@@ -223,6 +225,7 @@ class HFEngine:
         for prompt in prompts:
             if prompt in self._kept:
                 self._kept.move_to_end(prompt)
+                self.usage.cached_tokens += len(prompt)
         missing = [prompt for prompt in prompts if prompt not in self._kept]
         if not missing:
             return
@@ -244,6 +247,8 @@ class HFEngine:
 
     def _read(self, prompts: Sequence[tuple[int, ...]], donor: tuple[int, ...] | None, shared: int) -> None:
         rest = [prompt[shared:] for prompt in prompts]
+        self.usage.read_tokens += sum(map(len, rest))
+        self.usage.cached_tokens += shared * len(prompts)
         count, longest = len(prompts), max(map(len, rest))
         ids = torch.zeros((count, longest), dtype=torch.long)
         for row, tokens in enumerate(rest):
@@ -358,6 +363,10 @@ class HFEngine:
         ids = torch.tensor([step.prompt + step.suffix], device=self._device)
         logits = self._model(input_ids=ids, use_cache=False).logits[0, -1].double()
         return _numpy(logits.log_softmax(dim=-1)[torch.from_numpy(step.wanted).to(self._device)])
+
+    def close(self) -> None:
+        """Drop the prompts that are kept; the model's memory is free when nobody holds the engine any more."""
+        self._kept.clear()
 
     @torch.inference_mode()
     def _check_tree(self) -> bool:

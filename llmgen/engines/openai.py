@@ -75,6 +75,7 @@ class OpenAIEngine:
             if value < 1:
                 raise ValueError(f"{what} must be 1 or more, not {value}")
         self._server = server
+        self.usage = server.usage
         self._chat = chat
         self.name = name
         self.constrained = constrained

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import logging
 import re
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
 import numpy as np
 
+from llmgen.engines import Usage
 from llmgen.errors import APIError, ConfigError, EngineError, EngineUnavailableError, GenerationError
 from llmgen.transport import Response, Retry, Transport
 from llmgen.types import Completion
@@ -53,6 +55,7 @@ class Server:
 
     Attributes:
         model: Which model of the server is asked.
+        usage: Counts prompt tokens.
     """
 
     def __init__(self, url: str, key: str, timeout_s: float, retry: Retry | None, *, connections: int) -> None:
@@ -67,6 +70,8 @@ class Server:
             root, timeout_s=timeout_s, headers=headers, retry=retry, max_connections=connections
         )
         self.model = ""
+        self.usage = Usage()
+        self._counting = threading.Lock()
 
     def send(self, method: str, path: str, fields: bytes | dict[str, object] | None = None) -> Response:
         """One request to a path below the server's root, with whatever status its answer has."""
@@ -117,6 +122,7 @@ class Server:
         """Log-probabilities of the tokens after each prompt; a prompt is a JSON list of token ids."""
 
         def read(answer: Any) -> list[dict[int, float]]:
+            self._count(answer.get("usage") or {})
             rows = sorted(answer["choices"], key=lambda choice: choice["index"])
             tables = [row["logprobs"]["top_logprobs"][0] for row in rows]
             if len(tables) != len(prompts):
@@ -157,12 +163,12 @@ class Server:
         return True
 
     def tokenized(self, text: str) -> list[int] | None:
-        """Token ids of a text by the server's own tokenizer; None where it does not say."""
-        fields: dict[str, object] = {"prompt": text, "add_special_tokens": False}
-        response = self.send("POST", "/tokenize", fields)
-        if response.status != 200:
+        """Token ids of a text by the server's own tokenizer; None where it does not say, as the API knows no such path."""
+        response = self.send("POST", "/tokenize", {"prompt": text, "add_special_tokens": False})
+        try:
+            return list(json.loads(response.body)["tokens"])
+        except (ValueError, KeyError, TypeError):
             return None
-        return self._read("/tokenize", response, lambda answer: list(answer["tokens"]), GenerationError)
 
     def cache(self) -> dict[str, int]:
         """What vLLM's metrics say of its KV cache, the numbers among it; empty where there are none."""
@@ -172,6 +178,13 @@ class Server:
         if labels.get("enable_prefix_caching") == "False":
             labels["block_size"] = "1"  # every path is read from the start, so no length of a prompt is better
         return {name: int(value) for name, value in labels.items() if value.isdecimal()}
+
+    def _count(self, used: dict[str, Any]) -> None:
+        """Add up what an answer says was read; what was kept is told by `vllm serve --enable-prompt-tokens-details`."""
+        kept = int((used.get("prompt_tokens_details") or {}).get("cached_tokens") or 0)
+        with self._counting:
+            self.usage.cached_tokens += kept
+            self.usage.read_tokens += int(used.get("prompt_tokens") or 0) - kept
 
     def _said(self, response: Response) -> str:
         """The server's own words of why it refuses, without the key."""

@@ -36,7 +36,7 @@ from typing import Any, NamedTuple, TypeVar, get_args
 
 import numpy as np
 
-from llmgen.engines import GenerationConfig, Step
+from llmgen.engines import GenerationConfig, Step, Usage
 from llmgen.engines.chat import ChatTokenizer
 from llmgen.errors import ConfigError, EngineUnavailableError, GenerationError
 from llmgen.models import demo_model
@@ -113,6 +113,7 @@ class VLLMEngine:
         lists = 1 if current_platform.is_cpu() else GPU_LISTS
         whole = llm.model_config.max_logprobs in (-1, self._vocabulary)
         self._widest = lists * MAX_LOGPROB_TOKEN_IDS if whole else self._vocabulary
+        self.usage = Usage()
         self._adapter: LoRARequest | None = None
         self._adapt(adapter)
 
@@ -215,6 +216,12 @@ class VLLMEngine:
         """Stop vLLM and free its memory, also for the engines made by `with_adapter`."""
         self._host.close()
 
+    def _read(self, output: RequestOutput) -> tuple[IntArray, FloatArray]:
+        kept = output.num_cached_tokens or 0
+        self.usage.cached_tokens += kept
+        self.usage.read_tokens += len(output.prompt_token_ids or ()) - kept
+        return _numbers(output)
+
     def _adapt(self, adapter: str | None) -> None:
         self._adapter = None if adapter is None else self._host.adapter(adapter)
         self.name = self._model_name + (f"+{Path(adapter).name}" if adapter else "")
@@ -233,7 +240,7 @@ class VLLMEngine:
             )
             for question in questions
         ]
-        rows = self._host.run([question.before for question in questions], params, self._adapter, _numbers)
+        rows = self._host.run([question.before for question in questions], params, self._adapter, self._read)
         return [_answer(question, row) for question, row in zip(questions, rows, strict=True)]
 
 

@@ -15,7 +15,7 @@ from typing import Any, Protocol, TypeVar, cast, runtime_checkable
 import numpy as np
 
 from llmgen.catalog import Catalog
-from llmgen.types import FloatArray, IntArray, Item, Query
+from llmgen.types import FloatArray, IntArray, Query
 
 
 class Prior(Protocol):
@@ -101,14 +101,16 @@ def combine(priors: Sequence[Prior], queries: Sequence[Query], n_items: int | No
         n_items = log_w.shape[-1] if n_items is None else n_items
         if log_w.shape != (len(queries), n_items):
             raise ValueError(f"prior {prior.name!r} gave an array {log_w.shape}, not {(len(queries), n_items)}")
-        if np.isnan(log_w).any() or np.isposinf(log_w).any():
+        if log_w.size and not (log_w.min() >= -np.inf and log_w.max() < np.inf):  # the minimum of a NaN is NaN
             raise ValueError(
                 f"prior {prior.name!r} gave NaN or +inf; a log weight is finite, or -inf for an item removed"
             )
         if not np.isfinite(prior.weight):
             raise ValueError(f"the weight of prior {prior.name!r} is {prior.weight}; it must be finite")
-        removed = np.isneginf(log_w)
-        terms[prior.name] = np.where(removed, -np.inf, prior.weight * np.where(removed, 0.0, log_w))
+        with np.errstate(invalid="ignore"):  # 0 * -inf, which is -inf here
+            term = prior.weight * log_w
+        term[np.isneginf(log_w)] = -np.inf
+        terms[prior.name] = term
     total = np.zeros((len(queries), cast(int, n_items)))
     for term in terms.values():
         total += term
@@ -165,8 +167,3 @@ def check_floor(floor: float) -> None:
     """Raise ValueError unless a floor is in (0, 1]."""
     if not 0.0 < floor <= 1.0:
         raise ValueError(f"floor must be in (0, 1], not {floor}: it is the weight of an item without a score")
-
-
-def positions(items: Sequence[Item], catalog: Catalog) -> IntArray:
-    """Catalog positions of items in their order, without those that the catalog no longer has."""
-    return np.array([catalog.index(item) for item in items if item in catalog], dtype=np.int64)

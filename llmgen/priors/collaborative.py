@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import NamedTuple, cast
 
 import numpy as np
@@ -21,7 +22,7 @@ from scipy import sparse
 
 from llmgen.catalog import Catalog
 from llmgen.errors import CatalogError
-from llmgen.priors.base import check_floor, log_lift, positions
+from llmgen.priors.base import check_floor, log_lift
 from llmgen.priors.interactions import Sequences, sequences
 from llmgen.types import FloatArray, IntArray, Item, Query
 
@@ -80,14 +81,12 @@ class ItemToItem:
         Returns:
             float64 [len(queries), n_items]; zeros for a query without history.
         """
-        indices, weights, ends = [np.empty(0, dtype=np.int64)], [np.empty(0)], [0]
-        for query in queries:
-            taken = positions(query.history, self.catalog)
-            indices.append(taken)
-            weights.append(self._recency(len(taken)))
-            ends.append(ends[-1] + len(taken))
+        taken = [self.catalog.positions(query.history) for query in queries]
+        weights = [np.empty(0), *[self._recency(len(indices)) for indices in taken]]
+        indices = np.fromiter(chain.from_iterable(taken), np.int64)
+        ends = np.cumsum([0, *map(len, taken)])
         shape = (len(queries), len(self.catalog))
-        history = sparse.csr_array((np.concatenate(weights), np.concatenate(indices), np.array(ends)), shape=shape)
+        history = sparse.csr_array((np.concatenate(weights), indices, ends), shape=shape)
         scores = history @ self.similarity
         return cast(FloatArray, scores.toarray() if sparse.issparse(scores) else scores)
 
@@ -110,7 +109,7 @@ class ItemToItem:
             UnknownItemError: `item` is not in the catalog.
         """
         candidate = self.catalog.index(item)
-        taken = positions(query.history, self.catalog)[::-1]
+        taken = np.array(self.catalog.positions(query.history), dtype=np.int64)[::-1]
         parts = self._recency(len(taken))[::-1] * self._column(candidate)[taken]
         sums: dict[int, float] = {}
         for position, part in zip(taken.tolist(), parts.tolist(), strict=True):

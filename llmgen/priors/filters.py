@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from llmgen.catalog import Catalog
 from llmgen.errors import CatalogError
-from llmgen.priors.base import positions
 from llmgen.types import Attribute, FloatArray, IntArray, Item, Query
 
 
@@ -32,7 +31,7 @@ class Seen:
         log_w = np.zeros((len(queries), len(self.catalog)))
         for row, query in zip(log_w, queries, strict=True):
             if query.exclude_seen:
-                row[positions(query.history, self.catalog)] = -np.inf
+                row[self.catalog.positions(query.history)] = -np.inf
         return log_w
 
     def on_catalog(self, catalog: Catalog, before: IntArray) -> Seen:

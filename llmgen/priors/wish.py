@@ -63,6 +63,8 @@ class Wish:
         """See `Prior`; 0 everywhere for a query without text, or whose text shares no word with any item."""
         assert self.index is not None  # made in __post_init__
         scores = np.zeros((len(queries), len(self.catalog)))
+        if not any(query.text for query in queries):
+            return scores
         for row, query in zip(scores, queries, strict=True):
             if query.text and query.text.strip():
                 row[:] = self.index.scores(self._telling(query.text))

@@ -211,8 +211,8 @@ class _State:
         return chosen if prompt is None else chosen._replace(prompt=prompt)
 
     def _usage(self) -> tuple[int, int]:
-        usage = getattr(self.live.now.recommender.engine, "usage", None)
-        return (0, 0) if usage is None else (usage.read_tokens, usage.cached_tokens)
+        engine = self.live.now.recommender.engine
+        return (0, 0) if engine is None else (engine.usage.read_tokens, engine.usage.cached_tokens)
 
 
 Timeout = Annotated[float | None, Header(alias="X-Timeout", ge=0.01, allow_inf_nan=False, description="Seconds.")]

@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import socket
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -25,6 +26,8 @@ from llmgen.workspace import DataSettings, RecommenderSettings, Workspace, choos
 logger = logging.getLogger(__name__)
 
 KEYS = "LLMGEN_API_KEYS"
+SWITCH_S = 0.0005
+"""The search's thread lets the one that reads and writes requests in after so long; Python's 5 ms are ten answers."""
 GRACE_S = 30
 """Seconds that requests under way get when the service is asked to stop."""
 
@@ -102,11 +105,14 @@ def _run(
         app, log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=GRACE_S
     )
     before = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGTERM, signal.SIGINT)}
+    sys.setswitchinterval(SWITCH_S)
     try:  # uvicorn stops at these signals, and then raises them again for whoever had them before: a clean exit is ours
         _Announced(config, say).run(sockets=[listener])
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+        if engine is not None:
+            engine.close()
 
 
 class _Announced(uvicorn.Server):
