@@ -163,7 +163,7 @@ class Server:
         return True
 
     def tokenized(self, text: str) -> list[int] | None:
-        """Token ids of a text by the server's own tokenizer; None where it does not say, as the API knows no such path."""
+        """Token ids of a text by the server's own tokenizer; None where it does not say: the API has no such path."""
         response = self.send("POST", "/tokenize", {"prompt": text, "add_special_tokens": False})
         try:
             return list(json.loads(response.body)["tokens"])

@@ -50,7 +50,7 @@ class Api:
         cards: What it runs.
         metrics: What `/metrics` says.
         written: What the assistant writes.
-        tokens: What `/tokenize` answers.
+        tokens: What `/tokenize` answers; where it is None, that is `no_such_path`.
     """
 
     def __init__(self, model: Path) -> None:
@@ -64,6 +64,7 @@ class Api:
         )
         self.written: dict[str, Any] = {"message": {"content": "Alien"}, "finish_reason": "stop"}
         self.tokens: list[int] | None = None
+        self.no_such_path = refusal(404, "Not Found")
 
     def __call__(self, asked: Asked) -> Reply:
         route = asked.path.rpartition("/")[2] if asked.path != "/v1/chat/completions" else "chat"
@@ -72,7 +73,7 @@ class Api:
         if route == "metrics":
             return Reply(200, self.metrics.encode())
         if route == "tokenize":
-            return refusal(404, "Not Found") if self.tokens is None else answer({"tokens": self.tokens})
+            return answer({"tokens": self.tokens}) if self.tokens is not None else self.no_such_path
         body = json.loads(asked.body)
         if body["model"] not in [card["id"] for card in self.cards]:
             return refusal(404, f"The model `{body['model']}` does not exist.")
@@ -324,6 +325,12 @@ def test_another_models_tokenizer_is_refused(api: Api, load: Callable[..., OpenA
     api.tokens = [1, 2, 3]
     with pytest.raises(ConfigError, match=r"another tokenizer than the server's model 'tiny'"):
         load()
+
+
+@pytest.mark.parametrize("reply", [Reply(200, b"{}"), Reply(200, b"[]"), Reply(405, b"<html>")])
+def test_servers_need_not_say_how_they_tokenize(api: Api, load: Callable[..., OpenAIEngine], reply: Reply) -> None:
+    api.no_such_path = reply
+    assert load().constrained
 
 
 # --- writing ---------------------------------------------------------------------------------------------------------
