@@ -16,6 +16,7 @@ import jinja2
 import yaml
 from jinja2 import nodes
 from jinja2.meta import find_undeclared_variables
+from jinja2.runtime import LoopContext
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -169,10 +170,13 @@ def sandbox(load: Callable[[str], Source]) -> jinja2.Environment:
     return environment
 
 
+_LOOP = frozenset({"index", "index0", "first", "last", "length"})
+
+
 class _Sandbox(ImmutableSandboxedEnvironment):
     def getattr(self, obj: object, attribute: str) -> object:
-        """Fields of plain data at once; the sandbox looks closely at everything else."""
-        if attribute in getattr(type(obj), "__dataclass_fields__", ()):
+        """Fields of plain data and of loops at once; the sandbox looks closely at everything else."""
+        if attribute in (_LOOP if isinstance(obj, LoopContext) else getattr(type(obj), "__dataclass_fields__", ())):
             return getattr(obj, attribute)
         return super().getattr(obj, attribute)
 

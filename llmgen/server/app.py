@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import signal
 from collections.abc import AsyncIterator, Callable, Collection, Hashable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Any, TypeVar
 
-from fastapi import FastAPI, Header, Request, Response
+from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import PlainTextResponse
 from starlette.exceptions import HTTPException
@@ -80,6 +81,7 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
     }.items()
 }
 JSON = "application/json"
+SHORTEST_TIMEOUT_S = 0.01
 STUCK_AFTER_S = 300.0
 """A batch that runs for longer will not end: /health fails, so that a supervisor starts the service anew."""
 
@@ -182,10 +184,9 @@ class _State:
         group: Hashable,
         work: Any,
         run: Callable[[Sequence[Any]], Sequence[Answer]],
-        timeout_s: float | None = None,
     ) -> Answer:
         """The batcher's answer, unless the client hangs up first."""
-        allowed = min(timeout_s or self.limits.timeout_s, self.limits.timeout_s)
+        allowed = min(_timeout(request) or self.limits.timeout_s, self.limits.timeout_s)
         job = asyncio.ensure_future(self.batcher.ask(group, work, run, timeout_s=allowed))
         gone = asyncio.ensure_future(_hung_up(request))
         try:
@@ -215,7 +216,30 @@ class _State:
         return (0, 0) if engine is None else (engine.usage.read_tokens, engine.usage.cached_tokens)
 
 
-Timeout = Annotated[float | None, Header(alias="X-Timeout", ge=0.01, allow_inf_nan=False, description="Seconds.")]
+TIMEOUT = {
+    "parameters": [
+        {
+            "name": "X-Timeout",
+            "in": "header",
+            "description": "Seconds that the answer may take, up to the service's own limit.",
+            "schema": {"type": "number", "minimum": SHORTEST_TIMEOUT_S},
+        }
+    ]
+}
+
+
+def _timeout(request: Request) -> float | None:
+    """What the header of that name says. FastAPI would read it too, in a tenth of the time that a request takes."""
+    given = request.headers.get("x-timeout")
+    if given is None:
+        return None
+    try:
+        seconds = float(given)
+    except ValueError:
+        seconds = math.nan
+    if not SHORTEST_TIMEOUT_S <= seconds < math.inf:
+        raise HTTPException(422, f"X-Timeout is a number of seconds from {SHORTEST_TIMEOUT_S} up, not {given[:40]!r}")
+    return seconds
 
 
 def _add_answers(app: FastAPI, state: _State) -> None:
@@ -227,27 +251,27 @@ def _add_answers(app: FastAPI, state: _State) -> None:
         catalog = snapshot.recommender.catalog
         return answered(snapshot, RecommendationsBody.dump(answer, [catalog.label(place.item) for place in answer]))
 
-    @app.post("/v1/recommend", response_model=RecommendationsBody, tags=["answers"])
-    async def recommend(body: QueryBody, request: Request, timeout: Timeout = None) -> Response:
+    @app.post("/v1/recommend", response_model=RecommendationsBody, tags=["answers"], openapi_extra=TIMEOUT)
+    async def recommend(body: QueryBody, request: Request) -> Response:
         """The best items for a user, a history, or a wish in words."""
         snapshot = state.live.now
         query = body.value(snapshot.items(body.history))
         chosen = snapshot.variant("recommend", state.choice(snapshot, query, body.prompt))
-        answer = await state.ask(request, (chosen, "recommend"), query, chosen.recommend_many, timeout)
+        answer = await state.ask(request, (chosen, "recommend"), query, chosen.recommend_many)
         return listed(snapshot, answer)
 
-    @app.post("/v1/rank", response_model=RecommendationsBody, tags=["answers"])
-    async def rank(body: RankBody, request: Request, timeout: Timeout = None) -> Response:
+    @app.post("/v1/rank", response_model=RecommendationsBody, tags=["answers"], openapi_extra=TIMEOUT)
+    async def rank(body: RankBody, request: Request) -> Response:
         """Candidates, all of them, in order."""
         snapshot = state.live.now
         query = body.value(snapshot.items(body.history))
         weight = state.choice(snapshot, query, None).lm_weight
         chosen = snapshot.variant("rank", Choice(body.prompt, weight))
         work = (query, snapshot.items(body.candidates))
-        return listed(snapshot, await state.ask(request, (chosen, "rank"), work, chosen.rank_many, timeout))
+        return listed(snapshot, await state.ask(request, (chosen, "rank"), work, chosen.rank_many))
 
-    @app.post("/v1/rate", response_model=RatingsBody, tags=["answers"])
-    async def rate(body: RateBody, request: Request, timeout: Timeout = None) -> Response:
+    @app.post("/v1/rate", response_model=RatingsBody, tags=["answers"], openapi_extra=TIMEOUT)
+    async def rate(body: RateBody, request: Request) -> Response:
         """The ratings that a user would give, as distributions."""
         snapshot = state.live.now
         labels = tuple(body.labels)
@@ -263,12 +287,12 @@ def _add_answers(app: FastAPI, state: _State) -> None:
             return [[next(rated) for _ in pairs] for pairs in works]
 
         pairs = [(query, item) for item in snapshot.items(body.items)]
-        ratings = await state.ask(request, (chosen, "rate", labels), pairs, run, timeout)
+        ratings = await state.ask(request, (chosen, "rate", labels), pairs, run)
         catalog = snapshot.recommender.catalog
         return answered(snapshot, RatingsBody.dump(ratings, [catalog.label(rating.item) for rating in ratings]))
 
-    @app.post("/v1/explain", response_model=ExplanationBody, tags=["answers"])
-    async def explain(body: ExplainBody, request: Request, timeout: Timeout = None) -> Response:
+    @app.post("/v1/explain", response_model=ExplanationBody, tags=["answers"], openapi_extra=TIMEOUT)
+    async def explain(body: ExplainBody, request: Request) -> Response:
         """Why an item suits a user, from the user's own history."""
         snapshot = state.live.now
         query = body.value(snapshot.items(body.history))
@@ -279,7 +303,7 @@ def _add_answers(app: FastAPI, state: _State) -> None:
             return chosen.explain_many(works, max_new_tokens=most)
 
         work = (query, snapshot.items([body.item])[0])
-        explanation = await state.ask(request, (chosen, "explain", most), work, run, timeout)
+        explanation = await state.ask(request, (chosen, "explain", most), work, run)
         return answered(
             snapshot, ExplanationBody.dump(explanation, snapshot.recommender.catalog.label(explanation.item))
         )

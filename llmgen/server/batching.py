@@ -37,12 +37,13 @@ class _Job:
 class Batcher:
     """Runs jobs of one kind together, in one worker thread, so that an engine is never asked by two at once.
 
-    A batch starts as soon as the worker is free; where it was idle, `gather_s` after the first job, so that those that
-    come at the same time come along. Meanwhile others wait, in their order, at most `max_queue` of them.
+    A batch starts as soon as the worker is free. Where it was idle and the batch before had several jobs, it waits for
+    `gather_s` after the first job, so that those that come at the same time come along; a single client never waits.
+    Meanwhile others wait, in their order, at most `max_queue` of them.
 
     Args:
         max_batch: Jobs of one batch at most, 1 or more.
-        gather_s: Seconds to wait for company where nothing else is to be done.
+        gather_s: Seconds to wait for company where there has been some and nothing else is to be done.
         max_queue: Jobs that may wait, 1 or more; a job of a batch that runs does not wait.
         on_batch: Told the size of each batch and how many seconds each of its jobs had waited.
     """
@@ -147,14 +148,16 @@ class Batcher:
 
     async def _work(self) -> None:
         loop = asyncio.get_running_loop()
+        company = True
         while True:
             if not self._size:
                 self._wake.clear()
                 await self._wake.wait()
-                await asyncio.sleep(self.gather_s)
+                await asyncio.sleep(self.gather_s if company else 0)
                 if not self._size:  # whoever woke us has gone
                     continue
             batch = self._take()
+            company = len(batch) > 1
             self._busy_since = time.monotonic()
             self._on_batch([self._busy_since - job.asked_at for job in batch])
             try:
