@@ -46,7 +46,7 @@ class Api:
     """What a stub answers: as `vllm serve` does, or as servers that know less.
 
     Attributes:
-        kind: `vllm`; `ignores` and `refuses` the option; `chats` knows chats only.
+        kind: `vllm`; `ignores` and `refuses` the option; `lacks` completions and says so; knows `chats` only.
         cards: What it runs.
         metrics: What `/metrics` says.
         written: What the assistant writes.
@@ -79,6 +79,8 @@ class Api:
             return refusal(404, f"The model `{body['model']}` does not exist.")
         if route == "chat":
             return answer({"choices": [self.written], "usage": {"completion_tokens": 7}})
+        if self.kind == "lacks":
+            return refusal(501, "Not Implemented")
         if self.kind == "chats":
             return Reply(404, b"404 page not found")
         if "logprob_token_ids" not in body:
@@ -87,7 +89,8 @@ class Api:
             return refusal(422, "Extra inputs are not permitted")
         if len(body["logprob_token_ids"]) > IDS or len(body["prompt"]) > PROMPTS:
             return refusal(400, "too many")
-        return answer({"choices": [self.row(*one, body) for one in enumerate(body["prompt"])]})
+        rows = [self.row(*one, body) for one in enumerate(body["prompt"])]
+        return answer({"choices": rows[::-1]})  # nothing says that they come in order
 
     def row(self, index: int, prompt: list[int], body: dict[str, Any]) -> dict[str, Any]:
         logprobs = model_logprobs(tuple(prompt))
@@ -349,7 +352,7 @@ def test_prompts_and_texts_travel_as_token_ids(engine: OpenAIEngine, stub: Stub,
     assert (body["temperature"], body["seed"], body["max_tokens"]) == (0.5, 3, 9)
 
 
-KNOWS_LESS = pytest.mark.parametrize("kind", ["ignores", "refuses", "chats"])
+KNOWS_LESS = pytest.mark.parametrize("kind", ["ignores", "refuses", "lacks", "chats"])
 
 
 @KNOWS_LESS
