@@ -20,7 +20,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from llmgen.engines import GenerationConfig, Step
+from llmgen.engines import GenerationConfig, Step, Usage
 from llmgen.engines.chat import ChatTokenizer
 from llmgen.engines.served import IDS, KEY, NEUTRAL, Card, Server, read_chat, read_ids
 from llmgen.errors import ConfigError, EngineError, EngineUnavailableError
@@ -135,6 +135,7 @@ class OpenAIEngine:
             card, base = _choose(server, model, adapter)
             server.model = card.name
             constrained = server.gives_logprobs()
+            server.usage = Usage()  # without what was tried
             chat = _tokenizer(server, tokenizer, base, constrained)
             cache = server.cache() if constrained else {}
             if max_tokens is None:

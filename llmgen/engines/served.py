@@ -180,7 +180,11 @@ class Server:
         return {name: int(value) for name, value in labels.items() if value.isdecimal()}
 
     def _count(self, used: dict[str, Any]) -> None:
-        """Add up what an answer says was read; what was kept is told by `vllm serve --enable-prompt-tokens-details`."""
+        """Add up what an answer says was read.
+
+        What was kept is told by `vllm serve --enable-prompt-tokens-details`, and of several prompts in one request by
+        vLLM 0.32 for the last one only: so it is at least as much.
+        """
         kept = int((used.get("prompt_tokens_details") or {}).get("cached_tokens") or 0)
         with self._counting:
             self.usage.cached_tokens += kept

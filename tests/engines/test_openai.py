@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmgen.catalog import Catalog
-from llmgen.engines import Engine, GenerationConfig, Step, load_engine
+from llmgen.engines import Engine, GenerationConfig, Step, Usage, load_engine
 from llmgen.engines.openai import IDS, PROMPTS, SPARE, OpenAIEngine, _pack
 from llmgen.errors import ConfigError, EngineError, EngineUnavailableError, GenerationError
 from llmgen.recommender import Recommender
@@ -90,7 +90,8 @@ class Api:
         if len(body["logprob_token_ids"]) > IDS or len(body["prompt"]) > PROMPTS:
             return refusal(400, "too many")
         rows = [self.row(*one, body) for one in enumerate(body["prompt"])]
-        return answer({"choices": rows[::-1]})  # nothing says that they come in order
+        read = {"prompt_tokens": sum(map(len, body["prompt"])), "prompt_tokens_details": {"cached_tokens": 2}}
+        return answer({"choices": rows[::-1], "usage": read})  # nothing says that they come in order
 
     def row(self, index: int, prompt: list[int], body: dict[str, Any]) -> dict[str, Any]:
         logprobs = model_logprobs(tuple(prompt))
@@ -234,6 +235,13 @@ def test_closing_ends_the_threads(load: Callable[..., OpenAIEngine]) -> None:
     assert not any(thread.name.startswith("llmgen-openai") for thread in threading.enumerate())
     with pytest.raises(EngineUnavailableError, match="closed"):
         engine.next_logprobs([STEP])
+
+
+def test_what_the_server_reads_is_counted(engine: OpenAIEngine) -> None:
+    assert engine.usage == Usage(0, 0)
+    engine.next_logprobs([STEP])
+    engine.next_logprobs([STEP, Step((1, 2, 3, 4, 5), (6,), np.arange(5))])
+    assert engine.usage == Usage(read_tokens=4 + 10 - 2 * 2, cached_tokens=2 * 2)
 
 
 # --- what the server says of itself ----------------------------------------------------------------------------------
