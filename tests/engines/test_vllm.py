@@ -83,9 +83,9 @@ def small_hf(small_model: Path) -> HFEngine:
     return load_engine(f"hf:{small_model}")  # type: ignore[return-value]
 
 
-def kill(engine: VLLMEngine) -> None:
+def core_pid(engine: VLLMEngine) -> int:
     (core,) = engine.llm.llm_engine.engine_core.resources.engine_manager.processes
-    os.kill(core.pid, signal.SIGKILL)
+    return int(core.pid)
 
 
 class TestSmallVLLM(EngineContract):
@@ -102,7 +102,7 @@ class TestSmallVLLM(EngineContract):
         self.folder = str(adapters[0])
 
     def interrupt(self, engine: Engine) -> None:
-        kill(engine)  # type: ignore[arg-type]
+        os.kill(core_pid(engine), signal.SIGKILL)  # type: ignore[arg-type]
 
 
 @pytest.mark.network
@@ -287,12 +287,13 @@ def test_what_cannot_be_loaded_is_named(
 def test_an_engine_that_dies_in_a_call_says_so(small: VLLMEngine) -> None:
     from llmgen.engines.vllm import VLLMEngine
 
+    pid = core_pid(small)
     given = VLLMEngine(small.llm)  # as if the caller had built it
     config = GenerationConfig(max_new_tokens=1500)
     long = [chat for chat in CHATS for _ in range(20)]
     for engine, remedy in ((small, "ask again"), (given, "build a new LLM")):
         if engine is small:
-            threading.Timer(1.0, kill, [small]).start()
+            threading.Timer(1.0, os.kill, [pid, signal.SIGKILL]).start()
         began = time.monotonic()
         with pytest.raises(EngineUnavailableError, match=remedy):
             engine.generate(long, config)
