@@ -220,7 +220,7 @@ class Recommender:
         queries = list(queries)
         answers: list[Recommendations] = []
         starts = range(0, len(queries), CHUNK)
-        for start in track(starts, "Recommending", disable=not progress):
+        for start in track(starts, "Recommending") if progress else starts:  # a bar costs a thread, shown or not
             chunk = queries[start : start + CHUNK]
             factors = combine(self._factors, chunk)
             answers += self._free(chunk, factors) if self.decoding == "free" else self._search(chunk, factors)
