@@ -153,7 +153,7 @@ class Load:
 
 
 def main(
-    engine: Annotated[str, typer.Option(help="As of `llmgen serve`.")] = "fake",
+    engine: Annotated[str, typer.Option(help="As of `llmgen serve`; none for the priors alone.")] = "fake",
     dataset: Annotated[str, typer.Option(help="As of `llmgen serve`.")] = "movielens-100k",
     clients: Annotated[str, typer.Option(help="Numbers of clients at once, one run each.")] = "1,4,16,64",
     requests: Annotated[int, typer.Option(min=10, help="A run.")] = 10_000,
@@ -205,12 +205,15 @@ def _expected(
     workspace: Workspace, settings: RecommenderSettings, queries: Mapping[str, Query]
 ) -> dict[str, list[str]]:
     priors = workspace.priors(settings)
-    made = workspace.build(settings, priors, load_engine(settings.engine), Choice(lm_weight=settings.lm_weight))
+    engine = None if settings.engine == "none" else load_engine(settings.engine)
+    made = workspace.build(settings, priors, engine, Choice(lm_weight=settings.lm_weight))
     answers = {}
     for user, query in track(queries.items(), "Asking in process"):
-        choice = choose(settings, made.priors, query)
-        answer = made.with_priors(*made.priors, lm_weight=choice.lm_weight).recommend(query)
-        answers[user] = [place.item.id for place in answer]
+        asked = made
+        if engine is not None:
+            weight = choose(settings, made.priors, query).lm_weight
+            asked = made.with_priors(*made.priors, lm_weight=weight)
+        answers[user] = [place.item.id for place in asked.recommend(query)]
     return answers
 
 
