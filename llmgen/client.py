@@ -111,7 +111,7 @@ class Client:
     Args:
         base_url: Of the service, such as `http://localhost:8000`.
         api_key: Where the service wants one.
-        timeout_s: For an answer, each attempt; the service stops working on what is asked for longer.
+        timeout_s: For an answer; the service stops working on what is asked for longer.
         retry: When to ask again after a lost connection or an answer that says so.
         transport: Sends the requests; made from the other arguments by default.
 

@@ -12,7 +12,7 @@ import asyncio
 import math
 import random
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, NamedTuple, Self
@@ -183,21 +183,6 @@ class Transport(_Settings):
             else:
                 raise outcome
 
-    def stream(
-        self, method: str, path: str, *, body: bytes | None = None, headers: Mapping[str, str] | None = None
-    ) -> Iterator[Response]:
-        """Send a request once, and give each line of the answer as a `Response` as soon as it is there.
-
-        Raises:
-            APIConnectionError, APITimeoutError: The answer did not come, or broke off.
-        """
-        try:
-            with self._client.stream(method, path, content=body, headers=headers) as response:
-                for line in response.iter_lines():
-                    yield Response(response.status_code, line.encode(), response.headers)
-        except LOST as error:
-            raise self.failure(error, path) from error
-
     def close(self) -> None:
         """Close all connections."""
         self._client.close()
@@ -251,17 +236,6 @@ class AsyncTransport(_Settings):
                 return Response(outcome.status_code, outcome.content, outcome.headers)
             else:
                 raise outcome
-
-    async def stream(
-        self, method: str, path: str, *, body: bytes | None = None, headers: Mapping[str, str] | None = None
-    ) -> AsyncIterator[Response]:
-        """See `Transport.stream`."""
-        try:
-            async with self._client.stream(method, path, content=body, headers=headers) as response:
-                async for line in response.aiter_lines():
-                    yield Response(response.status_code, line.encode(), response.headers)
-        except LOST as error:
-            raise self.failure(error, path) from error
 
     async def aclose(self) -> None:
         """Close all connections."""

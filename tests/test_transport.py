@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -165,42 +165,6 @@ def test_threads_share_connections(stub: Stub) -> None:
         answers = pool.map(lambda body: transport.request("POST", "/", body=body).body, bodies)
         assert list(answers) == bodies
     assert stub.num_connections <= 3
-
-
-def lines_of(kind: str, url: str, **options: Any) -> list[bytes]:
-    async def collect(lines: AsyncIterator[Response]) -> list[bytes]:
-        return [line.body async for line in lines]
-
-    async def send() -> list[bytes]:
-        async with AsyncTransport(url, **options) as transport:
-            return await collect(transport.stream("POST", "/", body=b"?"))
-
-    if kind == "async":
-        return asyncio.run(send())
-    with Transport(url, **options) as transport:
-        return [line.body for line in transport.stream("POST", "/", body=b"?")]
-
-
-@pytest.mark.parametrize("kind", ["sync", "async"])
-def test_a_stream_gives_lines(stub: Stub, kind: str) -> None:
-    stub.turns.append(Reply(body="one\n七\n".encode()))
-    assert lines_of(kind, stub.url) == [b"one", "七".encode()]
-
-
-@pytest.mark.parametrize("kind", ["sync", "async"])
-@pytest.mark.parametrize(
-    ("reply", "error"),
-    [
-        (HANG_UP, APIConnectionError),
-        (Reply(body=b"x\n" * 50, cut=True), APIConnectionError),
-        (Reply(delay_s=5), APITimeoutError),
-    ],
-)
-def test_a_stream_is_sent_once(stub: Stub, kind: str, reply: Reply, error: type[Exception]) -> None:
-    stub.turns += [reply, Reply()]
-    with pytest.raises(error):
-        lines_of(kind, stub.url, timeout_s=0.2)
-    assert len(stub.asked) == 1
 
 
 def test_a_server_that_comes_back_while_a_request_is_tried_answers_it() -> None:
