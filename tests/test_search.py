@@ -138,6 +138,28 @@ def test_of_two_equal_nodes_the_child_of_the_better_one_is_opened() -> None:
     assert (result.exact, result.num_rounds) == (False, 3)
 
 
+def test_a_node_that_can_only_tie_is_not_opened() -> None:
+    paths = [(1, 0), (2, 1, 0), (2, 2, 0)]
+    result = one(paths, FakeEngine(logits=level), np.zeros(3), 1, SearchConfig(exact=True))
+    assert result.items.tolist() == [0]
+    assert (result.exact, result.num_rounds) == (True, 1)
+
+
+@pytest.mark.parametrize("config", [SearchConfig(exact=True), SearchConfig(num_beams=4)])
+def test_proven_answers_of_close_races_are_the_best(config: SearchConfig) -> None:
+    rng = np.random.default_rng(7)
+    proven = 0
+    for seed in range(15):
+        paths = [(*map(int, rng.integers(1, 4, size=5)), 0) for _ in range(80)]
+        priors = rng.normal(size=(3, 80)) * [[0.01], [0.3], [2.0]]
+        requests = [Request((i,), prior, 4 + i) for i, prior in enumerate(priors)]
+        engine = FakeEngine(seed=seed)
+        for request, result in zip(requests, search(ItemTrie.build(paths), engine, requests, config), strict=True):
+            check(paths, engine, request, config, result)
+            proven += result.exact
+    assert proven == 45 if config.exact else 5 < proven < 40
+
+
 def test_requests_that_need_more_rounds_go_on_without_the_others() -> None:
     rng = np.random.default_rng(5)
     paths = [(*map(int, rng.integers(1, 6, size=4)), 0) for _ in range(300)]
