@@ -20,8 +20,9 @@ probability is taken as spread evenly over the items there: that makes the sum e
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import repeat
 from typing import Literal, NamedTuple
 
@@ -111,7 +112,7 @@ def search(trie: ItemTrie, engine: Engine, requests: Sequence[Request], config: 
     if config.lm_weight == 0:
         return [rank_by_prior(request.log_prior, request.k) for request in requests]
     results: dict[int, SearchResult] = {}
-    paths = _Paths(trie)
+    paths = _Paths.of(trie)
     for numbers in _batches(requests, engine.batch_tokens):
         batch = _Batch(trie, [requests[number] for number in numbers], config, paths)
         while len((chosen := batch.choose()).node):
@@ -137,41 +138,42 @@ def rank_by_prior(log_prior: FloatArray, k: int) -> SearchResult:
     return SearchResult(items, scores, np.full(len(items), np.nan), np.exp(scores - total), True, 0)
 
 
-class _Paths:
-    """What engines are asked about nodes, each looked up once a search."""
+class _Paths(NamedTuple):
+    """What is asked about nodes again and again, each looked up once a search."""
 
-    def __init__(self, trie: ItemTrie) -> None:
+    spelling: Callable[[int], tuple[int, ...]]
+    """Tokens from the root to a node."""
+    below: Callable[[int], IntArray]
+    """Tokens of all children of a node; always the same array, so that engines need look at it only once."""
+    end: Callable[[int], int]
+    """The first node, from this one on downwards, that has not just one child."""
+
+    @staticmethod
+    def of(trie: ItemTrie) -> _Paths:
         # element by element, a memoryview is three times as quick as an array
-        self.token, self.parent, self.first = trie.token.data, trie.parent.data, trie.first.data
-        self.tokens = trie.token
-        self.spelled: dict[int, tuple[int, ...]] = {0: ()}
-        self.wanted: dict[int, IntArray] = {}
-        self.ends: dict[int, int] = {}
+        token, parent, first = trie.token.data, trie.parent.data, trie.first.data
+        spelled: dict[int, tuple[int, ...]] = {0: ()}
 
-    def spelling(self, node: int) -> tuple[int, ...]:
-        """Tokens from the root to a node; quick below a node that was asked about before."""
-        rest, above = [], node
-        while above not in self.spelled:
-            rest.append(self.token[above])
-            above = self.parent[above]
-        if rest:
-            self.spelled[node] = (*self.spelled[above], *reversed(rest))
-        return self.spelled[node]
+        @cache
+        def spelling(node: int) -> tuple[int, ...]:
+            rest, above = [], node
+            while above not in spelled:
+                rest.append(token[above])
+                above = parent[above]
+            spelled[node] = (*spelled[above], *reversed(rest))
+            return spelled[node]
 
-    def below(self, node: int) -> IntArray:
-        """Tokens of all children of a node; always the same array, so that engines need look at it only once."""
-        if node not in self.wanted:
-            self.wanted[node] = self.tokens[self.first[node] : self.first[node + 1]].astype(np.int64)
-        return self.wanted[node]
+        @cache
+        def below(node: int) -> IntArray:
+            return trie.token[first[node] : first[node + 1]].astype(np.int64)
 
-    def end(self, node: int) -> int:
-        """The first node, from this one on downwards, that has not just one child."""
-        if node not in self.ends:
-            below = node
-            while self.first[below + 1] - self.first[below] == 1:
-                below = self.first[below]
-            self.ends[node] = below
-        return self.ends[node]
+        @cache
+        def end(node: int) -> int:
+            while first[node + 1] - first[node] == 1:
+                node = first[node]
+            return node
+
+        return _Paths(spelling, below, end)
 
 
 class _Nodes(NamedTuple):

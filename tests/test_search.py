@@ -229,6 +229,15 @@ def test_forced_tokens_cost_nothing() -> None:
     assert result.num_rounds == 1
 
 
+@pytest.mark.parametrize(("normalise", "num_rounds"), [("catalog", 3), ("eligible", 2)])
+def test_tokens_that_several_items_share_are_followed_to_where_they_part(normalise: str, num_rounds: int) -> None:
+    paths = [(1, 2, 3, 4, 0), (1, 2, 3, 5, 0), (1, 2, 6, 0), (7, 8, 0), (7, 8, 0)]  # the last two never part
+    log_prior = np.array([0, 0, -np.inf, 0, 0])  # where only eligible items count, the third parts from nothing
+    result = one(paths, FakeEngine(), log_prior, 4, SearchConfig(normalise=normalise))
+    assert sorted(result.items.tolist()) == [0, 1, 3, 4]
+    assert result.num_rounds == num_rounds
+
+
 def test_one_item_is_certain_without_asking_the_model() -> None:
     result = one([(1, 2, 0)], FakeEngine(), np.zeros(1), 10, SearchConfig())
     assert result.items.tolist() == [0]
@@ -247,6 +256,17 @@ def test_a_batch_of_unequal_prompts_gives_what_each_gives_alone() -> None:
         (alone,) = search(trie, FakeEngine(), [request], SearchConfig())
         for one_field, other_field in zip(alone, result, strict=True):
             np.testing.assert_array_equal(one_field, other_field)
+
+
+def test_a_short_answer_in_company_of_a_long_one_opens_no_more_nodes_than_alone() -> None:
+    rng = np.random.default_rng(8)
+    paths = [(*map(int, rng.integers(1, 90, size=3)), 0) for _ in range(2000)]
+    trie = ItemTrie.build(paths)
+    requests = [Request((k,), rng.normal(size=2000), k) for k in (1, 40)]
+    together = search(trie, FakeEngine(), requests, SearchConfig())
+    alone = [search(trie, FakeEngine(), [request], SearchConfig())[0] for request in requests]
+    for one_result, other in zip(together, alone, strict=True):
+        np.testing.assert_array_equal(one_result.probabilities, other.probabilities)
 
 
 def test_a_batch_holds_no_more_prompt_tokens_than_the_engine_allows() -> None:
