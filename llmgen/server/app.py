@@ -255,7 +255,7 @@ def _add_answers(app: FastAPI, state: _State) -> None:
     async def recommend(body: QueryBody, request: Request) -> Response:
         """The best items for a user, a history, or a wish in words."""
         snapshot = state.live.now
-        query = body.value(snapshot.items(body.history))
+        query = body.value(snapshot.history(body.history))
         chosen = snapshot.variant("recommend", state.choice(snapshot, query, body.prompt))
         answer = await state.ask(request, (chosen, "recommend"), query, chosen.recommend_many)
         return listed(snapshot, answer)
@@ -264,7 +264,7 @@ def _add_answers(app: FastAPI, state: _State) -> None:
     async def rank(body: RankBody, request: Request) -> Response:
         """Candidates, all of them, in order."""
         snapshot = state.live.now
-        query = body.value(snapshot.items(body.history))
+        query = body.value(snapshot.history(body.history))
         weight = state.choice(snapshot, query, None).lm_weight
         chosen = snapshot.variant("rank", Choice(body.prompt, weight))
         work = (query, snapshot.items(body.candidates))
@@ -279,7 +279,7 @@ def _add_answers(app: FastAPI, state: _State) -> None:
             rating_values(labels)
         except ValueError as error:
             raise HTTPException(422, str(error)) from None
-        query = body.value(snapshot.items(body.history))
+        query = body.value(snapshot.history(body.history))
         chosen = snapshot.variant("rate", Choice(body.prompt))
 
         def run(works: Sequence[list[tuple[Query, Any]]]) -> list[list[Any]]:
@@ -295,7 +295,7 @@ def _add_answers(app: FastAPI, state: _State) -> None:
     async def explain(body: ExplainBody, request: Request) -> Response:
         """Why an item suits a user, from the user's own history."""
         snapshot = state.live.now
-        query = body.value(snapshot.items(body.history))
+        query = body.value(snapshot.history(body.history))
         chosen = snapshot.variant("explain", Choice(body.prompt))
         most = body.max_new_tokens
 

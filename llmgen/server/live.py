@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,20 +22,30 @@ class Snapshot:
     Attributes:
         recommender: For this catalog; its trie is built.
         digest: Of the catalog.
+        gone: Items that were in the catalog since the service started, and are no more.
     """
 
     recommender: Recommender
     digest: str
+    gone: Mapping[str, Item] = field(default_factory=dict)
     _variants: dict[Choice, Recommender] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, recommender: Recommender) -> Snapshot:
+    def of(cls, recommender: Recommender, gone: Mapping[str, Item] | None = None) -> Snapshot:
         """Build what is costly, and all at once."""
         if recommender.decoding == "free":
             _ = recommender.grounder
         elif recommender.engine is not None:
             _ = recommender.trie
-        return cls(recommender, recommender.catalog.digest)
+        return cls(recommender, recommender.catalog.digest, gone or {})
+
+    def history(self, ids: Iterable[str]) -> list[Item]:
+        """The items with these ids; what people took stays in their histories when it leaves the catalog.
+
+        Raises:
+            UnknownItemError: The catalog lacks one of them, and had none since the service started.
+        """
+        return [self.gone[item_id] if item_id in self.gone else self.items([item_id])[0] for item_id in ids]
 
     def items(self, ids: Iterable[str]) -> list[Item]:
         """The items with these ids.
@@ -104,7 +114,11 @@ class Live:
 
     def _changed(self, made: Callable[[Catalog], Catalog]) -> Snapshot:
         recommender = self.now.recommender
-        snapshot = Snapshot.of(recommender.with_catalog(made(recommender.catalog)))
+        catalog = made(recommender.catalog)
+        present = set(catalog.ids)
+        known = {**self.now.gone, **{item.id: item for item in recommender.catalog}}
+        gone = {item_id: item for item_id, item in known.items() if item_id not in present}
+        snapshot = Snapshot.of(recommender.with_catalog(catalog), gone)
         if self._save is not None:
             snapshot.recommender.catalog.save(self._save)
         return snapshot

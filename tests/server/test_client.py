@@ -166,6 +166,20 @@ def test_items_come_and_go(local: Recommender) -> None:
         assert client.status().items == 60
 
 
+def test_what_left_the_catalog_stays_in_histories(local: Recommender, small: Catalog) -> None:
+    with running(create_app(local)) as url, Client(url) as client:
+        client.delete_item("5")
+        query = Query([small["1"], small["5"]], k=60)
+        answer = client.recommend(query)
+        assert not {"1", "5"} & {place.item.id for place in answer}
+        assert answer.history_used == 2
+        assert answer == local.with_catalog(small.without(["5"])).recommend(query)
+        with pytest.raises(UnknownItemError, match="'5'"):
+            client.rank(query, ["5"])
+        client.put_items([small["5"]])
+        assert "5" in {place.item.id for place in client.rank(query, ["5", "6"])}
+
+
 def test_a_stream_is_lazy_and_in_order(remote: Client, local: Recommender, small: Catalog) -> None:
     taken = 0
 
