@@ -44,14 +44,31 @@ def tiny(tiny_model: Path) -> HFEngine:
 
 
 @pytest.fixture(scope="session")
+def tiny_adapter(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A LoRA adapter for it, with weights far from zero."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    settings = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
+    folder = tmp_path_factory.mktemp("adapters") / "films"
+    get_peft_model(AutoModelForCausalLM.from_pretrained(tiny_model), settings).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def smollm2() -> HFEngine:
     return HFEngine.load()
 
 
 class TestTinyLlama(EngineContract):
     @pytest.fixture
-    def engine(self, tiny: HFEngine) -> Engine:
+    def engine(self, tiny: HFEngine, tiny_model: Path, tiny_adapter: Path) -> Engine:
+        self.parts = (str(tiny_model), str(tiny_adapter))
         return tiny
+
+    def adapted(self, engine: Engine) -> Engine:
+        model, adapter = self.parts
+        return HFEngine.load(model, adapter=adapter)
 
 
 @pytest.mark.slow
@@ -206,17 +223,13 @@ def test_a_model_that_cannot_be_run_as_a_tree_is_run_plainly(
         assert np.allclose(one - one.mean(), other - other.mean(), atol=1e-4)
 
 
-def test_an_adapter_is_applied_and_not_merged(tiny_model: Path, tmp_path: Path) -> None:
-    from peft import LoraConfig, get_peft_model
+def test_an_adapter_is_applied_and_not_merged(tiny_model: Path, tiny_adapter: Path) -> None:
+    from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
-    model = get_peft_model(
-        AutoModelForCausalLM.from_pretrained(tiny_model),
-        LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False),
-    )
-    model.save_pretrained(tmp_path / "films")
+    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny_model), tiny_adapter)
     plain = load_engine(f"hf:{tiny_model}")
-    tuned = load_engine(f"hf:{tiny_model}", adapter=str(tmp_path / "films"))
+    tuned = load_engine(f"hf:{tiny_model}", adapter=str(tiny_adapter))
     assert tuned.name.endswith("+films")
     step = Step(plain.tokenize(CHATS[0]), (5,), np.arange(400), full=True)
     (before,), (after,) = plain.next_logprobs([step]), tuned.next_logprobs([step])
