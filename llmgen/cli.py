@@ -115,6 +115,24 @@ def _model(
     }
 
 
+def _scoring(
+    prior: PriorOption = None,
+    lm_weight: LMWeightOption = None,
+    decoding: Annotated[DecodingChoice, typer.Option(help="How answers become items.")] = DecodingChoice.trie,
+    normalise: Annotated[NormaliseChoice, typer.Option(help="See llmgen.search.")] = NormaliseChoice.catalog,
+    num_beams: Annotated[int | None, typer.Option(min=1, help="Nodes opened a round.")] = None,
+    exact: Annotated[bool, typer.Option("--exact", help="Go on until the answer is proven to be the best.")] = False,
+) -> dict[str, object]:
+    return {
+        "priors": _weights(prior),
+        "lm_weight": lm_weight,
+        "decoding": decoding.value,
+        "normalise": normalise.value,
+        "num_beams": num_beams,
+        "exact": exact,
+    }
+
+
 def _with(**groups: Callable[..., object]) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Give a command the options of some functions; it gets what each returns as the argument of the group's name."""
 
@@ -144,35 +162,22 @@ def _options(
 
 
 @app.command()
-@_with(model=_model, data=_data)
+@_with(scoring=_scoring, model=_model, data=_data)
 def recommend(
     data: "DataSettings",
     model: dict[str, object],
+    scoring: dict[str, object],
     user: UserOption = None,
     history: HistoryOption = None,
     text: TextOption = None,
     k: Annotated[int, typer.Option("-k", min=1, help="How many items.")] = 10,
     filter: FilterOption = None,
     include_seen: Annotated[bool, typer.Option("--include-seen", help="Items of the history may come again.")] = False,
-    prior: PriorOption = None,
-    lm_weight: LMWeightOption = None,
-    decoding: Annotated[DecodingChoice, typer.Option(help="How answers become items.")] = DecodingChoice.trie,
-    normalise: Annotated[NormaliseChoice, typer.Option(help="See llmgen.search.")] = NormaliseChoice.catalog,
-    num_beams: Annotated[int | None, typer.Option(min=1, help="Nodes opened a round.")] = None,
-    exact: Annotated[bool, typer.Option("--exact", help="Go on until the answer is proven to be the best.")] = False,
     explain_scores: Annotated[bool, typer.Option("--explain-scores", help="Show each term of the score.")] = False,
     json_: JsonOption = False,
 ) -> None:
     """Recommend items to a user of the log, for a history, or for a wish in words."""
-    settings = _settings(
-        **model,
-        priors=_weights(prior),
-        lm_weight=lm_weight,
-        decoding=decoding.value,
-        normalise=normalise.value,
-        num_beams=num_beams,
-        exact=exact,
-    )
+    settings = _settings(**model, **scoring)
     asked = _ask(data, settings, user, history, text, k=k, filter=filter, include_seen=include_seen)
     _print_answer(asked, asked.recommender.recommend(asked.query), "Recommended", json_, explain_scores)
 
@@ -261,20 +266,15 @@ def explain(
 
 
 @app.command()
-@_with(model=_model, data=_data)
+@_with(scoring=_scoring, model=_model, data=_data)
 def serve(
     data: "DataSettings",
     model: dict[str, object],
+    scoring: dict[str, object],
     catalog: Annotated[Path | None, typer.Option(help="Items as JSON lines, without a log; see Catalog.save.")] = None,
     save_changes: Annotated[
         bool, typer.Option("--save-changes", help="Write changes of the catalog to the file of --catalog.")
     ] = False,
-    prior: PriorOption = None,
-    lm_weight: LMWeightOption = None,
-    decoding: Annotated[DecodingChoice, typer.Option(help="How answers become items.")] = DecodingChoice.trie,
-    normalise: Annotated[NormaliseChoice, typer.Option(help="See llmgen.search.")] = NormaliseChoice.catalog,
-    num_beams: Annotated[int | None, typer.Option(min=1, help="Nodes opened a round.")] = None,
-    exact: Annotated[bool, typer.Option("--exact", help="Go on until each answer is proven to be the best.")] = False,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
     api_keys: Annotated[
@@ -290,15 +290,7 @@ def serve(
     """Serve recommendations over HTTP: recommend, rank, rate, explain, and the catalog; see /docs there."""
     from llmgen.server import Limits, ServeSettings, run
 
-    settings = _settings(
-        **model,
-        priors=_weights(prior),
-        lm_weight=lm_weight,
-        decoding=decoding.value,
-        normalise=normalise.value,
-        num_beams=num_beams,
-        exact=exact,
-    )
+    settings = _settings(**model, **scoring)
     where = ServeSettings(
         host=host,
         port=port,
