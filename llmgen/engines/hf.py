@@ -172,8 +172,10 @@ class HFEngine:
         """See `Engine`. Prompts are read once; how many stay in memory is bounded by `batch_tokens`."""
         answers: list[FloatArray] = [np.empty(0)] * len(steps)
         grouped: dict[tuple[int, ...], list[int]] = {}
+        same = {id(step.prompt): step.prompt for step in steps}  # hashed once a prompt, not once a step
+        group = {key: grouped.setdefault(prompt, []) for key, prompt in same.items()}
         for number, step in enumerate(steps):
-            grouped.setdefault(step.prompt, []).append(number)
+            group[id(step.prompt)].append(number)
         tree: dict[tuple[int, ...], list[int]] = {}
         for prompt, numbers in grouped.items():
             longest = len(prompt) + max(len(steps[number].suffix) for number in numbers)

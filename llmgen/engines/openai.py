@@ -181,15 +181,16 @@ class OpenAIEngine:
         if not self.constrained:
             raise EngineError(f"{self.name} can only write text: its server does not answer `logprob_token_ids`")
         answers = [np.empty(len(step.wanted)) for step in steps]
-        written = {prompt: _written(prompt) for prompt in {step.prompt for step in steps}}
+        prompts = {id(step.prompt): step.prompt for step in steps}
+        written = {key: _written(prompt) for key, prompt in prompts.items()}
 
         def ask(batch: _Batch) -> None:
-            prompts = []
+            asked = []
             for number, _ in batch.parts:
                 step = steps[number]
-                both = (written[step.prompt], _written(step.suffix))
-                prompts.append(f"[{','.join(part for part in both if part)}]")
-            rows = self._server.logprobs(prompts, list(batch.ids))
+                both = (written[id(step.prompt)], _written(step.suffix))
+                asked.append(f"[{','.join(part for part in both if part)}]")
+            rows = self._server.logprobs(asked, list(batch.ids))
             for (number, start), row in zip(batch.parts, rows, strict=True):
                 wanted = steps[number].wanted[start : start + IDS].tolist()
                 answers[number][start : start + IDS] = [row[token] for token in wanted]
