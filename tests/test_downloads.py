@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
+import importlib.metadata
 import os
 import signal
 import subprocess
@@ -141,10 +141,18 @@ def test_wheel_put_there_by_hand_is_used(index: Path) -> None:
 
 
 def test_python_without_pip_is_told_how_to_get_it(index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "pip" else real(name))
+    monkeypatch.setattr(importlib.metadata, "distributions", lambda name: iter(()))
     with pytest.raises(DownloadError, match="ensurepip"):
         fetch_wheel(NAME, VERSION, make_wheel(index))
+
+
+def test_pip_is_found_after_something_has_imported_distutils(index: Path) -> None:
+    # As torch and vLLM do. An environment with setuptools then warns about each look for the module `pip`.
+    code = f"""import sys, types
+sys.modules["distutils"] = types.ModuleType("distutils")
+from llmgen.downloads import fetch_wheel
+fetch_wheel({NAME!r}, {VERSION!r}, {make_wheel(index)!r}, progress=False)"""
+    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
 
 
 def test_malformed_hash_is_a_wrong_argument() -> None:
