@@ -123,8 +123,8 @@ def extract(wheel: Path, member: str, target: Path) -> Path:
 
 
 def _has_pip() -> bool:
-    # By pip's metadata: importlib's look for the module itself passes a hook of setuptools, which warns, or fails, where
-    # a package such as torch has imported distutils already.
+    # By pip's metadata: importlib's look for the module itself passes a hook of setuptools, which warns, or fails,
+    # where a package such as torch has imported distutils already.
     return next(iter(importlib.metadata.distributions(name="pip")), None) is not None
 
 
