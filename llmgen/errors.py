@@ -12,6 +12,7 @@
     ├── EngineError                 the language model's side
     │   ├── EngineUnavailableError  a package or model that is not installed here, or an engine that is down
     │   └── GenerationError         the model gave no usable answer
+    ├── TrainingError               a training run cannot go on
     ├── SearchError                 nothing can be recommended: no item is eligible
     └── APIError                    the service, as its client sees it
         ├── APIConnectionError      it cannot be reached, or hung up
@@ -68,6 +69,10 @@ class EngineUnavailableError(EngineError):
 
 class GenerationError(EngineError):
     """The model gave no usable answer."""
+
+
+class TrainingError(LLMGenError):
+    """A training run cannot go on; its earlier checkpoints are whole."""
 
 
 class SearchError(LLMGenError):

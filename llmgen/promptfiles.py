@@ -54,6 +54,8 @@ class FrontMatter(BaseModel):
     description: str = Field(min_length=1)
     task: Task
     language: str = Field(default="en", pattern=r"^[A-Za-z]{2,3}(-[A-Za-z0-9]{1,8})*$")
+    continues: bool = False
+    """Whether the answer is begun in the prompt: the assistant block, without a target, is its first lines."""
     variables: list[str]
 
 

@@ -22,7 +22,7 @@ from llmgen.errors import ConfigError, GenerationError
 from llmgen.grounding import Grounder
 from llmgen.priors import Combined, Evidence, Movable, Prior, Seen, Where, combine, only
 from llmgen.search import Mode, Normalise, Request, SearchConfig, SearchResult, rank_by_prior, search
-from llmgen.templates import Fitted, PromptLibrary, PromptTemplate, fit, plural, views
+from llmgen.templates import Fitted, ItemView, PromptLibrary, PromptTemplate, fit, plural, views
 from llmgen.trie import ItemTrie
 from llmgen.tuning import GRID, Metric, TunedWeights, tune_weights
 from llmgen.types import (
@@ -429,17 +429,25 @@ class Recommender:
         """The prompt template used for a task."""
         return self._templates[task]
 
-    def messages(self, query: Query, *, prompt: str | None = None, **variables: object) -> Fitted:
+    def messages(
+        self,
+        query: Query,
+        *,
+        prompt: str | None = None,
+        target: Sequence[ItemView] | str | None = None,
+        **variables: object,
+    ) -> Fitted:
         """The rendered messages of a query's prompt, cut to the model's context by whole items of the history.
 
         Args:
             query: What to render.
             prompt: Name of a template; the one for `recommend` by default.
+            target: The answer to train on, which is the last message then.
             variables: What the template's task needs beside the history and the wish: `item`, `candidates`,
                 `evidence`, `labels`.
         """
         template = self._templates["recommend"] if prompt is None else self.prompts[prompt]
-        return self._render(template, query, variables, room=0)
+        return self._render(template, query, variables, room=0, target=target)
 
     def _with(self, catalog: Catalog | None = None, **changes: object) -> Recommender:
         settings: dict[str, object] = {
@@ -490,7 +498,14 @@ class Recommender:
         fitted = self._render(template, query, variables, room)
         return _Prompt(template, fitted.messages, engine.tokenize(fitted.messages), fitted.num_items)
 
-    def _render(self, template: PromptTemplate, query: Query, variables: Mapping[str, object], room: int) -> Fitted:
+    def _render(
+        self,
+        template: PromptTemplate,
+        query: Query,
+        variables: Mapping[str, object],
+        room: int,
+        target: Sequence[ItemView] | str | None = None,
+    ) -> Fitted:
         engine = self._needs_engine("a prompt")
         shown = min(len(query.history), self.max_history)
         newest = slice(len(query.history) - shown, None)
@@ -499,7 +514,7 @@ class Recommender:
 
         def render(number: int) -> Sequence[Message]:
             values = {**always, **variables, "history": history[shown - number :]}
-            return template.render(values, control_tokens=engine.control_tokens)
+            return template.render(values, control_tokens=engine.control_tokens, target=target)
 
         room = room or int(self._longest)
         return fit(

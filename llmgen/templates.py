@@ -17,6 +17,10 @@ calls one item, and several), and:
 None, `k` an int, `labels` the possible ratings as strings. `wish` and `evidence` may be left out when rendering: they
 are None and empty then. `history` may be empty. In the `assistant` block, the training answer, there is also `target`:
 ItemViews in next_item, cold_start and rerank, one of the labels in rate, text in explain.
+
+With `continues: true` in the front matter the prompt begins the answer: `target` is empty then, and what the assistant
+block makes of it are lines that stand already. A history told that way is a list that the model only has to go on
+with, so one training text teaches all of its items.
 """
 
 from __future__ import annotations
@@ -118,6 +122,7 @@ class PromptTemplate:
         description: One sentence.
         task: What it is for; decides which variables it can use.
         language: Of its wording, a BCP-47 tag.
+        continues: Whether the prompt begins the answer.
         variables: The variables it uses, without `target`.
         digest: 12 hex digits of the SHA-256 of its source and of all that it extends, imports or includes.
         path: The file.
@@ -129,6 +134,7 @@ class PromptTemplate:
         self.description = front.description
         self.task: Task = front.task
         self.language = front.language
+        self.continues = front.continues
         self.variables = tuple(front.variables)
         self.digest = digest
         self.path = path
@@ -149,7 +155,7 @@ class PromptTemplate:
         control_tokens: Collection[str] = (),
         target: Sequence[ItemView] | str | None = None,
     ) -> tuple[Message, ...]:
-        """Chat messages: system (unless blank), user, and with a target the assistant's answer.
+        """Chat messages: system (unless blank), user, and with a target or where it is begun the assistant's answer.
 
         Args:
             variables: Those of the task, see the module; what this template does not use is ignored.
@@ -174,10 +180,11 @@ class PromptTemplate:
         }
         values = {name: _data(value, tokens, f"{name!r} for prompt {self.name!r}") for name, value in given.items()}
         contents = self._contents(values, ("system", "user"))
-        if target is not None:
-            values["target"] = _data(target, tokens, f"target for prompt {self.name!r}")
+        if target is not None or self.continues:
+            answer = () if target is None else target
+            values["target"] = _data(answer, tokens, f"target for prompt {self.name!r}")
             contents |= self._contents(values, ("assistant",))
-            if not contents.get("assistant"):
+            if target is not None and not contents.get("assistant"):
                 raise TemplateError(f"{self.path}: no training answer, because the assistant block is missing or blank")
         if not contents.get("user"):
             raise TemplateError(f"{self.path}: the user message is blank with these variables")

@@ -98,7 +98,11 @@ class Engine(Protocol):
         """Strings that the tokenizer reads as control tokens; no value in a prompt may spell one."""
 
     def tokenize(self, messages: Sequence[Message]) -> tuple[int, ...]:
-        """Token ids of a chat up to where the assistant's answer begins."""
+        """Token ids of a chat up to where the assistant's answer begins.
+
+        Where the last message is the assistant's, its lines are the beginning of the answer, and the ids end where the
+        next line begins; no message stands behind it then.
+        """
 
     def spell(self, texts: Sequence[str]) -> list[tuple[int, ...]]:
         """Token ids of each text as an answer, the end token included; training targets are spelled the same way."""

@@ -41,6 +41,7 @@ class ChatTokenizer:
         backend = getattr(tokenizer, "backend_tokenizer", None)
         definition = backend.to_str() if backend is not None else repr(sorted(tokenizer.get_vocab().items()))
         self.digest = hashlib.sha256(f"{definition}\0{self.end}".encode()).hexdigest()[:16]
+        self._line_break = tuple(tokenizer("\n", add_special_tokens=False)["input_ids"])
         self._knows_system = tokenizer.chat_template is not None and self._takes_system_message()
 
     @classmethod
@@ -69,7 +70,12 @@ class ChatTokenizer:
 
         Models whose template knows no system role get its words at the head of the first user message; models without
         a template get `role: content` paragraphs.
+
+        Where the last message is the assistant's, it is the beginning of the answer: whole lines, each spelled as an
+        answer would be and followed by a line break, so that it does not matter how the lines came to stand there.
         """
+        if messages[-1].role == "assistant":
+            return (*self.tokenize(messages[:-1]), *self.lines(messages[-1].content.split("\n")))
         chat = [{"role": message.role, "content": message.content} for message in messages]
         if self.tokenizer.chat_template is None:
             text = "".join(f"{turn['role'].capitalize()}: {turn['content']}\n\n" for turn in chat) + "Assistant:"
@@ -84,6 +90,10 @@ class ChatTokenizer:
         safe = [defuse(text, self.control_tokens) for text in texts]
         encoded = self.tokenizer(safe, add_special_tokens=False)["input_ids"]
         return [(*ids, self.end) for ids in encoded]
+
+    def lines(self, texts: Sequence[str]) -> tuple[int, ...]:
+        """Token ids of some lines of an answer, one after the other, each with its line break."""
+        return tuple(token for path in self.spell(texts) for token in (*path[:-1], *self._line_break))
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of what a model wrote, without control tokens."""

@@ -9,6 +9,7 @@ from itertools import accumulate, pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+from llmgen.defuse import defuse
 from llmgen.engines import GenerationConfig, Step, Usage
 from llmgen.types import Completion, FloatArray, IntArray, Message
 
@@ -57,15 +58,19 @@ class FakeEngine:
         self.constrained = constrained
 
     def tokenize(self, messages: Sequence[Message]) -> tuple[int, ...]:
-        """Each message as its role's token and the bytes of its content; then the assistant's token."""
+        """Each message as its role's token and the bytes of its content; then the assistant's token.
+
+        An answer that is begun stands behind the assistant's token, each line with its line break.
+        """
+        begun = messages[-1].content + "\n" if messages[-1].role == "assistant" else ""
         ids: list[int] = []
-        for message in messages:
+        for message in messages[:-1] if begun else messages:
             ids += [ROLES[message.role], *message.content.encode(), END]
-        return (*ids, ROLES["assistant"])
+        return (*ids, ROLES["assistant"], *begun.encode())
 
     def spell(self, texts: Sequence[str]) -> list[tuple[int, ...]]:
-        """The bytes of each text and the end token."""
-        return [(*text.encode(), END) for text in texts]
+        """The bytes of each text, as a prompt would show it, and the end token."""
+        return [(*defuse(text).encode(), END) for text in texts]
 
     def next_logprobs(self, steps: Sequence[Step]) -> list[FloatArray]:
         """See `Engine`; with scripted `logits`, always normalised over all 260 tokens."""

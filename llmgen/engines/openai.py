@@ -210,6 +210,11 @@ class OpenAIEngine:
 
         def write(messages: Sequence[Message]) -> Completion:
             if chat is None or not self.constrained:
+                if messages[-1].role == "assistant":
+                    raise ConfigError(
+                        f"{self.name} can only begin an answer, and this prompt begins it already (`continues`); "
+                        "use a prompt such as next_item"
+                    )
                 turns = [{"role": message.role, "content": message.content} for message in messages]
                 return self._server.ask("/chat/completions", {"messages": turns, **sampling}, read_chat)
             # Token ids both ways: prompt and text are then those of an engine that runs the model itself.

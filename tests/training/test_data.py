@@ -1,0 +1,182 @@
+"""Examples: what is learned is what is served, and nothing of the future is in it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("transformers", reason="needs llmgen[train]")
+
+from llmgen.catalog import Catalog
+from llmgen.engines.chat import ChatTokenizer
+from llmgen.engines.fake import FakeEngine
+from llmgen.errors import ConfigError
+from llmgen.priors import Popularity
+from llmgen.recommender import Recommender
+from llmgen.splits import History
+from llmgen.templates import PromptLibrary
+from llmgen.types import Query
+from training.data import Example, Mixture, Task
+
+TASKS = {
+    "list": Task(("next_item_list",), 2.0, 8),
+    "next": Task(("next_item", "next_item_taste", "next_item_zh"), 1.0, 6),
+    "wish": Task(("cold_start", "cold_start_zh")),
+    "rank": Task(("rerank",), 1.0, 5),
+    "rate": Task(("rate",), 1.0, 5),
+}
+
+
+class Tokens(FakeEngine):
+    """A real tokenizer, and no model."""
+
+    def __init__(self, folder: str) -> None:
+        super().__init__()
+        chat = ChatTokenizer.load(folder)
+        self.tokenize, self.spell = chat.tokenize, chat.spell  # type: ignore[method-assign]
+        self.control_tokens, self.tokenizer_digest = chat.control_tokens, chat.digest
+        self.decode = chat.decode
+
+
+@pytest.fixture(scope="module", params=["bytes", "tiny"])
+def engine(request: pytest.FixtureRequest, tiny_model: Path) -> FakeEngine:
+    return FakeEngine() if request.param == "bytes" else Tokens(str(tiny_model))
+
+
+def taken(catalog: Catalog, users: int = 12) -> dict[str, History]:
+    """Users of different length, whose items are theirs alone: 1, 2, 3, ... of them."""
+    found, start = {}, 0
+    for user in range(users):
+        items = tuple(catalog[index % len(catalog)] for index in range(start, start + user + 1))
+        found[f"u{user}"] = History(items, tuple(float(1 + place % 5) for place in range(len(items))))
+        start += user + 1
+    return found
+
+
+def mixture(catalog: Catalog, engine: FakeEngine, tasks: dict[str, Task] = TASKS, **settings: object) -> Mixture:
+    recommender = Recommender(catalog, engine, max_history=8)
+    return Mixture(recommender, taken(catalog), tasks, **settings)  # type: ignore[arg-type]
+
+
+def test_every_task_comes_and_the_same_number_is_the_same_example(catalog: Catalog, engine: FakeEngine) -> None:
+    mixed, again = mixture(catalog, engine), mixture(catalog, engine)
+    examples = [mixed[number] for number in range(60)]
+    assert {example.task for example in examples} == set(TASKS)
+    assert [again[number] for number in reversed(range(60))] == examples[::-1]
+    assert mixture(catalog, engine, seed=1)[0] != examples[0]
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_training_text_begins_as_the_serving_prompt(catalog: Catalog, engine: FakeEngine, task: str) -> None:
+    """Every target is spelled as the search spells it, right behind the tokens that serving would ask with."""
+    for name in TASKS[task].prompts:
+        mixed = mixture(catalog, engine, {task: Task((name,), 1.0, 5)}, dropout=0.0)
+        for number in range(15):
+            example = mixed[number]
+            for target in example.targets:
+                if target.item >= 0:
+                    path = engine.spell([catalog.labels[target.item]])[0]
+                    spelled = example.input_ids[target.start : target.end]
+                    assert spelled == (path if target.end == len(example.input_ids) and task != "list" else path[:-1])
+            if task in ("list", "next", "wish"):
+                for target in example.targets:
+                    prompt = served(mixed, engine, name, example, target.query, target.start)
+                    assert example.input_ids[: target.start] == prompt
+
+
+def served(mixed: Mixture, engine: FakeEngine, name: str, example: Example, query: Query, length: int) -> tuple:  # type: ignore[type-arg]
+    """The prompt of that length that the recommender makes of what was known; it may show less of the history."""
+    for shown in range(len(query.history) + 1):
+        recommender = Recommender(mixed.catalog, engine, prompt=name, max_history=shown)
+        ids = recommender._prompt("recommend", query).token_ids
+        if len(ids) == length and ids == example.input_ids[:length]:
+            return ids
+    raise AssertionError(f"no length of the history gives the prompt of {example}")
+
+
+def test_a_list_teaches_every_item_from_the_second_on(catalog: Catalog, engine: FakeEngine) -> None:
+    mixed = mixture(catalog, engine, {"list": Task(("next_item_list",), 1.0, 6)})
+    for number in range(20):
+        example = mixed[number]
+        user = example.targets[0].query.user_id
+        whole = taken(catalog)[str(user)].items
+        assert 1 <= len(example.targets) <= 5
+        for target in example.targets:
+            past = target.query.history
+            assert whole[: len(past)] == past
+            assert catalog[target.item] == whole[len(past)]
+
+
+def test_nothing_that_was_held_out_is_in_any_text(catalog: Catalog) -> None:
+    """The items of each user are the user's own, so one that is held out can only come from a leak."""
+    engine = FakeEngine()
+    histories = taken(catalog, users=15)
+    known = {user: History(items[:-2], None) for user, (items, _) in histories.items() if len(items) > 3}
+    secret = {
+        user: {catalog.labels[catalog.index(item)] for item in items[-2:]}
+        for user, (items, _) in histories.items()
+        if user in known
+    }
+    mixed = Mixture(Recommender(catalog, engine), known, {name: TASKS[name] for name in ("list", "next")})
+    for number in range(200):
+        example = mixed[number]
+        text = bytes(token for token in example.input_ids if token < 256).decode()
+        lines = {line.removeprefix("- ") for line in text.split("\n")}
+        assert not lines & secret[str(example.targets[0].query.user_id)]
+
+
+def test_items_that_nobody_took_are_learned_from_wishes(catalog: Catalog) -> None:
+    mixed = mixture(catalog, FakeEngine(), {"wish": TASKS["wish"]})
+    found = {mixed[number].targets[0].item for number in range(300)}
+    untouched = set(range(sum(range(13)), len(catalog)))
+    assert found & untouched
+    assert {mixed[number].fold for number in range(9)} == {-1}
+
+
+def test_candidates_hold_the_taken_item_and_none_of_the_history(catalog: Catalog) -> None:
+    mixed = mixture(catalog, FakeEngine(), {"rank": TASKS["rank"]}, candidates=4, likely=[flat_popularity(catalog)])
+    example = mixed[3]
+    text = bytes(token for token in example.input_ids if token < 256).decode()
+    offered = [line[2:].partition(": ")[0] for line in text.partition("Candidates:")[2].split("\n") if line[:2] == "- "]
+    assert len(offered) == 4
+    assert catalog.labels[example.targets[0].item] in offered
+    assert not {catalog.label(item) for item in example.targets[0].query.history} & set(offered)
+
+
+def flat_popularity(catalog: Catalog) -> Popularity:
+    import polars as pl
+
+    rows = [{"user_id": "a", "item_id": item.id, "timestamp": 1.0} for item in catalog]
+    return Popularity.fit(pl.DataFrame(rows), catalog)
+
+
+def test_dropout_leaves_items_out_of_prompts_and_not_out_of_what_is_known(catalog: Catalog) -> None:
+    engine = FakeEngine()
+    whole = mixture(catalog, engine, {"next": Task(("next_item",), 1.0, 8)})
+    thinned = mixture(catalog, engine, {"next": Task(("next_item",), 1.0, 8)}, dropout=0.9)
+    pairs = [(whole[number], thinned[number]) for number in range(40)]
+    assert [a.targets[0].item for a, _ in pairs] == [b.targets[0].item for _, b in pairs]
+    assert [a.targets[0].query for a, _ in pairs] == [b.targets[0].query for _, b in pairs]
+    assert np.mean([len(b.input_ids) < len(a.input_ids) for a, b in pairs]) > 0.3
+
+
+def test_what_cannot_be_learned_is_refused(catalog: Catalog, tmp_path: Path) -> None:
+    engine = FakeEngine()
+    with pytest.raises(ConfigError, match=r"no task is called 'nxt'; there are list"):
+        mixture(catalog, engine, {"nxt": Task(("next_item",))})
+    with pytest.raises(ConfigError, match=r"needs a prompt for next_item that continues its answer"):
+        mixture(catalog, engine, {"list": Task(("next_item",))})
+    with pytest.raises(ConfigError, match=r"none of 1 users took 2 items"):
+        Mixture(Recommender(catalog, engine), {"a": History((catalog[0],), None)}, {"next": TASKS["next"]})
+    with pytest.raises(ConfigError, match="needs ratings"):
+        Mixture(Recommender(catalog, engine), {"a": History((catalog[0], catalog[1]), None)}, {"rate": TASKS["rate"]})
+    (tmp_path / "wordy.jinja").write_text(
+        "---\nname: wordy\nversion: 1\ndescription: d\ntask: next_item\nvariables: [history]\n---\n"
+        "{% block user %}{{ history | length }}{% endblock %}"
+        "{% block assistant %}I say {{ target[0].title }}{% endblock %}"
+    )
+    recommender = Recommender(catalog, engine, prompts=PromptLibrary.default(tmp_path))
+    with pytest.raises(ConfigError, match=r"'wordy' answers \['I say .*; the search looks for the lines"):
+        _ = Mixture(recommender, taken(catalog), {"next": Task(("wordy",))})[0]

@@ -1,0 +1,288 @@
+"""Training examples, rendered by the templates that serve, through the recommender that serves.
+
+An example is drawn anew each time it is asked for, from nothing but the seed and its number, so a run that goes on
+after a stop sees what it would have seen. Tasks:
+
+    list    a template that `continues` its answer: a stretch of a history, in which every item from the second on is
+            a target given those before it
+    next    a `next_item` template: one target behind a history that is cut at a random point
+    wish    a `cold_start` template: an item for words made of its attributes; items that nobody took come too
+    rank    a `rerank` template: the item that was taken before others that the priors find likely
+    rate    a `rate` template: the rating of an item behind earlier ratings
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+
+from llmgen.engines import Engine
+from llmgen.errors import ConfigError
+from llmgen.priors import Prior, combine
+from llmgen.recommender import Recommender
+from llmgen.splits import History
+from llmgen.templates import views
+from llmgen.types import Item, Message, Query
+
+MIN_STRETCH = 2
+"""Items of the shortest history that teaches anything: one, and the one after it."""
+
+
+class Target(NamedTuple):
+    """An answer inside an example.
+
+    Attributes:
+        start: Place of its first token.
+        end: One past the place of its last token.
+        item: Catalog index; -1 where the answer is no item but text.
+        query: What was known before it.
+    """
+
+    start: int
+    end: int
+    item: int
+    query: Query
+
+
+@dataclass(frozen=True)
+class Example:
+    """A text with its targets.
+
+    Attributes:
+        task: See the module.
+        input_ids: Prompt and answers.
+        targets: In their order in the text, at least one.
+        fold: Of the user, for priors that must not know the user's own sequence; -1 where there is no user.
+    """
+
+    task: str
+    input_ids: tuple[int, ...]
+    targets: tuple[Target, ...]
+    fold: int
+
+
+@dataclass(frozen=True)
+class Task:
+    """One part of the mixture.
+
+    Attributes:
+        prompts: Names of templates; one is drawn for each example.
+        weight: Share of the examples, above 0.
+        max_history: Newest items that stand in the prompt at most.
+    """
+
+    prompts: tuple[str, ...]
+    weight: float = 1.0
+    max_history: int = 20
+
+
+class Mixture:
+    """Draws examples from users' histories.
+
+    Args:
+        recommender: Renders and tokenises; its catalog is what is learned. No prompt shows more of a history than its
+            `max_history`.
+        histories: User -> what the user took, oldest first; nothing else is ever shown.
+        tasks: Name -> settings.
+        seed: Of everything that is drawn.
+        group: So many examples in a row are of one task and one length of history, so that a batch has little padding.
+        dropout: Share of a history's items that is left out of a prompt, in half of the examples; not in `list`, where
+            every item is a target.
+        candidates: How many stand in a `rank` prompt.
+        folds: Into how many parts users are dealt, for cross-fitting.
+        likely: Priors from which the other candidates of `rank` are drawn; uniformly without.
+
+    Raises:
+        ConfigError: A task that is not known, a prompt for another task, or nothing to learn from.
+    """
+
+    def __init__(
+        self,
+        recommender: Recommender,
+        histories: Mapping[str, History],
+        tasks: Mapping[str, Task],
+        *,
+        seed: int = 0,
+        group: int = 1,
+        dropout: float = 0.0,
+        candidates: int = 10,
+        folds: int = 5,
+        likely: Sequence[Prior] = (),
+    ) -> None:
+        if recommender.engine is None:
+            raise ConfigError("examples need an engine that tokenises them")
+        self.recommender, self.engine = recommender, recommender.engine
+        self._line_break = _line_break(self.engine)
+        self.catalog = recommender.catalog
+        self.seed, self.group, self.dropout, self.candidates = seed, group, dropout, candidates
+        self.likely = tuple(likely)
+        self.users = sorted(user for user, history in histories.items() if len(history.items) >= MIN_STRETCH)
+        self.histories = histories
+        self.fold_of = {user: number % folds for number, user in enumerate(self.users)}
+        self.rated = [user for user in self.users if histories[user].ratings is not None]
+        if not self.users:
+            raise ConfigError(
+                f"there is nothing to learn from: none of {len(histories)} users took {MIN_STRETCH} items or more"
+            )
+        makers: dict[str, tuple[str, Callable[[np.random.Generator, Task, str, float], Example]]] = {
+            "list": ("next_item", self._list),
+            "next": ("next_item", self._next),
+            "wish": ("cold_start", self._wish),
+            "rank": ("rerank", self._rank),
+            "rate": ("rate", self._rate),
+        }
+        if unknown := sorted(set(tasks) - set(makers)):
+            raise ConfigError(f"no task is called {unknown[0]!r}; there are {', '.join(makers)}")
+        if not tasks or min(task.weight for task in tasks.values()) <= 0:
+            raise ConfigError("give at least one task, each with a weight above 0")
+        for name, task in tasks.items():
+            for prompt in task.prompts:
+                template = recommender.prompts[prompt]
+                if template.task != makers[name][0] or template.continues != (name == "list"):
+                    kind = f"for {makers[name][0]} that {'continues' if name == 'list' else 'does not continue'}"
+                    raise ConfigError(f"the task {name!r} needs a prompt {kind} its answer, and {prompt!r} is none")
+            if not task.prompts:
+                raise ConfigError(f"the task {name!r} has no prompt")
+        if "rate" in tasks and not self.rated:
+            raise ConfigError("the task 'rate' needs ratings, and no user has them for the whole history; leave it out")
+        self.tasks = tasks
+        self._makers = {name: makers[name][1] for name in tasks}
+        self._shares = np.array([task.weight for task in tasks.values()]) / sum(t.weight for t in tasks.values())
+        values = {rating for user in self.rated for rating in histories[user].ratings or ()}
+        self.labels = tuple(f"{value:g}" for value in sorted(values))
+
+    def __getitem__(self, number: int) -> Example:
+        """The example with a number, 0 or more; the same one always."""
+        shape = np.random.default_rng([self.seed, 0, number // self.group])
+        name = list(self.tasks)[shape.choice(len(self.tasks), p=self._shares)]
+        task, stretch = self.tasks[name], shape.random()
+        for attempt in range(100):  # a draw may be impossible: a user too new for the task
+            rng = np.random.default_rng([self.seed, 1, number, attempt])
+            prompt = task.prompts[rng.integers(len(task.prompts))]
+            try:
+                return self._makers[name](rng, task, prompt, stretch)
+            except _AgainError:
+                continue
+        raise ConfigError(f"no example for the task {name!r} can be drawn from these histories")
+
+    def _list(self, rng: np.random.Generator, task: Task, prompt: str, stretch: float) -> Example:
+        user, history = self._user(rng, self.users)
+        length = min(len(history.items), max(MIN_STRETCH, task.max_history))
+        end = int(rng.integers(length, len(history.items) + 1))
+        made = self.recommender.messages(Query(history.items[end - length : end], user_id=user), prompt=prompt)
+        shown = history.items[end - made.num_items : end]
+        lines = _answer(made.messages)
+        ids = list(self.engine.tokenize(made.messages[:-1]))
+        targets = []
+        for place, path in enumerate(self._paths(prompt, lines, shown)):
+            if place:
+                known = Query(history.items[: end - len(shown) + place], user_id=user)
+                targets.append(Target(len(ids), len(ids) + len(path) - 1, self.catalog.index(shown[place]), known))
+            ids += [*path[:-1], *self._line_break]
+        if not targets:  # no room for two
+            raise _AgainError
+        return Example("list", tuple(ids), tuple(targets), self.fold_of[user])
+
+    def _next(self, rng: np.random.Generator, task: Task, prompt: str, stretch: float) -> Example:
+        user, history, place = self._moment(rng, self.users)
+        most = task.max_history if stretch >= 0.5 else max(1, round(2 * stretch * task.max_history))
+        items = history.items[:place]
+        if self.dropout and rng.random() < 0.5:
+            kept = rng.random(place) >= self.dropout
+            items = tuple(item for item, keep in zip(items, kept, strict=True) if keep)
+        known = Query(history.items[:place], user_id=user)
+        return self._titled("next", prompt, Query(items[-most:], user_id=user), history.items[place], known)
+
+    def _wish(self, rng: np.random.Generator, task: Task, prompt: str, stretch: float) -> Example:
+        item = self.catalog[int(rng.integers(len(self.catalog)))]
+        words = list(_words(item))
+        if not words:
+            raise _AgainError
+        chosen = rng.permutation(len(words))[: int(rng.integers(1, len(words) + 1))]
+        query = Query(text=", ".join(words[number] for number in chosen))
+        return self._titled("wish", prompt, query, item, query)
+
+    def _rank(self, rng: np.random.Generator, task: Task, prompt: str, stretch: float) -> Example:
+        user, history, place = self._moment(rng, self.users)
+        item, known = history.items[place], Query(history.items[:place], user_id=user, k=1)
+        weights = np.ones(len(self.catalog))
+        if self.likely:
+            weights = np.exp(combine(self.likely, [known], len(self.catalog)).total[0])
+        weights[self.catalog.positions({*known.history, item})] = 0.0
+        count = min(self.candidates - 1, int(np.count_nonzero(weights)))
+        others = rng.choice(len(weights), size=count, replace=False, p=weights / weights.sum()).tolist() if count else []
+        candidates = [item, *(self.catalog[other] for other in others)]
+        shuffled = [candidates[number] for number in rng.permutation(len(candidates))]
+        query = replace(known, history=known.history[-task.max_history :])
+        return self._titled("rank", prompt, query, item, known, candidates=views(self.catalog, shuffled))
+
+    def _rate(self, rng: np.random.Generator, task: Task, prompt: str, stretch: float) -> Example:
+        user, history, place = self._moment(rng, self.rated)
+        ratings = history.ratings or ()
+        shown = slice(max(0, place - task.max_history), place)
+        query = Query(history.items[shown], user_id=user, ratings=ratings[shown])
+        item, label = views(self.catalog, [history.items[place]])[0], f"{ratings[place]:g}"
+        made = self.recommender.messages(query, prompt=prompt, target=label, item=item, labels=self.labels)
+        if _answer(made.messages) != [label]:
+            raise ConfigError(
+                f"the prompt {prompt!r} answers {_answer(made.messages)}, and the label alone is asked for"
+            )
+        ids, path = self.engine.tokenize(made.messages[:-1]), self.engine.spell([label])[0]
+        return Example("rate", (*ids, *path), (Target(len(ids), len(ids) + len(path), -1, query),), self.fold_of[user])
+
+    def _titled(self, task: str, prompt: str, query: Query, item: Item, known: Query, **variables: object) -> Example:
+        """A prompt whose answer is one title."""
+        target = views(self.catalog, [item])
+        made = self.recommender.messages(query, prompt=prompt, target=target, **variables)
+        ids = self.engine.tokenize(made.messages[:-1])
+        (path,) = self._paths(prompt, _answer(made.messages), [item])
+        fold = -1 if known.user_id is None else self.fold_of[known.user_id]
+        place = Target(len(ids), len(ids) + len(path), self.catalog.index(item), known)
+        return Example(task, (*ids, *path), (place,), fold)
+
+    def _paths(self, prompt: str, lines: Sequence[str], items: Sequence[Item]) -> list[tuple[int, ...]]:
+        """The token paths of an answer's lines, which must be those that the search looks for."""
+        paths = self.engine.spell(lines)
+        if paths != self.engine.spell([self.catalog.label(item) for item in items]):
+            wanted = [self.catalog.label(item) for item in items]
+            raise ConfigError(f"the prompt {prompt!r} answers {list(lines)}; the search looks for the lines {wanted}")
+        return paths
+
+    def _user(self, rng: np.random.Generator, users: Sequence[str]) -> tuple[str, History]:
+        user = users[int(rng.integers(len(users)))]
+        return user, self.histories[user]
+
+    def _moment(self, rng: np.random.Generator, users: Sequence[str]) -> tuple[str, History, int]:
+        """A user and the place of one item of the history that has another before it."""
+        user, history = self._user(rng, users)
+        return user, history, int(rng.integers(1, len(history.items)))
+
+
+class _AgainError(Exception):
+    """This draw gives no example; another may."""
+
+
+def _answer(messages: Sequence[Message]) -> list[str]:
+    """The lines of the assistant's message."""
+    return messages[-1].content.split("\n")
+
+
+def _line_break(engine: Engine) -> tuple[int, ...]:
+    """The tokens between two lines of an answer."""
+    asked = (Message("user", "x"),)
+    begun = engine.tokenize((*asked, Message("assistant", "x")))
+    return begun[len(engine.tokenize(asked)) + len(engine.spell(["x"])[0]) - 1 :]
+
+
+def _words(item: Item) -> Iterator[str]:
+    """What someone might ask for who wants this item."""
+    for value in item.attributes.values():
+        if isinstance(value, str):
+            yield value
+        elif isinstance(value, tuple):
+            yield from value
+        elif isinstance(value, int) and not isinstance(value, bool):
+            yield str(value)

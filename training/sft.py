@@ -1,0 +1,283 @@
+"""Fine-tune a model on a catalog and its log.
+
+    python -m training.sft --config training/configs/ml-100k.yaml --output_dir runs/ml-100k
+
+Settings are those of `training.recipe.Recipe` and of TRL's `SFTConfig`, from the file, with flags over them. Started
+again with the same folder, a run goes on from its last checkpoint. The folder ends up holding the adapter, its record
+`llmgen.json`, a model card and the resolved settings.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import logging
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any, NamedTuple, cast
+
+import peft
+import polars as pl
+import torch
+import yaml
+from rich.console import Console
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from trl.scripts.utils import TrlParser
+from trl.trainer.sft_config import SFTConfig
+
+from llmgen.adapters import AdapterRecord, Loss
+from llmgen.datasets import Dataset
+from llmgen.engines.hf import HFEngine
+from llmgen.errors import ConfigError, LLMGenError
+from llmgen.priors import Prior, Seen
+from llmgen.recommender import Recommender
+from llmgen.splits import Ties, histories, leave_one_out
+from llmgen.types import Query
+from llmgen.workspace import FITTED, DataSettings
+from training.batches import Batches
+from training.card import write_card
+from training.data import Mixture
+from training.loss import ItemPaths
+from training.recipe import Recipe, folder_of
+from training.trainer import CatalogTrainer, last_checkpoint
+from training.validation import Validation
+
+logger = logging.getLogger(__name__)
+
+PACKAGES = ("torch", "transformers", "trl", "peft")
+
+
+class Data(NamedTuple):
+    """What a run sees.
+
+    Attributes:
+        dataset: All of it; only `known` is learned from.
+        known: Interactions to learn from.
+        queries: Of validation, one a user; none where nothing is held out for it.
+        held_out: Id of each query's item.
+    """
+
+    dataset: Dataset
+    known: pl.DataFrame
+    queries: list[Query]
+    held_out: list[str]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run from the command line; 0, or 2 after an error that was told."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    try:
+        recipe, args = parse(arguments)
+        run(recipe, args)
+    except LLMGenError as error:
+        Console(stderr=True).print(f"[red]error:[/] {error}", highlight=False, soft_wrap=True)
+        return 2
+    return 0
+
+
+def parse(arguments: Sequence[str] | None = None) -> tuple[Recipe, SFTConfig]:
+    """Settings from a file and flags, with defaults that suit the machine."""
+    cuda = torch.cuda.is_available()
+    parser = TrlParser((Recipe, SFTConfig))
+    parser.set_defaults(
+        output_dir="runs/sft",
+        use_cpu=not cuda,
+        bf16=cuda,
+        gradient_checkpointing=False,
+        report_to="none",
+        learning_rate=1e-3,
+        max_steps=100,
+        per_device_train_batch_size=8,
+        logging_steps=10,
+        save_steps=50,
+        save_total_limit=2,
+        lr_scheduler_type="cosine",
+        warmup_steps=10,
+    )
+    recipe, args = parser.parse_args_and_config(args=None if arguments is None else list(arguments))
+    return cast(Recipe, recipe), cast(SFTConfig, args)
+
+
+def run(recipe: Recipe, args: SFTConfig) -> AdapterRecord:
+    """Train, or go on training, and write everything.
+
+    Raises:
+        LLMGenError: Settings, data or model are not what they should be, or the run cannot go on.
+    """
+    folder = folder_of(args.output_dir or "runs/sft")
+    if recipe.threads:
+        torch.set_num_threads(recipe.threads)
+    data = load(recipe)
+    tasks = recipe.mixture()
+    first = next(iter(tasks.values()), None)
+    if first is None or not first.prompts:
+        raise ConfigError("the recipe has no task with a prompt; give tasks")
+    prompt, max_history = recipe.prompt or first.prompts[0], recipe.max_history or first.max_history
+    torch.manual_seed(args.seed)
+    model, tokenizer = load_model(recipe)
+    catalog = data.dataset.catalog
+    engine = HFEngine(model, tokenizer, max_tokens=recipe.max_tokens)
+    recommender = Recommender(catalog, engine, max_history=max(task.max_history for task in tasks.values()))
+    past = histories(data.known, catalog=catalog)
+    fitted = fit(recipe.priors, data.known, data.dataset)
+    mixture = Mixture(
+        recommender,
+        past,
+        tasks,
+        seed=args.seed,
+        group=args.per_device_train_batch_size,
+        dropout=recipe.item_dropout,
+        folds=recipe.folds,
+        likely=fitted,
+    )
+    crossed: Mapping[int, Sequence[Prior]] = {}
+    if recipe.loss == "residual":
+        crossed = cross_fit(recipe, data, mixture.fold_of, fitted)
+    loss = cast(Loss, recipe.loss)
+    batches = Batches(
+        mixture,
+        ItemPaths(recommender.trie),
+        loss,
+        priors=crossed,
+        prior_dropout=recipe.prior_dropout,
+        pad=int(tokenizer.pad_token_id or 0),
+    )
+    record = AdapterRecord(
+        base_model=recipe.model or "SmolLM2-135M-Instruct",
+        loss=loss,
+        lm_weight=recipe.lm_weight if recipe.loss == "residual" else 1.0,
+        prompt=prompt,
+        max_history=max_history,
+        prompts=tuple(sorted({recommender.prompts[name].ref for task in tasks.values() for name in task.prompts})),
+        catalog=catalog.digest,
+        tokenizer=engine.tokenizer_digest,
+        data=digest(data.known),
+        seed=args.seed,
+        versions={name: importlib.metadata.version(name) for name in PACKAGES},
+    )
+    measure = None
+    if recipe.validation_users and data.queries:
+        measure = Validation(
+            catalog,
+            fitted,
+            data.queries,
+            data.held_out,
+            tokenizer,
+            prompt=prompt,
+            max_history=max_history,
+            lm_weights=recipe.weights(),
+            users=recipe.validation_users,
+        )
+    trainer = CatalogTrainer(
+        wrap(model, recipe),
+        args,
+        batches,
+        tokenizer,
+        record,
+        lm_weight=recipe.lm_weight,
+        lm_weight_rate=recipe.lm_weight_rate,
+        measure=measure,
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    settings = {**asdict(recipe), **args.to_dict()}
+    (folder / "settings.yaml").write_text(yaml.safe_dump(settings, sort_keys=True, allow_unicode=True), "utf-8")
+    last = last_checkpoint(folder)
+    if last is not None:
+        Console(stderr=True).print(f"going on from {last}", highlight=False)
+    trainer.train(resume_from_checkpoint=None if last is None else str(last))
+    if measure is not None and not args.load_best_model_at_end:
+        trainer.evaluate()
+    trainer.save_model(str(folder))
+    write_card(folder, trainer.record(), data.dataset, len(data.known), trainer.state.log_history)
+    return trainer.record()
+
+
+def load(recipe: Recipe) -> Data:
+    """The data, and what of it is held out."""
+    settings = cast(dict[str, Any], recipe.data)
+    try:
+        dataset = DataSettings(**settings).load()
+    except TypeError as error:
+        raise ConfigError(f"data: {error}; it takes the fields of llmgen.workspace.DataSettings") from None
+    split = leave_one_out(dataset.interactions, ties=cast(Ties, recipe.ties))
+    if recipe.learn_from == "all":
+        return Data(dataset, dataset.interactions, [], [])
+    if recipe.learn_from == "train+validation":
+        return Data(dataset, pl.concat([split.train, split.validation]), [], [])
+    past = histories(split.train, catalog=dataset.catalog)
+    users, items = split.validation["user_id"].to_list(), split.validation["item_id"].to_list()
+    queries = [Query(past[user].items, user_id=user) for user in users]
+    return Data(dataset, split.train, queries, items)
+
+
+def load_model(recipe: Recipe) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The base model and its tokenizer, float32 on a CPU and bfloat16 on a GPU."""
+    name = recipe.base_model()
+    cuda = torch.cuda.is_available()
+    try:
+        model = AutoModelForCausalLM.from_pretrained(name, dtype=torch.bfloat16 if cuda else torch.float32)
+        tokenizer = AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"cannot load the model {name!r}: {error}") from error
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return model.to("cuda") if cuda else model, tokenizer
+
+
+def wrap(model: PreTrainedModel, recipe: Recipe) -> PreTrainedModel:
+    """The model with a fresh adapter, or as it is where all weights are tuned."""
+    settings = cast(dict[str, Any], recipe.peft)
+    if not settings:
+        return model
+    try:
+        config = peft.get_peft_config({"task_type": "CAUSAL_LM", **settings})
+    except (KeyError, TypeError, ValueError) as error:
+        raise ConfigError(f"peft: {error}; it takes a peft_type and the fields of its PEFT config") from None
+    return cast(PreTrainedModel, peft.get_peft_model(model, config))
+
+
+def fit(priors: object, known: pl.DataFrame, dataset: Dataset) -> list[Prior]:
+    """The priors of a recipe, fitted on some interactions.
+
+    Raises:
+        ConfigError: A prior or a setting that is not known.
+    """
+    made: list[Prior] = []
+    for name, settings in cast(dict[str, dict[str, Any]], priors).items():
+        if name not in FITTED:
+            raise ConfigError(f"no prior is called {name!r}; there are {', '.join(FITTED)}")
+        try:
+            made.append(FITTED[name](known, dataset.catalog, **(settings or {})))
+        except TypeError as error:
+            raise ConfigError(f"priors, {name}: {error}") from None
+    return made
+
+
+def cross_fit(
+    recipe: Recipe, data: Data, fold_of: Mapping[str, int], fitted: Sequence[Prior]
+) -> dict[int, Sequence[Prior]]:
+    """Fold -> priors that were fitted without the users of the fold, else they would know the targets."""
+    seen = Seen(data.dataset.catalog)
+    priors: dict[int, Sequence[Prior]] = {-1: (seen, *fitted)}
+    for fold in sorted(set(fold_of.values())):
+        inside = [user for user, number in fold_of.items() if number == fold]
+        others = data.known.filter(~pl.col("user_id").is_in(inside))
+        if others.is_empty():
+            raise ConfigError(
+                f"{len(fold_of)} users are too few for {recipe.folds} folds; cross-fitting needs 2 or more"
+            )
+        priors[fold] = (seen, *fit(recipe.priors, others, data.dataset))
+    return priors
+
+
+def digest(interactions: pl.DataFrame) -> str:
+    """SHA-256 of interactions, in their order, 12 hex digits."""
+    hashed = hashlib.sha256()
+    for column in ("user_id", "item_id", "timestamp"):
+        hashed.update("\0".join(map(str, interactions[column].to_list())).encode())
+    return hashed.hexdigest()[:12]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

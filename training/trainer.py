@@ -1,0 +1,285 @@
+"""CatalogTrainer: TRL's `SFTTrainer` with the loss over a catalog and validation through the search that serves."""
+
+from __future__ import annotations
+
+import logging
+import math
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from datasets import Dataset
+from torch import Tensor, nn
+from torch.nn.functional import linear
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
+from trl.trainer.sft_config import SFTConfig
+from trl.trainer.sft_trainer import SFTTrainer
+
+from llmgen.adapters import FILE, AdapterRecord
+from llmgen.errors import ConfigError, TrainingError
+from training.batches import Batches, Plan, on
+from training.loss import catalog_loss, token_loss
+
+logger = logging.getLogger(__name__)
+
+Measure = Callable[[PreTrainedModel], dict[str, float]]
+NO_LINEAR_HEAD = "the model changes its logits behind the output layer"
+
+
+class _Losses(NamedTuple):
+    """Nats of each target: those that are items, and those that are text."""
+
+    items: Tensor
+    texts: Tensor
+
+
+class CatalogTrainer(SFTTrainer):
+    """Trains on numbered examples.
+
+    Args:
+        model: With its adapter, or bare to tune all weights.
+        args: TRL's settings; `max_steps` says how long.
+        batches: Makes batches of example numbers.
+        tokenizer: Of the model.
+        record: What is written beside every checkpoint; steps, weight and metrics are filled in.
+        lm_weight: Where the LM's weight beside the prior starts.
+        lm_weight_rate: Learning rate of its logarithm; 0 holds it.
+        measure: Validation; its numbers are logged, and checkpoints chosen, under `eval_` and their names.
+        callbacks: As transformers has them.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        args: SFTConfig,
+        batches: Batches,
+        tokenizer: PreTrainedTokenizerBase,
+        record: AdapterRecord,
+        *,
+        lm_weight: float = 1.0,
+        lm_weight_rate: float = 0.0,
+        measure: Measure | None = None,
+        callbacks: list[TrainerCallback] | None = None,
+    ) -> None:
+        if args.max_steps < 1:
+            raise ConfigError(f"max_steps must be 1 or more, not {args.max_steps}: examples are drawn, there is no end")
+        args.remove_unused_columns = False
+        args.train_sampling_strategy = "sequential"  # the examples are drawn at random already
+        args.logging_nan_inf_filter = False
+        args.dataset_kwargs = {"skip_prepare_dataset": True}
+        world = max(1, args.world_size)
+        count = args.max_steps * args.per_device_train_batch_size * args.gradient_accumulation_steps * world
+        self._measure = measure
+        self._record = record
+        self._lm_weight_rate = lm_weight_rate
+        super().__init__(
+            model=model,
+            args=args,
+            data_collator=batches,
+            train_dataset=Dataset.from_dict({"number": range(count)}),
+            eval_dataset=Dataset.from_dict({"number": [0]}) if measure else None,
+            processing_class=tokenizer,
+            callbacks=callbacks,
+        )
+        self.log_lm_weight = nn.Parameter(torch.tensor(math.log(lm_weight), device=self.args.device))
+        self.log_lm_weight.requires_grad_(lm_weight_rate > 0)
+        self._tokens, self._since = 0, time.monotonic()
+        _check_head(self.model)
+
+    @property
+    def lm_weight(self) -> float:
+        """The LM's weight beside the prior, as it stands."""
+        return float(self.log_lm_weight.detach().exp())
+
+    def losses(self, model: nn.Module, input_ids: Tensor, plan: Plan) -> _Losses:
+        """Nats of each target of a batch."""
+        device = input_ids.device
+
+        def decide(head: nn.Module, hidden: Tensor) -> _Losses:
+            rows = hidden[:, hidden.shape[1] - input_ids.shape[1] :].reshape(-1, hidden.shape[-1])
+            items = texts = hidden.new_zeros(0, dtype=torch.float32)
+            if plan.items is not None:
+                at = rows[on(device, plan.item_places)]
+                items = catalog_loss(
+                    plan.items,
+                    plan.num_items,
+                    lambda tokens: _logits(head, at, on(device, tokens)),
+                    self.log_lm_weight.exp(),
+                )
+            if plan.num_texts:
+                logits = _logits(head, rows[on(device, plan.token_places)], None)
+                texts = token_loss(logits, plan.tokens, plan.token_targets, plan.num_texts)
+            return _Losses(items, texts)
+
+        inner = self.accelerator.unwrap_model(model)
+        with _decided(inner, decide) as decided:
+            model(input_ids=input_ids, use_cache=False)
+        return decided[0]
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        """The mean over the targets of a batch.
+
+        Raises:
+            TrainingError: It is not finite.
+        """
+        plan: Plan = inputs["plan"]
+        losses = self.losses(model, inputs["input_ids"], plan)
+        loss = torch.cat(losses).mean() + 0.0 * self.log_lm_weight
+        if not torch.isfinite(loss):
+            raise TrainingError(
+                f"the loss is {float(loss)} at step {self.state.global_step}; checkpoints before it are whole. Lower "
+                "learning_rate, or set max_grad_norm"
+            )
+        metrics = self._metrics["train"]
+        for name, values in zip(("nats_item", "nats_text"), losses, strict=True):
+            if len(values):
+                metrics[name].append(float(values.detach().mean()))
+        self._tokens += plan.num_tokens
+        return (loss, None) if return_outputs else loss
+
+    def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
+        """TRL's, and a group of its own for the LM's weight."""
+        made = self.optimizer is not None
+        optimizer = super().create_optimizer(*args, **kwargs)
+        if not made and self._lm_weight_rate > 0:
+            optimizer.add_param_group({"params": [self.log_lm_weight], "lr": self._lm_weight_rate, "weight_decay": 0.0})
+        return optimizer
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Adds tokens a second, and the LM's weight where it is learned."""
+        if "loss" in logs:
+            now = time.monotonic()
+            logs["tokens_per_second"] = round(self._tokens / max(now - self._since, 1e-9), 1)
+            self._tokens, self._since = 0, now
+            if self._lm_weight_rate > 0:
+                logs["lm_weight"] = self.lm_weight
+        super().log(logs, start_time)
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Validation through the search, instead of the loss on a data set."""
+        if self._measure is None:
+            return {}
+        model = self.accelerator.unwrap_model(self.model)
+        model.eval()
+        found = {f"eval_{name}": value for name, value in self._measure(model).items()}
+        model.train()
+        self._since, self._tokens = time.monotonic(), 0
+        self.log(dict(found))
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, found)
+        self._record = self._record.model_copy(update={"metrics": dict(found)})
+        return found
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """The adapter, and its record."""
+        super().save_model(output_dir, _internal_call)
+        if self.args.should_save:
+            self.record().write(output_dir or self.args.output_dir or ".")
+
+    def record(self) -> AdapterRecord:
+        """The record of the run as it stands."""
+        weight = self._record.metrics.get("eval_lm_weight", self.lm_weight)
+        return self._record.model_copy(update={"steps": self.state.global_step, "lm_weight": weight})
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """Nothing: `training.card` writes ours once, at the end."""
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        super()._save_checkpoint(model, trial)
+        folder = Path(self.args.output_dir or ".") / f"checkpoint-{self.state.global_step}"
+        if self.args.should_save and folder.is_dir():
+            torch.save(self.log_lm_weight.detach().cpu(), folder / WHOLE)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        self._load_lm_weight(Path(resume_from_checkpoint))
+
+    def _load_best_model(self) -> None:
+        super()._load_best_model()
+        best = self.state.best_model_checkpoint
+        if best is not None:
+            self._load_lm_weight(Path(best))
+            stored = AdapterRecord.read(best)
+            if stored is not None:
+                self._record = stored
+
+    def _load_lm_weight(self, folder: Path) -> None:
+        with torch.no_grad():
+            self.log_lm_weight.copy_(torch.load(folder / WHOLE, weights_only=True))
+
+
+WHOLE = "lm_weight.pt"
+"""Written last into a checkpoint: where it is, the checkpoint is whole."""
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """The newest whole checkpoint of a run; those that a stop or a full disk cut short are removed."""
+    found = {
+        int(path.name.partition("-")[2]): path
+        for path in folder.glob("checkpoint-*")
+        if path.name.partition("-")[2].isdigit()
+    }
+    for step in sorted(found, reverse=True):
+        if (found[step] / WHOLE).exists() and (found[step] / FILE).exists():
+            return found[step]
+        logger.warning("%s was not finished and is removed", found[step])
+        shutil.rmtree(found[step])
+    return None
+
+
+@contextmanager
+def _decided(model: nn.Module, decide: Callable[[nn.Module, Tensor], _Losses]) -> Iterator[list[_Losses]]:
+    """While it lasts, the output layer hands its input to `decide` instead of making logits for a whole vocabulary.
+
+    Inside the model's own forward pass, so that it works however the model is wrapped and its weights are sharded.
+    """
+    head: nn.Module = model.get_output_embeddings()  # type: ignore[operator]
+    plain = head.forward
+    found: list[_Losses] = []
+
+    def forward(hidden: Tensor) -> Tensor:
+        head.forward = plain
+        found.append(decide(head, hidden))
+        return hidden[..., :1]
+
+    head.forward = forward
+    try:
+        yield found
+    finally:
+        head.forward = plain
+
+
+def _logits(head: nn.Module, hidden: Tensor, tokens: Tensor | None) -> Tensor:
+    """Logits of some tokens, or of all; only their rows of the output layer are used where it is a plain one."""
+    if tokens is None or type(head) is not nn.Linear:
+        logits: Tensor = head(hidden)
+        return logits if tokens is None else logits[:, tokens]
+    return linear(hidden, head.weight[tokens], None if head.bias is None else head.bias[tokens])
+
+
+def _check_head(model: PreTrainedModel) -> None:
+    """Make sure that the output layer's logits are the model's."""
+    ids = torch.arange(3, 7, device=next(model.parameters()).device)[None]
+    head = model.get_output_embeddings()
+    kept: list[Tensor] = []
+    hook = head.register_forward_hook(lambda module, given, made: kept.append(made))
+    was_training = model.training
+    try:
+        with torch.no_grad():
+            logits = model.eval()(input_ids=ids, use_cache=False).logits
+    finally:
+        hook.remove()
+        model.train(was_training)
+    if not torch.allclose(logits[:, -4:].float(), kept[0][:, -4:].float(), atol=1e-3):
+        raise ConfigError(
+            f"{NO_LINEAR_HEAD} ({type(model).__name__}), so its answers cannot be learned from the output layer alone"
+        )
