@@ -1,5 +1,6 @@
 # make demo    see it work            make test   all tests that need no GPU
 # make fast    tests without a model  make check  format, lint, types, layers, all tests
+# make train-demo    ten minutes of fine-tuning, with a table of before and after
 # make gpu-check    on a CUDA machine: the engines' tests and their speed
 SHELL := /bin/bash
 PYTHON ?= python3
@@ -9,7 +10,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 TORCH := torch==2.13.0
 CPU_TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 
-.PHONY: demo test fast lint check lock baselines gpu-check clean
+.PHONY: demo test fast lint check lock baselines train-demo gpu-check clean
 .DEFAULT_GOAL := demo
 
 demo: $(VENV)/.installed
@@ -34,6 +35,9 @@ baselines: $(VENV)/.installed
 	$(BIN)/python -m eval.baselines --ties file
 	$(BIN)/python -m eval.baselines --ties item_id
 
+train-demo: $(VENV)/.installed
+	$(BIN)/python -m training.sft --config training/configs/demo.yaml --output_dir runs/train-demo
+
 gpu-check: $(VENV)/.installed
 	$(BIN)/python -m eval.gpu_check
 
@@ -52,7 +56,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	elif $(PIP) install --quiet --no-deps '$(TORCH)+cpu' 2>/dev/null; then echo "Installed the CPU build of torch"; \
 	elif $(PIP) install --no-deps --retries 0 --timeout 10 --index-url $(CPU_TORCH_INDEX) '$(TORCH)+cpu'; then true; \
 	else echo "No CPU build of torch can be had here; taking PyPI's"; $(PIP) install -c constraints.txt '$(TORCH)'; fi
-	$(PIP) install --progress-bar on -c constraints.txt -e '.[hf,serve,openai]' --group dev
+	$(PIP) install --progress-bar on -c constraints.txt -e '.[hf,serve,openai,train]' --group dev
 	@touch $@
 
 # Beside a GPU the CUDA build is wanted, which brings torch and much else of its own: that is left to its owner.

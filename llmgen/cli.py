@@ -62,7 +62,9 @@ EngineOption = Annotated[
 ]
 PromptsOption = Annotated[Path | None, typer.Option("--prompt-folder", help="A folder with prompts of your own.")]
 LMWeightOption = Annotated[float | None, typer.Option(min=0, help="Weight of the model in the score; 0 leaves it out.")]
-HistoryLengthOption = Annotated[int, typer.Option(min=0, help="Newest items of the history in the prompt.")]
+HistoryLengthOption = Annotated[
+    int | None, typer.Option(min=0, help="Newest items of the history in the prompt; 20, or as the adapter was tuned.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")]
 
 
@@ -102,7 +104,7 @@ def _data(
 def _model(
     prompt: Annotated[str | None, typer.Option(help="Name of a prompt template.")] = None,
     prompt_folder: PromptsOption = None,
-    max_history: HistoryLengthOption = 20,
+    max_history: HistoryLengthOption = None,
     engine: EngineOption = "hf",
     adapter: Annotated[str | None, typer.Option(help="A PEFT adapter for the model.")] = None,
 ) -> dict[str, object]:
@@ -371,7 +373,7 @@ def prompts_show(
     item: Annotated[str | None, typer.Option(help="Item id for rate and explain; by default one not seen.")] = None,
     k: Annotated[int, typer.Option("-k", min=1)] = 10,
     prompt_folder: PromptsOption = None,
-    max_history: HistoryLengthOption = 20,
+    max_history: HistoryLengthOption = None,
     engine: EngineOption = "hf",
     json_: JsonOption = False,
 ) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
+from llmgen.adapters import AdapterRecord
 from llmgen.catalog import Catalog
 from llmgen.datasets import Dataset, load_dataset, load_tables
 from llmgen.engines import Engine, load_engine
@@ -18,6 +20,8 @@ from llmgen.splits import History, histories
 from llmgen.templates import PromptLibrary
 from llmgen.types import Attribute, Item, Query
 
+logger = logging.getLogger(__name__)
+
 FITTED: Mapping[str, Callable[..., Prior]] = {
     "transition": Transition.fit,
     "ease": Ease.fit,
@@ -28,6 +32,8 @@ PRIORS = ("wish", *FITTED)
 DEFAULT_PRIORS: Mapping[str, float] = {"transition": 1.0, "wish": 1.0}
 LM_WEIGHT_BESIDE_A_PRIOR = 0.03
 """Of a model that was not tuned on the catalog, where a prior knows the user or the wish; see eval/RESULTS.md."""
+MAX_HISTORY = 20
+"""Newest items of a history that a prompt shows, where neither the user nor an adapter's record says how many."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +91,16 @@ class RecommenderSettings:
     normalise: Normalise = "catalog"
     num_beams: int | None = None
     exact: bool = False
-    max_history: int = 20
+    max_history: int | None = None
+
+    @cached_property
+    def record(self) -> AdapterRecord | None:
+        """How the adapter was tuned, where its folder says so.
+
+        Raises:
+            ConfigError: It says so in a file that is broken.
+        """
+        return None if self.adapter is None else AdapterRecord.read(self.adapter)
 
 
 class Workspace:
@@ -165,8 +180,11 @@ class Workspace:
     def build(
         self, settings: RecommenderSettings, priors: Sequence[Prior], engine: Engine | None, choice: Choice
     ) -> Recommender:
-        """A recommender of these parts."""
-        return Recommender(
+        """A recommender of these parts; where an adapter was tuned for others, a warning says so."""
+        length = settings.max_history
+        if length is None:
+            length = settings.record.max_history if settings.record else MAX_HISTORY
+        recommender = Recommender(
             self.catalog,
             engine,
             prompt=settings.prompts or ((choice.prompt,) if choice.prompt else ()),
@@ -177,8 +195,13 @@ class Workspace:
             normalise=settings.normalise,
             num_beams=settings.num_beams,
             exact=settings.exact,
-            max_history=settings.max_history,
+            max_history=length,
         )
+        if settings.record and engine is not None:
+            used = {"catalog": self.catalog.digest, "tokenizer": engine.tokenizer_digest}
+            for difference in settings.record.differences(**used, prompts=[recommender.template().ref]):
+                logger.warning("the adapter %s may do badly: %s", settings.adapter, difference)
+        return recommender
 
     def _prior(self, name: str, weight: float) -> Prior:
         if name == "wish":
@@ -189,13 +212,22 @@ class Workspace:
 def choose(settings: RecommenderSettings, priors: Sequence[Prior], query: Query) -> Choice:
     """What suits a query, where the settings leave it open.
 
-    The prompt is `cold_start` for a wish without a history. The LM's weight is 1 where no prior knows the user or the
-    wish or where the model was tuned, else small: a model that was not tuned on the catalog knows less than they do.
+    The prompt is `cold_start` for a wish without a history, else the one that the adapter was tuned for. The LM's
+    weight is 1 where no prior knows the user or the wish; beside one that does, it is the weight of the adapter's
+    record, 1 for an adapter without a record, and small without an adapter: a model that was not tuned on the catalog
+    knows less than they do.
     """
-    prompt = "cold_start" if not settings.prompts and not query.history and query.text else None
+    record = settings.record
+    prompt = None
+    if not settings.prompts:
+        prompt = "cold_start" if not query.history and query.text else record.prompt if record else None
     if settings.lm_weight is not None:
         return Choice(prompt, settings.lm_weight)
     informed = any(
         query.text if isinstance(prior, Wish) else query.history and isinstance(prior, ItemToItem) for prior in priors
     )
-    return Choice(prompt, LM_WEIGHT_BESIDE_A_PRIOR if informed and settings.adapter is None else 1.0)
+    if not informed:
+        return Choice(prompt, 1.0)
+    if settings.adapter is None:
+        return Choice(prompt, LM_WEIGHT_BESIDE_A_PRIOR)
+    return Choice(prompt, record.lm_weight if record else 1.0)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from llmgen.adapters import AdapterRecord
 from llmgen.engines.fake import FakeEngine
 from llmgen.errors import ConfigError, DataError, UnknownItemError
+from llmgen.recommender import Choice
+from llmgen.templates import PromptLibrary
 from llmgen.types import Query
 from llmgen.workspace import (
     FITTED,
@@ -17,6 +21,7 @@ from llmgen.workspace import (
     DataSettings,
     RecommenderSettings,
     Workspace,
+    choose,
 )
 
 FAKE = RecommenderSettings(engine="fake")
@@ -157,6 +162,60 @@ def test_what_is_given_is_taken(workspace: Workspace) -> None:
     config = made.config
     assert (config.mode, config.normalise, config.lm_weight) == ("raw", "eligible", 0.7)
     assert (config.num_beams, config.exact, made.max_history) == (3, True, 2)
+
+
+def record(**changes: Any) -> AdapterRecord:
+    made = {
+        "base_model": "m",
+        "loss": "residual",
+        "lm_weight": 0.2,
+        "prompt": "next_item_list",
+        "max_history": 7,
+        "prompts": (PromptLibrary.default()["next_item_list"].ref,),
+        "catalog": "c",
+        "tokenizer": "utf-8",
+        "data": "d",
+        "seed": 0,
+    }
+    return AdapterRecord(**{**made, **changes})
+
+
+def test_an_adapter_is_served_as_it_was_tuned(
+    workspace: Workspace, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    record(catalog=workspace.catalog.digest).write(tmp_path)
+    settings = RecommenderSettings(adapter=str(tmp_path))
+    priors = workspace.priors(settings)
+    for asked, expected in [
+        ({"history": ["a"]}, Choice("next_item_list", 0.2)),
+        ({}, Choice("next_item_list", 1.0)),
+        ({"text": "slow"}, Choice("cold_start", 0.2)),
+    ]:
+        query = workspace.query(**asked)  # type: ignore[arg-type]
+        assert choose(settings, priors, query) == expected
+    assert choose(replace(settings, prompts=("next_item",), lm_weight=0.5), priors, Query()) == Choice(None, 0.5)
+    made = workspace.build(settings, priors, FakeEngine(), Choice("next_item_list", 0.2))
+    assert (made.template().name, made.max_history, made.config.lm_weight) == ("next_item_list", 7, 0.2)
+    assert workspace.build(replace(settings, max_history=3), priors, None, Choice()).max_history == 3
+    assert caplog.text == ""
+
+
+def test_what_an_adapter_was_not_tuned_for_is_said(
+    workspace: Workspace, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    record(tokenizer="other").write(tmp_path)
+    settings = RecommenderSettings(adapter=str(tmp_path))
+    workspace.build(settings, (), FakeEngine(), Choice("next_item", 1.0))
+    assert "it was tuned on the catalog c, and this is" in caplog.text
+    assert "it was tuned with the tokenizer other, and this is utf-8" in caplog.text
+    assert "it was not tuned on the prompt next_item@" in caplog.text
+
+
+def test_an_adapter_of_others_has_no_record_and_a_broken_one_is_an_error(tmp_path: Path) -> None:
+    assert AdapterRecord.read(tmp_path) is AdapterRecord.read("some/hub-name") is None
+    (tmp_path / "llmgen.json").write_text('{"loss": "residual"}')
+    with pytest.raises(ConfigError, match=r"llmgen.json is no record of an adapter"):
+        AdapterRecord.read(tmp_path)
 
 
 def test_an_engine_is_loaded_only_where_it_is_asked(workspace: Workspace) -> None:

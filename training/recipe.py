@@ -14,11 +14,14 @@ from training.data import Task
 
 @dataclass
 class Recipe:
-    """Fields of the YAML file, beside those of `SFTConfig`; each is also a flag, those with several parts as JSON."""
+    """Fields of the YAML file, beside those of `SFTConfig`; each is also a flag.
+
+    `data`, `tasks`, `priors` and `peft` are mappings, JSON as flags; once made, a recipe holds them parsed.
+    """
 
     model: str = field(default="", metadata={"help": "Folder or hub name of a causal LM; SmolLM2-135M by default."})
-    data: str | dict = field(  # type: ignore[type-arg]
-        default_factory=lambda: {"dataset": "movielens-100k"},
+    data: str = field(
+        default='{"dataset": "movielens-100k"}',
         metadata={"help": "Arguments of llmgen.workspace.DataSettings: a data set by name, or two tables."},
     )
     ties: str = field(default="file", metadata={"help": "Order of equal times: file or item_id."})
@@ -26,14 +29,14 @@ class Recipe:
         default="train",
         metadata={"help": "train (leave-one-out, two items a user held out), train+validation, or all."},
     )
-    tasks: str | dict = field(  # type: ignore[type-arg]
-        default_factory=lambda: {"list": {"prompts": ["next_item_list"], "max_history": 40}},
+    tasks: str = field(
+        default='{"list": {"prompts": ["next_item_list"], "max_history": 40}}',
         metadata={"help": "Name -> prompts, weight, max_history; see training.data."},
     )
     item_dropout: float = field(default=0.0, metadata={"help": "Share of a history left out; see training.data."})
     loss: str = field(default="residual", metadata={"help": "catalog, residual or lm; see training.loss."})
-    priors: str | dict = field(  # type: ignore[type-arg]
-        default_factory=lambda: {"transition": {}},
+    priors: str = field(
+        default='{"transition": {}}',
         metadata={"help": "Name -> settings of its fit; cross-fitted for the residual loss, and used on validation."},
     )
     folds: int = field(default=5, metadata={"help": "Parts of the users for cross-fitting."})
@@ -42,8 +45,8 @@ class Recipe:
     )
     lm_weight: float = field(default=0.3, metadata={"help": "Where the LM's weight starts, residual loss only."})
     lm_weight_rate: float = field(default=0.0, metadata={"help": "Its learning rate, of the logarithm; 0 holds it."})
-    peft: str | dict = field(  # type: ignore[type-arg]
-        default_factory=lambda: {"peft_type": "LORA", "r": 16, "lora_alpha": 32, "target_modules": "all-linear"},
+    peft: str = field(
+        default='{"peft_type": "LORA", "r": 16, "lora_alpha": 32, "target_modules": "all-linear"}',
         metadata={"help": "Arguments of peft.get_peft_config; {} tunes all weights."},
     )
     max_tokens: int = field(default=1024, metadata={"help": "Longest example."})

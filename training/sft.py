@@ -79,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def parse(arguments: Sequence[str] | None = None) -> tuple[Recipe, SFTConfig]:
     """Settings from a file and flags, with defaults that suit the machine."""
     cuda = torch.cuda.is_available()
-    parser = TrlParser((Recipe, SFTConfig))
+    parser = TrlParser([Recipe, SFTConfig])  # type: ignore[list-item]
     parser.set_defaults(
         output_dir="runs/sft",
         use_cpu=not cuda,
@@ -180,7 +180,7 @@ def run(recipe: Recipe, args: SFTConfig) -> AdapterRecord:
         measure=measure,
     )
     folder.mkdir(parents=True, exist_ok=True)
-    settings = {**asdict(recipe), **args.to_dict()}
+    settings = {**asdict(recipe), **args.to_dict()}  # type: ignore[no-untyped-call]
     (folder / "settings.yaml").write_text(yaml.safe_dump(settings, sort_keys=True, allow_unicode=True), "utf-8")
     last = last_checkpoint(folder)
     if last is not None:
@@ -222,7 +222,7 @@ def load_model(recipe: Recipe) -> tuple[PreTrainedModel, PreTrainedTokenizerBase
         raise ConfigError(f"cannot load the model {name!r}: {error}") from error
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
-    return model.to("cuda") if cuda else model, tokenizer
+    return cast(PreTrainedModel, cast(torch.nn.Module, model).to("cuda" if cuda else "cpu")), tokenizer
 
 
 def wrap(model: PreTrainedModel, recipe: Recipe) -> PreTrainedModel:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from datasets import Dataset
@@ -27,7 +27,6 @@ from training.loss import catalog_loss, token_loss
 logger = logging.getLogger(__name__)
 
 Measure = Callable[[PreTrainedModel], dict[str, float]]
-NO_LINEAR_HEAD = "the model changes its logits behind the output layer"
 
 
 class _Losses(NamedTuple):
@@ -88,7 +87,7 @@ class CatalogTrainer(SFTTrainer):
         self.log_lm_weight = nn.Parameter(torch.tensor(math.log(lm_weight), device=self.args.device))
         self.log_lm_weight.requires_grad_(lm_weight_rate > 0)
         self._tokens, self._since = 0, time.monotonic()
-        _check_head(self.model)
+        _check_head(cast(PreTrainedModel, self.model))
 
     @property
     def lm_weight(self) -> float:
@@ -137,8 +136,8 @@ class CatalogTrainer(SFTTrainer):
         loss = torch.cat(losses).mean() + 0.0 * self.log_lm_weight
         if not torch.isfinite(loss):
             raise TrainingError(
-                f"the loss is {float(loss)} at step {self.state.global_step}; checkpoints before it are whole. Lower "
-                "learning_rate, or set max_grad_norm"
+                f"the loss is {float(loss.detach())} at step {self.state.global_step}; checkpoints before it are whole. "
+                "Lower learning_rate, or set max_grad_norm"
             )
         metrics = self._metrics["train"]
         for name, values in zip(("nats_item", "nats_text"), losses, strict=True):
@@ -148,10 +147,22 @@ class CatalogTrainer(SFTTrainer):
         return (loss, None) if return_outputs else loss
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
-        """TRL's, and a group of its own for the LM's weight."""
+        """TRL's, and a group of its own for the LM's weight, which is no part of the model."""
         made = self.optimizer is not None
         optimizer = super().create_optimizer(*args, **kwargs)
         if not made and self._lm_weight_rate > 0:
+            weight = self.log_lm_weight
+
+            def share(*_: Any) -> None:
+                if weight.grad is not None and self.args.world_size > 1:
+                    torch.distributed.all_reduce(weight.grad)
+                    weight.grad /= self.args.world_size
+
+            def forget(*_: Any) -> None:
+                weight.grad = None
+
+            optimizer.register_step_pre_hook(share)
+            optimizer.register_step_post_hook(forget)
             optimizer.add_param_group({"params": [self.log_lm_weight], "lr": self._lm_weight_rate, "weight_decay": 0.0})
         return optimizer
 
@@ -194,7 +205,7 @@ class CatalogTrainer(SFTTrainer):
         """Nothing: `training.card` writes ours once, at the end."""
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        super()._save_checkpoint(model, trial)
+        super()._save_checkpoint(model, trial)  # type: ignore[no-untyped-call]
         folder = Path(self.args.output_dir or ".") / f"checkpoint-{self.state.global_step}"
         if self.args.should_save and folder.is_dir():
             torch.save(self.log_lm_weight.detach().cpu(), folder / WHOLE)
@@ -269,17 +280,19 @@ def _logits(head: nn.Module, hidden: Tensor, tokens: Tensor | None) -> Tensor:
 def _check_head(model: PreTrainedModel) -> None:
     """Make sure that the output layer's logits are the model's."""
     ids = torch.arange(3, 7, device=next(model.parameters()).device)[None]
-    head = model.get_output_embeddings()
+    head = model.get_output_embeddings()  # type: ignore[no-untyped-call]
     kept: list[Tensor] = []
     hook = head.register_forward_hook(lambda module, given, made: kept.append(made))
     was_training = model.training
     try:
         with torch.no_grad():
-            logits = model.eval()(input_ids=ids, use_cache=False).logits
+            model.eval()  # type: ignore[no-untyped-call]
+            logits = model(input_ids=ids, use_cache=False).logits
     finally:
         hook.remove()
         model.train(was_training)
     if not torch.allclose(logits[:, -4:].float(), kept[0][:, -4:].float(), atol=1e-3):
         raise ConfigError(
-            f"{NO_LINEAR_HEAD} ({type(model).__name__}), so its answers cannot be learned from the output layer alone"
+            f"{type(model).__name__} changes its logits behind the output layer, so it cannot be tuned here: the loss "
+            "looks at the output layer alone"
         )

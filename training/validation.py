@@ -66,16 +66,16 @@ class Validation:
         """
         engine = HFEngine(model, self.tokenizer)
         alone = self._recommender(engine, (), 1.0)
-        arms = {weight: self._recommender(engine, self.priors, weight) for weight in self.lm_weights}
-        if not self.priors:
-            arms = {}
-        gains: dict[float | str, list[float]] = {name: [] for name in ("lm", "prior", *arms)}
+        weights = self.lm_weights if self.priors else ()
+        arms = {weight: self._recommender(engine, self.priors, weight) for weight in weights}
+        lm_gains: list[float] = []
+        gains: dict[float, list[float]] = {weight: [] for weight in arms}
         for start in range(0, len(self.queries), CHUNK):
             chunk = slice(start, start + CHUNK)
-            gains["lm"] += self._gains(alone, chunk)
+            lm_gains += self._gains(alone, chunk)
             for weight, arm in arms.items():
                 gains[weight] += self._gains(arm, chunk)
-        found = {"ndcg_lm": float(np.mean(gains["lm"]))}
+        found = {"ndcg_lm": float(np.mean(lm_gains))}
         if not arms:
             return {"ndcg": found["ndcg_lm"], "lm_weight": 1.0, **found}
         prior = self._gains(self._recommender(None, self.priors, 0.0), slice(None))

@@ -84,6 +84,17 @@ class EngineContract:
         labels = catalog.labels[:20]
         assert engine.spell(labels) == [engine.spell([label])[0] for label in labels]
 
+    def test_an_answer_that_is_begun_goes_on_line_by_line(self, engine: Engine) -> None:
+        asked = (Message("user", "List films."),)
+        none = engine.tokenize(asked)
+        one = engine.tokenize((*asked, Message("assistant", "Alien (1979)")))
+        two = engine.tokenize((*asked, Message("assistant", "Alien (1979)\nУ озера")))
+        first, second = (path[:-1] for path in engine.spell(["Alien (1979)", "У озера"]))
+        line_break = one[len(none) + len(first) :]
+        assert one == (*none, *first, *line_break)
+        assert len(line_break) > 0
+        assert two == (*one, *second, *line_break)
+
     def test_generation_keeps_order_and_length(self, engine: Engine) -> None:
         written = engine.generate(CHATS, GenerationConfig(max_new_tokens=5))
         assert len(written) == len(CHATS)

@@ -17,7 +17,7 @@ from tests.engines.contract import CHATS, EngineContract
 from tests.reference import item_logprobs
 
 torch = pytest.importorskip("torch", reason="needs llmgen[hf]")
-from llmgen.engines.hf import HFEngine  # noqa: E402
+from llmgen.engines.hf import HFEngine
 
 TOLERANCE = {"abs": 1e-4, "rel": 0.0}
 

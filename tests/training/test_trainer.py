@@ -1,0 +1,310 @@
+"""Training runs with a small Llama of random weights: TRL, PEFT, the loss, checkpoints and records are real."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+
+torch = pytest.importorskip("torch", reason="needs llmgen[train]")
+pytest.importorskip("trl", reason="needs llmgen[train]")
+
+from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
+
+from llmgen.adapters import AdapterRecord
+from llmgen.catalog import Catalog
+from llmgen.datasets import Dataset
+from llmgen.engines.hf import HFEngine
+from llmgen.errors import ConfigError, TrainingError
+from llmgen.recommender import Recommender
+from llmgen.splits import History
+from llmgen.types import Query
+from tests.conftest import films
+from training import sft
+from training.batches import Batches
+from training.data import Mixture, Task
+from training.loss import ItemPaths
+from training.trainer import WHOLE, CatalogTrainer, last_checkpoint
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+    pytest.mark.filterwarnings("ignore:.*pin_memory.*:UserWarning"),
+]
+
+
+@pytest.fixture(scope="module")
+def tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The films and a log of 24 users as files: everybody goes through the films in an order of their own."""
+    folder = tmp_path_factory.mktemp("tables")
+    catalog, rng = films(40), np.random.default_rng(0)
+    pl.DataFrame(
+        [{"item_id": one.id, "title": one.title, "year": one.attributes["year"]} for one in catalog]
+    ).write_csv(folder / "items.csv")
+    rows = []
+    for user in range(24):
+        start, step = rng.integers(40), 1 + user % 3
+        rows += [
+            {"user_id": f"u{user}", "item_id": str(1 + (start + step * place) % 40), "timestamp": place, "rating": 3.0}
+            for place in range(8)
+        ]
+    pl.DataFrame(rows).write_csv(folder / "log.csv")
+    return folder
+
+
+@pytest.fixture
+def settings(tables: Path, tiny_model: Path, tmp_path: Path) -> dict[str, str]:
+    data = {
+        "items": str(tables / "items.csv"),
+        "interactions": str(tables / "log.csv"),
+        "columns": {"rating": "rating"},
+        "attributes": ["year"],
+        "noun": "film",
+        "label": "{title} ({year})",
+    }
+    return {
+        "model": str(tiny_model),
+        "data": json.dumps(data),
+        "tasks": json.dumps({"list": {"prompts": ["next_item_list"], "max_history": 6}}),
+        "priors": json.dumps({"transition": {}}),
+        "validation_users": "0",
+        "output_dir": str(tmp_path / "run"),
+        "max_steps": "4",
+        "save_steps": "2",
+        "per_device_train_batch_size": "4",
+        "disable_tqdm": "true",
+        "learning_rate": "0.01",
+    }
+
+
+def train(settings: dict[str, str], **changes: str) -> AdapterRecord:
+    flags = [part for name, value in {**settings, **changes}.items() for part in (f"--{name}", value)]
+    return sft.run(*sft.parse(flags))
+
+
+def weights(folder: Path | str) -> dict[str, Any]:
+    from safetensors.torch import load_file
+
+    return load_file(Path(folder) / "adapter_model.safetensors")
+
+
+def test_a_run_leaves_adapter_record_card_and_settings(settings: dict[str, str]) -> None:
+    record = train(settings, validation_users="6", lm_weights="0.3,1")
+    folder = Path(settings["output_dir"])
+    assert AdapterRecord.read(folder) == record
+    assert (record.loss, record.steps, record.prompt, record.max_history) == ("residual", 4, "next_item_list", 6)
+    assert record.lm_weight in (0.3, 1.0)
+    assert set(record.metrics) >= {"eval_ndcg", "eval_ndcg_lm", "eval_ndcg_prior", "eval_lm_weight"}
+    assert {path.name for path in folder.iterdir()} >= {"adapter_model.safetensors", "README.md", "settings.yaml"}
+    assert "next_item_list@" in (folder / "README.md").read_text()
+    engine = HFEngine.load(settings["model"], adapter=str(folder))
+    assert any("lora" in name for name, _ in engine._model.named_parameters())
+
+
+def test_a_stopped_run_ends_where_an_unbroken_one_does(settings: dict[str, str], tmp_path: Path) -> None:
+    train(settings)
+    whole = weights(settings["output_dir"])
+    other = {**settings, "output_dir": str(tmp_path / "other"), "lm_weight_rate": "0.0"}
+    train(other)
+    shutil.rmtree(tmp_path / "other" / "checkpoint-4")
+    for name in ("adapter_model.safetensors", "llmgen.json"):
+        (tmp_path / "other" / name).unlink()
+    train(other)
+    again = weights(tmp_path / "other")
+    for name, value in whole.items():
+        torch.testing.assert_close(again[name], value, atol=1e-6, rtol=1e-5)
+
+
+def test_the_lm_weight_is_learned_and_goes_on_from_a_checkpoint(settings: dict[str, str], tmp_path: Path) -> None:
+    record = train(settings, lm_weight_rate="0.05")
+    assert 0 < record.lm_weight != pytest.approx(0.3, abs=1e-4)
+    stored = torch.load(tmp_path / "run" / "checkpoint-4" / WHOLE, weights_only=True)
+    assert float(stored.exp()) == pytest.approx(record.lm_weight)
+    shutil.rmtree(tmp_path / "run" / "checkpoint-4")
+    assert train(settings, lm_weight_rate="0.05").lm_weight == pytest.approx(record.lm_weight, rel=1e-5)
+
+
+def test_a_checkpoint_that_was_cut_short_is_passed_over(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    assert last_checkpoint(tmp_path) is None
+    for step in (2, 4, 10):
+        folder = tmp_path / f"checkpoint-{step}"
+        folder.mkdir()
+        (folder / "llmgen.json").write_text("{}")
+        if step != 10:
+            (folder / WHOLE).write_text("")
+    with caplog.at_level(logging.WARNING):
+        assert last_checkpoint(tmp_path) == tmp_path / "checkpoint-4"
+    assert "checkpoint-10 was not finished" in caplog.text
+    assert not (tmp_path / "checkpoint-10").exists()
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        {"peft_type": "ADALORA", "init_r": 6, "target_r": 4, "total_step": 4, "target_modules": ["q_proj", "v_proj"]},
+        {"peft_type": "LORA", "r": 4, "use_dora": True, "use_rslora": True, "target_modules": "all-linear"},
+        {"peft_type": "IA3", "target_modules": ["k_proj", "down_proj"], "feedforward_modules": ["down_proj"]},
+        {"peft_type": "PROMPT_TUNING", "num_virtual_tokens": 4},
+    ],
+    ids=lambda method: method["peft_type"],
+)
+def test_other_methods_of_peft_learn(settings: dict[str, str], method: dict[str, object]) -> None:
+    record = train(settings, peft=json.dumps(method), max_steps="3", warmup_steps="0")
+    assert record.steps == 3
+    moved = weights(settings["output_dir"])
+    assert any(value.abs().sum() > 0 for value in moved.values())
+
+
+@pytest.mark.parametrize("loss", ["catalog", "lm"])
+def test_other_losses_and_tasks(settings: dict[str, str], loss: str) -> None:
+    tasks = {
+        "next": {"prompts": ["next_item", "next_item_taste"], "max_history": 4},
+        "wish": {"prompts": ["cold_start"]},
+        "rate": {"prompts": ["rate"], "max_history": 4},
+        "rank": {"prompts": ["rerank"], "max_history": 4},
+    }
+    record = train(settings, loss=loss, tasks=json.dumps(tasks), max_steps="6", learn_from="all", item_dropout="0.2")
+    assert record.loss == loss
+    assert len(record.prompts) == 5
+
+
+def test_all_weights_can_be_tuned(settings: dict[str, str]) -> None:
+    train(settings, peft="{}", max_steps="2", learning_rate="0.001")
+    folder = Path(settings["output_dir"])
+    assert (folder / "model.safetensors").exists()
+    assert AdapterRecord.read(folder) is not None
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"loss": "msl"}, "loss must be catalog, residual, lm, not 'msl'"),
+        ({"tasks": "{"}, "tasks must be JSON"),
+        ({"tasks": '{"list": {"prompt": "x"}}'}, "the task 'list' has no setting 'prompt'"),
+        ({"tasks": "{}"}, "no task with a prompt"),
+        ({"priors": '{"als": {}}'}, "no prior is called 'als'"),
+        ({"priors": '{"transition": {"steps": 1}}'}, "priors, transition: .*steps"),
+        ({"priors": "{}"}, "the residual loss needs a prior"),
+        ({"peft": '{"peft_type": "LORO"}'}, "peft: .*LORO"),
+        ({"data": '{"itms": "x"}'}, "data: .*itms"),
+        ({"model": "/nowhere/at/all"}, "cannot load the model '/nowhere/at/all'"),
+        ({"learn_from": "test"}, "learn_from must be"),
+        ({"folds": "1"}, "too few for 1 folds"),
+        ({"lm_weights": "a"}, "lm_weights are numbers"),
+        ({"output_dir": "pyproject.toml"}, "is a file"),
+    ],
+)
+def test_wrong_settings_say_what_is_wrong(settings: dict[str, str], changes: dict[str, str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        train(settings, **({"validation_users": "1", **changes} if "lm_weights" in changes else changes))
+
+
+def test_the_command_tells_errors_and_returns_2(settings: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+    flags = [part for name, value in {**settings, "loss": "msl"}.items() for part in (f"--{name}", value)]
+    assert sft.main(flags) == 2
+    assert "loss must be" in capsys.readouterr().err
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoints(settings: dict[str, str]) -> None:
+    with pytest.raises(TrainingError, match=r"the loss is nan at step \d"):
+        train(settings, learning_rate="1e30", max_grad_norm="0", warmup_steps="0", max_steps="20", save_steps="1")
+    kept = last_checkpoint(Path(settings["output_dir"]))
+    assert kept is not None
+    assert kept.name.startswith("checkpoint-")
+
+
+def small(
+    tiny_model: Path, catalog: Catalog, histories: dict[str, History], tasks: dict[str, Task], **more: Any
+) -> Any:
+    """A model with everything that trains it, without files."""
+    torch.manual_seed(0)
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(tiny_model), AutoTokenizer.from_pretrained(tiny_model)
+    recommender = Recommender(catalog, HFEngine(model, tokenizer), max_history=8)
+    mixture = Mixture(recommender, histories, tasks, group=8)
+    return model, tokenizer, Batches(mixture, ItemPaths(recommender.trie), "catalog", **more)
+
+
+def record_of(catalog: Catalog) -> AdapterRecord:
+    return AdapterRecord(
+        base_model="tiny",
+        loss="catalog",
+        lm_weight=1.0,
+        prompt="next_item_list",
+        max_history=8,
+        prompts=(),
+        catalog=catalog.digest,
+        tokenizer="t",
+        data="d",
+        seed=0,
+    )
+
+
+def test_gradient_flows_only_into_what_a_target_can_see(tiny_model: Path, tmp_path: Path) -> None:
+    """Of the input embeddings: none behind the last target, and none at all where nothing is a target."""
+    catalog = films(40)
+    histories = {"a": History(tuple(catalog[place] for place in (3, 12, 20)), None)}
+    model, tokenizer, batches = small(tiny_model, catalog, histories, {"list": Task(("next_item_list",), 1.0, 8)})
+    args = sft.parse(["--output_dir", str(tmp_path), "--max_steps", "1"])[1]
+    trainer = CatalogTrainer(model, args, batches, tokenizer, record_of(catalog))
+    example = batches.mixture[0]
+    batch = batches.batch([example], [False])
+    given: list[Any] = []
+    hook = model.get_input_embeddings().register_forward_hook(
+        lambda module, ids, made: given.append(made.requires_grad_().retain_grad() or made) or made
+    )
+    losses = trainer.losses(model, batch["input_ids"], batch["plan"])
+    hook.remove()
+    losses.items[0].backward(retain_graph=True)  # the first target only
+    reached = given[0].grad[0].abs().sum(dim=1)
+    first = example.targets[0]
+    assert (reached[: first.start] > 0).all()
+    assert (reached[first.end :] == 0).all()
+    assert len(losses.items) == 2
+
+
+class _Stop(TrainerCallback):
+    """Ends a run when the loss is small."""
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **rest: Any) -> None:
+        if logs and logs.get("loss", 1.0) < 0.02:
+            control.should_training_stop = True
+
+
+def test_a_tiny_model_learns_twenty_users_by_heart(tiny_model: Path, tmp_path: Path) -> None:
+    catalog, rng = films(200), np.random.default_rng(0)
+    histories = {
+        f"u{user}": History(tuple(catalog[int(place)] for place in rng.permutation(200)[:5]), None)
+        for user in range(20)
+    }
+    model, tokenizer, batches = small(tiny_model, catalog, histories, {"list": Task(("next_item_list",), 1.0, 5)})
+    flags = ["--output_dir", str(tmp_path), "--max_steps", "400", "--learning_rate", "3e-3", "--save_strategy", "no"]
+    flags += ["--disable_tqdm", "true", "--lr_scheduler_type", "constant"]
+    args = sft.parse(flags)[1]
+    CatalogTrainer(model, args, batches, tokenizer, record_of(catalog), callbacks=[_Stop()]).train()
+    recommender = Recommender(catalog, HFEngine(model, tokenizer), prompt="next_item_list")
+    queries = [Query(history.items[:-1], k=1) for history in histories.values()]
+    found = [answer[0].item for answer in recommender.recommend_many(queries)]
+    assert (
+        np.mean([item.id == history.items[-1].id for item, history in zip(found, histories.values(), strict=True)])
+        >= 0.95
+    )
+
+
+def test_cross_fitted_priors_do_not_know_their_users(settings: dict[str, str]) -> None:
+    recipe, _ = sft.parse([part for name, value in settings.items() for part in (f"--{name}", value)])
+    data = sft.load(recipe)
+    users = sorted(set(data.known["user_id"]))
+    fold_of = {user: number % 3 for number, user in enumerate(users)}
+    crossed = sft.cross_fit(recipe, data, fold_of, [])
+    for fold in range(3):
+        others = data.known.filter(~pl.col("user_id").is_in([user for user in users if fold_of[user] == fold]))
+        expected = sft.fit(recipe.priors, others, Dataset.of(data.dataset.catalog))
+        query = Query(tuple(data.dataset.catalog[place] for place in (0, 5)))
+        assert np.array_equal(crossed[fold][-1].log_weights([query]), expected[0].log_weights([query]))
