@@ -351,7 +351,8 @@ def non_inferior(
     Raises:
         ValueError: If the margin is not above 0, the rows do not pair, or there are fewer than two users.
 
-    Source: Efron, JASA 1987, equation 3.8 (BCa), solved for the level; Piaggio et al., JAMA 2012, on margins.
+    Source: Efron & Tibshirani (1993), equation 14.10 (BCa), solved for the level; Piaggio et al., JAMA 2012, on
+    margins.
     """
     _above_zero("margin", margin)
     units = _units(_difference(a, b), clusters)
@@ -555,7 +556,7 @@ def _bootstrap(units: _Units, draws: int, seed: Seed) -> _Bootstrap:
 
 
 def _quantile(resampled: _Bootstrap, share: float) -> float:
-    """Efron (1987), equation 3.8."""
+    """Efron & Tibshirani, An Introduction to the Bootstrap (1993), equation 14.10."""
     z = resampled.bias + ndtri(share)
     return float(np.quantile(resampled.means, ndtr(resampled.bias + z / (1 - resampled.acceleration * z))))
 

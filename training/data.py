@@ -263,6 +263,18 @@ class Mixture:
         return user, history, int(rng.integers(1, len(history.items)))
 
 
+def ahead(recommender: Recommender, prompt: str, query: Query, item: Item) -> Example:
+    """The prompt that serves a query, with one item as its answer: for measuring, not for learning."""
+    engine = recommender.engine
+    if engine is None:
+        raise ConfigError("examples need an engine that tokenises them")
+    ids = engine.tokenize(recommender.messages(query, prompt=prompt).messages)
+    (path,) = engine.spell([recommender.catalog.label(item)])
+    spelled = path[:-1] if recommender.prompts[prompt].continues else path
+    target = Target(len(ids), len(ids) + len(spelled), recommender.catalog.index(item), query)
+    return Example(prompt, (*ids, *spelled), (target,), -1)
+
+
 class _AgainError(Exception):
     """This draw gives no example; another may."""
 

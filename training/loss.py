@@ -164,7 +164,7 @@ def catalog_loss(
     device = table.device
     choice = torch.from_numpy(choices.choice).to(device)
     informed = torch.from_numpy(choices.has_prior).to(device)
-    weight = torch.where(informed, lm_weight, 1.0)
+    weight = torch.where(informed, torch.as_tensor(lm_weight, device=device), 1.0)
     score = weight[choice] * table[choice, torch.from_numpy(column).to(device)]
     score = score + torch.from_numpy(choices.log_mass).to(device, torch.float32)
     number = len(choices.target)

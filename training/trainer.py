@@ -6,34 +6,25 @@ import logging
 import math
 import shutil
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import torch
 from datasets import Dataset
 from torch import Tensor, nn
-from torch.nn.functional import linear
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
 from llmgen.adapters import FILE, AdapterRecord
 from llmgen.errors import ConfigError, TrainingError
-from training.batches import Batches, Plan, on
-from training.loss import catalog_loss, token_loss
+from training.answers import check_head, losses
+from training.batches import Batches, Plan
 
 logger = logging.getLogger(__name__)
 
 Measure = Callable[[PreTrainedModel], dict[str, float]]
-
-
-class _Losses(NamedTuple):
-    """Nats of each target: those that are items, and those that are text."""
-
-    items: Tensor
-    texts: Tensor
 
 
 class CatalogTrainer(SFTTrainer):
@@ -87,37 +78,12 @@ class CatalogTrainer(SFTTrainer):
         self.log_lm_weight = nn.Parameter(torch.tensor(math.log(lm_weight), device=self.args.device))
         self.log_lm_weight.requires_grad_(lm_weight_rate > 0)
         self._tokens, self._since = 0, time.monotonic()
-        _check_head(cast(PreTrainedModel, self.model))
+        check_head(cast(PreTrainedModel, self.model))
 
     @property
     def lm_weight(self) -> float:
         """The LM's weight beside the prior, as it stands."""
         return float(self.log_lm_weight.detach().exp())
-
-    def losses(self, model: nn.Module, input_ids: Tensor, plan: Plan) -> _Losses:
-        """Nats of each target of a batch."""
-        device = input_ids.device
-
-        def decide(head: nn.Module, hidden: Tensor) -> _Losses:
-            rows = hidden[:, hidden.shape[1] - input_ids.shape[1] :].reshape(-1, hidden.shape[-1])
-            items = texts = hidden.new_zeros(0, dtype=torch.float32)
-            if plan.items is not None:
-                at = rows[on(device, plan.item_places)]
-                items = catalog_loss(
-                    plan.items,
-                    plan.num_items,
-                    lambda tokens: _logits(head, at, on(device, tokens)),
-                    self.log_lm_weight.exp(),
-                )
-            if plan.num_texts:
-                logits = _logits(head, rows[on(device, plan.token_places)], None)
-                texts = token_loss(logits, plan.tokens, plan.token_targets, plan.num_texts)
-            return _Losses(items, texts)
-
-        inner = self.accelerator.unwrap_model(model)
-        with _decided(inner, decide) as decided:
-            model(input_ids=input_ids, use_cache=False)
-        return decided[0]
 
     def compute_loss(
         self,
@@ -132,15 +98,16 @@ class CatalogTrainer(SFTTrainer):
             TrainingError: It is not finite.
         """
         plan: Plan = inputs["plan"]
-        losses = self.losses(model, inputs["input_ids"], plan)
-        loss = torch.cat(losses).mean() + 0.0 * self.log_lm_weight
+        inner = self.accelerator.unwrap_model(model)
+        (found,) = losses(model, inputs["input_ids"], [(plan, self.log_lm_weight.exp())], inner=inner)
+        loss = torch.cat(found).mean() + 0.0 * self.log_lm_weight
         if not torch.isfinite(loss):
             raise TrainingError(
-                f"the loss is {float(loss.detach())} at step {self.state.global_step}; checkpoints before it are whole. "
-                "Lower learning_rate, or set max_grad_norm"
+                f"the loss is {float(loss.detach())} at step {self.state.global_step}; its checkpoints are whole: "
+                "lower learning_rate, or set max_grad_norm"
             )
         metrics = self._metrics["train"]
-        for name, values in zip(("nats_item", "nats_text"), losses, strict=True):
+        for name, values in zip(("nats_item", "nats_text"), found, strict=True):
             if len(values):
                 metrics[name].append(float(values.detach().mean()))
         self._tokens += plan.num_tokens
@@ -245,54 +212,3 @@ def last_checkpoint(folder: Path) -> Path | None:
         logger.warning("%s was not finished and is removed", found[step])
         shutil.rmtree(found[step])
     return None
-
-
-@contextmanager
-def _decided(model: nn.Module, decide: Callable[[nn.Module, Tensor], _Losses]) -> Iterator[list[_Losses]]:
-    """While it lasts, the output layer hands its input to `decide` instead of making logits for a whole vocabulary.
-
-    Inside the model's own forward pass, so that it works however the model is wrapped and its weights are sharded.
-    """
-    head: nn.Module = model.get_output_embeddings()  # type: ignore[operator]
-    plain = head.forward
-    found: list[_Losses] = []
-
-    def forward(hidden: Tensor) -> Tensor:
-        head.forward = plain
-        found.append(decide(head, hidden))
-        return hidden[..., :1]
-
-    head.forward = forward
-    try:
-        yield found
-    finally:
-        head.forward = plain
-
-
-def _logits(head: nn.Module, hidden: Tensor, tokens: Tensor | None) -> Tensor:
-    """Logits of some tokens, or of all; only their rows of the output layer are used where it is a plain one."""
-    if tokens is None or type(head) is not nn.Linear:
-        logits: Tensor = head(hidden)
-        return logits if tokens is None else logits[:, tokens]
-    return linear(hidden, head.weight[tokens], None if head.bias is None else head.bias[tokens])
-
-
-def _check_head(model: PreTrainedModel) -> None:
-    """Make sure that the output layer's logits are the model's."""
-    ids = torch.arange(3, 7, device=next(model.parameters()).device)[None]
-    head = model.get_output_embeddings()  # type: ignore[no-untyped-call]
-    kept: list[Tensor] = []
-    hook = head.register_forward_hook(lambda module, given, made: kept.append(made))
-    was_training = model.training
-    try:
-        with torch.no_grad():
-            model.eval()  # type: ignore[no-untyped-call]
-            logits = model(input_ids=ids, use_cache=False).logits
-    finally:
-        hook.remove()
-        model.train(was_training)
-    if not torch.allclose(logits[:, -4:].float(), kept[0][:, -4:].float(), atol=1e-3):
-        raise ConfigError(
-            f"{type(model).__name__} changes its logits behind the output layer, so it cannot be tuned here: the loss "
-            "looks at the output layer alone"
-        )

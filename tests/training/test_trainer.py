@@ -27,6 +27,7 @@ from llmgen.splits import History
 from llmgen.types import Query
 from tests.conftest import films
 from training import sft
+from training.answers import losses
 from training.batches import Batches
 from training.data import Mixture, Task
 from training.loss import ItemPaths
@@ -246,27 +247,25 @@ def record_of(catalog: Catalog) -> AdapterRecord:
     )
 
 
-def test_gradient_flows_only_into_what_a_target_can_see(tiny_model: Path, tmp_path: Path) -> None:
+def test_gradient_flows_only_into_what_a_target_can_see(tiny_model: Path) -> None:
     """Of the input embeddings: none behind the last target, and none at all where nothing is a target."""
     catalog = films(40)
     histories = {"a": History(tuple(catalog[place] for place in (3, 12, 20)), None)}
-    model, tokenizer, batches = small(tiny_model, catalog, histories, {"list": Task(("next_item_list",), 1.0, 8)})
-    args = sft.parse(["--output_dir", str(tmp_path), "--max_steps", "1"])[1]
-    trainer = CatalogTrainer(model, args, batches, tokenizer, record_of(catalog))
+    model, _, batches = small(tiny_model, catalog, histories, {"list": Task(("next_item_list",), 1.0, 8)})
     example = batches.mixture[0]
     batch = batches.batch([example], [False])
     given: list[Any] = []
     hook = model.get_input_embeddings().register_forward_hook(
         lambda module, ids, made: given.append(made.requires_grad_().retain_grad() or made) or made
     )
-    losses = trainer.losses(model, batch["input_ids"], batch["plan"])
+    (found,) = losses(model, batch["input_ids"], [(batch["plan"], 1.0)])
     hook.remove()
-    losses.items[0].backward(retain_graph=True)  # the first target only
+    found.items[0].backward(retain_graph=True)  # the first target only
     reached = given[0].grad[0].abs().sum(dim=1)
     first = example.targets[0]
     assert (reached[: first.start] > 0).all()
     assert (reached[first.end :] == 0).all()
-    assert len(losses.items) == 2
+    assert len(found.items) == 2
 
 
 class _Stop(TrainerCallback):

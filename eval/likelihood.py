@@ -1,0 +1,190 @@
+"""How likely a tuned model finds what people took next: nats an item, beside its prior, on held-out items.
+
+    python -m eval.likelihood runs/ml-100k --json runs/ml-100k-likelihood.json
+
+More sensitive than a ranking: every user counts, not only those with a hit. The probabilities are those of the residual
+loss (`training.loss`): at each node of the trie the prior's share of each child times the model's probability to the
+power of the LM's weight, normalised there. Weight 0 is the prior alone; the model alone has no prior. The weight is
+chosen on the validation items, with the priors fitted on what was there before; then everything is fitted again on
+train + validation and the test items are looked at, once.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple, cast
+
+import numpy as np
+import polars as pl
+import torch
+import typer
+import yaml
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from eval.stats import interval_of_mean, paired_difference
+from llmgen.adapters import AdapterRecord
+from llmgen.datasets import Dataset
+from llmgen.engines.hf import HFEngine
+from llmgen.errors import ConfigError
+from llmgen.priors import Prior, Seen
+from llmgen.recommender import Recommender
+from llmgen.splits import Ties, histories, leave_one_out
+from llmgen.types import FloatArray, Query
+from llmgen.workspace import DataSettings
+from training.answers import losses
+from training.batches import Batches, Plan
+from training.data import Mixture, Task, ahead
+from training.loss import ItemPaths
+from training.sft import fit
+
+WEIGHTS = (0.0, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.6, 1.0)
+ALONE = -1.0
+"""Stands for the model without a prior, among the weights."""
+
+
+class Part(NamedTuple):
+    """Users with a held-out item each."""
+
+    known: pl.DataFrame
+    queries: list[Query]
+    held_out: list[str]
+
+
+def nats(
+    engine: HFEngine,
+    recommender: Recommender,
+    part: Part,
+    priors: Sequence[Prior],
+    *,
+    prompt: str,
+    weights: Sequence[float],
+    batch: int = 8,
+) -> FloatArray:
+    """Negative log-likelihood of each held-out item.
+
+    Args:
+        engine: Of the model; the recommender's.
+        recommender: Renders the prompts.
+        part: Who is asked for what.
+        priors: Fitted on `part.known`.
+        prompt: Name of the template.
+        weights: Of the LM beside the prior; `ALONE` for the model without.
+        batch: Users of one forward pass.
+
+    Returns:
+        float64 [len(weights), users].
+    """
+    catalog = recommender.catalog
+    past = histories(part.known, catalog=catalog)
+    mixture = Mixture(recommender, past, {"list" if recommender.prompts[prompt].continues else "next": Task((prompt,))})
+    batches = Batches(mixture, ItemPaths(recommender.trie), "residual", priors={-1: (Seen(catalog), *priors)})
+    found = np.empty((len(weights), len(part.queries)))
+    numbers = sorted(range(len(part.queries)), key=lambda number: len(part.queries[number].history))
+    for start in track(range(0, len(numbers), batch), "Reading users"):
+        chunk = numbers[start : start + batch]
+        examples = [ahead(recommender, prompt, part.queries[one], catalog[part.held_out[one]]) for one in chunk]
+        informed, alone = (batches.batch(examples, [speaks] * len(examples)) for speaks in (True, False))
+        plans = [(cast(Plan, (alone if weight == ALONE else informed)["plan"]), abs(weight)) for weight in weights]
+        with torch.no_grad():
+            answers = losses(engine._model, cast(torch.Tensor, informed["input_ids"]), plans)
+        for row, answer in zip(found, answers, strict=True):
+            row[chunk] = answer.items.cpu().numpy()
+    return found
+
+
+def main(
+    adapter: Annotated[Path, typer.Argument(help="Folder that training.sft left.")],
+    ties: Annotated[str, typer.Option(help="file or item_id.")] = "file",
+    validation_users: Annotated[int, typer.Option(min=1, help="On how many the weight is chosen.")] = 300,
+    base: Annotated[bool, typer.Option("--base", help="The model without the adapter.")] = False,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Also write everything here.")] = None,
+) -> None:
+    """Measure, print and write."""
+    record = AdapterRecord.read(adapter)
+    if record is None:
+        raise ConfigError(f"{adapter} was not made by training.sft: it has no llmgen.json")
+    settings = yaml.safe_load((adapter / "settings.yaml").read_text(encoding="utf-8"))
+    data = DataSettings(**settings["data"]).load()
+    engine = HFEngine.load(settings["model"] or None, adapter=None if base else str(adapter))
+    recommender = Recommender(data.catalog, engine, prompt=record.prompt, max_history=record.max_history)
+    tuning, final = _parts(data, cast(Ties, ties))
+    some = np.unique(np.linspace(0, len(tuning.queries) - 1, validation_users).round().astype(int))
+    tuning = tuning._replace(
+        queries=[tuning.queries[one] for one in some], held_out=[tuning.held_out[one] for one in some]
+    )
+    weights = [*WEIGHTS, ALONE]
+    tried = nats(
+        engine, recommender, tuning, fit(settings["priors"], tuning.known, data), prompt=record.prompt, weights=weights
+    )
+    means = tried.mean(axis=1)
+    chosen = weights[1 + int(np.argmin(means[1 : len(WEIGHTS)]))]
+    found = nats(
+        engine,
+        recommender,
+        final,
+        fit(settings["priors"], final.known, data),
+        prompt=record.prompt,
+        weights=[0.0, chosen, ALONE],
+    )
+    counts = final.known["item_id"].value_counts()
+    taken = dict(counts.iter_rows())
+    popularity = np.array([taken.get(item, 0) for item in final.held_out])
+    edges = np.quantile(popularity, [1 / 3, 2 / 3])
+    groups = {
+        "all": np.ones(len(popularity), bool),
+        f"taken up to {edges[0]:.0f} times": popularity <= edges[0],
+        f"up to {edges[1]:.0f}": (popularity > edges[0]) & (popularity <= edges[1]),
+        "more often": popularity > edges[1],
+    }
+    rows = [_row(name, found[:, inside]) for name, inside in groups.items()]
+    curve = {
+        f"{weight:g}" if weight != ALONE else "alone": float(mean) for weight, mean in zip(weights, means, strict=True)
+    }
+    _print(rows, f"{engine.name}, weight {chosen:g} chosen on {len(some)} validation items")
+    Console(width=200).print("validation, nats by weight:", {name: round(mean, 4) for name, mean in curve.items()})
+    if json_file is not None:
+        result = {"adapter": str(adapter), "base": base, "weight": chosen, "validation": curve, "rows": rows}
+        json_file.write_text(json.dumps({**result, "users": found.tolist()}, indent=1) + "\n", encoding="utf-8")
+
+
+def _parts(data: Dataset, ties: Ties) -> tuple[Part, Part]:
+    split = leave_one_out(data.interactions, ties=ties)
+
+    def part(known: pl.DataFrame, held: pl.DataFrame) -> Part:
+        past = histories(known, catalog=data.catalog)
+        users = held["user_id"].to_list()
+        return Part(known, [Query(past[user].items, user_id=user) for user in users], held["item_id"].to_list())
+
+    return part(split.train, split.validation), part(pl.concat([split.train, split.validation]), split.test)
+
+
+def _row(name: str, found: FloatArray) -> dict[str, Any]:
+    prior, both, alone = found
+    gain = paired_difference(prior, both, seed=0)
+    one, two, three = (interval_of_mean(values, seed=0) for values in (prior, both, alone))
+    return {
+        "items": name,
+        "n": len(prior),
+        "prior": (one.mean, one.low, one.high),
+        "both": (two.mean, two.low, two.high),
+        "alone": (three.mean, three.low, three.high),
+        "gain": (gain.mean, gain.low, gain.high),
+    }
+
+
+def _print(rows: Sequence[dict[str, Any]], title: str) -> None:
+    table = Table(title=title)
+    for heading in ("held-out items", "n", "prior", "LM x prior", "LM alone", "gain of the LM, nats"):
+        table.add_column(heading)
+    for row in rows:
+        cells = ["{:.3f} [{:.3f}, {:.3f}]".format(*row[name]) for name in ("prior", "both", "alone")]
+        table.add_row(row["items"], str(row["n"]), *cells, "{:+.4f} [{:+.4f}, {:+.4f}]".format(*row["gain"]))
+    Console(width=200).print(table)
+
+
+if __name__ == "__main__":
+    typer.run(main)
