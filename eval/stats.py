@@ -31,7 +31,7 @@ Seed = int | np.random.Generator
 Method = Literal["bca", "percentile"]
 
 CELLS = 1 << 22  # random numbers held at once: 32 MB of doubles, whatever the number of users and draws
-EXACT = 14  # users who differ, up to which all 2^14 sign patterns cost less than 10,000 random ones
+EXACT = 14  # users who differ, up to which all sign patterns (2^14) cost about what 10,000 random ones do
 FRACTION_BITS = 30
 BETS: FloatArray = np.arange(1, 20) / 20  # twice as many bets give the same interval to 1 % (100 to 100,000 users)
 
