@@ -24,6 +24,7 @@ class Plan:
         items: Choices of the targets that are items; None in a batch without any, or with the loss `lm`.
         item_places: int64 [number of choices], where the model decides each.
         num_items: How many targets are items.
+        prior_nats: float64 [num_items], what each costs the prior alone; NaN where it does not speak.
         token_places: int64 [n], where the model decides each token of the targets that are learned as text.
         tokens: int64 [n], these tokens.
         token_targets: int64 [n], the target of each, from 0.
@@ -34,6 +35,7 @@ class Plan:
     items: Choices | None
     item_places: IntArray
     num_items: int
+    prior_nats: FloatArray
     token_places: IntArray
     tokens: IntArray
     token_targets: IntArray
@@ -108,7 +110,13 @@ class Batches:
                     rows.append(known if speaks else -1)
                     known += speaks
         choices, places = None, np.zeros(0, np.int64)
+        prior_nats = np.full(len(items), np.nan)
         if items:
+            if log_priors:
+                weights = np.concatenate(log_priors)
+                spoken = np.array(rows) >= 0
+                wanted = np.array([target.item for _, target in items])[spoken]
+                prior_nats[spoken] = np.logaddexp.reduce(weights, axis=1) - weights[np.arange(len(wanted)), wanted]
             lengths = np.array([target.end - target.start for _, target in items])
             choices = self.paths.choices(
                 np.array([target.item for _, target in items]),
@@ -122,6 +130,7 @@ class Batches:
             choices,
             places,
             len(items),
+            prior_nats,
             np.concatenate([place + np.arange(size) for (place, _), size in zip(texts, sizes, strict=True)])
             if texts
             else np.zeros(0, np.int64),

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch
 from datasets import Dataset
 from torch import Tensor, nn
@@ -110,6 +111,10 @@ class CatalogTrainer(SFTTrainer):
         for name, values in zip(("nats_item", "nats_text"), found, strict=True):
             if len(values):
                 metrics[name].append(float(values.detach().mean()))
+        spoken = np.flatnonzero(~np.isnan(plan.prior_nats))
+        if len(spoken):  # what the model adds to the prior: this, not the loss, tells whether it learns
+            beside = found.items.detach().cpu().numpy()[spoken]
+            metrics["gain_over_prior"].append(float((plan.prior_nats[spoken] - beside).mean()))
         self._tokens += plan.num_tokens
         return (loss, None) if return_outputs else loss
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -294,6 +295,15 @@ def test_a_tiny_model_learns_twenty_users_by_heart(tiny_model: Path, tmp_path: P
         np.mean([item.id == history.items[-1].id for item, history in zip(found, histories.values(), strict=True)])
         >= 0.95
     )
+
+
+def test_a_model_that_says_nothing_gains_nothing_over_the_prior(
+    settings: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With a weight near 0 the residual loss is the prior's own."""
+    train(settings, lm_weight="1e-9", prior_dropout="0", max_steps="1", logging_steps="1")
+    (logged,) = re.findall(r"'gain_over_prior': '(\S+)'", capsys.readouterr().out)
+    assert float(logged) == pytest.approx(0, abs=1e-4)
 
 
 def test_cross_fitted_priors_do_not_know_their_users(settings: dict[str, str]) -> None:

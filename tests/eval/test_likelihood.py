@@ -1,0 +1,55 @@
+"""Nats of held-out items, against the prior alone and against the search."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+pytest.importorskip("torch", reason="needs llmgen[train]")
+
+from eval.likelihood import ALONE, Part, nats
+from llmgen.engines.hf import HFEngine
+from llmgen.priors import Popularity, Seen, Transition, combine
+from llmgen.recommender import Recommender
+from llmgen.types import Query
+from tests.conftest import films
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("prompt", ["next_item", "next_item_list"])
+def test_nats_are_those_of_prior_and_search(tiny_model: Path, prompt: str) -> None:
+    catalog = films(40)
+    assert len(set(catalog.labels)) == 40
+    rows = [
+        {
+            "user_id": f"u{user}",
+            "item_id": str(1 + (7 * user + 3 * place) % 40),
+            "timestamp": float(place),
+            "rating": None,
+        }
+        for user in range(6)
+        for place in range(5)
+    ]
+    known = pl.DataFrame(rows, schema_overrides={"rating": pl.Float64})
+    histories = [tuple(catalog[row["item_id"]] for row in rows if row["user_id"] == f"u{user}") for user in range(6)]
+    queries = [Query(history, user_id=f"u{user}") for user, history in enumerate(histories)]
+    held_out = [str(1 + (7 * user + 15) % 40) for user in range(6)]
+    priors = [Transition.fit(known, catalog), Popularity.fit(known, catalog, weight=0.5)]
+    engine = HFEngine.load(str(tiny_model))
+    recommender = Recommender(catalog, engine, prompt=prompt)
+    weights = [0.0, 0.3, ALONE]
+    found = nats(engine, recommender, Part(known, queries, held_out), priors, prompt=prompt, weights=weights, batch=4)
+
+    wanted = [catalog.index(item) for item in held_out]
+    total = combine([Seen(catalog), *priors], queries).total
+    expected = np.logaddexp.reduce(total, axis=1) - total[np.arange(6), wanted]
+    assert found[0] == pytest.approx(expected, rel=1e-5)
+
+    for query, item, lost in zip(queries, held_out, found[2], strict=True):
+        asked = Query(query.history, k=40, exclude_seen=False)
+        place = next(place for place in recommender.recommend(asked) if place.item.id == item)
+        assert lost == pytest.approx(-place.terms["lm"], rel=1e-4)
+    assert not np.allclose(found[1], found[0])
