@@ -55,7 +55,8 @@ def gains(arms: Mapping[str, Recommender], part: Part, label: str) -> dict[str, 
     found = {}
     for name, values in ranks.items():
         rank = np.array(values, dtype=np.float64)
-        found[name] = {"hr": (rank > 0).astype(np.float64), "ndcg": np.where(rank > 0, 1 / np.log2(rank + 1), 0.0)}
+        hits = (rank > 0).astype(np.float64)
+        found[name] = {"hr": hits, "ndcg": hits / np.log2(np.maximum(rank, 1) + 1)}
     return found
 
 

@@ -96,6 +96,7 @@ def test_every_snapshot_has_a_prompt() -> None:
 def test_our_own_prompts_have_no_problems() -> None:
     assert LIBRARY.check() == []
     assert set(LIBRARY) == {"next_item", "next_item_taste", "next_item_zh", "cold_start", "cold_start_zh"} | {
+        "next_item_list",
         "rerank",
         "rate",
         "explain",
@@ -123,6 +124,18 @@ def test_the_training_prompt_is_the_serving_prompt() -> None:
     trained = prompt.render(FULL, target=ALL[2:])
     assert trained[:-1] == prompt.render(FULL)
     assert trained[-1] == Message("assistant", "Up 🎈 (2009)\nSolaris (1972)")
+
+
+def test_a_prompt_that_continues_begins_the_answer_with_the_history() -> None:
+    prompt = LIBRARY["next_item_list"]
+    assert prompt.continues
+    assert not LIBRARY["next_item"].continues
+    begun = prompt.render(FULL | {"history": ALL[:2]})
+    assert begun[-1] == Message("assistant", "\n".join(item.title for item in ALL[:2]))
+    trained = prompt.render(FULL | {"history": ALL[:2]}, target=ALL[2:3])
+    assert trained[:-1] == begun[:-1] == prompt.render(FULL | {"history": ALL[2:]})[:-1]
+    assert trained[-1].content == f"{begun[-1].content}\n{ALL[2].title}"
+    assert [message.role for message in prompt.render(FULL | {"history": ()})] == ["system", "user"]
 
 
 # Finding
