@@ -200,7 +200,7 @@ def run(recipe: Recipe, args: SFTConfig) -> AdapterRecord:
 def keep_memory() -> None:
     """Let the C library keep freed memory instead of giving every large array back, where it can be told to.
 
-    A step on a CPU makes and frees gigabytes; a third of its time went into page faults before.
+    A step on a CPU makes and frees gigabytes; a third of its CPU time went into page faults before.
     """
     if sys.platform != "linux" or torch.cuda.is_available():
         return
