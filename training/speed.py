@@ -25,7 +25,6 @@ from rich.table import Table
 from torch import Tensor
 from trl.trainer.sft_trainer import SFTTrainer
 
-from llmgen.adapters import Loss
 from llmgen.engines.hf import HFEngine
 from llmgen.recommender import Recommender
 from llmgen.splits import histories
@@ -59,15 +58,13 @@ def main(
         mixture = Mixture(recommender, past, tasks, group=size, folds=recipe.folds)
         crossed = sft.cross_fit(recipe, data, mixture.fold_of, fitted)
         paths = ItemPaths(recommender.trie)
-        makers = {
-            loss: Batches(mixture, paths, cast(Loss, loss), priors=crossed) for loss in ("lm", "catalog", "residual")
-        }
+        makers = {loss: Batches(mixture, paths, loss, priors=crossed) for loss in ("lm", "catalog", "residual")}
         tuned = sft.wrap(model, recipe)
         args.dataset_kwargs, args.remove_unused_columns = {"skip_prepare_dataset": True}, False
         rows = Dataset.from_dict({"input_ids": [[1, 2]], "labels": [[1, 2]]})
         plain = SFTTrainer(model=tuned, args=args, train_dataset=rows, processing_class=tokenizer)
         steps: dict[str, Callable[[list[Example]], Tensor]] = {
-            PLAIN: lambda examples: plain.compute_loss(tuned, _labelled(examples, makers["lm"].pad))
+            PLAIN: lambda examples: cast(Any, plain).compute_loss(tuned, _labelled(examples, makers["lm"].pad))
         }
         for name, maker in makers.items():
             steps[name] = lambda examples, maker=maker: _ours(tuned, maker, examples)  # type: ignore[misc]
@@ -78,7 +75,7 @@ def main(
             examples = [mixture[number * size + place] for place in range(size)]
             for name in list(steps)[:: 1 if number % 2 else -1]:
                 began = time.perf_counter()
-                steps[name](examples).backward()
+                steps[name](examples).backward()  # type: ignore[no-untyped-call]
                 tuned.zero_grad()
                 if number:  # the first one warms up
                     seconds[name].append(time.perf_counter() - began)
