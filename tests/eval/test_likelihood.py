@@ -35,7 +35,7 @@ def test_nats_are_those_of_prior_and_search(tiny_model: Path, prompt: str) -> No
     ]
     known = pl.DataFrame(rows, schema_overrides={"rating": pl.Float64})
     histories = [tuple(catalog[row["item_id"]] for row in rows if row["user_id"] == f"u{user}") for user in range(6)]
-    queries = [Query(history, user_id=f"u{user}") for user, history in enumerate(histories)]
+    queries = [Query(history, user_id=f"u{user}", k=40) for user, history in enumerate(histories)]
     held_out = [str(1 + (7 * user + 15) % 40) for user in range(6)]
     priors = [Transition.fit(known, catalog), Popularity.fit(known, catalog, weight=0.5)]
     engine = HFEngine.load(str(tiny_model))
