@@ -181,13 +181,15 @@ class Workspace:
         self, settings: RecommenderSettings, priors: Sequence[Prior], engine: Engine | None, choice: Choice
     ) -> Recommender:
         """A recommender of these parts; where an adapter was tuned for others, a warning says so."""
+        record = settings.record
         length = settings.max_history
         if length is None:
-            length = settings.record.max_history if settings.record else MAX_HISTORY
+            length = record.max_history if record else MAX_HISTORY
+        chosen = choice.prompt or (record.prompt if record else None)
         recommender = Recommender(
             self.catalog,
             engine,
-            prompt=settings.prompts or ((choice.prompt,) if choice.prompt else ()),
+            prompt=settings.prompts or ((chosen,) if chosen else ()),
             priors=priors,
             prompts=PromptLibrary.default(*([settings.prompt_folder] if settings.prompt_folder else [])),
             lm_weight=1.0 if choice.lm_weight is None else choice.lm_weight,
@@ -197,9 +199,9 @@ class Workspace:
             exact=settings.exact,
             max_history=length,
         )
-        if settings.record and engine is not None:
+        if record and engine is not None:
             used = {"catalog": self.catalog.digest, "tokenizer": engine.tokenizer_digest}
-            for difference in settings.record.differences(**used, prompts=[recommender.template().ref]):
+            for difference in record.differences(**used, prompts=[recommender.template().ref]):
                 logger.warning("the adapter %s may do badly: %s", settings.adapter, difference)
         return recommender
 

@@ -194,7 +194,7 @@ def test_an_adapter_is_served_as_it_was_tuned(
         query = workspace.query(**asked)  # type: ignore[arg-type]
         assert choose(settings, priors, query) == expected
     assert choose(replace(settings, prompts=("next_item",), lm_weight=0.5), priors, Query()) == Choice(None, 0.5)
-    made = workspace.build(settings, priors, FakeEngine(), Choice("next_item_list", 0.2))
+    made = workspace.build(settings, priors, FakeEngine(), Choice(lm_weight=0.2))  # as the service does
     assert (made.template().name, made.max_history, made.config.lm_weight) == ("next_item_list", 7, 0.2)
     assert workspace.build(replace(settings, max_history=3), priors, None, Choice()).max_history == 3
     assert caplog.text == ""
