@@ -9,7 +9,6 @@ again with the same folder, a run goes on from its last checkpoint. The folder e
 
 from __future__ import annotations
 
-import ctypes
 import hashlib
 import importlib.metadata
 import logging
@@ -46,8 +45,6 @@ from training.validation import Validation
 
 logger = logging.getLogger(__name__)
 
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
-"""Of glibc's malloc.h."""
 PACKAGES = ("torch", "transformers", "trl", "peft")
 
 
@@ -70,7 +67,6 @@ class Data(NamedTuple):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run from the command line; 0, or 2 after an error that was told."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
-    keep_memory()
     try:
         recipe, args = parse(arguments)
         run(recipe, args)
@@ -195,19 +191,6 @@ def run(recipe: Recipe, args: SFTConfig) -> AdapterRecord:
     trainer.save_model(str(folder))
     write_card(folder, trainer.record(), data.dataset, len(data.known), trainer.state.log_history)
     return trainer.record()
-
-
-def keep_memory() -> None:
-    """Let the C library keep freed memory instead of giving every large array back, where it can be told to.
-
-    A step on a CPU makes and frees gigabytes; a third of its CPU time went into page faults before.
-    """
-    if sys.platform != "linux" or torch.cuda.is_available():
-        return
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # glibc; musl has none
-    if mallopt is not None:
-        mallopt(M_MMAP_MAX, 0)
-        mallopt(M_TRIM_THRESHOLD, -1)
 
 
 def load(recipe: Recipe) -> Data:

@@ -43,7 +43,6 @@ def main(
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the times here.")] = None,
 ) -> None:
     """Time, print and write."""
-    sft.keep_memory()
     with tempfile.TemporaryDirectory() as scratch:
         recipe, args = sft.parse(["--config", str(config), "--output_dir", scratch])
         data = sft.load(recipe)
