@@ -189,6 +189,10 @@ def run(recipe: Recipe, args: SFTConfig) -> AdapterRecord:
     if measure is not None and not args.load_best_model_at_end:
         trainer.evaluate()
     trainer.save_model(str(folder))
+    for entry in trainer.state.log_history:
+        if "eval_ndcg" in entry:
+            told = ", ".join(f"{name[5:]} {value:.4f}" for name, value in entry.items() if name.startswith("eval_ndcg"))
+            Console().print(f"step {entry['step']:g}, validation: {told}", highlight=False, soft_wrap=True)
     write_card(folder, trainer.record(), data.dataset, len(data.known), trainer.state.log_history)
     return trainer.record()
 
