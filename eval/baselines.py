@@ -217,6 +217,19 @@ def run_baselines(
         One result a name of `grids`, in that order, then the mix of them all.
     """
     tuning, final = parts(interactions, catalog, ties=ties, exclude_seen=exclude_seen)
+    return tune_baselines(tuning, final, catalog, k=k, exclude_seen=exclude_seen, grids=grids)
+
+
+def tune_baselines(
+    tuning: Part,
+    final: Part,
+    catalog: Catalog,
+    *,
+    k: int = 10,
+    exclude_seen: bool = True,
+    grids: Mapping[str, Mapping[str, Sequence[float]]] = GRIDS,
+) -> list[Result]:
+    """Steps 1 to 3 of the protocol, on any two parts; see `run_baselines`."""
     seen: list[Prior] = [Seen(catalog)] if exclude_seen else []
 
     results, kept = [], []

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from math import log2, sqrt
+from collections.abc import Collection, Mapping, Sequence
+from itertools import combinations
+from math import log2, nan, sqrt
 
 from llmgen.types import Recommendations
 
@@ -93,6 +94,145 @@ def mrr_at_k(ranked: Sequence[str], relevant: Collection[str], k: int) -> float:
     """
     wanted = _wanted(ranked, relevant, k)
     return next((1 / rank for rank, item_id in enumerate(ranked[:k], start=1) if item_id in wanted), 0.0)
+
+
+def precision_at_k(ranked: Sequence[str], relevant: Collection[str], k: int) -> float:
+    """Share of the first k places that hold a held-out item; an empty place counts as a wrong one.
+
+    Args:
+        ranked: Recommended ids, best first, no id twice; may be shorter than k.
+        relevant: Held-out ids of the same user, at least one.
+        k: Cut-off, 1 or more.
+
+    Returns:
+        In [0, 1]. With fewer than k held-out items 1 cannot be reached.
+
+    Raises:
+        ValueError: If k < 1, relevant is empty, or ranked repeats an id.
+
+    >>> precision_at_k(["b", "a"], {"a"}, k=4)
+    0.25
+    """
+    return len(_wanted(ranked, relevant, k).intersection(ranked[:k])) / k
+
+
+def average_precision_at_k(ranked: Sequence[str], relevant: Collection[str], k: int) -> float:
+    """Mean precision at the places of the held-out items; MAP@k is its mean over users.
+
+    Args:
+        ranked: Recommended ids, best first, no id twice; may be shorter than k.
+        relevant: Held-out ids of the same user, at least one.
+        k: Cut-off, 1 or more.
+
+    Returns:
+        In [0, 1]: the sum of the precisions over the number of held-out items, found or not, as trec_eval has it.
+
+    Raises:
+        ValueError: If k < 1, relevant is empty, or ranked repeats an id.
+
+    >>> average_precision_at_k(["a", "x", "b"], {"a", "b"}, k=3) == (1 + 2 / 3) / 2
+    True
+    """
+    wanted = _wanted(ranked, relevant, k)
+    found, gained = 0, 0.0
+    for place, item_id in enumerate(ranked[:k], start=1):
+        if item_id in wanted:
+            found += 1
+            gained += found / place
+    return gained / len(wanted)
+
+
+def repetition_at_k(ranked: Sequence[str], history: Collection[str], k: int) -> float:
+    """Share of the first k places that hold something the user took before.
+
+    Args:
+        ranked: Recommended ids, best first.
+        history: Ids that the user took.
+        k: Cut-off, 1 or more.
+
+    Returns:
+        In [0, 1]; 0 for an empty list.
+
+    >>> repetition_at_k(["a", "b"], {"a"}, k=2)
+    0.5
+    """
+    _cut_off(k)
+    shown, taken = ranked[:k], set(history)
+    return sum(item_id in taken for item_id in shown) / len(shown) if shown else 0.0
+
+
+def novelty_at_k(ranked: Sequence[str], shares: Mapping[str, float], k: int) -> float:
+    """How little known the first k places are: the mean of -log2 of each item's share of the users who took it.
+
+    Args:
+        ranked: Recommended ids, best first.
+        shares: Id -> share of the users who took it, in (0, 1]; an item that nobody took counts as if one user had.
+        k: Cut-off, 1 or more.
+
+    Returns:
+        Bits, 0 or more; 0 for an empty list.
+
+    Raises:
+        ValueError: If k < 1, or an id has no share.
+
+    Source: Zhou et al., PNAS 2010 (mean self-information).
+
+    >>> novelty_at_k(["a", "b"], {"a": 0.5, "b": 0.125}, k=2)
+    2.0
+    """
+    _cut_off(k)
+    if unknown := [item_id for item_id in ranked[:k] if not shares.get(item_id, 0) > 0]:
+        raise ValueError(f"{unknown[0]!r} has no share above 0; give every item of the catalog one")
+    return -sum(log2(shares[item_id]) for item_id in ranked[:k]) / len(ranked[:k]) if ranked else 0.0
+
+
+def popularity_lift_at_k(ranked: Sequence[str], history: Sequence[str], counts: Mapping[str, float], k: int) -> float:
+    """How much more popular the first k places are than what the user took.
+
+    Args:
+        ranked: Recommended ids, best first.
+        history: Ids that the user took.
+        counts: Id -> how often it was taken; 0 where it is missing.
+        k: Cut-off, 1 or more.
+
+    Returns:
+        Mean count of the list over mean count of the history, minus 1: 0 for the user's own taste, above 0 where the
+        list is more popular. NaN without a list, or without a history that anybody took.
+
+    Source: Abdollahpouri et al., The Unfairness of Popularity Bias in Recommendation, 2019.
+
+    >>> popularity_lift_at_k(["a"], ["b", "c"], {"a": 6, "b": 3, "c": 1}, k=1)
+    2.0
+    """
+    _cut_off(k)
+    shown = [counts.get(item_id, 0) for item_id in ranked[:k]]
+    taken = [counts.get(item_id, 0) for item_id in history]
+    if not shown or not sum(taken):
+        return nan
+    return (sum(shown) / len(shown)) / (sum(taken) / len(taken)) - 1
+
+
+def diversity_at_k(ranked: Sequence[str], attributes: Mapping[str, Collection[str]], k: int) -> float:
+    """How different the items of one list are: the mean of 1 - Jaccard similarity over its pairs.
+
+    Args:
+        ranked: Recommended ids, best first.
+        attributes: Id -> attribute values, such as genres; two items without any are alike.
+        k: Cut-off, 1 or more.
+
+    Returns:
+        In [0, 1]; 0 for a list of fewer than two items.
+
+    Source: Ziegler et al., WWW 2005 (intra-list similarity).
+
+    >>> diversity_at_k(["a", "b"], {"a": {"Comedy"}, "b": {"Comedy", "Crime"}}, k=2)
+    0.5
+    """
+    _cut_off(k)
+    sets = [frozenset(attributes.get(item_id, ())) for item_id in ranked[:k]]
+    pairs = list(combinations(sets, 2))
+    alike = [len(one & other) / len(one | other) if one | other else 1.0 for one, other in pairs]
+    return 1 - sum(alike) / len(pairs) if pairs else 0.0
 
 
 def coverage_at_k(rankings: Sequence[Sequence[str]], n_items: int, k: int) -> float:
@@ -191,6 +331,84 @@ def mae(predicted: Sequence[float], actual: Sequence[float]) -> float:
     return sum(abs(error) for error in _errors(predicted, actual)) / len(actual)
 
 
+def auc(scores: Sequence[float], liked: Sequence[bool]) -> float:
+    """Probability that something liked has a higher score than something that is not; ties count half.
+
+    Args:
+        scores: One a rating.
+        liked: Whether each was liked, in the same order; both kinds at least once.
+
+    Returns:
+        In [0, 1]; .5 for scores that say nothing.
+
+    Raises:
+        ValueError: If the lengths differ or a kind is missing.
+
+    Source: Mann & Whitney 1947: (rank sum of the liked - n (n + 1) / 2) / (n m).
+
+    >>> auc([0.9, 0.1, 0.4], [True, False, True])
+    1.0
+    """
+    if len(scores) != len(liked) or not any(liked) or all(liked):
+        raise ValueError(f"{len(scores)} scores for {len(liked)} ratings, {sum(liked)} of them liked; give both kinds")
+    count = sum(liked)
+    ranks = sum(rank for rank, good in zip(_mean_ranks(scores), liked, strict=True) if good)
+    return (ranks - count * (count + 1) / 2) / (count * (len(liked) - count))
+
+
+def calibration_error(probabilities: Sequence[float], came_true: Sequence[bool], bins: int = 10) -> float:
+    """Mean gap between what a model says and what happens, over bins of equal width.
+
+    Args:
+        probabilities: In [0, 1], at least one.
+        came_true: In the same order.
+        bins: 1 or more.
+
+    Returns:
+        In [0, 1]; 0 where in each bin the mean probability is the share that came true.
+
+    Raises:
+        ValueError: If the lengths differ, there is none, a probability is outside [0, 1], or bins < 1.
+
+    Source: Naeini et al., AAAI 2015 (expected calibration error).
+
+    >>> calibration_error([0.75, 0.75, 0.75, 0.75], [True, True, True, False])
+    0.0
+    """
+    if len(probabilities) != len(came_true) or not probabilities or bins < 1:
+        raise ValueError(f"{len(probabilities)} probabilities for {len(came_true)} events in {bins} bins")
+    if wrong := [value for value in probabilities if not 0 <= value <= 1]:
+        raise ValueError(f"a probability lies in [0, 1], not {wrong[0]}")
+    gaps = [0.0] * bins
+    for value, happened in zip(probabilities, came_true, strict=True):
+        gaps[min(int(value * bins), bins - 1)] += value - happened
+    return sum(map(abs, gaps)) / len(probabilities)
+
+
+def position_bias(shown: Sequence[str], ranked: Sequence[str]) -> float:
+    """Spearman's correlation between the place where candidates stood in a prompt and the place they were given.
+
+    Args:
+        shown: Candidates in the order of the prompt, at least two, none twice.
+        ranked: The same in the order of the answer.
+
+    Returns:
+        In [-1, 1]; 1 where the order was copied, near 0 over many users where it does not matter.
+
+    Raises:
+        ValueError: If they are not the same candidates, or fewer than two.
+
+    >>> position_bias(["a", "b", "c"], ["c", "b", "a"])
+    -1.0
+    """
+    place = {item_id: number for number, item_id in enumerate(shown)}
+    count = len(place)
+    if count < 2 or not len(shown) == len(ranked) == len(set(ranked)) == count or set(ranked) != set(place):
+        raise ValueError("the answer must hold the candidates of the prompt, each once, at least two")
+    apart = sum((place[item_id] - number) ** 2 for number, item_id in enumerate(ranked))
+    return 1 - 6 * apart / (count * (count**2 - 1))
+
+
 def valid_rate(answer: Recommendations) -> float:
     """Share of the generated lines that name a catalog item as it is written, before any repair.
 
@@ -242,6 +460,21 @@ def _wanted(ranked: Sequence[str], relevant: Collection[str], k: int) -> frozens
 def _cut_off(k: int) -> None:
     if k < 1:
         raise ValueError(f"k is a cut-off and must be 1 or more, not {k}")
+
+
+def _mean_ranks(values: Sequence[float]) -> list[float]:
+    """Ranks from 1 for the smallest; equal values share the mean of theirs."""
+    order = sorted(range(len(values)), key=lambda number: values[number])
+    ranks = [0.0] * len(values)
+    start = 0
+    while start < len(order):
+        end = start
+        while end < len(order) and values[order[end]] == values[order[start]]:
+            end += 1
+        for number in order[start:end]:
+            ranks[number] = (start + 1 + end) / 2
+        start = end
+    return ranks
 
 
 def _errors(predicted: Sequence[float], actual: Sequence[float]) -> list[float]:

@@ -130,6 +130,10 @@ class Catalog(Sequence[Item]):
             raise CatalogError(f"a catalog needs at least one item, and this removes all {len(self)}")
         return self._like([item for position, item in enumerate(self) if position not in removed])
 
+    def labelled(self, label: str) -> Catalog:
+        """The same items, written in another way; see `label` of the class."""
+        return Catalog(self, noun=self.noun, label=label, shown=self.shown)
+
     @property
     def digest(self) -> str:
         """SHA-256 of everything that decides what is recommended and how it is written, 16 hex digits."""

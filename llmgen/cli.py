@@ -34,6 +34,7 @@ class DecodingChoice(StrEnum):
 
     trie = "trie"
     raw = "raw"
+    fused = "fused"
     free = "free"
 
 

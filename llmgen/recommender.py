@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
-from typing import Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Literal, NamedTuple, Protocol, get_args, runtime_checkable
 
 import numpy as np
 from rich.progress import track
@@ -39,7 +39,7 @@ from llmgen.types import (
 
 logger = logging.getLogger(__name__)
 
-Decoding = Literal["trie", "raw", "free"]
+Decoding = Literal["trie", "raw", "fused", "free"]
 Task = Literal["recommend", "rank", "rate", "explain"]
 TASKS: Mapping[str, Task] = {
     "next_item": "recommend",
@@ -112,8 +112,8 @@ class Recommender:
         priors: Factors beside the language model. Seen items and filters need no mention: they are always in force.
         prompts: Where templates are looked up; those that come with llmgen by default.
         lm_weight: Weight of the LM's log-probability in the score, 0 or more.
-        decoding: `trie` or `raw` (see `llmgen.search`), or `free`: the model writes a list, and each line is looked up
-            in the catalog. An engine that cannot be constrained is always used that way.
+        decoding: `trie`, `raw` or `fused` (see `llmgen.search`), or `free`: the model writes a list, and each line is
+            looked up in the catalog. An engine that cannot be constrained is always used that way.
         normalise: See `SearchConfig`.
         num_beams: See `SearchConfig`.
         exact: Whether every answer must be proven to be the best one.
@@ -142,13 +142,13 @@ class Recommender:
         max_history: int = 20,
         cache: Path | None = None,
     ) -> None:
-        if decoding not in ("trie", "raw", "free"):
-            raise ValueError(f"decoding must be 'trie', 'raw' or 'free', not {decoding!r}")
+        if decoding not in get_args(Decoding):
+            raise ValueError(f"decoding must be 'trie', 'raw', 'fused' or 'free', not {decoding!r}")
         if decoding == "free" and engine is None:
             raise ConfigError("free decoding needs an engine that writes the text; give one, or use decoding='trie'")
         if max_history < 0:
             raise ValueError(f"max_history must be 0 or more, not {max_history}")
-        mode: Mode = "raw" if decoding == "raw" else "trie"
+        mode: Mode = "trie" if decoding == "free" else decoding
         self.catalog = catalog
         self.engine = engine
         self.prompts = prompts or PromptLibrary.default()
@@ -560,13 +560,17 @@ class Recommender:
         places = []
         for place, index in enumerate(result.items.tolist()):
             terms = {} if by_prior else {"lm": self.config.lm_weight * float(result.lm_logprobs[place])}
+            terms |= self._terms(factors, number, index)
+            score = float(result.scores[place])
+            if self.config.mode == "fused" and not by_prior:
+                terms["norm"] = score - sum(terms.values())
             places.append(
                 Recommendation(
                     self.catalog[index],
                     place + 1,
-                    float(result.scores[place]),
+                    score,
                     float(result.probabilities[place]),
-                    {**terms, **self._terms(factors, number, index)},
+                    terms,
                     grounding,
                     reference,
                 )

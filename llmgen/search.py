@@ -9,9 +9,17 @@ next-token distribution is renormalised over the node's children, so forced toke
 leaf share its probability equally. In `raw` mode it is the product of the model's own next-token probabilities over
 its whole vocabulary, as most published decoders have it.
 
-`log P_LM` only falls along a path, so `lm_weight * log P_LM(node) + max of log w below the node` bounds every item
-below the node. A beam that has pruned nothing with a bound above its k-th score has therefore found the exact top k,
-and says so; `exact=True` goes on until that is the case.
+In `fused` mode, which is how `training` tunes a model beside a prior (its `residual` loss), model and prior meet at
+every node instead of at the end: the children c of a node share its probability in proportion to
+
+    P_LM(c | node, x) ** lm_weight * (sum of w below c)
+
+and items that share a leaf in proportion to w. score(i) is the logarithm of the probability that item i gets so: a
+distribution over the eligible items, whose scores need no further sum. At lm_weight 0 it is the prior.
+
+`log P_LM` only falls along a path, so `lm_weight * log P_LM(node) + max of log w below the node` bounds every item below
+the node; in `fused` mode the node's own log-probability does. A beam that has pruned nothing with a bound above its
+k-th score has therefore found the exact top k, and says so; `exact=True` goes on until that is the case.
 
 `probability` is `exp(score)` over its sum for all eligible items. Below nodes that were not opened, the model's
 probability is taken as spread evenly over the items there: that makes the sum exact where everything was opened, where
@@ -24,7 +32,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import repeat
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,7 +42,7 @@ from llmgen.errors import SearchError
 from llmgen.trie import ItemTrie
 from llmgen.types import FloatArray, IntArray
 
-Mode = Literal["trie", "raw"]
+Mode = Literal["trie", "raw", "fused"]
 Normalise = Literal["catalog", "eligible"]
 
 
@@ -44,7 +52,7 @@ class SearchConfig:
 
     Attributes:
         mode: See the module.
-        normalise: In `trie` mode, whether a node's probability is shared among all of its children, or only among
+        normalise: Outside `raw` mode, whether a node's probability is shared among all of its children, or only among
             those that lead to an item with a weight above 0.
         lm_weight: Weight of the language model's log-probability, 0 or more. With 0 it is not asked.
         num_beams: Nodes opened a round; `max(4 * k, 32)` by default.
@@ -58,8 +66,8 @@ class SearchConfig:
     exact: bool = False
 
     def __post_init__(self) -> None:
-        if self.mode not in ("trie", "raw"):
-            raise ValueError(f"mode must be 'trie' or 'raw', not {self.mode!r}")
+        if self.mode not in get_args(Mode):
+            raise ValueError(f"mode must be 'trie', 'raw' or 'fused', not {self.mode!r}")
         if self.normalise not in ("catalog", "eligible"):
             raise ValueError(f"normalise must be 'catalog' or 'eligible', not {self.normalise!r}")
         if not 0 <= self.lm_weight < float("inf"):
@@ -184,18 +192,20 @@ class _Nodes(NamedTuple):
     node: IntArray
     lm: FloatArray
     """log P_LM of the node."""
+    score: FloatArray
+    """What the way to the node has: `lm_weight * lm`; in `fused` mode the node's own log-probability."""
     bound: FloatArray
     """No item below scores more."""
     share: FloatArray
     """Log of the sum of exp(score) over the items below, if the model's probability is spread evenly over them."""
 
     def take(self, which: IntArray | NDArray[np.bool_]) -> _Nodes:
-        return _Nodes(self.owner[which], self.node[which], self.lm[which], self.bound[which], self.share[which])
+        return _Nodes(*(array[which] for array in self))
 
     @staticmethod
     def join(parts: Sequence[_Nodes]) -> _Nodes:
-        owner, node, lm, bound, share = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
-        return _Nodes(owner, node, lm, bound, share).take(owner.argsort(kind="stable"))
+        joined = _Nodes(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
+        return joined.take(joined.owner.argsort(kind="stable"))
 
 
 class _Found(NamedTuple):
@@ -220,6 +230,7 @@ class _Batch:
         self.paths = paths
         self.prompts = [request.prompt for request in requests]
         self.by_eligible = config.normalise == "eligible"
+        self.fused = config.mode == "fused"
         self.stride = trie.num_items + 1
         shape = (len(requests), self.stride)
         log_weight, mass = np.empty(shape), np.zeros(shape)  # mass: of all items before, in units of exp(top)
@@ -249,7 +260,10 @@ class _Batch:
         self.dropped: list[_Nodes] = []  # nodes that can't matter any more
         start = self.owners * self.stride
         root, lm = np.zeros_like(self.owners), np.zeros(len(requests))
-        self.pool = self._enter(self.owners, root, lm, start, start + trie.num_items, self.top)
+        end = start + trie.num_items
+        self.pool = self._enter(
+            self.owners, root, lm, lm, start, end, self.top, self._log_mass(start, end, self.owners)
+        )
 
     def choose(self) -> _Nodes:
         """Choose the nodes to open next; none if all searches are over."""
@@ -292,8 +306,19 @@ class _Batch:
         if not raw:
             lm = lm - np.logaddexp.reduceat(lm, _starts(asked))[asked]
         parent = parent[alive]
-        lm = chosen.lm[parent] + (lm[alive] if asks_all else lm)
-        self.pool = self._enter(chosen.owner[parent], children[alive], lm, start[alive], end[alive], best[alive])
+        if asks_all:
+            lm = lm[alive]
+        owner, start, end, best = chosen.owner[parent], start[alive], end[alive], best[alive]
+        log_mass = np.maximum(
+            self._log_mass(start, end, owner), best
+        )  # a sum that was rounded to less than its largest
+        if self.fused:
+            local = self.config.lm_weight * lm + log_mass
+            score = chosen.score[parent] + local - np.logaddexp.reduceat(local, _starts(parent))[parent]
+        lm = chosen.lm[parent] + lm
+        if not self.fused:
+            score = self.config.lm_weight * lm
+        self.pool = self._enter(owner, children[alive], lm, score, start, end, best, log_mass)
 
     def results(self) -> list[SearchResult]:
         """The answers, once nothing is chosen any more."""
@@ -323,11 +348,21 @@ class _Batch:
         ]
 
     def _enter(
-        self, owner: IntArray, node: IntArray, lm: FloatArray, start: IntArray, end: IntArray, best: FloatArray
+        self,
+        owner: IntArray,
+        node: IntArray,
+        lm: FloatArray,
+        score: FloatArray,
+        start: IntArray,
+        end: IntArray,
+        best: FloatArray,
+        log_mass: FloatArray,
     ) -> _Nodes:
         """Add nodes that have eligible items: leaves to what is found; the others are returned."""
         size = self.count[end] - self.count[start] if self.by_eligible else end - start
-        if self.config.mode == "trie":
+        if self.config.mode == "raw":
+            leaf = self.trie.is_leaf(node)
+        else:
             leaf = size == 1  # nothing is left to choose
             several = np.flatnonzero(~leaf)
             if self.by_eligible:
@@ -335,29 +370,39 @@ class _Batch:
             else:
                 node[several] = list(map(self.paths.end, node[several].tolist()))
             leaf[several] = self.trie.is_leaf(node[several])
-        else:
-            leaf = self.trie.is_leaf(node)
         which = np.flatnonzero(leaf)
         if len(which):
-            self._find(owner[which], lm[which], start[which], end[which], size[which])
+            before = score[which] - log_mass[which] if self.fused else score[which]
+            self._find(owner[which], lm[which], before, start[which], end[which], size[which])
         which = np.flatnonzero(~leaf)
-        owner, lm, start, end, size = owner[which], lm[which], start[which], end[which], size[which]
-        weighted = self.config.lm_weight * lm
-        with np.errstate(divide="ignore"):  # weights too small beside the others: they add nothing to a sum
-            mass = np.log(np.maximum(self.mass[end] - self.mass[start], 0)) + self.top[owner]
-        return _Nodes(
-            owner, node[which], lm, weighted + best[which], weighted + mass - self.config.lm_weight * np.log(size)
-        )
+        owner, lm, score, size, log_mass = owner[which], lm[which], score[which], size[which], log_mass[which]
+        if self.fused:
+            return _Nodes(owner, node[which], lm, score, score, score)
+        share = score + log_mass - self.config.lm_weight * np.log(size)
+        return _Nodes(owner, node[which], lm, score, score + best[which], share)
 
-    def _find(self, owner: IntArray, lm: FloatArray, start: IntArray, end: IntArray, size: IntArray) -> None:
-        """Add the eligible items of leaves, which share the leaf's probability in `trie` mode."""
-        if self.config.mode == "trie":
+    def _log_mass(self, start: IntArray, end: IntArray, owner: IntArray) -> FloatArray:
+        """Log of the sum of w over the items of intervals."""
+        with np.errstate(divide="ignore"):  # weights too small beside the others: they add nothing to a sum
+            logs: FloatArray = np.log(np.maximum(self.mass[end] - self.mass[start], 0)) + self.top[owner]
+        return logs
+
+    def _find(
+        self, owner: IntArray, lm: FloatArray, before: FloatArray, start: IntArray, end: IntArray, size: IntArray
+    ) -> None:
+        """Add the eligible items of leaves, which share the leaf's probability; in `raw` mode each has all of it.
+
+        An item's score is what stands `before` it and its weight.
+        """
+        if self.config.mode != "raw":
             lm = lm - np.log(size)
+            if not self.fused:
+                before = before - self.config.lm_weight * np.log(size)
         place, leaf = _intervals(start, end)
         alive = self.log_weight[place] > -np.inf
         place, leaf = place[alive], leaf[alive]
         owner, lm = owner[leaf], lm[leaf]
-        score = self.config.lm_weight * lm + self.log_weight[place]
+        score = before[leaf] + self.log_weight[place]
         self.found.append(_Found(owner, place - owner * self.stride, lm, score))
         table, counts = _table(owner, score, len(self.owners), -np.inf)
         self.num_found += counts

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -47,7 +47,8 @@ class DataSettings:
     """Ours -> theirs, for the tables: item_id, title, user_id, timestamp, rating."""
     attributes: Sequence[str] = ()
     noun: str = "item"
-    label: str = "{title}"
+    label: str | None = None
+    """How prompts and answers write an item, see `Catalog`; None as the named data set has it, for tables the title."""
     drop_bad: bool = False
 
     def load(self, *, progress: bool = True) -> Dataset:
@@ -58,7 +59,8 @@ class DataSettings:
             DataError: See `llmgen.datasets`.
         """
         if self.items is None and self.interactions is None:
-            return load_dataset(self.dataset, progress=progress)
+            data = load_dataset(self.dataset, progress=progress)
+            return data if self.label is None else replace(data, catalog=data.catalog.labelled(self.label))
         if self.items is None or self.interactions is None:
             missing = "--items" if self.items is None else "--interactions"
             raise ConfigError(f"a table of items and one of interactions belong together; {missing} is missing")
@@ -71,7 +73,7 @@ class DataSettings:
             **{**{name: name for name in known - {"rating"}}, **self.columns},
             attributes=self.attributes,
             noun=self.noun,
-            label=self.label,
+            label="{title}" if self.label is None else self.label,
             shown=tuple(self.attributes),
             on_bad="drop" if self.drop_bad else "error",
         )

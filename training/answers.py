@@ -105,8 +105,13 @@ def _handed(model: nn.Module, decide: Callable[[nn.Module, Tensor], list[Losses]
 
 
 def _logits(head: nn.Module, hidden: Tensor, tokens: Tensor | None) -> Tensor:
-    """Logits of some tokens, or of all; only their rows of the output layer are used where it is a plain one."""
-    if tokens is None or type(head) is not nn.Linear:
-        logits: Tensor = head(hidden)
-        return logits if tokens is None else logits[:, tokens]
-    return linear(hidden, head.weight[tokens], None if head.bias is None else head.bias[tokens])
+    """Logits of some tokens, or of all; only their rows of the output layer are used where it is a plain one.
+
+    In the precision of the weights, also under autocast: bfloat16 cannot tell apart logits near 20 by less than .1.
+    """
+    with torch.autocast(hidden.device.type, enabled=False):
+        hidden = hidden.to(head.weight.dtype) if isinstance(head.weight, Tensor) else hidden
+        if tokens is None or type(head) is not nn.Linear:
+            logits: Tensor = head(hidden)
+            return logits if tokens is None else logits[:, tokens]
+        return linear(hidden, head.weight[tokens], None if head.bias is None else head.bias[tokens])

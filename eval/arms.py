@@ -1,0 +1,265 @@
+"""Arms: the recommenders that a run compares, as settings and as what answers."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from eval.baselines import GRIDS, Part, Result, tune_baselines
+from eval.classics import HistoryText, Random, RepeatLast
+from eval.protocol import Protocol, Sample
+from llmgen.adapters import AdapterRecord
+from llmgen.catalog import Catalog
+from llmgen.engines import Engine, load_engine
+from llmgen.errors import ConfigError
+from llmgen.priors import Prior, Seen
+from llmgen.recommender import Decoding, Recommender
+from llmgen.search import Normalise
+from llmgen.templates import PromptLibrary
+from llmgen.workspace import FITTED
+
+Classics = Literal["tuned", "defaults", "none"]
+NONE, BEST = "none", "best"
+
+
+class ArmConfig(BaseModel):
+    """One recommender; whatever differs between two of them is what an A/B test compares.
+
+    Attributes:
+        prompt: Name of a template; the adapter's own, else `next_item`, by default.
+        prompt_folder: Where your own templates lie.
+        engine: See `llmgen.engines.load_engine`.
+        adapter: A PEFT adapter.
+        label: How prompts and answers write an item, such as `{title} ({year})`; the catalog's own by default.
+        max_history: Newest items in the prompt; the adapter's own, else 20, by default.
+        decoding: `trie`, `raw` or `free`.
+        normalise: See `llmgen.search`.
+        num_beams: See `llmgen.search`.
+        exact: Go on until the answer is proven.
+        priors: `none`; `best`, the classic baseline that was best on validation; the name of a classic; or
+            name -> settings of a fit, its weight among them.
+        lm_weight: Weight of the model beside the priors; `tuned` chooses it on validation users.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    prompt: str = ""
+    prompt_folder: Path | None = None
+    engine: str = "hf"
+    adapter: str | None = None
+    label: str | None = None
+    max_history: int | None = Field(None, ge=0)
+    decoding: Decoding = "trie"
+    normalise: Normalise = "catalog"
+    num_beams: int | None = Field(None, ge=1)
+    exact: bool = False
+    priors: str | Mapping[str, Mapping[str, float]] = NONE
+    lm_weight: float | Literal["tuned"] = 1.0
+
+    @field_validator("priors", mode="before")
+    @classmethod
+    def _bare(cls, value: Any) -> Any:
+        return {name: settings or {} for name, settings in value.items()} if isinstance(value, Mapping) else value
+
+    @classmethod
+    def parse(cls, text: str) -> tuple[str, ArmConfig]:
+        """An arm from the command line: `NAME=PROMPT`, or `NAME=key:value,key:value`.
+
+        Raises:
+            ConfigError: Another form, or a setting that there is not.
+        """
+        name, equals, rest = text.partition("=")
+        if not (name and equals and rest):
+            raise ConfigError(f"an arm is NAME=PROMPT or NAME=key:value,key:value, not {text!r}")
+        if ":" not in rest:
+            return name, cls.of(name, {"prompt": rest})
+        pairs = [part.partition(":") for part in rest.split(",")]
+        if broken := [key for key, colon, value in pairs if not (colon and value)]:
+            raise ConfigError(f"arm {name!r}: {broken[0]!r} has no value; write key:value")
+        return name, cls.of(name, {key: value for key, _, value in pairs})
+
+    @classmethod
+    def of(cls, name: str, settings: Mapping[str, Any]) -> ArmConfig:
+        """An arm from a file's settings.
+
+        Raises:
+            ConfigError: A setting that there is not, or of the wrong kind.
+        """
+        try:
+            return cls.model_validate(dict(settings))
+        except ValidationError as error:
+            first = error.errors()[0]
+            known = ", ".join(cls.model_fields)
+            where = ".".join(map(str, first["loc"]))
+            raise ConfigError(f"arm {name!r}, {where}: {first['msg']}; an arm has {known}") from None
+
+
+@dataclass(frozen=True, eq=False)
+class Arm:
+    """An arm that can answer.
+
+    Attributes:
+        name: As it was given.
+        kind: `arm`, or `baseline` for a classic one.
+        recommender: What answers.
+        settings: As resolved, for the results.
+        digest: Of everything that decides its answers but the sample, 16 hex digits.
+    """
+
+    name: str
+    kind: Literal["arm", "baseline"]
+    recommender: Recommender
+    settings: Mapping[str, Any]
+    digest: str
+
+
+class Engines:
+    """Engines by name and adapter, each loaded once."""
+
+    def __init__(self) -> None:
+        self._loaded: dict[tuple[str, str | None], Engine] = {}
+
+    def get(self, name: str, adapter: str | None) -> Engine:
+        """The engine of a name; see `load_engine` for what it raises."""
+        key = name, adapter
+        if key not in self._loaded:
+            self._loaded[key] = load_engine(name, adapter=adapter)
+        return self._loaded[key]
+
+
+def classics(kind: Classics, protocol: Protocol, tuning: Sample, final: Sample) -> tuple[list[Arm], list[Result]]:
+    """The classic baselines, as arms and as `eval.baselines` made them; none for `none`.
+
+    Args:
+        kind: `tuned`: every hyper-parameter of the grids is tried on `tuning`; `defaults`: one fit each.
+        protocol: Of the samples.
+        tuning: What is chosen on.
+        final: What is measured on.
+    """
+    if kind == "none":
+        return [], []
+    removed = protocol.seen == "removed"
+    # repeats of the history are the point of repeat_last, so it stands only where they are an answer
+    fixed: list[Prior] = [Random(len(final.catalog), protocol.seed), HistoryText(final.catalog)]
+    if not removed:
+        fixed.append(RepeatLast(final.catalog))
+    before, after = (Part(one.known, list(one.queries), one.next_items) for one in (tuning, final))
+    grids = GRIDS if kind == "tuned" else {name: {} for name in GRIDS}
+    found = tune_baselines(before, after, final.catalog, k=protocol.k, exclude_seen=removed, grids=grids)
+    arms = [_classic(prior.name, [prior], {}, final.catalog) for prior in fixed]
+    return [*arms, *(_classic(one.name, _soft(one.priors), one.settings, final.catalog) for one in found)], found
+
+
+def build(
+    name: str,
+    config: ArmConfig,
+    sample: Sample,
+    known: Sequence[Result],
+    engines: Engines,
+    *,
+    lm_weight: float | None = None,
+    tuning: bool = False,
+) -> Arm:
+    """An arm for a sample.
+
+    Args:
+        name: What it is called.
+        config: Its settings.
+        sample: Its catalog and its known interactions.
+        known: The classics, where the arm's priors name one.
+        engines: Where the model comes from.
+        lm_weight: Instead of the setting.
+        tuning: Whether the sample is the one to choose on: the classics are then those fitted before it.
+
+    Raises:
+        ConfigError: Priors that there are not; `tuned` without a chosen weight.
+        LLMGenError: The engine or the prompt is not there.
+    """
+    record = None if config.adapter is None else AdapterRecord.read(config.adapter)
+    catalog = sample.catalog if config.label is None else sample.catalog.labelled(config.label)
+    weight = config.lm_weight if lm_weight is None else lm_weight
+    if weight == "tuned":
+        raise ConfigError(f"arm {name!r} wants a tuned lm_weight, and none was chosen")
+    priors = _priors(name, config, sample, known, tuning)
+    engine = engines.get(config.engine, config.adapter) if weight or config.decoding == "free" else None
+    prompt = config.prompt or (record.prompt if record else "next_item")
+    length = config.max_history
+    if length is None:
+        length = record.max_history if record else 20
+    recommender = Recommender(
+        catalog,
+        engine,
+        prompt=prompt,
+        prompts=PromptLibrary.default(*([config.prompt_folder] if config.prompt_folder else [])),
+        priors=priors,
+        lm_weight=weight,
+        decoding=config.decoding,
+        normalise=config.normalise,
+        num_beams=config.num_beams,
+        exact=config.exact,
+        max_history=length,
+    )
+    settings = config.model_dump(mode="json", exclude_defaults=True)
+    settings |= {"prompt": recommender.template().ref, "max_history": length, "lm_weight": weight}
+    if priors:
+        settings["prior_weights"] = {prior.name: prior.weight for prior in priors}
+    if engine is not None:
+        settings |= {"model": engine.name, "tokenizer": engine.tokenizer_digest}
+    if config.adapter is not None:
+        settings["adapter_digest"] = folder_digest(Path(config.adapter))
+    return Arm(name, "arm", recommender, settings, _digest(settings, catalog))
+
+
+def folder_digest(folder: Path) -> str:
+    """SHA-256 of the files of an adapter, 16 hex digits; of the name alone where it is no folder."""
+    hashed = hashlib.sha256()
+    if not folder.is_dir():
+        hashed.update(str(folder).encode())
+    for path in sorted(folder.glob("adapter_*")):
+        hashed.update(path.name.encode() + path.read_bytes())
+    return hashed.hexdigest()[:16]
+
+
+def _priors(name: str, config: ArmConfig, sample: Sample, known: Sequence[Result], tuning: bool) -> list[Prior]:
+    wanted = config.priors
+    if wanted == NONE:
+        return []
+    if isinstance(wanted, str):
+        by_name = {result.name: result for result in known}
+        if wanted == BEST and known:
+            chosen = max(known, key=lambda result: result.validation)
+        elif wanted in by_name:
+            chosen = by_name[wanted]
+        else:
+            there = ", ".join([NONE, *([BEST] if known else []), *by_name])
+            raise ConfigError(f"arm {name!r}: no priors are called {wanted!r}; there are {there}")
+        return _soft(chosen.tuned if tuning else chosen.priors)
+    fitted: list[Prior] = []
+    for one, settings in wanted.items():
+        if one not in FITTED:
+            raise ConfigError(f"arm {name!r}: no prior is called {one!r}; there are {', '.join(FITTED)}")
+        try:
+            fitted.append(FITTED[one](sample.known, sample.catalog, **settings))
+        except TypeError as error:
+            raise ConfigError(f"arm {name!r}, prior {one}: {error}") from None
+    return fitted
+
+
+def _soft(priors: Sequence[Prior]) -> list[Prior]:
+    """Without `Seen`, which every recommender has of its own."""
+    return [prior for prior in priors if not isinstance(prior, Seen)]
+
+
+def _classic(name: str, priors: Sequence[Prior], settings: Mapping[str, float], catalog: Catalog) -> Arm:
+    recommender = Recommender(catalog, None, priors=priors, lm_weight=0.0)
+    return Arm(name, "baseline", recommender, dict(settings), _digest({"classic": name, **settings}, catalog))
+
+
+def _digest(settings: Mapping[str, Any], catalog: Catalog) -> str:
+    text = "\n".join(f"{key}={settings[key]!r}" for key in sorted(settings))
+    return hashlib.sha256(f"{text}\n{catalog.digest}".encode()).hexdigest()[:16]

@@ -1,0 +1,84 @@
+"""Baselines that need no fit, as priors: random, repeat the last item, and BM25 on the words of the history."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from llmgen.bm25 import BM25Index
+from llmgen.catalog import Catalog
+from llmgen.priors import item_text
+from llmgen.types import FloatArray, Query
+
+
+@dataclass(frozen=True, eq=False)
+class Random:
+    """Any order, the same one for a user always.
+
+    Attributes:
+        n_items: Size of the catalog.
+        seed: Another seed, another order.
+        weight: Exponent.
+        name: Key in `Recommendation.terms`.
+    """
+
+    n_items: int
+    seed: int = 0
+    weight: float = 1.0
+    name: str = "random"
+
+    def log_weights(self, queries: Sequence[Query]) -> FloatArray:
+        """See `Prior`."""
+        rows = [np.random.default_rng([self.seed, _number(str(query.user_id))]) for query in queries]
+        return np.log([1.0 - rng.random(self.n_items) for rng in rows]) if rows else np.empty((0, self.n_items))
+
+
+@dataclass(frozen=True, eq=False)
+class RepeatLast:
+    """What was taken last comes first, then what was taken before it; what was never taken last of all.
+
+    Attributes:
+        catalog: The items.
+        weight: Exponent.
+        name: Key in `Recommendation.terms`.
+    """
+
+    catalog: Catalog = field(repr=False)
+    weight: float = 1.0
+    name: str = "repeat_last"
+
+    def log_weights(self, queries: Sequence[Query]) -> FloatArray:
+        """See `Prior`."""
+        found = np.zeros((len(queries), len(self.catalog)))
+        for row, query in zip(found, queries, strict=True):
+            for age, position in enumerate(dict.fromkeys(reversed(self.catalog.positions(query.history)))):
+                row[position] = 1.0 / (1 + age)
+        return found
+
+
+class HistoryText:
+    """Items whose title and attributes share the most with those of the newest items taken, by BM25.
+
+    Args:
+        catalog: The items.
+        newest: How many of them are read.
+    """
+
+    name = "bm25"
+    weight = 1.0
+
+    def __init__(self, catalog: Catalog, *, newest: int = 10) -> None:
+        self.catalog, self.newest = catalog, newest
+        self._index = BM25Index([item_text(catalog, item) for item in catalog])
+
+    def log_weights(self, queries: Sequence[Query]) -> FloatArray:
+        """See `Prior`; BM25 scores as they are."""
+        read = [" ".join(item_text(self.catalog, item) for item in query.history[-self.newest :]) for query in queries]
+        return np.stack([self._index.scores(text) for text in read]) if read else np.empty((0, len(self.catalog)))
+
+
+def _number(text: str) -> int:
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")

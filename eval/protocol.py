@@ -1,0 +1,176 @@
+"""Who is asked about what: the frozen sample of users that every arm of a run answers for."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+import polars as pl
+from pydantic import BaseModel, ConfigDict, Field
+
+from llmgen.catalog import Catalog
+from llmgen.datasets import Dataset
+from llmgen.errors import ConfigError, DataError
+from llmgen.splits import History, Ties, global_time, histories, leave_one_out
+from llmgen.types import Query
+from llmgen.workspace import DataSettings
+
+
+class Protocol(BaseModel):
+    """How a log becomes questions with known answers.
+
+    Attributes:
+        data: Fields of `llmgen.workspace.DataSettings`.
+        split: `leave_one_out`: the last item of each user is looked for, the one before is for choosing settings.
+            `time`: what each user took in the last part of the log is looked for, with all before as the history.
+        ties: What orders interactions of equal time, `leave_one_out` only.
+        test_share: Share of the log that the last part is, `time` only; the part for choosing is as large again.
+        users: How many are asked, drawn at random; None for all.
+        seed: Of the draw, and of everything random in a run.
+        k: Length of the answers, and cut-off of the metrics.
+        seen: `removed`: items of the history are no answer, as for films. `kept`: they are, as where people buy again.
+        candidates: How many items each user gets to choose from, the held-out ones among them and the others drawn
+            at random from what the user never took, in random order; None for the whole catalog.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    data: Mapping[str, Any] = {"dataset": "movielens-100k"}
+    split: Literal["leave_one_out", "time"] = "leave_one_out"
+    ties: Ties = "file"
+    test_share: float = Field(0.1, gt=0, lt=0.5)
+    users: int | None = Field(None, ge=2)
+    seed: int = 0
+    k: int = Field(10, ge=1)
+    seen: Literal["removed", "kept"] = "removed"
+    candidates: int | None = Field(None, ge=2)
+
+    def load(self) -> Dataset:
+        """The data.
+
+        Raises:
+            ConfigError: A setting of `data` that there is not.
+            DataError: See `llmgen.datasets`.
+        """
+        try:
+            settings = DataSettings(**self.data)
+        except TypeError as error:
+            raise ConfigError(f"data: {error}; it takes the fields of llmgen.workspace.DataSettings") from None
+        return settings.load()
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """Questions with known answers.
+
+    Attributes:
+        catalog: What can be answered.
+        known: Interactions to fit on; the queries' histories are theirs.
+        queries: One a user.
+        held_out: Ids that each user took next, in order of time, none twice, at least one.
+        times: When each user took the first of them, seconds since 1970.
+        candidates: Ids that each user has the choice of; None for the whole catalog.
+    """
+
+    catalog: Catalog
+    known: pl.DataFrame
+    queries: tuple[Query, ...]
+    held_out: tuple[tuple[str, ...], ...]
+    times: tuple[float, ...]
+    candidates: tuple[tuple[str, ...], ...] | None = None
+
+    @property
+    def users(self) -> list[str]:
+        """Ids, in order of the queries."""
+        return [str(query.user_id) for query in self.queries]
+
+    @property
+    def next_items(self) -> list[str]:
+        """The first item that each user took next."""
+        return [items[0] for items in self.held_out]
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of users, histories, held-out items and candidates, 16 hex digits."""
+        hashed = hashlib.sha256()
+        offered = self.candidates or ((),) * len(self.queries)
+        for query, items, candidates in zip(self.queries, self.held_out, offered, strict=True):
+            history = [item.id for item in query.history]
+            parts = [str(query.user_id), *("\1".join(ids) for ids in (history, items, candidates))]
+            hashed.update(("\0".join([*parts, str(query.k), str(query.exclude_seen)]) + "\n").encode())
+        return hashed.hexdigest()[:16]
+
+    def part(self, numbers: Iterable[int]) -> Sample:
+        """Some of the questions."""
+        chosen = list(numbers)
+        return Sample(
+            self.catalog,
+            self.known,
+            tuple(self.queries[number] for number in chosen),
+            tuple(self.held_out[number] for number in chosen),
+            tuple(self.times[number] for number in chosen),
+            None if self.candidates is None else tuple(self.candidates[number] for number in chosen),
+        )
+
+    def spread(self, users: int) -> Sample:
+        """At most so many of the questions, evenly spread over all."""
+        last = len(self.queries) - 1
+        return self.part(np.unique(np.linspace(0, last, min(users, last + 1)).round().astype(int)).tolist())
+
+
+def samples(protocol: Protocol, dataset: Dataset) -> tuple[Sample, Sample]:
+    """What settings are chosen on, of all users, and what is measured on, of the users that the protocol draws.
+
+    Raises:
+        DataError: The split leaves nobody to ask.
+    """
+    if protocol.split == "leave_one_out":
+        split = leave_one_out(dataset.interactions, ties=protocol.ties)
+        train, validation, test = split.train, split.validation, split.test
+    else:
+        share = protocol.test_share
+        train, validation, test, *_ = global_time(dataset.interactions, test_share=share, validation_share=share)
+    tuning = _sample(protocol, dataset.catalog, [train], validation)
+    final = _sample(protocol, dataset.catalog, [train, validation], test)
+    if protocol.users is not None and protocol.users < len(final.queries):
+        drawn = np.random.default_rng(protocol.seed).choice(len(final.queries), protocol.users, replace=False)
+        final = final.part(np.sort(drawn).tolist())
+    return tuning, final
+
+
+def _sample(protocol: Protocol, catalog: Catalog, before: Sequence[pl.DataFrame], held: pl.DataFrame) -> Sample:
+    past = histories(*before, catalog=catalog)
+    removed = protocol.seen == "removed"
+    queries, held_out, times, candidates = [], [], [], []
+    columns = held.select("user_id", "item_id", "timestamp").iter_rows()
+    for user, group in itertools.groupby(columns, key=lambda row: row[0]):
+        items, ratings = past.get(user, History((), None))
+        taken = {item.id for item in items}
+        rows = [row for row in group if not (removed and row[1] in taken)]
+        if not rows:
+            continue
+        wanted = tuple(dict.fromkeys(item for _, item, _ in rows))
+        queries.append(Query(items, None, user, k=protocol.k, ratings=ratings, exclude_seen=removed))
+        held_out.append(wanted)
+        times.append(float(rows[0][2]))
+        if protocol.candidates is not None:
+            candidates.append(_candidates(catalog, user, wanted, taken, protocol))
+    if not queries:
+        raise DataError("the split leaves no user with an item to look for; hold out more, or keep seen items")
+    offered = tuple(candidates) if protocol.candidates is not None else None
+    return Sample(catalog, pl.concat(list(before)), tuple(queries), tuple(held_out), tuple(times), offered)
+
+
+def _candidates(
+    catalog: Catalog, user: str, wanted: Sequence[str], taken: Collection[str], protocol: Protocol
+) -> tuple[str, ...]:
+    rng = np.random.default_rng([protocol.seed, *user.encode()])
+    others = [item for item in catalog.ids if item not in taken and item not in set(wanted)]
+    count = min(len(others), max(0, (protocol.candidates or 0) - len(wanted)))
+    chosen = [*wanted, *(others[number] for number in rng.choice(len(others), count, replace=False))]
+    return tuple(chosen[number] for number in rng.permutation(len(chosen)))

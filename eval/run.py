@@ -1,0 +1,187 @@
+"""Evaluate recommenders on a data set: metrics with intervals, cost, slices, beside the classic baselines.
+
+    python -m eval.run --arm tuned=adapter:runs/ml-100k,priors:best,lm_weight:tuned --out runs/eval
+
+Every answer is written as it comes; the same command goes on after a stop. The folder ends up with `results.json`
+(`eval.results`), `report.html`, the resolved `config.yaml` and the answers. Two arms against each other: `eval.ab`.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+import yaml
+from rich.console import Console
+
+from eval import report
+from eval.answers import Store, ask, latencies, locked
+from eval.arms import Arm, ArmConfig, Engines, build, classics
+from eval.baselines import Result
+from eval.config import RunConfig
+from eval.environment import environment
+from eval.measures import Measures
+from eval.protocol import Sample, samples
+from eval.results import Results
+from eval.stats import Sequential
+from eval.summary import Asked, summarise
+from llmgen.errors import ConfigError, LLMGenError
+
+
+def execute(config: RunConfig, out: Path, *, command: str, against_classic: bool = False) -> Results:
+    """Ask, measure, compare, and write everything into a folder.
+
+    Args:
+        config: What to run.
+        out: The folder; a run in it that was stopped is gone on with.
+        command: For the record.
+        against_classic: Whether the arms are compared with the best classic instead of the first arm.
+
+    Raises:
+        LLMGenError: Settings, data, models or files are not what they should be.
+    """
+    if not config.arms:
+        raise ConfigError("there is no arm to run; give --arm NAME=PROMPT, or arms in the file")
+    started = datetime.now(UTC).isoformat(timespec="seconds")
+    with locked(out):
+        settings = config.model_dump(mode="json")
+        (out / "config.yaml").write_text(yaml.safe_dump(settings, sort_keys=False, allow_unicode=True), "utf-8")
+        dataset = config.protocol.load()
+        tuning, final = samples(config.protocol, dataset)
+        if config.stop_early:
+            order = np.random.default_rng(config.protocol.seed).permutation(len(final.queries))
+            final = final.part(order.tolist())
+        standing, known = classics(config.classics, config.protocol, tuning, final)
+        engines = Engines()
+        arms = [_arm(name, one, config, tuning, final, known, engines, out) for name, one in config.arms.items()]
+        if taken := {arm.name for arm in arms} & {arm.name for arm in standing}:
+            raise ConfigError(f"an arm may not be called {min(taken)!r}: that is a classic baseline's name")
+        best = max(known, key=lambda result: result.validation).name if known else ""
+        baseline = config.baseline or (best if against_classic and best else arms[0].name)
+        everyone = [*arms, *standing]
+        if baseline not in {arm.name for arm in everyone}:
+            raise ConfigError(f"the baseline {baseline!r} is no arm; there are {', '.join(a.name for a in everyone)}")
+        asked = _ask_all(config, everyone, final, baseline, out)
+        costs = {arm.name: latencies(arm, asked.sample, config.latency_users) for arm in arms if config.latency_users}
+        results = summarise(config, dataset, asked, baseline, known, costs, environment(command, started))
+        results.write(out)
+        report.write(results, out)
+    return results
+
+
+def main(
+    out: Annotated[Path, typer.Option(help="Folder of this run; one that was stopped is gone on with.")],
+    config: Annotated[Path | None, typer.Option(help="YAML, see RunConfig.")] = None,
+    arm: Annotated[list[str] | None, typer.Option(help="NAME=PROMPT or NAME=key:value,key:value. Repeatable.")] = None,
+    users: Annotated[int | None, typer.Option(help="How many are asked; all by default.")] = None,
+    k: Annotated[int | None, typer.Option(help="Length of the answers.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of everything random.")] = None,
+    classic: Annotated[str | None, typer.Option("--classics", help="tuned, defaults or none.")] = None,
+    json_output: Annotated[bool, typer.Option("--json", help="Print results.json instead of tables.")] = False,
+) -> None:
+    """Run, write and print."""
+    with told():
+        chosen = RunConfig.read(config, arm or (), users=users, k=k, seed=seed, classics=classic)
+        results = execute(chosen, out, command=command_line("eval.run"), against_classic=True)
+        shown(results, out, json_output)
+
+
+class told:
+    """Tells an error of ours on the terminal and ends with code 2."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, LLMGenError):
+            Console(stderr=True).print(f"[red]error:[/] {error}", highlight=False, soft_wrap=True)
+            raise typer.Exit(2) from error
+
+
+def shown(results: Results, out: Path, json_output: bool) -> None:
+    """Print results for people, or for programs."""
+    if json_output:
+        typer.echo(results.model_dump_json(indent=1))
+    else:
+        report.show(results, Console())
+        typer.echo(f"report: {out / 'report.html'}")
+
+
+def command_line(module: str) -> str:
+    """How this process was called."""
+    return " ".join(["python -m", module, *sys.argv[1:]])
+
+
+def _arm(
+    name: str,
+    settings: ArmConfig,
+    config: RunConfig,
+    tuning: Sample,
+    final: Sample,
+    known: Sequence[Result],
+    engines: Engines,
+    out: Path,
+) -> Arm:
+    if settings.lm_weight != "tuned":
+        return build(name, settings, final, known, engines)
+    some = replace(tuning.spread(config.tuning_users), candidates=None)
+    measures = Measures(some, config.protocol.k)
+    tried = [
+        build(f"{name} {weight:g}", settings, some, known, engines, lm_weight=weight, tuning=True)
+        for weight in config.lm_weights
+    ]
+    stores = [Store(out, arm, some) for arm in tried]
+    ask(tried, some, stores, f"{name}: choosing the LM's weight")
+    scores = [measures.per_user(store.table(some.users))[f"ndcg@{config.protocol.k}"].mean() for store in stores]
+    chosen = config.lm_weights[int(np.argmax(scores))]
+    arm = build(name, settings, final, known, engines, lm_weight=chosen)
+    curve = {f"{weight:g}": round(float(score), 4) for weight, score in zip(config.lm_weights, scores, strict=True)}
+    return replace(arm, settings={**arm.settings, "validation_by_lm_weight": curve})
+
+
+def _ask_all(config: RunConfig, arms: Sequence[Arm], sample: Sample, baseline: str, out: Path) -> Asked:
+    stores = {arm.name: Store(out, arm, sample) for arm in arms}
+    slow = [arm for arm in arms if arm.recommender.engine is not None]
+    quick = [arm for arm in arms if arm.recommender.engine is None]
+    if quick:
+        ask(quick, sample, [stores[arm.name] for arm in quick], "Baselines")
+    done = len(sample.queries)
+    if slow:
+        enough = _watch(config, [arm.name for arm in slow], stores, sample, baseline) if config.stop_early else None
+        done = ask(slow, sample, [stores[arm.name] for arm in slow], "Asking", enough=enough)
+    sample = sample.part(range(done))
+    measures = Measures(sample, config.protocol.k)
+    answers = {name: store.table(sample.users) for name, store in stores.items()}
+    return Asked(arms, sample, answers, {name: measures.per_user(table) for name, table in answers.items()})
+
+
+def _watch(
+    config: RunConfig, names: Sequence[str], stores: Mapping[str, Store], sample: Sample, baseline: str
+) -> Callable[[int], bool]:
+    """After each batch: is the sign of every arm's difference certain?"""
+    watched = {name: Sequential() for name in names if name != baseline}
+    seen = 0
+
+    def enough(done: int) -> bool:
+        nonlocal seen
+        fresh = sample.part(range(seen, done))
+        measures = Measures(fresh, config.protocol.k)
+        values = {
+            name: measures.per_user(stores[name].table(fresh.users))[config.main_metric] for name in {*names, baseline}
+        }
+        seen = done
+        for name, watch in watched.items():
+            watch.add(values[name] - values[baseline])
+        return bool(watched) and all(watch.decided for watch in watched.values())
+
+    return enough
+
+
+if __name__ == "__main__":
+    typer.run(main)

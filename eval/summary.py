@@ -1,0 +1,270 @@
+"""From answers to results: means, differences, slices, examples and the verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+
+from eval.arms import Arm
+from eval.baselines import Result
+from eval.config import RunConfig
+from eval.measures import Measures
+from eval.protocol import Sample
+from eval.results import (
+    ArmSummary,
+    Difference,
+    Environment,
+    Example,
+    Interval,
+    Results,
+    SampleSummary,
+    Shown,
+    SliceRow,
+)
+from eval.stats import compare, detectable_difference, interval_of_mean, paired_difference
+from llmgen.datasets import Dataset
+from llmgen.errors import ConfigError
+from llmgen.types import FloatArray
+from training.sft import digest
+
+EXAMPLES = 20
+"""Users in the report's row explorer."""
+SHOWN_HISTORY = 30
+"""Items of a history that it shows."""
+
+
+@dataclass(frozen=True, eq=False)
+class Asked:
+    """Arms with their answers, measured.
+
+    Attributes:
+        arms: The arms in order, then the classics.
+        sample: Who was asked.
+        answers: Arm -> one row a user; see `eval.answers.SCHEMA`.
+        values: Arm -> metric -> one value a user.
+    """
+
+    arms: Sequence[Arm]
+    sample: Sample
+    answers: Mapping[str, pl.DataFrame]
+    values: Mapping[str, Mapping[str, FloatArray]]
+
+
+def summarise(
+    config: RunConfig,
+    dataset: Dataset,
+    asked: Asked,
+    baseline: str,
+    known: Sequence[Result],
+    latency: Mapping[str, Sequence[float]],
+    environment: Environment,
+) -> Results:
+    """Everything that `results.json` says.
+
+    Args:
+        config: Of the run.
+        dataset: Of the sample.
+        asked: The answers.
+        baseline: Arm or classic that the others are compared with.
+        known: The classics.
+        latency: Arm -> seconds of users who were asked alone.
+        environment: Where it ran.
+
+    Raises:
+        ConfigError: The main metric is none of those measured.
+    """
+    protocol, metric, seed = config.protocol, config.main_metric, config.protocol.seed
+    measures = Measures(asked.sample, protocol.k)
+    names = list(asked.values[baseline])
+    if metric not in names:
+        raise ConfigError(f"there is no metric {metric!r}; there are {', '.join(names)}")
+    compared = [arm.name for arm in asked.arms if arm.kind == "arm" or arm.name == baseline]
+    rows = []
+    if len(compared) > 1:
+        hits = [name for name in names if name in measures.hits]
+        values = {name: asked.values[name] for name in compared}
+        rows = compare(values, baseline=baseline, hits=hits, draws=config.draws, seed=seed)
+    number = len(rows) or 1
+    differences = tuple(
+        Difference(
+            arm=row.arm,
+            metric=row.metric,
+            mean=row.difference.mean,
+            low=row.difference.low,
+            high=row.difference.high,
+            p=row.p,
+            p_holm=row.p_holm,
+            test=row.test,
+            effect=float(np.clip(row.difference.effect, -99, 99)),
+            wins=row.difference.wins,
+            ties=row.difference.ties,
+            losses=row.difference.losses,
+            detectable=_detectable(asked.values[row.arm][row.metric] - asked.values[baseline][row.metric], number),
+        )
+        for row in rows
+    )
+    others = [name for name in compared if name != baseline]
+    return Results(
+        verdict=verdict(differences, metric, baseline, len(asked.sample.queries)),
+        metric=metric,
+        baseline=baseline,
+        sample=SampleSummary(
+            dataset=dataset.name,
+            users=len(asked.sample.queries),
+            items=len(dataset.catalog),
+            digest=asked.sample.digest,
+            catalog=dataset.catalog.digest,
+            data=digest(dataset.interactions),
+            protocol=protocol.model_dump(mode="json"),
+        ),
+        environment=environment,
+        arms=tuple(_arm_summary(arm, asked, measures, latency, config) for arm in asked.arms),
+        differences=differences,
+        slices=tuple(_slices(measures, asked, compared, baseline, metric, config)),
+        per_user={
+            name: sorted((asked.values[name][metric] - asked.values[baseline][metric]).tolist()) for name in others
+        },
+        examples=tuple(_examples(asked, compared, baseline, metric)),
+        notes=tuple(_notes(config, known, asked)),
+    )
+
+
+def verdict(differences: Sequence[Difference], metric: str, baseline: str, users: int) -> str:
+    """The one sentence."""
+    rows = [row for row in differences if row.metric == metric]
+    if not rows:
+        return f"{users} users were asked; there is nothing to compare with."
+    name = _spoken(metric)
+    better = [row for row in rows if row.p_holm < 0.05 and row.mean > 0]
+    worse = [row for row in rows if row.p_holm < 0.05 and row.mean < 0]
+    told = [
+        f"{row.arm} is {'better' if row.mean > 0 else 'worse'} than {baseline}: {row.mean:+.4f} {name} "
+        f"[{row.low:+.4f}, {row.high:+.4f}]"
+        for row in sorted([*better, *worse], key=lambda row: -abs(row.mean))
+    ]
+    if not told:
+        most = max(row.detectable for row in rows)
+        who = rows[0].arm if len(rows) == 1 else "any arm"
+        row = max(rows, key=lambda row: abs(row.mean))
+        return (
+            f"No difference between {who} and {baseline} can be seen: {row.mean:+.4f} {name} "
+            f"[{row.low:+.4f}, {row.high:+.4f}] for {row.arm}, and these {users} users would show one of {most:.4f}."
+        )
+    rest = len(rows) - len(told)
+    return "; ".join(told) + (f"; {rest} other{'s' if rest > 1 else ''} cannot be told apart from it." if rest else ".")
+
+
+def _spoken(metric: str) -> str:
+    name, at, k = metric.partition("@")
+    return f"{name.upper()}{at}{k}"
+
+
+def _detectable(differences: FloatArray, comparisons: int) -> float:
+    sd = float(differences.std(ddof=1))
+    return detectable_difference(sd, len(differences), comparisons=comparisons) if sd > 0 else 0.0
+
+
+def _arm_summary(
+    arm: Arm, asked: Asked, measures: Measures, latency: Mapping[str, Sequence[float]], config: RunConfig
+) -> ArmSummary:
+    answers = asked.answers[arm.name]
+    means = {
+        name: interval_of_mean(values, draws=config.draws, seed=config.protocol.seed)
+        for name, values in asked.values[arm.name].items()
+    }
+    cost = None
+    if arm.kind == "arm":
+        cost = measures.cost(answers, latency.get(arm.name, ()), config.price_per_hour)
+    return ArmSummary(
+        name=arm.name,
+        kind=arm.kind,
+        settings=arm.settings,
+        prompt=arm.recommender.template().ref if arm.recommender.config.lm_weight else "",
+        metrics={name: Interval(mean=one.mean, low=one.low, high=one.high) for name, one in means.items()},
+        lists=measures.lists(answers),
+        cost=cost,
+    )
+
+
+def _slices(
+    measures: Measures, asked: Asked, compared: Sequence[str], baseline: str, metric: str, config: RunConfig
+) -> Iterable[SliceRow]:
+    for by, value, inside in measures.slices():
+        for name in compared:
+            mine, theirs = asked.values[name][metric][inside], asked.values[baseline][metric][inside]
+            difference = None
+            if name != baseline:
+                found = paired_difference(mine, theirs, draws=min(config.draws, 2_000), seed=config.protocol.seed)
+                difference = Interval(mean=found.mean, low=found.low, high=found.high)
+            yield SliceRow(
+                by=by,
+                value=value,
+                users=len(inside),
+                arm=name,
+                metric=metric,
+                arm_mean=float(mine.mean()),
+                difference=difference,
+            )
+
+
+def _examples(asked: Asked, compared: Sequence[str], baseline: str, metric: str) -> Iterable[Example]:
+    if len(compared) < 2:
+        return
+    table = np.stack([asked.values[name][metric] for name in compared])
+    spread = table.max(axis=0) - table.min(axis=0)
+    by_name = {arm.name: arm for arm in asked.arms}
+    for number in np.argsort(-spread, kind="stable")[:EXAMPLES].tolist():
+        if not spread[number] > 0:
+            return
+        query, wanted = asked.sample.queries[number], asked.sample.held_out[number]
+        catalog = asked.sample.catalog
+        answers = {}
+        for row, name in enumerate(compared):
+            recommender, items = by_name[name].recommender, asked.answers[name]["items"][number].to_list()
+            prompt = ""
+            if recommender.engine is not None and asked.sample.candidates is None:
+                messages = recommender.messages(query).messages
+                prompt = "\n\n".join(f"{message.role}: {message.content}" for message in messages)
+            answers[name] = Shown(
+                prompt=prompt,
+                items=tuple(recommender.catalog.label(catalog[item]) for item in items),
+                hits=tuple(item in wanted for item in items),
+                value=float(table[row, number]),
+            )
+        yield Example(
+            user=str(query.user_id),
+            history=tuple(catalog.label(item) for item in query.history[-SHOWN_HISTORY:]),
+            held_out=tuple(catalog.label(catalog[item]) for item in wanted),
+            answers=answers,
+        )
+
+
+def _notes(config: RunConfig, known: Sequence[Result], asked: Asked) -> Iterable[str]:
+    protocol = config.protocol
+    if protocol.split == "leave_one_out":
+        yield (
+            "Leave-one-out: the last item of each user is looked for; settings are chosen on the one before. Equal "
+            f"times are ordered by {'the file' if protocol.ties == 'file' else 'item id'}."
+        )
+    else:
+        yield f"Split in time: what each user took in the last {protocol.test_share:.0%} of the log is looked for."
+    yield (
+        "Items of the history are removed from the answers."
+        if protocol.seen == "removed"
+        else "Items of the history may be recommended again."
+    )
+    if protocol.candidates is None:
+        yield "The whole catalog is ranked."
+    else:
+        yield f"Each user chooses from {protocol.candidates} candidates drawn at random."
+    if known:
+        best = max(known, key=lambda result: result.validation)
+        yield f"Classic baselines, {config.classics}: {best.name} was best on validation ({best.validation:.4f})."
+    if config.stop_early:
+        yield (
+            f"Stopped after {len(asked.sample.queries)} users, in random order, by a test that allows for looking "
+            "after each batch; the intervals here do not."
+        )
