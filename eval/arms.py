@@ -58,7 +58,7 @@ class ArmConfig(BaseModel):
     normalise: Normalise = "catalog"
     num_beams: int | None = Field(None, ge=1)
     exact: bool = False
-    priors: str | Mapping[str, Mapping[str, float]] = NONE
+    priors: str | Mapping[str, Mapping[str, int | float]] = NONE
     lm_weight: float | Literal["tuned"] = 1.0
 
     @field_validator("priors", mode="before")

@@ -70,6 +70,7 @@ def execute(config: RunConfig, out: Path, *, command: str, against_classic: bool
         asked = _ask_all(config, everyone, final, baseline, out)
         costs = {arm.name: latencies(arm, asked.sample, config.latency_users) for arm in arms if config.latency_users}
         results = summarise(config, dataset, asked, baseline, known, costs, environment(command, started))
+        asked.write(out)
         results.write(out)
         report.write(results, out)
     return results

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -32,6 +33,8 @@ from training.sft import digest
 
 EXAMPLES = 20
 """Users in the report's row explorer."""
+USERS = "users.parquet"
+"""In a run's folder: columns `arm`, `user_id`, and one a metric; for `eval.compare` and for your own questions."""
 SHOWN_HISTORY = 30
 """Items of a history that it shows."""
 
@@ -51,6 +54,16 @@ class Asked:
     sample: Sample
     answers: Mapping[str, pl.DataFrame]
     values: Mapping[str, Mapping[str, FloatArray]]
+
+    def write(self, folder: Path) -> None:
+        """Put every user's values into a folder, whole or not at all."""
+        tables = [
+            pl.DataFrame({"arm": [name] * len(self.sample.users), "user_id": self.sample.users, **columns})
+            for name, columns in self.values.items()
+        ]
+        part = folder / f"{USERS}.part"
+        pl.concat(tables).write_parquet(part)
+        part.replace(folder / USERS)
 
 
 def summarise(
@@ -145,6 +158,8 @@ def verdict(differences: Sequence[Difference], metric: str, baseline: str, users
         f"[{row.low:+.4f}, {row.high:+.4f}]"
         for row in sorted([*better, *worse], key=lambda row: -abs(row.mean))
     ]
+    if not told and not any(row.wins or row.losses for row in rows):
+        return f"Every arm gave every user the same {name} as {baseline}: {users} users, nothing differs."
     if not told:
         most = max(row.detectable for row in rows)
         who = rows[0].arm if len(rows) == 1 else "any arm"

@@ -17,9 +17,9 @@ every node instead of at the end: the children c of a node share its probability
 and items that share a leaf in proportion to w. score(i) is the logarithm of the probability that item i gets so: a
 distribution over the eligible items, whose scores need no further sum. At lm_weight 0 it is the prior.
 
-`log P_LM` only falls along a path, so `lm_weight * log P_LM(node) + max of log w below the node` bounds every item below
-the node; in `fused` mode the node's own log-probability does. A beam that has pruned nothing with a bound above its
-k-th score has therefore found the exact top k, and says so; `exact=True` goes on until that is the case.
+`log P_LM` only falls along a path, so `lm_weight * log P_LM(node) + max of log w below the node` bounds every item
+below the node; in `fused` mode the node's own log-probability does. A beam that has pruned nothing with a bound above
+its k-th score has therefore found the exact top k, and says so; `exact=True` goes on until that is the case.
 
 `probability` is `exp(score)` over its sum for all eligible items. Below nodes that were not opened, the model's
 probability is taken as spread evenly over the items there: that makes the sum exact where everything was opened, where

@@ -37,7 +37,7 @@ $ llmgen recommend --engine hf --adapter {folder} --user USER
 {metrics}
 
 NDCG@10 on the last but one item of a sample of users, full ranking; chosen for, so optimistic. A test with intervals is
-`python -m eval.quality --adapter {folder} --prompt {prompt} --max-history {max_history}`.
+`python -m eval.run --arm tuned=adapter:{folder},priors:best,lm_weight:tuned --out runs/eval`.
 
 ## Limits and licences
 

@@ -6,7 +6,8 @@ import logging
 import math
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -154,7 +155,8 @@ class CatalogTrainer(SFTTrainer):
             return {}
         model = self.accelerator.unwrap_model(self.model)
         model.eval()
-        found = {f"eval_{name}": value for name, value in self._measure(model).items()}
+        with _as_served(model):
+            found = {f"eval_{name}": value for name, value in self._measure(model).items()}
         model.train()
         self._since, self._tokens = time.monotonic(), 0
         self.log(dict(found))
@@ -198,6 +200,17 @@ class CatalogTrainer(SFTTrainer):
     def _load_lm_weight(self, folder: Path) -> None:
         with torch.no_grad():
             self.log_lm_weight.copy_(torch.load(folder / WHOLE, weights_only=True))
+
+
+@contextmanager
+def _as_served(model: nn.Module) -> Iterator[None]:
+    """Without the autocast that accelerate puts around `forward` for training in bfloat16."""
+    wrapped = model.__dict__.pop("forward", None)
+    try:
+        yield
+    finally:
+        if wrapped is not None:
+            model.__dict__["forward"] = wrapped
 
 
 WHOLE = "lm_weight.pt"

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from math import log2, sqrt
 
@@ -10,7 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eval.metrics import (
+    auc,
+    average_precision_at_k,
+    calibration_error,
     coverage_at_k,
+    diversity_at_k,
     duplicate_rate,
     fallback_rate,
     gini_at_k,
@@ -18,13 +23,18 @@ from eval.metrics import (
     mae,
     mrr_at_k,
     ndcg_at_k,
+    novelty_at_k,
+    popularity_lift_at_k,
+    position_bias,
+    precision_at_k,
     recall_at_k,
+    repetition_at_k,
     rmse,
     valid_rate,
 )
 from llmgen.types import Grounding, Item, Method, Recommendation, Recommendations
 
-RANKING = (recall_at_k, hit_rate_at_k, ndcg_at_k, mrr_at_k)
+RANKING = (recall_at_k, hit_rate_at_k, ndcg_at_k, mrr_at_k, average_precision_at_k)
 
 
 def test_first_place_gives_one() -> None:
@@ -80,10 +90,56 @@ def test_ir_measures_agrees(order: list[str], length: int, relevant: set[str], k
     ranked = order[:length]
     qrels = {"q": dict.fromkeys(relevant, 1)}
     run = {"q": {item_id: float(-place) for place, item_id in enumerate(ranked)}}
-    measures = [ir_measures.R @ k, ir_measures.Success @ k, ir_measures.nDCG @ k, ir_measures.RR @ k]
+    measures = [
+        ir_measures.R @ k,
+        ir_measures.Success @ k,
+        ir_measures.nDCG @ k,
+        ir_measures.RR @ k,
+        ir_measures.AP @ k,
+    ]
     theirs = ir_measures.calc_aggregate(measures, qrels, run)
     for metric, measure in zip(RANKING, measures, strict=True):
         assert metric(ranked, relevant, k) == pytest.approx(theirs[measure]), measure
+    precision = ir_measures.P @ k
+    theirs = ir_measures.calc_aggregate([precision], qrels, run)
+    assert precision_at_k(ranked, relevant, k) == pytest.approx(theirs[precision])
+
+
+def test_beyond_accuracy_by_hand() -> None:
+    assert repetition_at_k(["a", "b", "c"], ["c", "c"], 3) == pytest.approx(1 / 3)
+    assert novelty_at_k(["a", "b"], {"a": 1.0, "b": 0.25}, 2) == 1.0
+    with pytest.raises(ValueError, match="'b' has no share"):
+        novelty_at_k(["a", "b"], {"a": 1.0}, 2)
+    assert popularity_lift_at_k(["a", "b"], ["b"], {"a": 3, "b": 1}, 2) == 1.0
+    assert math.isnan(popularity_lift_at_k(["a"], [], {"a": 3}, 1))
+    kinds = {"a": {"War"}, "b": {"War"}, "c": {"Comedy"}}
+    assert diversity_at_k(["a", "b", "c"], kinds, 3) == pytest.approx(2 / 3)
+    assert diversity_at_k(["a"], kinds, 3) == 0
+    assert position_bias(["a", "b", "c", "d"], ["b", "a", "d", "c"]) == pytest.approx(0.6)
+    for broken in (["a", "b", "c"], ["a", "a", "b", "c"], ["a", "b", "c", "e"]):
+        with pytest.raises(ValueError, match="each once"):
+            position_bias(["a", "b", "c", "d"], broken)
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.sampled_from([0.1, 0.4, 0.4, 0.9]), st.booleans()), min_size=2))
+def test_auc_is_the_share_of_pairs_in_order(rated: list[tuple[float, bool]]) -> None:
+    good = [score for score, liked in rated if liked]
+    bad = [score for score, liked in rated if not liked]
+    scores, liked = [score for score, _ in rated], [one for _, one in rated]
+    if not good or not bad:
+        with pytest.raises(ValueError, match="both kinds"):
+            auc(scores, liked)
+        return
+    pairs = [1.0 if one > other else 0.5 if one == other else 0.0 for one in good for other in bad]
+    assert auc(scores, liked) == pytest.approx(sum(pairs) / len(pairs))
+
+
+def test_calibration_error_by_hand() -> None:
+    assert calibration_error([0.9, 0.9, 0.1], [True, False, False]) == pytest.approx((0.8 + 0.1) / 3)
+    assert calibration_error([1.0], [True]) == 0
+    with pytest.raises(ValueError, match=r"not 1\.2"):
+        calibration_error([1.2], [True])
 
 
 def test_coverage_counts_each_item_once() -> None:

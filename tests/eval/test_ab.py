@@ -1,0 +1,295 @@
+"""Runs and A/B tests from end to end, with an engine that reads its prompt."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from typer import Typer
+from typer.testing import CliRunner
+
+import eval.ab
+import eval.run
+from eval import arms
+from eval.ab import Gate, planned
+from eval.answers import locked
+from eval.arms import ArmConfig
+from eval.compare import compare, compatible
+from eval.config import RunConfig
+from eval.results import Difference, Results
+from eval.summary import verdict
+from llmgen.engines.fake import END, VOCABULARY, FakeEngine
+from llmgen.errors import ConfigError, DataError
+
+TITLES = [f"{first}{second}" for first in ("Red", "Blue", "Gold", "Grey") for second in (" Sun", " Sea", " Fox")]
+USERS = 60
+
+
+class Reads(FakeEngine):
+    """Believes that people take again what stands last in the prompt."""
+
+    asked = 0
+
+    def __init__(self, die_after: int | None = None) -> None:
+        super().__init__(logits=self._says)
+        self.die_after = die_after
+
+    def next_logprobs(self, steps: Any) -> Any:
+        """Counts the prompts."""
+        self.asked += len({step.prompt for step in steps})
+        if self.die_after is not None and self.asked > self.die_after:
+            raise KeyboardInterrupt
+        return super().next_logprobs(steps)
+
+    @staticmethod
+    def _says(prompt: tuple[int, ...], suffix: tuple[int, ...]) -> np.ndarray:
+        text = bytes(token for token in prompt if token < 256).decode()
+        last = max(TITLES, key=text.rfind)
+        path = (*last.encode(), END)
+        logits = np.zeros(VOCABULARY)
+        if path[: len(suffix)] == suffix:
+            logits[path[len(suffix)]] = 8.0
+        return logits
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> dict[str, Any]:
+    """Protocol of people of whom most take their last item again."""
+    rng = np.random.default_rng(0)
+    with (tmp_path / "items.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([("item_id", "title"), *((f"i{n}", title) for n, title in enumerate(TITLES))])
+    rows: list[tuple[object, ...]] = [("user_id", "item_id", "timestamp")]
+    for user in range(USERS):
+        items = rng.permutation(len(TITLES))[:5].tolist()
+        rows += [(f"u{user}", f"i{item}", 100 * user + place) for place, item in enumerate(items)]
+        again = items[-1] if rng.random() < 0.7 else int(rng.integers(len(TITLES)))
+        rows.append((f"u{user}", f"i{again}", 100 * user + 9))
+    with (tmp_path / "log.csv").open("w", newline="") as file:
+        csv.writer(file).writerows(rows)
+    prompts = tmp_path / "prompts"
+    prompts.mkdir()
+    original = (Path(__file__).parents[2] / "prompts" / "next_item.jinja").read_text()
+    assert "listing(history)" in original
+    for name, listed in (("backwards", "listing(history|reverse|list)"), ("titleless", "history|length")):
+        text = original.replace("listing(history)", listed).replace("name: next_item", f"name: {name}")
+        (prompts / f"{name}.jinja").write_text(text)
+    data = {"items": tmp_path / "items.csv", "interactions": tmp_path / "log.csv"}
+    return {"data": data, "seen": "kept", "k": 3}
+
+
+@pytest.fixture
+def engine(monkeypatch: pytest.MonkeyPatch) -> Reads:
+    """What every arm is answered by."""
+    made = Reads()
+    monkeypatch.setattr(arms, "load_engine", lambda name, adapter=None: made)
+    return made
+
+
+def config(log: dict[str, Any], **changes: Any) -> RunConfig:
+    folder = log["data"]["items"].parent / "prompts"
+    there = {"next_item": {"prompt": "next_item"}}
+    there |= {name: {"prompt": name, "prompt_folder": folder} for name in ("backwards", "titleless")}
+    names = changes.pop("arms", ("next_item", "backwards"))
+    settings = {"classics": "none", "draws": 500, "latency_users": 2, "metric": "ndcg@3", **changes}
+    return RunConfig.model_validate({"protocol": log, "arms": {name: there[name] for name in names}, **settings})
+
+
+def execute(settings: RunConfig, out: Path) -> Results:
+    return eval.run.execute(settings, out, command="test")
+
+
+def test_a_planted_regression_is_found(log: dict[str, Any], engine: Reads, tmp_path: Path) -> None:
+    found = execute(config(log, arms=("next_item", "backwards", "titleless")), tmp_path / "out")
+    by_arm = {row.arm: row for row in found.differences if row.metric == "ndcg@3"}
+    for name in ("backwards", "titleless"):
+        assert by_arm[name].high < -0.3
+        assert by_arm[name].p_holm < 0.05  # 500 draws can show no less than 1 in 501, times six
+    means = {arm.name: arm.metrics["hr@3"].mean for arm in found.arms}
+    assert means["next_item"] > 0.65
+    assert "worse than next_item" in found.verdict
+    (gate,) = Gate.parse("ndcg@3 < -0.05").failures(found)[:1]
+    assert gate.startswith("backwards: ndcg@3 -0.")
+    assert Gate.parse("ndcg@3 < -0.99").failures(found) == []
+    assert found.examples[0].answers["next_item"].prompt.startswith("system: ")
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "worse than next_item" in page
+    assert Results.read(tmp_path / "out") == found
+
+
+def test_an_arm_against_itself_shows_nothing(log: dict[str, Any], engine: Reads, tmp_path: Path) -> None:
+    settings = config(log).model_copy(update={"arms": {"A": ArmConfig(prompt="next_item"), "B": ArmConfig()}})
+    found = execute(settings, tmp_path)
+    assert {row.mean for row in found.differences} == {0.0}
+    assert {row.p for row in found.differences} == {1.0}
+    assert "every user the same" in found.verdict
+
+
+def test_a_stopped_run_goes_on_and_ends_as_the_whole_one(log: dict[str, Any], engine: Reads, tmp_path: Path) -> None:
+    whole = execute(config(log), tmp_path / "whole")
+    engine.asked, engine.die_after = 0, 200
+    with pytest.raises(KeyboardInterrupt):
+        execute(config(log), tmp_path / "parts")
+    engine.asked, engine.die_after = 0, None
+    again = execute(config(log), tmp_path / "parts")
+    asked = engine.asked
+    engine.asked = 0
+    execute(config(log), tmp_path / "other")
+    assert 0 < asked < engine.asked
+    for one, other in zip(whole.arms, again.arms, strict=True):
+        assert (one.metrics, one.lists) == (other.metrics, other.lists)
+    assert (whole.differences, whole.slices, whole.examples) == (again.differences, again.slices, again.examples)
+
+
+def test_two_processes_do_not_share_a_folder(log: dict[str, Any], engine: Reads, tmp_path: Path) -> None:
+    with locked(tmp_path / "out"), pytest.raises(ConfigError, match="another process is working in"):
+        execute(config(log), tmp_path / "out")
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match="is a file"):
+        execute(config(log), tmp_path / "file")
+
+
+def test_answers_that_are_broken_are_named(log: dict[str, Any], engine: Reads, tmp_path: Path) -> None:
+    execute(config(log), tmp_path)
+    path = next((tmp_path / "answers").glob("next_item-*/*.parquet"))
+    path.write_bytes(b"nonsense")
+    with pytest.raises(DataError, match=r"cannot read the answers in .*remove the file"):
+        execute(config(log), tmp_path)
+    pl.DataFrame({"user_id": ["u1"]}).write_parquet(path)
+    with pytest.raises(DataError, match="other columns"):
+        execute(config(log), tmp_path)
+
+
+def test_a_template_that_changes_is_asked_again(log: dict[str, Any], engine: Reads, tmp_path: Path) -> None:
+    settings = config(log, latency_users=0)
+    execute(settings, tmp_path)
+    asked = engine.asked
+    execute(settings, tmp_path)
+    assert engine.asked == asked
+    path = log["data"]["items"].parent / "prompts" / "backwards.jinja"
+    path.write_text(path.read_text().replace("history|reverse|list", "history"))
+    again = execute(settings, tmp_path)
+    assert {row.mean for row in again.differences} == {0.0}
+
+
+def test_stopping_early_asks_fewer_users_and_says_so(log: dict[str, Any], engine: Reads, tmp_path: Path) -> None:
+    found = execute(config(log, stop_early=True), tmp_path)
+    assert found.sample.users < USERS
+    assert any(note.startswith(f"Stopped after {found.sample.users} users") for note in found.notes)
+    assert found.per_user["backwards"][0] < 0
+
+
+def test_a_weight_is_tuned_on_validation_users(log: dict[str, Any], engine: Reads, tmp_path: Path) -> None:
+    arm = ArmConfig(prompt="next_item", priors={"popularity": {"weight": 3.0}}, lm_weight="tuned")
+    settings = config(log, lm_weights=(0.0, 1.0), tuning_users=30).model_copy(update={"arms": {"tuned": arm}})
+    found = execute(settings, tmp_path)
+    # on validation, the last of five different items, what stands last in the prompt is never taken: weight 0
+    assert found.arms[0].settings["lm_weight"] == 0.0
+    assert set(found.arms[0].settings["validation_by_lm_weight"]) == {"0", "1"}
+
+
+def test_candidates_are_ranked_and_their_order_is_looked_at(log: dict[str, Any], engine: Reads, tmp_path: Path) -> None:
+    found = execute(config({**log, "candidates": 5}, arms=("next_item",)), tmp_path)
+    assert found.arms[0].metrics["hr@3"].mean > 0.5
+    assert -1 <= found.arms[0].metrics["position_bias"].mean <= 1
+
+
+def test_classics_stand_beside_the_arms(log: dict[str, Any], engine: Reads, tmp_path: Path) -> None:
+    settings = config(log, classics="defaults", arms=("next_item",))
+    found = eval.run.execute(settings, tmp_path, command="test", against_classic=True)
+    names = [arm.name for arm in found.arms if arm.kind == "baseline"]
+    assert names == ["random", "bm25", "repeat_last", "popularity", "item_knn", "ease", "transition", "mix"]
+    assert found.baseline in names
+    assert {row.arm for row in found.differences} == {"next_item"}
+    repeat = next(arm for arm in found.arms if arm.name == "repeat_last")
+    mine = found.arms[0]
+    assert repeat.metrics["mrr@3"].mean == pytest.approx(mine.metrics["mrr@3"].mean, abs=0.1)
+
+
+def test_the_plan_shrinks_with_the_sample(log: dict[str, Any]) -> None:
+    def first(users: int) -> float:
+        table = planned(config({**log, "users": users}))
+        return float(next(iter(table.columns[1].cells)).removeprefix("±"))
+
+    assert 1.5 < first(15) / first(60) < 5  # the root of 4, and fewer users to know the spread from
+
+
+def test_stored_results_are_compared_later(log: dict[str, Any], engine: Reads, tmp_path: Path) -> None:
+    one = execute(config(log, arms=("next_item",)), tmp_path / "one")
+    other = execute(config(log, arms=("backwards",)), tmp_path / "other")
+    both = execute(config(log), tmp_path / "both")
+    rows = compare(tmp_path / "one", tmp_path / "other")
+    (later,) = [row for row in rows if row.metric == "ndcg@3"]
+    (at_once,) = [row for row in both.differences if row.metric == "ndcg@3"]
+    assert later.difference.mean == pytest.approx(at_once.mean)
+    compatible(one, other)
+    elsewhere = execute(config({**log, "users": 20}, arms=("next_item",)), tmp_path / "elsewhere")
+    with pytest.raises(DataError, match="other users"):
+        compatible(one, elsewhere)
+
+
+def cli(main: Callable[..., None], *arguments: str) -> Any:
+    app = Typer()
+    app.command()(main)
+    return CliRunner().invoke(app, list(arguments))
+
+
+def test_exit_codes(log: dict[str, Any], engine: Reads, tmp_path: Path) -> None:
+    data = {name: str(path) for name, path in log["data"].items()}
+    path = tmp_path / "config.yaml"
+    path.write_text(json.dumps({"protocol": {**log, "data": data}, "classics": "none", "latency_users": 0}))
+    folder = log["data"]["items"].parent / "prompts"
+    both = ("--arm", "A=next_item", "--arm", f"B=prompt:backwards,prompt_folder:{folder}")
+    rest = ("--config", str(path), "--out", str(tmp_path / "out"), "--metric", "ndcg@3")
+    failed = cli(eval.ab.main, *both, *rest, "--fail-if", "ndcg@3 < -0.1")
+    assert failed.exit_code == 1
+    assert "failed:" in failed.output
+    assert cli(eval.ab.main, *both, *rest, "--fail-if", "ndcg@3 < -0.99").exit_code == 0
+    printed = cli(eval.ab.main, *both, *rest, "--json")
+    assert json.loads(printed.stdout[printed.stdout.index("{") :])["metric"] == "ndcg@3"
+    for wrong in (["--arm", "A"], ["--arm", "A=next_item"], [*both, "--fail-if", "ndcg"], ["--arm", "A=x:1", *both]):
+        found = cli(eval.ab.main, *wrong, *rest)
+        assert found.exit_code == 2, found.output
+        assert "error:" in found.output
+
+
+@pytest.mark.parametrize(
+    ("text", "gate"),
+    [
+        ("ndcg@10 < -0.005", Gate("ndcg@10", "high", -0.005)),
+        ("hr@5.low<-.01", Gate("hr@5", "low", -0.01)),
+        (" mrr@10.high < 0 ", Gate("mrr@10", "high", 0.0)),
+    ],
+)
+def test_gates_are_read(text: str, gate: Gate) -> None:
+    assert Gate.parse(text) == gate
+
+
+def row(arm: str, mean: float, p: float) -> Difference:
+    return Difference(
+        arm=arm, metric="ndcg@10", mean=mean, low=mean - 0.01, high=mean + 0.01, p=p, p_holm=p, test="permutation",
+        effect=0.1, wins=5, ties=3, losses=2, detectable=0.015,
+    )  # fmt: skip
+
+
+def test_the_verdict_says_what_is_known_and_what_is_not() -> None:
+    told = verdict([row("B", 0.02, 0.001), row("C", -0.001, 0.9)], "ndcg@10", "A", 100)
+    assert told == "B is better than A: +0.0200 NDCG@10 [+0.0100, +0.0300]; 1 other cannot be told apart from it."
+    told = verdict([row("B", 0.002, 0.6)], "ndcg@10", "A", 100)
+    assert told.startswith("No difference between B and A can be seen: +0.0020 NDCG@10")
+    assert told.endswith("these 100 users would show one of 0.0150.")
+    assert "nothing to compare" in verdict([], "ndcg@10", "A", 100)
+
+
+def test_a_store_answers_only_its_own_question(log: dict[str, Any], engine: Reads, tmp_path: Path) -> None:
+    settings = config(log)
+    execute(settings, tmp_path)
+    shorter = config({**log, "k": 2}, metric="ndcg@2")
+    found = execute(shorter, tmp_path)
+    assert {len(shown.items) for example in found.examples for shown in example.answers.values()} == {2}
+    assert len(list((tmp_path / "answers").iterdir())) == 4
