@@ -25,19 +25,18 @@ from eval.protocol import Sample
 from llmgen.errors import ConfigError, DataError
 from llmgen.types import Recommendations
 
-SCHEMA = pl.Schema(
-    {
-        "user_id": pl.String,
-        "items": pl.List(pl.String),
-        "methods": pl.List(pl.String),
-        "dropped": pl.List(pl.String),
-        "exact": pl.Boolean,
-        "rounds": pl.Int32,
-        "prompt_tokens": pl.Int32,
-        "history_used": pl.Int32,
-        "seconds": pl.Float64,
-    }
-)
+_COLUMNS: dict[str, pl.DataType] = {
+    "user_id": pl.String(),
+    "items": pl.List(pl.String()),
+    "methods": pl.List(pl.String()),
+    "dropped": pl.List(pl.String()),
+    "exact": pl.Boolean(),
+    "rounds": pl.Int32(),
+    "prompt_tokens": pl.Int32(),
+    "history_used": pl.Int32(),
+    "seconds": pl.Float64(),
+}
+SCHEMA = pl.Schema(_COLUMNS)
 """Columns of an answer: recommended ids, best first; how each was found; how each further line of a free text was; the
 user's share of the seconds that the batch took; the others as `Recommendations` has them."""
 BATCH = 16

@@ -200,11 +200,11 @@ class _Nodes(NamedTuple):
     """Log of the sum of exp(score) over the items below, if the model's probability is spread evenly over them."""
 
     def take(self, which: IntArray | NDArray[np.bool_]) -> _Nodes:
-        return _Nodes(*(array[which] for array in self))
+        return _Nodes._make(array[which] for array in self)
 
     @staticmethod
     def join(parts: Sequence[_Nodes]) -> _Nodes:
-        joined = _Nodes(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
+        joined = _Nodes._make(np.concatenate(arrays) for arrays in zip(*parts, strict=True))
         return joined.take(joined.owner.argsort(kind="stable"))
 
 
