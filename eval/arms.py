@@ -18,7 +18,7 @@ from llmgen.catalog import Catalog
 from llmgen.engines import Engine, load_engine
 from llmgen.errors import ConfigError
 from llmgen.priors import Prior, Seen
-from llmgen.recommender import Decoding, Recommender
+from llmgen.recommender import Decoding, Recommender, Task
 from llmgen.search import Normalise
 from llmgen.templates import PromptLibrary
 from llmgen.workspace import FITTED
@@ -31,11 +31,12 @@ class ArmConfig(BaseModel):
     """One recommender; whatever differs between two of them is what an A/B test compares.
 
     Attributes:
-        prompt: Name of a template; the adapter's own, else `next_item`, by default.
+        prompt: Name of a template; the adapter's own, else `next_item`, by default; `rerank` for candidates.
         prompt_folder: Where your own templates lie.
         engine: See `llmgen.engines.load_engine`.
         adapter: A PEFT adapter.
-        label: How prompts and answers write an item, such as `{title} ({year})`; the catalog's own by default.
+        label: How prompts and answers write an item, such as `{title} ({year})`; by default as the adapter was
+            tuned on, else the catalog's way.
         max_history: Newest items in the prompt; the adapter's own, else 20, by default.
         decoding: `trie`, `raw` or `free`.
         normalise: See `llmgen.search`.
@@ -108,6 +109,7 @@ class Arm:
         kind: `arm`, or `baseline` for a classic one.
         recommender: What answers.
         settings: As resolved, for the results.
+        prompt: `name@digest` of its template; empty where no prompt is used.
         digest: Of everything that decides its answers but the sample, 16 hex digits.
     """
 
@@ -115,6 +117,7 @@ class Arm:
     kind: Literal["arm", "baseline"]
     recommender: Recommender
     settings: Mapping[str, Any]
+    prompt: str
     digest: str
 
 
@@ -181,13 +184,17 @@ def build(
         LLMGenError: The engine or the prompt is not there.
     """
     record = None if config.adapter is None else AdapterRecord.read(config.adapter)
-    catalog = sample.catalog if config.label is None else sample.catalog.labelled(config.label)
+    label = config.label or (record.label if record else "")
+    catalog = sample.catalog.labelled(label) if label else sample.catalog
     weight = config.lm_weight if lm_weight is None else lm_weight
     if weight == "tuned":
         raise ConfigError(f"arm {name!r} wants a tuned lm_weight, and none was chosen")
     priors = _priors(name, config, sample, known, tuning)
     engine = engines.get(config.engine, config.adapter) if weight or config.decoding == "free" else None
-    prompt = config.prompt or (record.prompt if record else "next_item")
+    task: Task = "recommend" if sample.candidates is None else "rank"
+    prompt = config.prompt
+    if not prompt:
+        prompt = "rerank" if task == "rank" else record.prompt if record else "next_item"
     length = config.max_history
     if length is None:
         length = record.max_history if record else 20
@@ -204,15 +211,18 @@ def build(
         exact=config.exact,
         max_history=length,
     )
+    if recommender.template(task).name != prompt:
+        given, wanted = recommender.prompts[prompt].task, recommender.template(task).task
+        raise ConfigError(f"arm {name!r}: the prompt {prompt!r} is for the task {given}, and this run wants {wanted}")
     settings = config.model_dump(mode="json", exclude_defaults=True)
-    settings |= {"prompt": recommender.template().ref, "max_history": length, "lm_weight": weight}
+    settings |= {"prompt": recommender.template(task).ref, "max_history": length, "lm_weight": weight}
     if priors:
         settings["prior_weights"] = {prior.name: prior.weight for prior in priors}
     if engine is not None:
         settings |= {"model": engine.name, "tokenizer": engine.tokenizer_digest}
     if config.adapter is not None:
         settings["adapter_digest"] = folder_digest(Path(config.adapter))
-    return Arm(name, "arm", recommender, settings, _digest(settings, catalog))
+    return Arm(name, "arm", recommender, settings, settings["prompt"] if engine else "", _digest(settings, catalog))
 
 
 def folder_digest(folder: Path) -> str:
@@ -257,7 +267,7 @@ def _soft(priors: Sequence[Prior]) -> list[Prior]:
 
 def _classic(name: str, priors: Sequence[Prior], settings: Mapping[str, float], catalog: Catalog) -> Arm:
     recommender = Recommender(catalog, None, priors=priors, lm_weight=0.0)
-    return Arm(name, "baseline", recommender, dict(settings), _digest({"classic": name, **settings}, catalog))
+    return Arm(name, "baseline", recommender, dict(settings), "", _digest({"classic": name, **settings}, catalog))
 
 
 def _digest(settings: Mapping[str, Any], catalog: Catalog) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -28,6 +29,7 @@ from eval.results import (
 from eval.stats import compare, detectable_difference, interval_of_mean, paired_difference
 from llmgen.datasets import Dataset
 from llmgen.errors import ConfigError
+from llmgen.templates import views
 from llmgen.types import FloatArray
 from training.sft import digest
 
@@ -197,7 +199,7 @@ def _arm_summary(
         name=arm.name,
         kind=arm.kind,
         settings=arm.settings,
-        prompt=arm.recommender.template().ref if arm.recommender.config.lm_weight else "",
+        prompt=arm.prompt,
         metrics={name: Interval(mean=one.mean, low=one.low, high=one.high) for name, one in means.items()},
         lists=measures.lists(answers),
         cost=cost,
@@ -240,8 +242,13 @@ def _examples(asked: Asked, compared: Sequence[str], baseline: str, metric: str)
         for row, name in enumerate(compared):
             recommender, items = by_name[name].recommender, asked.answers[name]["items"][number].to_list()
             prompt = ""
-            if recommender.engine is not None and asked.sample.candidates is None:
-                messages = recommender.messages(query).messages
+            if by_name[name].prompt:
+                shown: dict[str, Any] = {}
+                if asked.sample.candidates is not None:
+                    offered = [recommender.catalog[item] for item in asked.sample.candidates[number]]
+                    shown["candidates"] = views(recommender.catalog, offered)
+                template = by_name[name].prompt.partition("@")[0]
+                messages = recommender.messages(query, prompt=template, **shown).messages
                 prompt = "\n\n".join(f"{message.role}: {message.content}" for message in messages)
             answers[name] = Shown(
                 prompt=prompt,

@@ -26,6 +26,9 @@ class AdapterRecord(BaseModel):
         lm_weight: Weight of the model beside priors, from validation where there was one, else as it was trained.
         prompt: Name of the template to recommend with.
         max_history: Newest items that stood in its prompts at most.
+        label: How its prompts and answers wrote an item, see `Catalog`; empty in older records.
+        priors: Name -> settings of the fit of those it was tuned beside, `weight` among them; empty without any.
+        decoding: How model and priors are multiplied, see `llmgen.search`.
         prompts: `name@digest` of all templates that were trained on.
         catalog: Digest of the catalog.
         tokenizer: Digest of the tokenizer.
@@ -43,6 +46,9 @@ class AdapterRecord(BaseModel):
     lm_weight: float = Field(ge=0)
     prompt: str
     max_history: int = Field(ge=0)
+    label: str = ""
+    priors: Mapping[str, Mapping[str, int | float]] = {}
+    decoding: Literal["trie", "fused"] = "trie"
     prompts: tuple[str, ...]
     catalog: str
     tokenizer: str

@@ -91,7 +91,7 @@ def _data(
         list[str] | None, typer.Option(help="Column of your items to keep and show. Repeatable.")
     ] = None,
     noun: Annotated[str, typer.Option(help="What one of your items is called in prompts.")] = "item",
-    label: Annotated[str, typer.Option(help="How prompts write one, e.g. '{title} ({year})'.")] = "{title}",
+    label: Annotated[str | None, typer.Option(help="How prompts write one, e.g. '{title} ({year})'.")] = None,
     drop_bad: Annotated[
         bool, typer.Option("--drop-bad", help="Leave bad rows out, instead of stopping at the first.")
     ] = False,
@@ -121,7 +121,9 @@ def _model(
 def _scoring(
     prior: PriorOption = None,
     lm_weight: LMWeightOption = None,
-    decoding: Annotated[DecodingChoice, typer.Option(help="How answers become items.")] = DecodingChoice.trie,
+    decoding: Annotated[
+        DecodingChoice | None, typer.Option(help="How answers become items; trie, or as the adapter was tuned.")
+    ] = None,
     normalise: Annotated[NormaliseChoice, typer.Option(help="See llmgen.search.")] = NormaliseChoice.catalog,
     num_beams: Annotated[int | None, typer.Option(min=1, help="Nodes opened a round.")] = None,
     exact: Annotated[bool, typer.Option("--exact", help="Go on until the answer is proven to be the best.")] = False,
@@ -129,7 +131,7 @@ def _scoring(
     return {
         "priors": _weights(prior),
         "lm_weight": lm_weight,
-        "decoding": decoding.value,
+        "decoding": decoding and decoding.value,
         "normalise": normalise.value,
         "num_beams": num_beams,
         "exact": exact,
@@ -440,7 +442,7 @@ def _ask(
 ) -> "_Asked":
     from llmgen.workspace import Workspace
 
-    workspace = Workspace(data.load())
+    workspace = Workspace(settings.written(data).load())
     filters: dict[str, Attribute] = {}
     for words in filter or []:
         name, value = _pair(words, "--filter", "attribute=value")

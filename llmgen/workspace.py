@@ -89,7 +89,7 @@ class RecommenderSettings:
     prompt_folder: Path | None = None
     priors: Mapping[str, float] | None = None
     lm_weight: float | None = None
-    decoding: Decoding = "trie"
+    decoding: Decoding | None = None
     normalise: Normalise = "catalog"
     num_beams: int | None = None
     exact: bool = False
@@ -103,6 +103,12 @@ class RecommenderSettings:
             ConfigError: It says so in a file that is broken.
         """
         return None if self.adapter is None else AdapterRecord.read(self.adapter)
+
+    def written(self, data: DataSettings) -> DataSettings:
+        """The data with items written as the adapter was tuned on, unless the user says how to write them."""
+        if self.record is None or not self.record.label or data.label is not None:
+            return data
+        return replace(data, label=self.record.label)
 
 
 class Workspace:
@@ -174,10 +180,13 @@ class Workspace:
         Raises:
             ConfigError: A prior of another name.
         """
+        if settings.priors is None and settings.record and settings.record.priors:
+            fitted = settings.record.priors.items()
+            return [*(self._prior(name, **chosen) for name, chosen in fitted), self._prior("wish")]
         weights = dict(DEFAULT_PRIORS if settings.priors is None else settings.priors)
         if unknown := sorted(set(weights) - set(PRIORS)):
             raise ConfigError(f"no prior is called {unknown[0]!r}; there are {', '.join(PRIORS)}")
-        return [self._prior(name, weight) for name, weight in weights.items()]
+        return [self._prior(name, weight=weight) for name, weight in weights.items()]
 
     def build(
         self, settings: RecommenderSettings, priors: Sequence[Prior], engine: Engine | None, choice: Choice
@@ -195,7 +204,7 @@ class Workspace:
             priors=priors,
             prompts=PromptLibrary.default(*([settings.prompt_folder] if settings.prompt_folder else [])),
             lm_weight=1.0 if choice.lm_weight is None else choice.lm_weight,
-            decoding=settings.decoding,
+            decoding=settings.decoding or (record.decoding if record else "trie"),
             normalise=settings.normalise,
             num_beams=settings.num_beams,
             exact=settings.exact,
@@ -207,10 +216,10 @@ class Workspace:
                 logger.warning("the adapter %s may do badly: %s", settings.adapter, difference)
         return recommender
 
-    def _prior(self, name: str, weight: float) -> Prior:
+    def _prior(self, name: str, **settings: float) -> Prior:
         if name == "wish":
-            return Wish(self.catalog, weight=weight)
-        return FITTED[name](self.data.interactions, self.catalog, weight=weight)
+            return Wish(self.catalog, weight=settings.get("weight", 1.0))
+        return FITTED[name](self.data.interactions, self.catalog, **settings)
 
 
 def choose(settings: RecommenderSettings, priors: Sequence[Prior], query: Query) -> Choice:

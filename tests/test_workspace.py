@@ -200,6 +200,22 @@ def test_an_adapter_is_served_as_it_was_tuned(
     assert caplog.text == ""
 
 
+def test_an_adapter_brings_its_way_of_writing_its_priors_and_its_decoding(
+    workspace: Workspace, tables: dict[str, Any], tmp_path: Path
+) -> None:
+    beside = {"transition": {"window": 7, "weight": 0.6}, "popularity": {"weight": -0.3}}
+    record(label="<{title}>", priors=beside, decoding="fused").write(tmp_path)
+    settings = RecommenderSettings(adapter=str(tmp_path))
+    own, title = DataSettings(**tables), workspace.catalog[0].title
+    assert Workspace(settings.written(replace(own, label=None)).load()).catalog.labels[0] == f"<{title}>"
+    assert settings.written(own) is own
+    priors = workspace.priors(settings)
+    assert {prior.name: prior.weight for prior in priors} == {"transition": 0.6, "popularity": -0.3, "wish": 1.0}
+    assert [prior.name for prior in workspace.priors(replace(settings, priors={"ease": 1.0}))] == ["ease"]
+    assert workspace.build(settings, priors, FakeEngine(), Choice()).config.mode == "fused"
+    assert workspace.build(replace(settings, decoding="trie"), priors, FakeEngine(), Choice()).config.mode == "trie"
+
+
 def test_what_an_adapter_was_not_tuned_for_is_said(
     workspace: Workspace, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

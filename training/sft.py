@@ -149,6 +149,8 @@ def run(recipe: Recipe, args: SFTConfig) -> AdapterRecord:
         lm_weight=recipe.lm_weight if recipe.loss == "residual" else 1.0,
         prompt=prompt,
         max_history=max_history,
+        label=catalog.label_format,
+        priors=cast(dict[str, dict[str, float]], recipe.priors) if recipe.loss == "residual" else {},
         prompts=tuple(sorted({recommender.prompts[name].ref for task in tasks.values() for name in task.prompts})),
         catalog=catalog.digest,
         tokenizer=engine.tokenizer_digest,

@@ -78,7 +78,7 @@ def _run(
     listener: socket.socket,
 ) -> None:
     console = Console(stderr=True)
-    workspace, reload = _workspace(data, where.catalog)
+    workspace, reload = _workspace(data, settings, where.catalog)
     if where.catalog is not None:
         settings = _without_log(settings)
     priors = workspace.priors(settings)
@@ -144,10 +144,13 @@ def _listen(host: str, port: int) -> socket.socket:
         ) from error
 
 
-def _workspace(data: DataSettings, catalog: Path | None) -> tuple[Workspace, Callable[[], Catalog]]:
+def _workspace(
+    data: DataSettings, settings: RecommenderSettings, catalog: Path | None
+) -> tuple[Workspace, Callable[[], Catalog]]:
     """The data, and how its catalog is read again."""
     if catalog is None:
-        return Workspace(data.load()), lambda: data.load(progress=False).catalog
+        written = settings.written(data)
+        return Workspace(written.load()), lambda: written.load(progress=False).catalog
     if data != DataSettings():
         raise ConfigError("--catalog stands for a data set; leave out --dataset, --items and what belongs to them")
     try:

@@ -194,9 +194,21 @@ def test_a_weight_is_tuned_on_validation_users(log: dict[str, Any], engine: Read
 
 
 def test_candidates_are_ranked_and_their_order_is_looked_at(log: dict[str, Any], engine: Reads, tmp_path: Path) -> None:
-    found = execute(config({**log, "candidates": 5}, arms=("next_item",)), tmp_path)
-    assert found.arms[0].metrics["hr@3"].mean > 0.5
-    assert -1 <= found.arms[0].metrics["position_bias"].mean <= 1
+    settings = config({**log, "candidates": 5}).model_copy(
+        update={
+            "arms": {"last": ArmConfig(prompt="rerank"), "prior": ArmConfig(priors={"popularity": {}}, lm_weight=0)}
+        }
+    )
+    found = execute(settings, tmp_path)
+    # what stands last of five comes first in the answer, the others anywhere: 1 - 6 (16 + 4 * 3.5) / (5 * 24)
+    assert found.arms[0].metrics["position_bias"].mean == pytest.approx(-0.5, abs=0.15)
+    assert found.arms[0].metrics["hr@3"].mean == pytest.approx(0.6, abs=0.2)
+    assert found.arms[0].prompt.startswith("rerank@")
+    assert found.arms[1].prompt == ""
+    shown = found.examples[0].answers["last"]
+    assert all(label in shown.prompt for label in shown.items)
+    with pytest.raises(ConfigError, match="'next_item' is for the task next_item, and this run wants rerank"):
+        execute(config({**log, "candidates": 5}), tmp_path / "other")
 
 
 def test_classics_stand_beside_the_arms(log: dict[str, Any], engine: Reads, tmp_path: Path) -> None:
