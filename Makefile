@@ -1,6 +1,7 @@
 # make demo    see it work            make test   all tests that need no GPU
 # make fast    tests without a model  make check  format, lint, types, layers, all tests
 # make train-demo    ten minutes of fine-tuning, with a table of before and after
+# make ab-demo       two prompts against each other on real users, with a report
 # make gpu-check    on a CUDA machine: the engines' tests and their speed
 SHELL := /bin/bash
 PYTHON ?= python3
@@ -10,7 +11,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 TORCH := torch==2.13.0
 CPU_TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 
-.PHONY: demo test fast lint check lock baselines train-demo gpu-check clean
+.PHONY: demo test fast lint check lock baselines train-demo ab-demo gpu-check clean
 .DEFAULT_GOAL := demo
 
 demo: $(VENV)/.installed
@@ -37,6 +38,9 @@ baselines: $(VENV)/.installed
 
 train-demo: $(VENV)/.installed
 	$(BIN)/python -m training.sft --config training/configs/demo.yaml --output_dir runs/train-demo
+
+ab-demo: $(VENV)/.installed
+	$(BIN)/python -m eval.ab --config eval/configs/ab-demo.yaml --out runs/ab-demo
 
 gpu-check: $(VENV)/.installed
 	$(BIN)/python -m eval.gpu_check
