@@ -17,11 +17,11 @@ from llmgen.adapters import AdapterRecord
 from llmgen.catalog import Catalog
 from llmgen.engines import Engine, load_engine
 from llmgen.errors import ConfigError
-from llmgen.priors import Prior, Seen
+from llmgen.priors import Prior, Seen, Wish
 from llmgen.recommender import Decoding, Recommender, Task
 from llmgen.search import Normalise
 from llmgen.templates import PromptLibrary
-from llmgen.workspace import FITTED
+from llmgen.workspace import FITTED, PRIORS
 
 Classics = Literal["tuned", "defaults", "none"]
 NONE, BEST = "none", "best"
@@ -154,8 +154,8 @@ def classics(kind: Classics, protocol: Protocol, tuning: Sample, final: Sample) 
     before, after = (Part(one.known, list(one.queries), one.next_items) for one in (tuning, final))
     grids = GRIDS if kind == "tuned" else {name: {} for name in GRIDS}
     found = tune_baselines(before, after, final.catalog, k=protocol.k, exclude_seen=removed, grids=grids)
-    arms = [_classic(prior.name, [prior], {}, final.catalog) for prior in fixed]
-    return [*arms, *(_classic(one.name, _soft(one.priors), one.settings, final.catalog) for one in found)], found
+    arms = [classic(prior.name, [prior], {}, final.catalog) for prior in fixed]
+    return [*arms, *(classic(one.name, _soft(one.priors), one.settings, final.catalog) for one in found)], found
 
 
 def build(
@@ -251,8 +251,11 @@ def _priors(name: str, config: ArmConfig, sample: Sample, known: Sequence[Result
         return _soft(chosen.tuned if tuning else chosen.priors)
     fitted: list[Prior] = []
     for one, settings in wanted.items():
+        if one == "wish":
+            fitted.append(Wish(sample.catalog, weight=settings.get("weight", 1.0)))
+            continue
         if one not in FITTED:
-            raise ConfigError(f"arm {name!r}: no prior is called {one!r}; there are {', '.join(FITTED)}")
+            raise ConfigError(f"arm {name!r}: no prior is called {one!r}; there are {', '.join(PRIORS)}")
         try:
             fitted.append(FITTED[one](sample.known, sample.catalog, **settings))
         except TypeError as error:
@@ -265,7 +268,8 @@ def _soft(priors: Sequence[Prior]) -> list[Prior]:
     return [prior for prior in priors if not isinstance(prior, Seen)]
 
 
-def _classic(name: str, priors: Sequence[Prior], settings: Mapping[str, float], catalog: Catalog) -> Arm:
+def classic(name: str, priors: Sequence[Prior], settings: Mapping[str, float], catalog: Catalog) -> Arm:
+    """A baseline of priors alone."""
     recommender = Recommender(catalog, None, priors=priors, lm_weight=0.0)
     return Arm(name, "baseline", recommender, dict(settings), "", _digest({"classic": name, **settings}, catalog))
 

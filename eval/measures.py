@@ -146,10 +146,9 @@ def _thirds(numbers: FloatArray) -> Iterator[tuple[float, float, list[int]]]:
     """Parts of nearly equal size, equal numbers never divided: smallest and largest of each, and who is in it."""
     edges = np.unique(np.quantile(numbers, np.arange(1, PARTS) / PARTS, method="lower"))
     part = np.searchsorted(edges, numbers, side="left")
-    for number in range(len(edges) + 1):
-        inside = np.flatnonzero(part == number)
-        if len(inside) > 1:
-            yield float(numbers[inside].min()), float(numbers[inside].max()), inside.tolist()
+    parts = [inside for number in range(len(edges) + 1) if len(inside := np.flatnonzero(part == number)) > 1]
+    for inside in parts if len(parts) > 1 else ():
+        yield float(numbers[inside].min()), float(numbers[inside].max()), inside.tolist()
 
 
 def _mean(values: Sequence[float] | Mapping[str, float]) -> float:

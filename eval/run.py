@@ -22,19 +22,26 @@ from rich.console import Console
 
 from eval import report
 from eval.answers import Store, ask, latencies, locked
-from eval.arms import Arm, ArmConfig, Engines, build, classics
-from eval.baselines import Result
+from eval.arms import Arm, ArmConfig, Engines, build
 from eval.config import RunConfig
 from eval.environment import environment
 from eval.measures import Measures
-from eval.protocol import Sample, samples
+from eval.protocol import Sample
+from eval.questions import Questions, from_log
 from eval.results import Results
 from eval.stats import Sequential
 from eval.summary import Asked, summarise
 from llmgen.errors import ConfigError, LLMGenError
 
 
-def execute(config: RunConfig, out: Path, *, command: str, against_classic: bool = False) -> Results:
+def execute(
+    config: RunConfig,
+    out: Path,
+    *,
+    command: str,
+    against_classic: bool = False,
+    questions: Callable[[RunConfig], Questions] = from_log,
+) -> Results:
     """Ask, measure, compare, and write everything into a folder.
 
     Args:
@@ -42,6 +49,7 @@ def execute(config: RunConfig, out: Path, *, command: str, against_classic: bool
         out: The folder; a run in it that was stopped is gone on with.
         command: For the record.
         against_classic: Whether the arms are compared with the best classic instead of the first arm.
+        questions: What is asked.
 
     Raises:
         LLMGenError: Settings, data, models or files are not what they should be.
@@ -52,24 +60,22 @@ def execute(config: RunConfig, out: Path, *, command: str, against_classic: bool
     with locked(out):
         settings = config.model_dump(mode="json")
         (out / "config.yaml").write_text(yaml.safe_dump(settings, sort_keys=False, allow_unicode=True), "utf-8")
-        dataset = config.protocol.load()
-        tuning, final = samples(config.protocol, dataset)
+        found = questions(config)
+        final, standing = found.final, found.classics
         if config.stop_early:
             order = np.random.default_rng(config.protocol.seed).permutation(len(final.queries))
             final = final.part(order.tolist())
-        standing, known = classics(config.classics, config.protocol, tuning, final)
         engines = Engines()
-        arms = [_arm(name, one, config, tuning, final, known, engines, out) for name, one in config.arms.items()]
+        arms = [_arm(name, one, config, found, final, engines, out) for name, one in config.arms.items()]
         if taken := {arm.name for arm in arms} & {arm.name for arm in standing}:
             raise ConfigError(f"an arm may not be called {min(taken)!r}: that is a classic baseline's name")
-        best = max(known, key=lambda result: result.validation).name if known else ""
-        baseline = config.baseline or (best if against_classic and best else arms[0].name)
+        baseline = config.baseline or (found.best if against_classic and found.best else arms[0].name)
         everyone = [*arms, *standing]
         if baseline not in {arm.name for arm in everyone}:
             raise ConfigError(f"the baseline {baseline!r} is no arm; there are {', '.join(a.name for a in everyone)}")
         asked = _ask_all(config, everyone, final, baseline, out)
         costs = {arm.name: latencies(arm, asked.sample, config.latency_users) for arm in arms if config.latency_users}
-        results = summarise(config, dataset, asked, baseline, known, costs, environment(command, started))
+        results = summarise(config, found, asked, baseline, costs, environment(command, started))
         asked.write(out)
         results.write(out)
         report.write(results, out)
@@ -123,25 +129,24 @@ def _arm(
     name: str,
     settings: ArmConfig,
     config: RunConfig,
-    tuning: Sample,
+    questions: Questions,
     final: Sample,
-    known: Sequence[Result],
     engines: Engines,
     out: Path,
 ) -> Arm:
     if settings.lm_weight != "tuned":
-        return build(name, settings, final, known, engines)
-    some = replace(tuning.spread(config.tuning_users), candidates=None)
+        return build(name, settings, final, questions.known, engines)
+    some = replace(questions.tuning.spread(config.tuning_users), candidates=None)
     measures = Measures(some, config.protocol.k)
     tried = [
-        build(f"{name} {weight:g}", settings, some, known, engines, lm_weight=weight, tuning=True)
+        build(f"{name} {weight:g}", settings, some, questions.known, engines, lm_weight=weight, tuning=True)
         for weight in config.lm_weights
     ]
     stores = [Store(out, arm, some) for arm in tried]
     ask(tried, some, stores, f"{name}: choosing the LM's weight")
     scores = [measures.per_user(store.table(some.users))[f"ndcg@{config.protocol.k}"].mean() for store in stores]
     chosen = config.lm_weights[int(np.argmax(scores))]
-    arm = build(name, settings, final, known, engines, lm_weight=chosen)
+    arm = build(name, settings, final, questions.known, engines, lm_weight=chosen)
     curve = {f"{weight:g}": round(float(score), 4) for weight, score in zip(config.lm_weights, scores, strict=True)}
     return replace(arm, settings={**arm.settings, "validation_by_lm_weight": curve})
 

@@ -11,10 +11,10 @@ import numpy as np
 import polars as pl
 
 from eval.arms import Arm
-from eval.baselines import Result
 from eval.config import RunConfig
 from eval.measures import Measures
 from eval.protocol import Sample
+from eval.questions import Questions
 from eval.results import (
     ArmSummary,
     Difference,
@@ -27,7 +27,6 @@ from eval.results import (
     SliceRow,
 )
 from eval.stats import compare, detectable_difference, interval_of_mean, paired_difference
-from llmgen.datasets import Dataset
 from llmgen.errors import ConfigError
 from llmgen.templates import views
 from llmgen.types import FloatArray
@@ -70,10 +69,9 @@ class Asked:
 
 def summarise(
     config: RunConfig,
-    dataset: Dataset,
+    questions: Questions,
     asked: Asked,
     baseline: str,
-    known: Sequence[Result],
     latency: Mapping[str, Sequence[float]],
     environment: Environment,
 ) -> Results:
@@ -81,10 +79,9 @@ def summarise(
 
     Args:
         config: Of the run.
-        dataset: Of the sample.
+        questions: What was asked.
         asked: The answers.
         baseline: Arm or classic that the others are compared with.
-        known: The classics.
         latency: Arm -> seconds of users who were asked alone.
         environment: Where it ran.
 
@@ -122,6 +119,13 @@ def summarise(
         for row in rows
     )
     others = [name for name in compared if name != baseline]
+    early: tuple[str, ...] = ()
+    if config.stop_early:
+        early = (
+            f"Stopped after {len(asked.sample.queries)} users, in random order, by a test that allows for looking "
+            "after each batch; the intervals here do not.",
+        )
+    dataset = questions.dataset
     return Results(
         verdict=verdict(differences, metric, baseline, len(asked.sample.queries)),
         metric=metric,
@@ -143,7 +147,7 @@ def summarise(
             name: sorted((asked.values[name][metric] - asked.values[baseline][metric]).tolist()) for name in others
         },
         examples=tuple(_examples(asked, compared, baseline, metric)),
-        notes=tuple(_notes(config, known, asked)),
+        notes=questions.notes + early,
     )
 
 
@@ -261,32 +265,4 @@ def _examples(asked: Asked, compared: Sequence[str], baseline: str, metric: str)
             history=tuple(catalog.label(item) for item in query.history[-SHOWN_HISTORY:]),
             held_out=tuple(catalog.label(catalog[item]) for item in wanted),
             answers=answers,
-        )
-
-
-def _notes(config: RunConfig, known: Sequence[Result], asked: Asked) -> Iterable[str]:
-    protocol = config.protocol
-    if protocol.split == "leave_one_out":
-        yield (
-            "Leave-one-out: the last item of each user is looked for; settings are chosen on the one before. Equal "
-            f"times are ordered by {'the file' if protocol.ties == 'file' else 'item id'}."
-        )
-    else:
-        yield f"Split in time: what each user took in the last {protocol.test_share:.0%} of the log is looked for."
-    yield (
-        "Items of the history are removed from the answers."
-        if protocol.seen == "removed"
-        else "Items of the history may be recommended again."
-    )
-    if protocol.candidates is None:
-        yield "The whole catalog is ranked."
-    else:
-        yield f"Each user chooses from {protocol.candidates} candidates drawn at random."
-    if known:
-        best = max(known, key=lambda result: result.validation)
-        yield f"Classic baselines, {config.classics}: {best.name} was best on validation ({best.validation:.4f})."
-    if config.stop_early:
-        yield (
-            f"Stopped after {len(asked.sample.queries)} users, in random order, by a test that allows for looking "
-            "after each batch; the intervals here do not."
         )

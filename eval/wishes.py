@@ -1,0 +1,138 @@
+"""Cold start by words: tags that people gave to films as wishes of new users, the tagged films as what they want.
+
+    python -m eval.wishes ml-latest-small.zip --users 200 --out runs/wishes
+
+Nothing is known of the user but the words. Words that stand in no title and no genre can only be understood, not
+matched: that is what a language model could add to BM25. Half of the tags are for choosing the model's weight, the
+other half are asked about; a tag is never in both. Results and report are those of `eval.run`.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import polars as pl
+import typer
+
+from eval.arms import ArmConfig, classic
+from eval.classics import Random
+from eval.config import RunConfig
+from eval.protocol import Sample
+from eval.questions import Questions
+from eval.run import command_line, execute, shown, told
+from llmgen.catalog import Catalog
+from llmgen.errors import DataError
+from llmgen.priors import Popularity, Wish
+from llmgen.text import normalise
+from llmgen.types import Query
+
+FILE = "tags.csv"
+
+
+def read_tags(path: Path) -> dict[str, tuple[str, ...]]:
+    """The tags of a MovieLens release with the films that bear them.
+
+    Args:
+        path: Zip or folder of a release that has `tags.csv`.
+
+    Returns:
+        Tag, normalised -> ids of its films, in the order of the file, none twice.
+
+    Raises:
+        DataError: There is no such file, or it is broken.
+    """
+    try:
+        if path.is_dir():
+            text = (path / FILE).read_text(encoding="utf-8")
+        else:
+            with zipfile.ZipFile(path) as release:
+                (name,) = [name for name in release.namelist() if name.endswith(f"/{FILE}") or name == FILE]
+                text = release.read(name).decode("utf-8")
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise DataError(f"cannot read {FILE} from {path}: {error}; the releases since 2014 have it") from None
+    found: dict[str, dict[str, None]] = {}
+    for row in csv.DictReader(io.StringIO(text)):
+        if not row.get("tag") or not row.get("movieId"):
+            raise DataError(f"{path}, {FILE}: a row without tag or movieId: {row}")
+        if tag := normalise(row["tag"]):
+            found.setdefault(tag, {})[row["movieId"]] = None
+    return {tag: tuple(films) for tag, films in found.items()}
+
+
+def wishes(catalog: Catalog, known: pl.DataFrame, tags: Mapping[str, tuple[str, ...]], k: int) -> Sample:
+    """Each tag as the wish of a user without a history; films that the catalog does not have are left out."""
+    there = set(catalog.ids)
+    held = {tag: tuple(film for film in films if film in there) for tag, films in tags.items()}
+    asked = [tag for tag in sorted(held) if held[tag]]
+    queries = tuple(Query((), tag, tag, k=k) for tag in asked)
+    return Sample(catalog, known, queries, tuple(held[tag] for tag in asked), (0.0,) * len(asked))
+
+
+def questions(config: RunConfig, path: Path, films: int) -> Questions:
+    """The wishes of a release.
+
+    Args:
+        config: Of the run; `protocol.users` wishes are asked, all by default.
+        path: Of the release.
+        films: A tag must be on so many films, fewer are one person's note.
+
+    Raises:
+        DataError: The release has no such tags.
+    """
+    dataset = config.protocol.load()
+    tags = {tag: held for tag, held in read_tags(path).items() if len(held) >= films}
+    rng = np.random.default_rng(config.protocol.seed)
+    order = [sorted(tags)[number] for number in rng.permutation(len(tags))]
+    parts = [
+        wishes(dataset.catalog, dataset.interactions, {tag: tags[tag] for tag in chosen}, config.protocol.k)
+        for chosen in (order[: len(order) // 2], order[len(order) // 2 :])
+    ]
+    if min(len(part.queries) for part in parts) < 2:
+        raise DataError(f"{path} has {len(tags)} tags on {films} or more films; that is too few")
+    final = parts[1] if config.protocol.users is None else parts[1].spread(config.protocol.users)
+    standing = [
+        classic("random", [Random(len(dataset.catalog), config.protocol.seed)], {}, dataset.catalog),
+        classic("popularity", [Popularity.fit(dataset.interactions, dataset.catalog)], {}, dataset.catalog),
+        classic("bm25", [Wish(dataset.catalog)], {}, dataset.catalog),
+    ]
+    notes = (
+        f"Tags on {films} or more films are the wishes of users of whom nothing else is known; the films that bear a "
+        "tag are what is looked for. The texts that are searched hold titles and genres, no tags.",
+    )
+    return Questions(dataset, parts[0], final, standing, (), notes)
+
+
+def main(
+    release: Annotated[Path, typer.Argument(help="Zip or folder of a MovieLens release with tags.csv.")],
+    out: Annotated[Path, typer.Option(help="Folder of this run; one that was stopped is gone on with.")],
+    arm: Annotated[list[str] | None, typer.Option(help="See eval.run; LM alone and LM x BM25 by default.")] = None,
+    users: Annotated[int | None, typer.Option(help="How many wishes are asked; half of the tags by default.")] = None,
+    films: Annotated[int, typer.Option(min=1, help="Films that a tag must be on.")] = 3,
+    k: Annotated[int | None, typer.Option(help="Length of the answers.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of everything random.")] = None,
+    json_output: Annotated[bool, typer.Option("--json", help="Print results.json instead of tables.")] = False,
+) -> None:
+    """Ask, write and print."""
+    with told():
+        settings = RunConfig.read(None, arm or (), users=users, k=k, seed=seed, data={"dataset": str(release)})
+        changes = {"arms": settings.arms or ARMS, "baseline": "bm25", "metric": f"recall@{settings.protocol.k}"}
+        chosen = settings.model_copy(update=changes)
+        found = execute(
+            chosen, out, command=command_line("eval.wishes"), questions=lambda config: questions(config, release, films)
+        )
+        shown(found, out, json_output)
+
+
+ARMS = {
+    "LM alone": ArmConfig.of("LM alone", {"prompt": "cold_start"}),
+    "LM x bm25": ArmConfig.of("LM x bm25", {"prompt": "cold_start", "priors": {"wish": {}}, "lm_weight": "tuned"}),
+}
+
+if __name__ == "__main__":
+    typer.run(main)
