@@ -158,6 +158,8 @@ def _ask_all(config: RunConfig, arms: Sequence[Arm], sample: Sample, baseline: s
     if quick:
         ask(quick, sample, [stores[arm.name] for arm in quick], "Baselines")
     done = len(sample.queries)
+    for arm in slow:
+        _ = arm.recommender.trie  # made once, and no part of what an answer takes
     if slow:
         enough = _watch(config, [arm.name for arm in slow], stores, sample, baseline) if config.stop_early else None
         done = ask(slow, sample, [stores[arm.name] for arm in slow], "Asking", enough=enough)
