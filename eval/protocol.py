@@ -34,6 +34,8 @@ class Protocol(BaseModel):
         seed: Of the draw, and of everything random in a run.
         k: Length of the answers, and cut-off of the metrics.
         seen: `removed`: items of the history are no answer, as for films. `kept`: they are, as where people buy again.
+        newest: So many of the newest items are known of each user, as if the user were new; None for all. What is
+            fitted knows the whole log before.
         candidates: How many items each user gets to choose from, the held-out ones among them and the others drawn
             at random from what the user never took, in random order; None for the whole catalog.
     """
@@ -48,6 +50,7 @@ class Protocol(BaseModel):
     seed: int = 0
     k: int = Field(10, ge=1)
     seen: Literal["removed", "kept"] = "removed"
+    newest: int | None = Field(None, ge=0)
     candidates: int | None = Field(None, ge=2)
 
     def load(self) -> Dataset:
@@ -155,6 +158,9 @@ def _sample(protocol: Protocol, catalog: Catalog, before: Sequence[pl.DataFrame]
         if not rows:
             continue
         wanted = tuple(dict.fromkeys(item for _, item, _ in rows))
+        if protocol.newest is not None:
+            shown = slice(max(0, len(items) - protocol.newest), None)
+            items, ratings = items[shown], None if ratings is None else ratings[shown]
         queries.append(Query(items, None, user, k=protocol.k, ratings=ratings, exclude_seen=removed))
         held_out.append(wanted)
         times.append(float(rows[0][2]))

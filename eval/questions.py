@@ -63,6 +63,8 @@ def _notes(config: RunConfig, protocol: Protocol, known: Sequence[Result]) -> It
         if protocol.seen == "removed"
         else "Items of the history may be recommended again."
     )
+    if protocol.newest is not None:
+        yield f"Of each user only the newest {protocol.newest} items are known."
     if protocol.candidates is None:
         yield "The whole catalog is ranked."
     else:

@@ -88,13 +88,14 @@ def main(
     arm: Annotated[list[str] | None, typer.Option(help="NAME=PROMPT or NAME=key:value,key:value. Repeatable.")] = None,
     users: Annotated[int | None, typer.Option(help="How many are asked; all by default.")] = None,
     k: Annotated[int | None, typer.Option(help="Length of the answers.")] = None,
+    newest: Annotated[int | None, typer.Option(help="Items known of each user; all by default.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of everything random.")] = None,
     classic: Annotated[str | None, typer.Option("--classics", help="tuned, defaults or none.")] = None,
     json_output: Annotated[bool, typer.Option("--json", help="Print results.json instead of tables.")] = False,
 ) -> None:
     """Run, write and print."""
     with told():
-        chosen = RunConfig.read(config, arm or (), users=users, k=k, seed=seed, classics=classic)
+        chosen = RunConfig.read(config, arm or (), users=users, k=k, newest=newest, seed=seed, classics=classic)
         results = execute(chosen, out, command=command_line("eval.run"), against_classic=True)
         shown(results, out, json_output)
 

@@ -71,6 +71,18 @@ def test_a_split_in_time_looks_for_all_that_came_later_and_knows_nothing_of_it(p
     assert {by for by, _, _ in measures.slices()} >= {"popularity of the held-out item", "time of the held-out item"}
 
 
+def test_of_new_users_only_the_newest_items_are_known(protocol: dict[str, Any]) -> None:
+    _, whole = samples(*load(protocol))
+    for newest in (0, 2):
+        _, cut = samples(*load({**protocol, "newest": newest}))
+        assert cut.held_out == whole.held_out
+        assert [one.history for one in cut.queries] == [
+            one.history[len(one.history) - newest :] if newest < len(one.history) else one.history
+            for one in whole.queries
+        ]
+        assert len(cut.known) == len(whole.known)
+
+
 def test_candidates_hold_what_is_looked_for_and_nothing_of_the_history(protocol: dict[str, Any]) -> None:
     made, data = load({**protocol, "candidates": 8})
     _, final = samples(made, data)
