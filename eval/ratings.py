@@ -5,7 +5,7 @@
 The rating of each user's last item is predicted from the ratings before it (`eval.protocol`, leave-one-out). Beside
 the model stand the mean of all ratings, the mean with the biases of user and item, and ItemKNN on what these leave
 over. The last row is a least-squares blend of the biases, ItemKNN and the model, fitted on the validation items:
-whether the model knows anything that they do not.
+whether the model knows anything that they do not. Differences are to what is best on validation without the model.
 
 Sources: biases and neighbourhood as in Koren, KDD 2008, equations 1 and 3, biases by damped means.
 """
@@ -220,13 +220,17 @@ def main(
             "blend with the LM": ("user + item bias", "ItemKNN", "LM"),
         }.items():
             weights = blend([tried[part] for part in parts], some.truth)
-            asked[name] = np.column_stack([asked[part] for part in parts]) @ weights[:-1] + weights[-1]
-        rows = _rows(asked, final.truth, values)
+            for predicted in (tried, asked):
+                predicted[name] = np.column_stack([predicted[part] for part in parts]) @ weights[:-1] + weights[-1]
+        plain = [name for name in asked if "LM" not in name.replace("without the LM", "")]
+        reference = min(plain, key=lambda name: _rmse(tried[name], some.truth))
+        rows = _rows(asked, final.truth, values, reference)
         chance = [sum(p for label, p in one.distribution.items() if float(label) >= LIKED) for one in answers]
         liked = [bool(one) for one in final.truth >= LIKED]
         more = {
             "users": len(liked),
             "damping": damping,
+            "reference": reference,
             "label_mass": float(np.mean([one.label_mass for one in answers])),
             "auc_liked": auc(chance, liked),
             "calibration_error_liked": calibration_error(chance, liked),
@@ -238,15 +242,17 @@ def main(
             json_file.write_text(json.dumps({**more, "rows": rows}, indent=1) + "\n", encoding="utf-8")
 
 
-def _rows(predicted: Mapping[str, FloatArray], truth: FloatArray, values: Sequence[float]) -> list[dict[str, Any]]:
+def _rows(
+    predicted: Mapping[str, FloatArray], truth: FloatArray, values: Sequence[float], reference: str
+) -> list[dict[str, Any]]:
     cut = {name: np.clip(found, values[0], values[-1]) for name, found in predicted.items()}
-    reference = np.abs(cut["blend without the LM"] - truth)
+    least = np.abs(cut[reference] - truth)
     rows = []
     for name, found in cut.items():
         errors = np.abs(found - truth)
         absolute = interval_of_mean(errors, seed=0)
         squared = interval_of_mean(errors**2, seed=0)
-        difference = paired_difference(errors**2, reference**2, seed=0)
+        difference = paired_difference(errors**2, least**2, seed=0)
         rows.append(
             {
                 "name": name,
@@ -278,7 +284,7 @@ def _rmse(predicted: FloatArray, truth: FloatArray) -> float:
 
 def _print(rows: Sequence[Mapping[str, Any]], more: Mapping[str, Any]) -> None:
     table = Table(title=f"Ratings of {more['users']} users' last items; {more['prompt']}")
-    for heading in ("", "RMSE", "MAE", "squared error - blend without the LM"):
+    for heading in ("", "RMSE", "MAE", f"squared error - {more['reference']}"):
         table.add_column(heading, justify="left" if not heading else "right")
     for row in rows:
         cells = ["{:.4f} [{:.4f}, {:.4f}]".format(*row[name]) for name in ("rmse", "mae")]
