@@ -19,6 +19,7 @@ from typing import Annotated, NamedTuple
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from eval.answers import answers_of, rows_of
 from eval.arms import classics
@@ -26,8 +27,9 @@ from eval.config import RunConfig
 from eval.measures import Measures
 from eval.protocol import samples
 from eval.results import Results
-from eval.run import command_line, execute, shown, told
+from eval.run import command_line, execute, shown
 from eval.stats import detectable_difference
+from eval.told import told
 from llmgen.errors import ConfigError
 from llmgen.templates import PromptLibrary
 
@@ -119,7 +121,7 @@ def main(
         shown(results, out, json_output)
         failed = [line for gate in gates for line in gate.failures(results)]
     for line in failed:
-        Console(stderr=True).print(f"[red]failed:[/] {line}", highlight=False, soft_wrap=True)
+        Console(stderr=True).print(Text.assemble(("failed: ", "red"), line), soft_wrap=True)
     if failed:
         raise typer.Exit(1)
 

@@ -18,10 +18,10 @@ from rich.console import Console
 from rich.table import Table
 
 from eval.results import Results
-from eval.run import told
 from eval.stats import Comparison
 from eval.stats import compare as pairwise
 from eval.summary import USERS
+from eval.told import told
 from llmgen.errors import ConfigError, DataError
 
 

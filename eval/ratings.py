@@ -28,8 +28,8 @@ from rich.table import Table
 from eval.arms import ArmConfig, Engines, build
 from eval.metrics import auc, calibration_error
 from eval.protocol import Protocol, Sample, samples
-from eval.run import told
 from eval.stats import interval_of_mean, paired_difference
+from eval.told import told
 from llmgen.catalog import Catalog
 from llmgen.errors import DataError
 from llmgen.recommender import Recommender

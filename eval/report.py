@@ -26,7 +26,8 @@ from rich.text import Text
 from eval import charts
 from eval.charts import Mark, Point, Row, amount, number, p_value, signed
 from eval.results import FILE, ArmSummary, Cost, Difference, Interval, Results, SliceRow
-from llmgen.errors import LLMGenError
+from eval.told import told
+from llmgen.errors import ConfigError
 
 PAGE = "report.html"
 ALPHA = 0.05
@@ -428,17 +429,13 @@ def main(
     out: Annotated[Path | None, typer.Option(help="The page; report.html beside the results by default.")] = None,
 ) -> None:
     """Render stored results again."""
-    console = Console(stderr=True)
-    try:
+    with told():
         found = Results.read(results)
         out = out or (results if results.is_dir() else results.parent) / PAGE
-        _put(render(found), out)
-    except LLMGenError as error:
-        console.print(Text.assemble(("error: ", "red"), str(error)), soft_wrap=True)
-        raise typer.Exit(2) from None
-    except OSError as error:
-        console.print(Text.assemble(("error: ", "red"), f"cannot write {out}: {error.strerror}"), soft_wrap=True)
-        raise typer.Exit(2) from None
+        try:
+            _put(render(found), out)
+        except OSError as error:
+            raise ConfigError(f"cannot write {out}: {error.strerror}; give another --out") from None
     show(found, Console())
     typer.echo(f"The page: {out}")
 

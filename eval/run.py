@@ -31,7 +31,8 @@ from eval.questions import Questions, from_log
 from eval.results import Results
 from eval.stats import Sequential
 from eval.summary import Asked, summarise
-from llmgen.errors import ConfigError, LLMGenError
+from eval.told import told
+from llmgen.errors import ConfigError
 
 
 def execute(
@@ -98,18 +99,6 @@ def main(
         chosen = RunConfig.read(config, arm or (), users=users, k=k, newest=newest, seed=seed, classics=classic)
         results = execute(chosen, out, command=command_line("eval.run"), against_classic=True)
         shown(results, out, json_output)
-
-
-class told:
-    """Tells an error of ours on the terminal and ends with code 2."""
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, LLMGenError):
-            Console(stderr=True).print(f"[red]error:[/] {error}", highlight=False, soft_wrap=True)
-            raise typer.Exit(2) from error
 
 
 def shown(results: Results, out: Path, json_output: bool) -> None:

@@ -28,9 +28,9 @@ from eval.results import (
 )
 from eval.stats import compare, detectable_difference, interval_of_mean, paired_difference
 from llmgen.errors import ConfigError
+from llmgen.splits import log_digest
 from llmgen.templates import views
 from llmgen.types import FloatArray
-from training.sft import digest
 
 EXAMPLES = 20
 """Users in the report's row explorer."""
@@ -136,7 +136,7 @@ def summarise(
             items=len(dataset.catalog),
             digest=asked.sample.digest,
             catalog=dataset.catalog.digest,
-            data=digest(dataset.interactions),
+            data=log_digest(dataset.interactions),
             protocol=protocol.model_dump(mode="json"),
         ),
         environment=environment,

@@ -25,7 +25,8 @@ from eval.classics import Random
 from eval.config import RunConfig
 from eval.protocol import Sample
 from eval.questions import Questions
-from eval.run import command_line, execute, shown, told
+from eval.run import command_line, execute, shown
+from eval.told import told
 from llmgen.catalog import Catalog
 from llmgen.errors import DataError
 from llmgen.priors import Popularity, Wish

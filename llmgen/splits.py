@@ -6,6 +6,7 @@ interactions at their last timestamp. So the rule is an argument, and every spli
 
 from __future__ import annotations
 
+import hashlib
 import math
 from bisect import bisect_left
 from collections.abc import Sequence
@@ -199,6 +200,14 @@ def histories(*frames: pl.DataFrame, catalog: Catalog) -> dict[str, History]:
     if not frames:
         return {}
     return {user: log.until(len(log.times)) for user, log in _by_user(frames, catalog).items()}
+
+
+def log_digest(interactions: pl.DataFrame) -> str:
+    """SHA-256 of interactions, in their order, 12 hex digits."""
+    hashed = hashlib.sha256()
+    for column in ("user_id", "item_id", "timestamp"):
+        hashed.update("\0".join(map(str, interactions[column].to_list())).encode())
+    return hashed.hexdigest()[:12]
 
 
 class _Log(NamedTuple):

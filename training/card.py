@@ -83,8 +83,6 @@ def write_card(
         catalog=record.catalog,
         loss=record.loss,
         prompts=", ".join(f"`{prompt}`" for prompt in record.prompts),
-        prompt=record.prompt,
-        max_history=record.max_history,
         steps=record.steps,
         seed=record.seed,
         lm_weight=record.lm_weight,

@@ -9,7 +9,6 @@ again with the same folder, a run goes on from its last checkpoint. The folder e
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 import logging
 import sys
@@ -22,6 +21,7 @@ import polars as pl
 import torch
 import yaml
 from rich.console import Console
+from rich.text import Text
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from trl.scripts.utils import TrlParser
 from trl.trainer.sft_config import SFTConfig
@@ -32,7 +32,7 @@ from llmgen.engines.hf import HFEngine
 from llmgen.errors import ConfigError, LLMGenError
 from llmgen.priors import Prior, Seen
 from llmgen.recommender import Recommender
-from llmgen.splits import Ties, histories, leave_one_out
+from llmgen.splits import Ties, histories, leave_one_out, log_digest
 from llmgen.types import Query
 from llmgen.workspace import FITTED, DataSettings
 from training.batches import Batches
@@ -71,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         recipe, args = parse(arguments)
         run(recipe, args)
     except LLMGenError as error:
-        Console(stderr=True).print(f"[red]error:[/] {error}", highlight=False, soft_wrap=True)
+        Console(stderr=True).print(Text.assemble(("error: ", "red"), str(error)), soft_wrap=True)
         return 2
     return 0
 
@@ -154,7 +154,7 @@ def run(recipe: Recipe, args: SFTConfig) -> AdapterRecord:
         prompts=tuple(sorted({recommender.prompts[name].ref for task in tasks.values() for name in task.prompts})),
         catalog=catalog.digest,
         tokenizer=engine.tokenizer_digest,
-        data=digest(data.known),
+        data=log_digest(data.known),
         seed=args.seed,
         versions={name: importlib.metadata.version(name) for name in PACKAGES},
     )
@@ -275,14 +275,6 @@ def cross_fit(
             )
         priors[fold] = (seen, *fit(recipe.priors, others, data.dataset))
     return priors
-
-
-def digest(interactions: pl.DataFrame) -> str:
-    """SHA-256 of interactions, in their order, 12 hex digits."""
-    hashed = hashlib.sha256()
-    for column in ("user_id", "item_id", "timestamp"):
-        hashed.update("\0".join(map(str, interactions[column].to_list())).encode())
-    return hashed.hexdigest()[:12]
 
 
 if __name__ == "__main__":

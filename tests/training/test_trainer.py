@@ -32,7 +32,7 @@ from training.answers import losses
 from training.batches import Batches
 from training.data import Mixture, Task
 from training.loss import ItemPaths
-from training.trainer import WHOLE, CatalogTrainer, last_checkpoint
+from training.trainer import WHOLE, CatalogTrainer, _as_served, last_checkpoint
 
 pytestmark = [
     pytest.mark.slow,
@@ -320,3 +320,16 @@ def test_cross_fitted_priors_do_not_know_their_users(settings: dict[str, str]) -
         expected = sft.fit(recipe.priors, others, Dataset.of(data.dataset.catalog))
         query = Query(tuple(data.dataset.catalog[place] for place in (0, 5)))
         assert np.array_equal(crossed[fold][-1].log_weights([query]), expected[0].log_weights([query]))
+
+
+def test_a_validation_sees_the_model_without_the_wrapping_of_training() -> None:
+    model = torch.nn.Linear(2, 2)
+    plain = model.forward
+    model.forward = lambda given: plain(given) + 100  # type: ignore[method-assign]
+    with _as_served(model):
+        assert model(torch.zeros(1, 2)).abs().max() < 50
+    assert model(torch.zeros(1, 2)).min() > 50
+    untouched = torch.nn.Linear(2, 2)
+    with _as_served(untouched):
+        pass
+    assert "forward" not in untouched.__dict__
