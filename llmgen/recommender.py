@@ -20,7 +20,19 @@ from llmgen.downloads import cache_dir
 from llmgen.engines import Engine, GenerationConfig
 from llmgen.errors import ConfigError, GenerationError
 from llmgen.grounding import Grounder
-from llmgen.priors import Combined, Evidence, Movable, Prior, Seen, Where, combine, only
+from llmgen.priors import (
+    Combined,
+    Evidence,
+    Movable,
+    Prior,
+    Seen,
+    SharedWeights,
+    SparseCombined,
+    Where,
+    chosen,
+    combine,
+    combine_sparse,
+)
 from llmgen.search import Mode, Normalise, Request, SearchConfig, SearchResult, rank_by_prior, search
 from llmgen.templates import Fitted, ItemView, PromptLibrary, PromptTemplate, fit, plural, views
 from llmgen.trie import ItemTrie
@@ -36,10 +48,12 @@ from llmgen.types import (
     Recommendation,
     Recommendations,
 )
+from llmgen.weights import SparseWeights
 
 logger = logging.getLogger(__name__)
 
 Decoding = Literal["trie", "raw", "fused", "free"]
+Factors = Combined | SparseCombined
 Task = Literal["recommend", "rank", "rate", "explain"]
 TASKS: Mapping[str, Task] = {
     "next_item": "recommend",
@@ -56,6 +70,7 @@ DEFAULT_PROMPTS: Mapping[Task, str] = {
 }
 CHUNK = 64  # queries worked on together: bounds the priors' arrays, [64, n_items]
 SMALL_CATALOG = 5_000  # below, a trie is built in memory faster than it is worth a file
+LARGE_CATALOG = 20_000  # above, priors are sparse; below, one number an item is quicker
 TOKENS_A_LINE = 24  # of free text: room for a long title
 LM_WEIGHTS = (0.05, 0.1, 0.2, 0.35, 0.5, 1.0)
 
@@ -222,7 +237,7 @@ class Recommender:
         starts = range(0, len(queries), CHUNK)
         for start in track(starts, "Recommending") if progress else starts:  # a bar costs a thread, shown or not
             chunk = queries[start : start + CHUNK]
-            factors = combine(self._factors, chunk)
+            factors = self._combined(chunk)
             answers += self._free(chunk, factors) if self.decoding == "free" else self._search(chunk, factors)
         return answers
 
@@ -248,13 +263,13 @@ class Recommender:
         answer = self._free if self._ranks_by_text else self._search
         answers: list[Recommendations] = []
         for start in range(0, len(pairs), CHUNK):
-            queries, chosen = [], []
-            for query, candidates in pairs[start : start + CHUNK]:
-                chosen.append(list(dict.fromkeys(self.catalog[self.catalog.index(one)] for one in candidates)))
-                queries.append(replace(query, k=max(len(chosen[-1]), 1), exclude_seen=False))
-            factors = combine(self._factors, queries)
-            total = factors.total + np.array([only(self.catalog, items) for items in chosen])
-            answers += answer(queries, replace(factors, total=total), "rank", chosen)
+            chunk = pairs[start : start + CHUNK]
+            places = [chosen(self.catalog, candidates) for _, candidates in chunk]
+            queries = [
+                replace(query, k=len(own), exclude_seen=False) for (query, _), own in zip(chunk, places, strict=True)
+            ]
+            items = [[self.catalog[place] for place in own.tolist()] for own in places]
+            answers += answer(queries, self._combined(queries).among(places), "rank", items)
         return answers
 
     def rate(
@@ -463,10 +478,20 @@ class Recommender:
             "cache": self._cache,
         }
         made = Recommender(catalog or self.catalog, self.engine, **{**settings, **changes})  # type: ignore[arg-type]
-        for costly in ("trie", "grounder"):
+        for costly in ("trie", "grounder", "_shared"):
             if made.catalog is self.catalog and costly in self.__dict__:
                 made.__dict__[costly] = self.__dict__[costly]
         return made
+
+    def _combined(self, queries: Sequence[Query]) -> Factors:
+        """The product of the priors for some queries, in the form that suits the catalog."""
+        if len(self.catalog) > LARGE_CATALOG:
+            return combine_sparse(self._factors, queries, self._shared)
+        return combine(self._factors, queries)
+
+    @cached_property
+    def _shared(self) -> SharedWeights:
+        return SharedWeights(len(self.catalog))
 
     def _choose(self, names: Sequence[str]) -> dict[Task, PromptTemplate]:
         chosen: dict[Task, PromptTemplate] = {}
@@ -534,18 +559,18 @@ class Recommender:
     def _search(
         self,
         queries: Sequence[Query],
-        factors: Combined,
+        factors: Factors,
         task: Task = "recommend",
         candidates: Sequence[Sequence[Item]] = (),
     ) -> list[Recommendations]:
         if self.engine is None or self.config.lm_weight == 0:
-            results = [rank_by_prior(row, query.k) for row, query in zip(factors.total, queries, strict=True)]
+            results = [rank_by_prior(factors.row(number), query.k) for number, query in enumerate(queries)]
             prompts = [_Prompt(self._templates[task], (), (), 0)] * len(queries)
         else:
             prompts = self._prompts(task, queries, candidates)
             requests = [
-                Request(prompt.token_ids, row, query.k)
-                for prompt, row, query in zip(prompts, factors.total, queries, strict=True)
+                Request(prompt.token_ids, factors.row(number), query.k)
+                for number, (prompt, query) in enumerate(zip(prompts, queries, strict=True))
             ]
             results = search(self.trie, self.engine, requests, self.config)
         return [
@@ -553,14 +578,15 @@ class Recommender:
             for number, (result, prompt) in enumerate(zip(results, prompts, strict=True))
         ]
 
-    def _answer(self, number: int, result: SearchResult, prompt: _Prompt, factors: Combined) -> Recommendations:
+    def _answer(self, number: int, result: SearchResult, prompt: _Prompt, factors: Factors) -> Recommendations:
         by_prior = math.isnan(result.lm_logprobs[0])
         grounding = Grounding("prior", 0.0) if by_prior else Grounding("trie", 1.0)
         reference = "" if by_prior else prompt.template.ref
         places = []
         for place, index in enumerate(result.items.tolist()):
             terms = {} if by_prior else {"lm": self.config.lm_weight * float(result.lm_logprobs[place])}
-            terms |= self._terms(factors, number, index)
+            # of the priors that were asked for: those that only remove items add nothing to those they leave
+            terms |= {prior.name: factors.term(prior.name, number, index) for prior in self.priors}
             score = float(result.scores[place])
             if self.config.mode == "fused" and not by_prior:
                 terms["norm"] = score - sum(terms.values())
@@ -601,14 +627,10 @@ class Recommender:
             item, distribution, float(values[chosen]), float(values[chosen]), math.nan, prompt.template.ref
         )
 
-    def _terms(self, factors: Combined, number: int, index: int) -> dict[str, float]:
-        """Of the priors that were asked for; those that only remove items add nothing to those they leave."""
-        return {prior.name: float(factors.terms[prior.name][number, index]) for prior in self.priors}
-
     def _free(
         self,
         queries: Sequence[Query],
-        factors: Combined,
+        factors: Factors,
         task: Task = "recommend",
         candidates: Sequence[Sequence[Item]] = (),
     ) -> list[Recommendations]:
@@ -619,7 +641,8 @@ class Recommender:
         written = engine.generate([prompt.messages for prompt in prompts], GenerationConfig(max_new_tokens=room))
         answers = []
         for number, (query, prompt, completion) in enumerate(zip(queries, prompts, written, strict=True)):
-            weights = factors.total[number].copy()
+            row = factors.row(number)
+            weights = row.dense() if isinstance(row, SparseWeights) else row
             fallback = rank_by_prior(weights, len(self.catalog)).items  # raises where nothing is eligible
             found: dict[int, Grounding] = {}
             dropped = []

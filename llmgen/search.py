@@ -39,8 +39,10 @@ from numpy.typing import NDArray
 
 from llmgen.engines import Engine, Step
 from llmgen.errors import SearchError
+from llmgen.mass import Weighed, intervals, mass_of
 from llmgen.trie import ItemTrie
 from llmgen.types import FloatArray, IntArray
+from llmgen.weights import SparseWeights, Weights, check_log_weights
 
 Mode = Literal["trie", "raw", "fused"]
 Normalise = Literal["catalog", "eligible"]
@@ -82,12 +84,13 @@ class Request:
 
     Attributes:
         prompt: Token ids after which an item is spelled.
-        log_prior: float64 [num_items], natural log of the item prior in catalog order; -inf removes an item.
+        log_prior: Natural log of the item prior; -inf removes an item: float64 [num_items] in catalog order, or
+            `SparseWeights`, whose cost does not grow with the catalog.
         k: How many items are wanted, 1 or more.
     """
 
     prompt: tuple[int, ...]
-    log_prior: FloatArray
+    log_prior: Weights
     k: int
 
 
@@ -129,20 +132,24 @@ def search(trie: ItemTrie, engine: Engine, requests: Sequence[Request], config: 
     return [results[number] for number in range(len(requests))]
 
 
-def rank_by_prior(log_prior: FloatArray, k: int) -> SearchResult:
+def rank_by_prior(log_prior: Weights, k: int) -> SearchResult:
     """The search without a language model: the k largest weights, ties in catalog order.
 
     Raises:
         SearchError: No item has a weight above 0.
     """
-    _check(Request((), log_prior, k), len(log_prior), 0)
-    eligible = np.flatnonzero(log_prior > -np.inf)
-    if len(eligible) > k:
-        kth = np.partition(log_prior[eligible], len(eligible) - k)[len(eligible) - k]
-        eligible = eligible[log_prior[eligible] >= kth]
-    items = eligible[np.argsort(-log_prior[eligible], kind="stable")][:k]
-    scores = log_prior[items]
-    total = scores[0] + np.log(np.exp(log_prior - scores[0]).sum())
+    if isinstance(log_prior, SparseWeights):
+        _check(Request((), log_prior, k), log_prior.num_items, 0)
+        items, scores, total = log_prior.top(k)
+    else:
+        _check(Request((), log_prior, k), len(log_prior), 0)
+        eligible = np.flatnonzero(log_prior > -np.inf)
+        if len(eligible) > k:
+            kth = np.partition(log_prior[eligible], len(eligible) - k)[len(eligible) - k]
+            eligible = eligible[log_prior[eligible] >= kth]
+        items = eligible[np.argsort(-log_prior[eligible], kind="stable")][:k]
+        scores = log_prior[items]
+        total = scores[0] + np.log(np.exp(log_prior - scores[0]).sum())
     return SearchResult(items, scores, np.full(len(items), np.nan), np.exp(scores - total), True, 0)
 
 
@@ -218,11 +225,7 @@ class _Found(NamedTuple):
 
 
 class _Batch:
-    """The state of some requests that are worked on together; their number among them is the `owner` of what is theirs.
-
-    What is known of each item stands in one row a request: its columns are the positions in trie order, and one more,
-    so that an interval may end behind the last item. Rows are used joined: a place is `owner * stride + position`.
-    """
+    """Some requests that are worked on together; their number among them is the `owner` of what is theirs."""
 
     def __init__(self, trie: ItemTrie, requests: Sequence[Request], config: SearchConfig, paths: _Paths) -> None:
         self.trie = trie
@@ -231,23 +234,8 @@ class _Batch:
         self.prompts = [request.prompt for request in requests]
         self.by_eligible = config.normalise == "eligible"
         self.fused = config.mode == "fused"
-        self.stride = trie.num_items + 1
-        shape = (len(requests), self.stride)
-        log_weight, mass = np.empty(shape), np.zeros(shape)  # mass: of all items before, in units of exp(top)
-        count = np.zeros(shape if self.by_eligible else (0, 0), np.int32)  # of eligible items before
-        self.top, self.need = np.empty(len(requests)), np.empty(len(requests), np.int64)
-        order = trie.order.astype(np.int64)
-        for number, request in enumerate(requests):  # one by one, so that there is no third array as large as these
-            weight = request.log_prior[order]
-            log_weight[number, :-1] = weight
-            self.top[number] = weight.max()
-            np.exp(weight - self.top[number]).cumsum(out=mass[number, 1:])
-            eligible = weight > -np.inf
-            self.need[number] = min(request.k, int(np.count_nonzero(eligible)))
-            if self.by_eligible:
-                eligible.cumsum(out=count[number, 1:])
-        log_weight[:, -1] = -np.inf
-        self.log_weight, self.mass, self.count = log_weight.ravel(), mass.ravel(), count.ravel()
+        self.mass = mass_of(trie, [request.log_prior for request in requests])
+        self.need = np.minimum([request.k for request in requests], self.mass.count)
         self.width = np.array([config.num_beams or max(4 * request.k, 32) for request in requests])
         self.owners = np.arange(len(requests))
         self.best = np.full((len(requests), self.need.max()), -np.inf)  # scores of the best items found, rising
@@ -258,12 +246,8 @@ class _Batch:
         self.working = np.ones(len(requests), dtype=bool)
         self.reserve: list[_Nodes] = []  # nodes that were not chosen
         self.dropped: list[_Nodes] = []  # nodes that can't matter any more
-        start = self.owners * self.stride
         root, lm = np.zeros_like(self.owners), np.zeros(len(requests))
-        end = start + trie.num_items
-        self.pool = self._enter(
-            self.owners, root, lm, lm, start, end, self.top, self._log_mass(start, end, self.owners)
-        )
+        self.pool = self._enter(self.owners, root, lm, lm, self.mass.below(self.owners, root))
 
     def choose(self) -> _Nodes:
         """Choose the nodes to open next; none if all searches are over."""
@@ -284,13 +268,11 @@ class _Batch:
     def open(self, chosen: _Nodes, engine: Engine) -> None:
         """Ask the model about the chosen nodes, and put their children where they belong."""
         self.num_rounds += self.working
-        children, parent = _intervals(self.trie.first[chosen.node], self.trie.first[chosen.node + 1])
-        offset = (chosen.owner * self.stride)[parent]
-        start, end = self.trie.lo[children] + offset, self.trie.hi[children] + offset
-        place = start.argsort()  # the ends of one and the start of the next, rising: no item is looked at twice
-        best = np.empty(len(children))
-        best[place] = np.maximum.reduceat(self.log_weight, np.stack([start, end], axis=1)[place].ravel())[::2]
-        alive = np.flatnonzero(best > -np.inf)
+        if self.config.mode != "raw" and not self.by_eligible:  # go down while there is no choice
+            chosen = chosen._replace(node=np.array(list(map(self.paths.end, chosen.node.tolist()))))
+        children, parent = intervals(self.trie.first[chosen.node], self.trie.first[chosen.node + 1])
+        below = self.mass.below(chosen.owner[parent], children)
+        alive = np.flatnonzero(below.best > -np.inf)
 
         raw = self.config.mode == "raw"
         asks_all = not raw and not self.by_eligible
@@ -308,17 +290,14 @@ class _Batch:
         parent = parent[alive]
         if asks_all:
             lm = lm[alive]
-        owner, start, end, best = chosen.owner[parent], start[alive], end[alive], best[alive]
-        log_mass = np.maximum(
-            self._log_mass(start, end, owner), best
-        )  # a sum that was rounded to less than its largest
+        owner, below = chosen.owner[parent], Weighed._make(array[alive] for array in below)
         if self.fused:
-            local = self.config.lm_weight * lm + log_mass
+            local = self.config.lm_weight * lm + below.log_mass
             score = chosen.score[parent] + local - np.logaddexp.reduceat(local, _starts(parent))[parent]
         lm = chosen.lm[parent] + lm
         if not self.fused:
             score = self.config.lm_weight * lm
-        self.pool = self._enter(owner, children[alive], lm, score, start, end, best, log_mass)
+        self.pool = self._enter(owner, children[alive], lm, score, below)
 
     def results(self) -> list[SearchResult]:
         """The answers, once nothing is chosen any more."""
@@ -347,49 +326,31 @@ class _Batch:
             )
         ]
 
-    def _enter(
-        self,
-        owner: IntArray,
-        node: IntArray,
-        lm: FloatArray,
-        score: FloatArray,
-        start: IntArray,
-        end: IntArray,
-        best: FloatArray,
-        log_mass: FloatArray,
-    ) -> _Nodes:
+    def _enter(self, owner: IntArray, node: IntArray, lm: FloatArray, score: FloatArray, below: Weighed) -> _Nodes:
         """Add nodes that have eligible items: leaves to what is found; the others are returned."""
-        size = self.count[end] - self.count[start] if self.by_eligible else end - start
+        first, last = self.trie.lo[node], self.trie.hi[node] - 1
+        size = below.size if self.by_eligible else (last - first + 1).astype(np.int64)
         if self.config.mode == "raw":
             leaf = self.trie.is_leaf(node)
-        else:
+        elif self.by_eligible:
             leaf = size == 1  # nothing is left to choose
             several = np.flatnonzero(~leaf)
-            if self.by_eligible:
-                node[several] = self._follow(node[several], owner[several] * self.stride)
-            else:
-                node[several] = list(map(self.paths.end, node[several].tolist()))
+            node[several] = self._follow(node[several], owner[several])
             leaf[several] = self.trie.is_leaf(node[several])
+        else:
+            leaf = self.trie.leaf[first] == self.trie.leaf[last]  # nothing is left to choose
         which = np.flatnonzero(leaf)
         if len(which):
-            before = score[which] - log_mass[which] if self.fused else score[which]
-            self._find(owner[which], lm[which], before, start[which], end[which], size[which])
+            before = score[which] - below.log_mass[which] if self.fused else score[which]
+            self._find(owner[which], lm[which], before, node[which], size[which])
         which = np.flatnonzero(~leaf)
-        owner, lm, score, size, log_mass = owner[which], lm[which], score[which], size[which], log_mass[which]
+        owner, lm, score, size, log_mass = owner[which], lm[which], score[which], size[which], below.log_mass[which]
         if self.fused:
             return _Nodes(owner, node[which], lm, score, score, score)
         share = score + log_mass - self.config.lm_weight * np.log(size)
-        return _Nodes(owner, node[which], lm, score, score + best[which], share)
+        return _Nodes(owner, node[which], lm, score, score + below.best[which], share)
 
-    def _log_mass(self, start: IntArray, end: IntArray, owner: IntArray) -> FloatArray:
-        """Log of the sum of w over the items of intervals."""
-        with np.errstate(divide="ignore"):  # weights too small beside the others: they add nothing to a sum
-            logs: FloatArray = np.log(np.maximum(self.mass[end] - self.mass[start], 0)) + self.top[owner]
-        return logs
-
-    def _find(
-        self, owner: IntArray, lm: FloatArray, before: FloatArray, start: IntArray, end: IntArray, size: IntArray
-    ) -> None:
+    def _find(self, owner: IntArray, lm: FloatArray, before: FloatArray, node: IntArray, size: IntArray) -> None:
         """Add the eligible items of leaves, which share the leaf's probability; in `raw` mode each has all of it.
 
         An item's score is what stands `before` it and its weight.
@@ -398,25 +359,22 @@ class _Batch:
             lm = lm - np.log(size)
             if not self.fused:
                 before = before - self.config.lm_weight * np.log(size)
-        place, leaf = _intervals(start, end)
-        alive = self.log_weight[place] > -np.inf
-        place, leaf = place[alive], leaf[alive]
+        leaf, position, log_weight = self.mass.items(owner, node)
         owner, lm = owner[leaf], lm[leaf]
-        score = before[leaf] + self.log_weight[place]
-        self.found.append(_Found(owner, place - owner * self.stride, lm, score))
+        score = before[leaf] + log_weight
+        self.found.append(_Found(owner, position, lm, score))
         table, counts = _table(owner, score, len(self.owners), -np.inf)
         self.num_found += counts
         most = self.best.shape[1]
         self.best = np.sort(np.concatenate([self.best, table], axis=1), axis=1)[:, -most:]
         self.kth = self.best[self.owners, most - self.need]
 
-    def _follow(self, node: IntArray, offset: IntArray) -> IntArray:
+    def _follow(self, node: IntArray, owner: IntArray) -> IntArray:
         """Go down while there is no choice but items that are not eligible."""
         going = np.arange(len(node))
         while len(going):
-            children, parent = _intervals(self.trie.first[node[going]], self.trie.first[node[going] + 1])
-            place = offset[going][parent]
-            alive = self.count[place + self.trie.lo[children]] < self.count[place + self.trie.hi[children]]
+            children, parent = intervals(self.trie.first[node[going]], self.trie.first[node[going] + 1])
+            alive = self.mass.below(owner[going][parent], children).size > 0
             children, parent = children[alive], parent[alive]
             forced = np.bincount(parent, minlength=len(going))[parent] == 1
             going = going[parent[forced]]
@@ -426,6 +384,13 @@ class _Batch:
     def _widest(self, nodes: _Nodes) -> _Nodes:
         """The nodes with the largest bounds, as many as a beam of each request holds, ties as they came in."""
         table, counts = _table(nodes.owner, -nodes.bound, len(self.owners), np.inf)
+        most = int(self.width.max())
+        if table.shape[1] > most:  # a look at all is cheaper than sorting all
+            last = np.partition(table, most - 1, axis=1)[:, most - 1]
+            near = -nodes.bound <= last[nodes.owner]
+            self.reserve.append(nodes.take(~near))
+            nodes = nodes.take(near)
+            table, counts = _table(nodes.owner, -nodes.bound, len(self.owners), np.inf)
         first = np.cumsum(counts) - counts
         within = np.arange(table.shape[1]) < np.minimum(counts, self.width)[:, None]
         chosen = (table.argsort(axis=1, kind="stable") + first[:, None])[within]
@@ -452,13 +417,6 @@ def _table(owner: IntArray, values: FloatArray, num_owners: int, fill: float) ->
     return table, counts
 
 
-def _intervals(start: IntArray | NDArray[np.int32], end: IntArray | NDArray[np.int32]) -> tuple[IntArray, IntArray]:
-    """All whole numbers in some intervals, one after the other, and which interval each comes from."""
-    size = end - start
-    which = np.arange(len(size)).repeat(size)
-    return np.arange(len(which)) + (start - size.cumsum() + size)[which], which
-
-
 def _starts(which: IntArray) -> IntArray:
     """Where the run of each number begins, of the numbers from 0 on, rising, each once at least."""
     counts = np.bincount(which)
@@ -469,12 +427,12 @@ def _starts(which: IntArray) -> IntArray:
 def _check(request: Request, num_items: int, number: int) -> None:
     if request.k < 1:
         raise ValueError(f"k must be 1 or more, not {request.k}")
-    if request.log_prior.shape != (num_items,):
-        raise ValueError(f"the prior has the shape {request.log_prior.shape}; this catalog wants ({num_items},)")
-    top = request.log_prior.max(initial=-np.inf)  # is NaN where any of them is
-    if np.isnan(top) or top == np.inf:
-        raise ValueError("a prior's logarithm must not be NaN or +inf")
-    if top == -np.inf:
+    prior = request.log_prior
+    shape = (prior.num_items,) if isinstance(prior, SparseWeights) else prior.shape
+    if shape != (num_items,):
+        raise ValueError(f"the prior has the shape {shape}; this catalog wants ({num_items},)")
+    some = prior.count > 0 if isinstance(prior, SparseWeights) else check_log_weights(prior) > -np.inf
+    if not some:
         raise SearchError(
             f"no item is eligible in request {number}: all {num_items} were seen already or are filtered out; loosen "
             "the filters, or allow seen items"

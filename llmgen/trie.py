@@ -24,8 +24,8 @@ logger = logging.getLogger(__name__)
 
 Int32Array = NDArray[np.int32]
 IndexArray = NDArray[np.int64]
-ARRAYS = ("first", "token", "lo", "hi", "parent", "order")
-FORMAT = 1
+ARRAYS = ("first", "token", "lo", "hi", "parent", "order", "position", "leaf")
+FORMAT = 2
 
 
 class Children(NamedTuple):
@@ -48,6 +48,8 @@ class ItemTrie:
         parent: int32 [num_nodes]; -1 for the root.
         order: int32 [num_items]; catalog index of the item at each position. Items that share a path share a leaf and
             stand there in catalog order.
+        position: int32 [num_items]; position of the item at each catalog index, the inverse of `order`.
+        leaf: int32 [num_items]; the leaf that each position belongs to.
     """
 
     first: Int32Array
@@ -56,6 +58,8 @@ class ItemTrie:
     hi: Int32Array
     parent: Int32Array
     order: Int32Array
+    position: Int32Array
+    leaf: Int32Array
 
     @classmethod
     def build(cls, paths: Sequence[Sequence[int]]) -> ItemTrie:
@@ -113,8 +117,13 @@ class ItemTrie:
             edges.append(tokens[depth, lo].astype(np.int64))
         counts.append(np.zeros(len(los[-1]), dtype=np.int64))
         first = np.concatenate([[1], 1 + np.cumsum(np.concatenate(counts))])
-        joined = (np.concatenate(parts) for parts in (edges, los, his, parents))
-        arrays = (first, *joined, order)
+        edge, lo, hi, parent = (np.concatenate(parts) for parts in (edges, los, his, parents))
+        leaves = np.flatnonzero(first[1:] == first[:-1])
+        position = np.empty(num_items, np.int64)
+        position[order] = np.arange(num_items)
+        leaves = leaves[np.argsort(lo[leaves])]  # each position is below one leaf
+        leaf = np.repeat(leaves, hi[leaves] - lo[leaves])
+        arrays = (first, edge, lo, hi, parent, order, position, leaf)
         return cls(*(array.astype(np.int32) for array in arrays))
 
     @property
@@ -149,13 +158,7 @@ class ItemTrie:
 
     def path(self, item: int) -> tuple[int, ...]:
         """Token path of the item with a catalog index."""
-        position = int(np.flatnonzero(self.order == item)[0])
-        node, spelled = 0, []
-        while self.first[node] < self.first[node + 1]:
-            begin, end = int(self.first[node]), int(self.first[node + 1])
-            node = begin + int(np.searchsorted(self.lo[begin:end], position, side="right")) - 1
-            spelled.append(int(self.token[node]))
-        return tuple(spelled)
+        return self.spelling(int(self.leaf[self.position[item]]))
 
     def save(self, folder: Path) -> None:
         """Write the arrays into a new folder; it is there whole or not at all, also with several writers."""

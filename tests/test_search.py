@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -12,8 +13,10 @@ from hypothesis import strategies as st
 from llmgen.engines import Step
 from llmgen.engines.fake import VOCABULARY, FakeEngine
 from llmgen.errors import SearchError
+from llmgen.mass import DenseMass, mass_of
 from llmgen.search import Request, SearchConfig, SearchResult, rank_by_prior, search
 from llmgen.trie import ItemTrie
+from llmgen.weights import Shared, SparseWeights
 from tests.reference import fused_logprobs, item_logprobs
 
 PROMPT = (9,)
@@ -95,6 +98,73 @@ def check(
         assert result.exact
     if result.exact:
         assert result.scores == pytest.approx(np.sort(scores)[::-1][: len(result.items)])
+
+
+@st.composite
+def sparse_forms(draw: st.DrawFn, log_priors: list[np.ndarray]) -> list[SparseWeights]:
+    """The same weights, written beside one or two arrays that say something else of the requests' own items."""
+    num_items = len(log_priors[0])
+    weight = st.sampled_from([-np.inf, -2.0, 0.0, 3.0])
+    arrays = st.lists(weight, min_size=num_items, max_size=num_items).map(np.array)
+    shared = draw(st.lists(st.builds(Shared, arrays), min_size=1, max_size=2))
+    forms = []
+    for log_prior in log_priors:
+        chosen = draw(st.sampled_from(shared))
+        rest = draw(st.sampled_from([0.0, -0.7, 2.0]))
+        says_so = chosen.log_weights + rest == log_prior
+        more = np.array(draw(st.lists(st.booleans(), min_size=num_items, max_size=num_items)))
+        items = np.flatnonzero(~says_so | more)
+        forms.append(SparseWeights(chosen, rest, items, log_prior[items]))
+    return forms
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.data(), batches())
+def test_weights_beside_shared_ones_find_the_same(
+    data: st.DataObject, problem: tuple[list[tuple[int, ...]], FakeEngine, list[Request], SearchConfig]
+) -> None:
+    paths, engine, requests, config = problem
+    forms = data.draw(sparse_forms([request.log_prior for request in requests]))
+    trie = ItemTrie.build(paths)
+    results = search(trie, engine, [replace(r, log_prior=f) for r, f in zip(requests, forms, strict=True)], config)
+    for request, form, result in zip(requests, forms, results, strict=True):
+        np.testing.assert_array_equal(form.dense(), request.log_prior)
+        check(paths, engine, request, config, result)
+        dense = rank_by_prior(request.log_prior, request.k)
+        for one_field, other_field in zip(dense, rank_by_prior(form, request.k), strict=True):
+            np.testing.assert_allclose(one_field, other_field, rtol=0, atol=1e-9)
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.data(), batches())
+def test_both_forms_weigh_every_node_alike(
+    data: st.DataObject, problem: tuple[list[tuple[int, ...]], FakeEngine, list[Request], SearchConfig]
+) -> None:
+    paths, _, requests, _ = problem
+    trie = ItemTrie.build(paths)
+    log_priors = [request.log_prior for request in requests]
+    dense, sparse = DenseMass(trie, log_priors), mass_of(trie, data.draw(sparse_forms(log_priors)))
+    np.testing.assert_array_equal(dense.count, sparse.count)
+    start, end = 0, 1
+    while start < end:  # level by level: there no item is below two nodes
+        nodes = np.arange(start, end)
+        owner, node = np.repeat(np.arange(len(requests)), len(nodes)), np.tile(nodes, len(requests))
+        one, other = dense.below(owner, node), sparse.below(owner, node)
+        np.testing.assert_array_equal(one.size, other.size)
+        np.testing.assert_allclose(one.log_mass, other.log_mass, rtol=0, atol=1e-9)
+        assert (other.best >= one.best).all()
+        np.testing.assert_array_equal(np.isneginf(other.best), np.isneginf(one.best))
+        for these, those in zip(dense.items(owner, node), sparse.items(owner, node), strict=True):
+            np.testing.assert_array_equal(these, those)
+        start, end = end, int(trie.first[end])
+
+
+def test_a_sum_of_few_small_weights_beside_large_ones_of_others_is_not_lost() -> None:
+    trie = ItemTrie.build([(1, 0), (2, 0), (3, 0)])
+    shared = Shared(np.array([0.0, -60.0, -900.0]))
+    mass = mass_of(trie, [SparseWeights(shared, 0.0, np.array([0]), np.array([-np.inf]))])
+    root, node = mass.below(np.array([0]), np.array([0])), mass.below(np.array([0]), np.array([3]))
+    assert [*root.log_mass, *node.log_mass] == pytest.approx([-60.0, -900.0])
 
 
 @settings(max_examples=400, deadline=None)

@@ -7,13 +7,15 @@
     Transition      what people took next
     Ease, ItemKNN   what people took together
 
-A prior of your own is any object with `name`, `weight` and `log_weights`; see `Prior`.
+A prior of your own is any object with `name`, `weight` and `log_weights`; see `Prior`. For a large catalog give it
+`sparse_log_weights` too; see `SparsePrior`.
 """
 
 from llmgen.priors.base import Combined, Movable, Prior, combine, log_lift, reweighted
 from llmgen.priors.collaborative import Ease, Evidence, ItemKNN, ItemToItem, Transition
-from llmgen.priors.filters import Seen, Where, only
+from llmgen.priors.filters import Seen, Where, chosen, only
 from llmgen.priors.popularity import Popularity
+from llmgen.priors.sparse import SharedWeights, SparseCombined, SparsePrior, SparseRow, combine_sparse
 from llmgen.priors.wish import Wish, item_text
 
 __all__ = [
@@ -26,10 +28,16 @@ __all__ = [
     "Popularity",
     "Prior",
     "Seen",
+    "SharedWeights",
+    "SparseCombined",
+    "SparsePrior",
+    "SparseRow",
     "Transition",
     "Where",
     "Wish",
+    "chosen",
     "combine",
+    "combine_sparse",
     "item_text",
     "log_lift",
     "only",

@@ -73,6 +73,21 @@ class Combined:
     total: FloatArray
     terms: Mapping[str, FloatArray]
 
+    def row(self, number: int) -> FloatArray:
+        """The log weights of one query, float64 [n_items]."""
+        return cast(FloatArray, self.total[number])
+
+    def term(self, name: str, number: int, index: int) -> float:
+        """What one prior adds to the score of the item at a catalog index, for one query."""
+        return float(self.terms[name][number, index])
+
+    def among(self, candidates: Sequence[IntArray]) -> Combined:
+        """The same with nothing left but some items of each query: their catalog indices, int64, none twice."""
+        total = np.full_like(self.total, -np.inf)
+        for row, items, left in zip(self.total, candidates, total, strict=True):
+            left[items] = row[items]
+        return Combined(total, self.terms)
+
 
 def combine(priors: Sequence[Prior], queries: Sequence[Query], n_items: int | None = None) -> Combined:
     """Multiply priors: the sum of weight * log w, where an item that one factor removes stays removed.
@@ -88,11 +103,7 @@ def combine(priors: Sequence[Prior], queries: Sequence[Query], n_items: int | No
     Raises:
         ValueError: A name twice, no prior and no `n_items`, or a prior that answers with the wrong shape, NaN or +inf.
     """
-    names = [prior.name for prior in priors]
-    if repeated := sorted({name for name in names if names.count(name) > 1}):
-        raise ValueError(
-            f"two priors are called {repeated[0]!r}; give each its own name (dataclasses.replace(..., name=))"
-        )
+    check_priors(priors)
     if not priors and n_items is None:
         raise ValueError("no prior and no n_items: the size of the catalog is not known; give one of them")
     terms: dict[str, FloatArray] = {}
@@ -105,12 +116,7 @@ def combine(priors: Sequence[Prior], queries: Sequence[Query], n_items: int | No
             raise ValueError(
                 f"prior {prior.name!r} gave NaN or +inf; a log weight is finite, or -inf for an item removed"
             )
-        if not np.isfinite(prior.weight):
-            raise ValueError(f"the weight of prior {prior.name!r} is {prior.weight}; it must be finite")
-        with np.errstate(invalid="ignore"):  # 0 * -inf, which is -inf here
-            term = prior.weight * log_w
-        term[np.isneginf(log_w)] = -np.inf
-        terms[prior.name] = term
+        terms[prior.name] = weighted(log_w, prior.weight)
     total = np.zeros((len(queries), cast(int, n_items)))
     for term in terms.values():
         total += term
@@ -126,6 +132,14 @@ def reweighted(prior: PriorT, weight: float) -> PriorT:
     if not dataclasses.is_dataclass(prior) or isinstance(prior, type):
         raise TypeError(f"{type(prior).__name__} is not a dataclass instance; its weight cannot be replaced")
     return cast(PriorT, dataclasses.replace(cast(Any, prior), weight=float(weight)))
+
+
+def weighted(log_weights: FloatArray, weight: float) -> FloatArray:
+    """Log weights raised to a weight, in a new array; what is removed stays removed, whatever the weight."""
+    with np.errstate(invalid="ignore"):  # 0 * -inf, which is -inf here
+        term: FloatArray = weight * log_weights
+    term[np.isneginf(log_weights)] = -np.inf
+    return term
 
 
 def log_lift(scores: FloatArray, floor: float) -> FloatArray:
@@ -161,6 +175,18 @@ def log_lift(scores: FloatArray, floor: float) -> FloatArray:
     positive *= np.divide((1.0 - floor) * positive.shape[1], sums, out=np.zeros_like(sums), where=sums > 0)
     positive += np.where(sums > 0, floor, 1.0)
     return cast(FloatArray, np.log(positive, out=positive))
+
+
+def check_priors(priors: Sequence[Prior]) -> None:
+    """Raise ValueError where two priors have one name, or a weight is not finite."""
+    names = [prior.name for prior in priors]
+    if repeated := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(
+            f"two priors are called {repeated[0]!r}; give each its own name (dataclasses.replace(..., name=))"
+        )
+    for prior in priors:
+        if not np.isfinite(prior.weight):
+            raise ValueError(f"the weight of prior {prior.name!r} is {prior.weight}; it must be finite")
 
 
 def check_floor(floor: float) -> None:

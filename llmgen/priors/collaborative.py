@@ -24,6 +24,7 @@ from llmgen.catalog import Catalog
 from llmgen.errors import CatalogError
 from llmgen.priors.base import check_floor, log_lift
 from llmgen.priors.interactions import Sequences, sequences
+from llmgen.priors.sparse import SparseRow, lifted
 from llmgen.types import FloatArray, IntArray, Item, Query
 
 FLOOR = 0.1
@@ -81,18 +82,24 @@ class ItemToItem:
         Returns:
             float64 [len(queries), n_items]; zeros for a query without history.
         """
-        taken = [self.catalog.positions(query.history) for query in queries]
-        weights = [np.empty(0), *[self._recency(len(indices)) for indices in taken]]
-        indices = np.fromiter(chain.from_iterable(taken), np.int64)
-        ends = np.cumsum([0, *map(len, taken)])
-        shape = (len(queries), len(self.catalog))
-        history = sparse.csr_array((np.concatenate(weights), indices, ends), shape=shape)
-        scores = history @ self.similarity
+        scores = self._histories(queries) @ self.similarity
         return cast(FloatArray, scores.toarray() if sparse.issparse(scores) else scores)
 
     def log_weights(self, queries: Sequence[Query]) -> FloatArray:
         """See `Prior`; 0 everywhere for a query whose history says nothing, and finite always."""
         return log_lift(self.scores(queries), self.floor)
+
+    def sparse_log_weights(self, queries: Sequence[Query]) -> list[SparseRow]:
+        """See `SparsePrior`."""
+        found = self._histories(queries) @ self.similarity
+        if not sparse.issparse(found):
+            everything = np.arange(len(self.catalog))
+            return [lifted(everything, row, self.floor, len(self.catalog)) for row in found]
+        scores = cast(sparse.csr_array, found)
+        scores.sort_indices()
+        ends = scores.indptr[1:-1]
+        rows = zip(np.split(scores.indices.astype(np.int64), ends), np.split(scores.data, ends), strict=True)
+        return [lifted(items, values, self.floor, len(self.catalog)) for items, values in rows][: len(queries)]
 
     def evidence(self, query: Query, item: Item) -> list[Evidence]:
         """The items of the history that speak for an item, strongest first.
@@ -131,6 +138,15 @@ class ItemToItem:
                 (block.data, (kept[block.row], kept[block.col])), shape=(n_items, n_items)
             ).tocsr()
         return dataclasses.replace(self, catalog=catalog, similarity=similarity)
+
+    def _histories(self, queries: Sequence[Query]) -> sparse.csr_array:
+        """[len(queries), n_items], what each item of each history counts."""
+        taken = [self.catalog.positions(query.history) for query in queries]
+        weights = [np.empty(0), *[self._recency(len(indices)) for indices in taken]]
+        indices = np.fromiter(chain.from_iterable(taken), np.int64)
+        ends = np.cumsum([0, *map(len, taken)])
+        shape = (len(queries), len(self.catalog))
+        return sparse.csr_array((np.concatenate(weights), indices, ends), shape=shape)
 
     def _recency(self, length: int) -> FloatArray:
         return self.decay ** np.arange(length - 1.0, -1.0, -1.0)

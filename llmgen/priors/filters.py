@@ -12,7 +12,12 @@ from numpy.typing import NDArray
 
 from llmgen.catalog import Catalog
 from llmgen.errors import CatalogError
+from llmgen.priors.sparse import SparseRow
 from llmgen.types import Attribute, FloatArray, IntArray, Item, Query
+
+FEW = 0.05
+"""A filter that allows, or removes, a smaller share of the items is a list of these, a larger one an array."""
+FILTERS_KEPT = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,29 +39,48 @@ class Seen:
                 row[self.catalog.positions(query.history)] = -np.inf
         return log_w
 
+    def sparse_log_weights(self, queries: Sequence[Query]) -> list[SparseRow]:
+        """See `SparsePrior`."""
+        return [
+            removing(np.unique(np.array(self.catalog.positions(query.history), np.int64)))
+            if query.exclude_seen
+            else SparseRow()
+            for query in queries
+        ]
+
     def on_catalog(self, catalog: Catalog, before: IntArray) -> Seen:
         """See `Movable`."""
         return dataclasses.replace(self, catalog=catalog)
 
 
-def only(catalog: Catalog, items: Iterable[Item | str]) -> FloatArray:
-    """Log weights that leave nothing but these candidates.
+def chosen(catalog: Catalog, items: Iterable[Item | str]) -> IntArray:
+    """Positions of candidates, int64, in their order; one that stands twice counts once.
 
     Args:
         catalog: Where they stand.
-        items: Items or their ids, at least one; one that stands twice counts once.
-
-    Returns:
-        float64 [n_items], 0 for a candidate and -inf for any other item.
+        items: Items or their ids, at least one.
 
     Raises:
         UnknownItemError: A candidate is not in the catalog.
         ValueError: No candidates: that would leave nothing to recommend.
     """
-    log_w = np.full(len(catalog), -np.inf)
-    log_w[[catalog.index(item) for item in items]] = 0.0
-    if np.isneginf(log_w).all():
+    positions = np.array(list(dict.fromkeys(catalog.index(item) for item in items)), np.int64)
+    if not len(positions):
         raise ValueError("no candidates were given; leave them out to choose from the whole catalog")
+    return positions
+
+
+def only(catalog: Catalog, items: Iterable[Item | str]) -> FloatArray:
+    """Log weights that leave nothing but these candidates.
+
+    Returns:
+        float64 [n_items], 0 for a candidate and -inf for any other item.
+
+    Raises:
+        UnknownItemError, ValueError: As `chosen`.
+    """
+    log_w = np.full(len(catalog), -np.inf)
+    log_w[chosen(catalog, items)] = 0.0
     return log_w
 
 
@@ -88,6 +112,7 @@ class Where:
     weight: float = 1.0
     name: str = "where"
     values: Mapping[str, _Values] | None = field(default=None, repr=False)
+    rows: dict[str, SparseRow] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         if self.values is None:
@@ -109,9 +134,34 @@ class Where:
                 row[~known[key]] = -np.inf
         return log_w
 
+    def sparse_log_weights(self, queries: Sequence[Query]) -> list[SparseRow]:
+        """See `SparsePrior`; the rows of the last filters are kept, so only a new filter looks at the whole catalog.
+
+        Raises:
+            CatalogError: As `log_weights`.
+        """
+        return [self._row(query.filters) if query.filters else SparseRow() for query in queries]
+
     def on_catalog(self, catalog: Catalog, before: IntArray) -> Where:
         """See `Movable`; what can be filtered on is read anew."""
-        return dataclasses.replace(self, catalog=catalog, values=None)
+        return dataclasses.replace(self, catalog=catalog, values=None, rows={})
+
+    def _row(self, filters: Mapping[str, Attribute]) -> SparseRow:
+        key = repr(sorted((name, repr(wanted)) for name, wanted in filters.items()))
+        row = self.rows.pop(key, None)
+        if row is None:
+            matches = np.all([self._matches(name, wanted) for name, wanted in filters.items()], axis=0)
+            allowed = np.flatnonzero(matches)
+            if len(allowed) < FEW * len(matches):
+                row = SparseRow(-np.inf, allowed, np.zeros(len(allowed)))
+            elif len(allowed) > (1 - FEW) * len(matches):
+                row = removing(np.flatnonzero(~matches))
+            else:
+                row = SparseRow(np.where(matches, 0.0, -np.inf))
+        self.rows[key] = row  # at the end: the oldest is the first
+        while len(self.rows) > FILTERS_KEPT:
+            self.rows.pop(next(iter(self.rows)), None)
+        return row
 
     def _matches(self, attribute: str, wanted: Attribute) -> NDArray[np.bool_]:
         values = (self.values or {}).get(attribute)
@@ -192,3 +242,8 @@ def _hint(values: _Values, value: str | int | float | bool) -> str:
         low, high = np.nanmin(values.numbers), np.nanmax(values.numbers)
         parts.append(f'its numbers run from {low:g} to {high:g} (ranges are written "{low:g}..{high:g}")')
     return "; ".join(parts)
+
+
+def removing(items: IntArray) -> SparseRow:
+    """A row that removes some items, rising, and says nothing of the others."""
+    return SparseRow(0.0, items, np.full(len(items), -np.inf))

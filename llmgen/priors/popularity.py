@@ -11,6 +11,7 @@ import polars as pl
 
 from llmgen.catalog import Catalog
 from llmgen.priors.interactions import sequences
+from llmgen.priors.sparse import SparseRow
 from llmgen.types import FloatArray, IntArray, Query
 
 
@@ -54,3 +55,7 @@ class Popularity:
     def log_weights(self, queries: Sequence[Query]) -> FloatArray:
         """See `Prior`."""
         return np.tile(self.log_shares, (len(queries), 1))
+
+    def sparse_log_weights(self, queries: Sequence[Query]) -> list[SparseRow]:
+        """See `SparsePrior`."""
+        return [SparseRow(self.log_shares)] * len(queries)

@@ -11,6 +11,7 @@ import numpy as np
 from llmgen.bm25 import BM25Index
 from llmgen.catalog import Catalog
 from llmgen.priors.base import check_floor, log_lift
+from llmgen.priors.sparse import NO_ITEMS, NO_VALUES, SparseRow, lifted
 from llmgen.text import normalise
 from llmgen.types import FloatArray, IntArray, Item, Query
 
@@ -61,18 +62,32 @@ class Wish:
 
     def log_weights(self, queries: Sequence[Query]) -> FloatArray:
         """See `Prior`; 0 everywhere for a query without text, or whose text shares no word with any item."""
-        assert self.index is not None  # made in __post_init__
         scores = np.zeros((len(queries), len(self.catalog)))
         if not any(query.text for query in queries):
             return scores
         for row, query in zip(scores, queries, strict=True):
-            if query.text and query.text.strip():
-                row[:] = self.index.scores(self._telling(query.text))
+            if (found := self._scores(query)) is not None:
+                row[:] = found
         return log_lift(scores, self.floor)
+
+    def sparse_log_weights(self, queries: Sequence[Query]) -> list[SparseRow]:
+        """See `SparsePrior`; only a query with text looks at the whole catalog."""
+        rows = []
+        for query in queries:
+            found = self._scores(query)
+            items = NO_ITEMS if found is None else np.flatnonzero(found)
+            values = NO_VALUES if found is None else found[items]
+            rows.append(lifted(items, values, self.floor, len(self.catalog)))
+        return rows
 
     def on_catalog(self, catalog: Catalog, before: IntArray) -> Wish:
         """See `Movable`; the index is made anew."""
         return dataclasses.replace(self, catalog=catalog, index=None)
+
+    def _scores(self, query: Query) -> FloatArray | None:
+        """BM25 of every item, or None for a query without text."""
+        assert self.index is not None  # made in __post_init__
+        return self.index.scores(self._telling(query.text)) if query.text and query.text.strip() else None
 
     def _telling(self, text: str) -> str:
         noun = normalise(self.catalog.noun)

@@ -1,0 +1,181 @@
+"""Priors of large catalogs: one number for most items and others for few, and their product.
+
+The same mathematics as `llmgen.priors.base`, on `SparseRow` instead of one number an item; nothing that is done for a
+query grows with the catalog, unless a prior has no sparse form.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+
+from llmgen.priors.base import Prior, check_priors, weighted
+from llmgen.types import FloatArray, IntArray, Query
+from llmgen.weights import Shared, SparseWeights, overwritten
+
+NO_ITEMS: IntArray = np.zeros(0, np.int64)
+NO_VALUES: FloatArray = np.zeros(0)
+
+
+class SparseRow(NamedTuple):
+    """The log weights that a prior gives the items for one query, before its own weight.
+
+    Attributes:
+        base: Of all items but `items`: one number, or float64 [n_items]. Give the same array object again and again
+            where queries share it: what is derived from it is then computed once.
+        items: int64, catalog indices, rising, none twice.
+        values: float64, their log weights; -inf removes an item.
+    """
+
+    base: FloatArray | float = 0.0
+    items: IntArray = NO_ITEMS
+    values: FloatArray = NO_VALUES
+
+    def at(self, items: IntArray) -> FloatArray:
+        """The log weights of some items, float64 [len(items)]."""
+        found = self.base[items] if isinstance(self.base, np.ndarray) else np.full(len(items), self.base)
+        return overwritten(found, items, self.items, self.values)
+
+
+@runtime_checkable
+class SparsePrior(Prior, Protocol):
+    """A prior that can say what it knows in few numbers; all of llmgen's own can."""
+
+    def sparse_log_weights(self, queries: Sequence[Query]) -> list[SparseRow]:
+        """The same as `log_weights`, one row a query."""
+        ...
+
+
+class SharedWeights:
+    """Products of base arrays, the last few of them: requests with the same ones share what is derived from them.
+
+    Args:
+        num_items: Of the catalog.
+        most: How many products are kept; one holds some 70 bytes an item once it was searched with.
+    """
+
+    def __init__(self, num_items: int, most: int = 4) -> None:
+        self.nothing = Shared(np.full(num_items, -np.inf))
+        self._flat = Shared(np.zeros(num_items))
+        self._most = most
+        self._known: OrderedDict[tuple[tuple[int, float], ...], tuple[Shared, list[FloatArray]]] = OrderedDict()
+
+    def product(self, bases: Sequence[tuple[FloatArray, float]]) -> Shared:
+        """The product of arrays, each raised to its weight; the last one that was made of the same, where it is kept.
+
+        Args:
+            bases: float64 [num_items] and its weight, any number.
+        """
+        if not bases:
+            return self._flat
+        key = tuple((id(base), weight) for base, weight in bases)
+        if key not in self._known:
+            total = np.zeros(len(bases[0][0]))
+            for base, weight in bases:
+                total += weighted(base, weight)
+            self._known[key] = Shared(total), [base for base, _ in bases]  # held, so that no other gets their ids
+            if len(self._known) > self._most:
+                self._known.popitem(last=False)
+        self._known.move_to_end(key)
+        return self._known[key][0]
+
+
+@dataclass(frozen=True, eq=False)
+class SparseCombined:
+    """The product of several priors, see `llmgen.priors.Combined`.
+
+    Attributes:
+        rows: The weights of each query.
+        terms: Name of the prior -> its weight, and its row for each query.
+        shared: Where products were looked up.
+    """
+
+    rows: Sequence[SparseWeights]
+    terms: Mapping[str, tuple[float, Sequence[SparseRow]]]
+    shared: SharedWeights
+
+    def row(self, number: int) -> SparseWeights:
+        """The log weights of one query."""
+        return self.rows[number]
+
+    def term(self, name: str, number: int, index: int) -> float:
+        """What one prior adds to the score of the item at a catalog index, for one query."""
+        weight, rows = self.terms[name]
+        return float(weighted(rows[number].at(np.array([index])), weight)[0])
+
+    def among(self, candidates: Sequence[IntArray]) -> SparseCombined:
+        """The same with nothing left but some items of each query: their catalog indices, int64, none twice."""
+        rows = []
+        for number, items in enumerate(candidates):
+            items = np.sort(items)
+            rows.append(SparseWeights(self.shared.nothing, 0.0, items, self.rows[number].at(items)))
+        return SparseCombined(rows, self.terms, self.shared)
+
+
+def combine_sparse(priors: Sequence[Prior], queries: Sequence[Query], shared: SharedWeights) -> SparseCombined:
+    """Multiply priors, as `llmgen.priors.combine` does.
+
+    A prior without a sparse form is asked query by query, and its row is as long as the catalog.
+
+    Args:
+        priors: No name twice.
+        queries: One row each.
+        shared: Products of earlier requests on the same catalog.
+
+    Raises:
+        ValueError: A name twice, or a weight that is not finite.
+    """
+    check_priors(priors)
+    terms: dict[str, tuple[float, Sequence[SparseRow]]] = {}
+    for prior in priors:
+        if isinstance(prior, SparsePrior):
+            rows = prior.sparse_log_weights(queries)
+        else:
+            rows = [whole_row(prior.log_weights([query])[0]) for query in queries]
+        terms[prior.name] = float(prior.weight), rows
+    products = [
+        _product([(rows[number], weight) for weight, rows in terms.values()], shared) for number in range(len(queries))
+    ]
+    return SparseCombined(products, terms, shared)
+
+
+def whole_row(log_weights: FloatArray) -> SparseRow:
+    """A row that says something of its own of every item; float64 [n_items]."""
+    return SparseRow(0.0, np.arange(len(log_weights)), np.asarray(log_weights, dtype=np.float64))
+
+
+def lifted(items: IntArray, scores: FloatArray, floor: float, n_items: int) -> SparseRow:
+    """`llmgen.priors.log_lift` of one row that is 0 but for some scores.
+
+    Args:
+        items: int64, catalog indices, rising, none twice.
+        scores: float64, finite; those below 0 count as 0.
+        floor: In (0, 1].
+        n_items: Of the catalog.
+    """
+    positive = scores > 0
+    if not positive.any():
+        return SparseRow()
+    items, scores = items[positive], scores[positive] / scores.max()  # neither tiny nor huge scores may overflow
+    return SparseRow(float(np.log(floor)), items, np.log(scores * ((1.0 - floor) * n_items / scores.sum()) + floor))
+
+
+def _product(factors: Sequence[tuple[SparseRow, float]], shared: SharedWeights) -> SparseWeights:
+    bases = [(row.base, weight) for row, weight in factors if isinstance(row.base, np.ndarray)]
+    numbers = [(row.base, weight) for row, weight in factors if not isinstance(row.base, np.ndarray)]
+    removing = [row.items for row, _ in factors if not isinstance(row.base, np.ndarray) and row.base == -np.inf]
+    if removing:
+        items = min(removing, key=len)
+    else:
+        own = [row.items for row, _ in factors if len(row.items)]
+        items = own[0] if len(own) == 1 else np.unique(np.concatenate(own)) if own else NO_ITEMS
+    values = np.zeros(len(items))
+    for row, weight in factors:
+        values += weighted(row.at(items), weight)
+    if removing:
+        return SparseWeights(shared.nothing, 0.0, items, values)
+    return SparseWeights(shared.product(bases), sum(weight * base for base, weight in numbers), items, values)

@@ -1,0 +1,189 @@
+"""The weights of one request on the items of a catalog: one number each, or few numbers beside an array that is shared.
+
+A request knows something about few items: what its user took, what goes with that, what its filters allow. Of all
+others it says what every request says. `SparseWeights` holds it so, and then nothing that is done for a request grows
+with the catalog; an array with one number an item says the same, and is quicker where the catalog is small.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llmgen.trie import ItemTrie
+from llmgen.types import FloatArray, IntArray
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Below:
+    """What is below every node of a trie.
+
+    Attributes:
+        best: float64 [num_nodes], the largest log weight.
+        mass: float64 [num_nodes], the sum of the weights, in units of the largest one of all.
+        count: int32 [num_items + 1], eligible items before each position.
+        in_order: float64 [num_items], log weights in trie order.
+    """
+
+    best: FloatArray
+    mass: FloatArray
+    count: NDArray[np.int32]
+    in_order: FloatArray
+
+
+class Shared:
+    """Log weights that many requests have in common; what is derived from them is computed once.
+
+    Args:
+        log_weights: float64 [n_items], natural logarithm; -inf removes an item. It is not copied.
+
+    Raises:
+        ValueError: NaN or +inf among them.
+    """
+
+    def __init__(self, log_weights: FloatArray) -> None:
+        self.log_weights = log_weights
+        self.top = check_log_weights(log_weights)
+        self._below: tuple[ItemTrie, Below] | None = None
+
+    @cached_property
+    def ranking(self) -> IntArray:
+        """Eligible items, int64, best first, ties in catalog order."""
+        eligible = np.flatnonzero(self.log_weights > -np.inf)
+        ranked: IntArray = eligible[np.argsort(-self.log_weights[eligible], kind="stable")]
+        return ranked
+
+    @cached_property
+    def count(self) -> int:
+        """Eligible items."""
+        return int(np.count_nonzero(self.log_weights > -np.inf))
+
+    @cached_property
+    def mass(self) -> float:
+        """The sum of all weights, in units of the largest one; 0 where no item is eligible."""
+        return 0.0 if self.top == -np.inf else float(np.exp(self.log_weights - self.top).sum())
+
+    def below(self, trie: ItemTrie) -> Below:
+        """What is below every node; kept for the last trie that was asked for."""
+        if self._below is None or self._below[0] is not trie:
+            self._below = trie, self._look(trie)
+        return self._below[1]
+
+    def _look(self, trie: ItemTrie) -> Below:
+        in_order = self.log_weights[trie.order]
+        count = np.zeros(trie.num_items + 1, np.int32)
+        (in_order > -np.inf).cumsum(out=count[1:])
+        best, mass = np.empty(trie.num_nodes), np.zeros(trie.num_nodes)
+        weight = np.append(np.exp(in_order - self.top), 0.0) if self.top > -np.inf else np.zeros(trie.num_items + 1)
+        padded = np.append(in_order, -np.inf)
+        start, end = 0, 1
+        while start < end:  # level by level: within one, the intervals rise and do not meet
+            between = np.stack([trie.lo[start:end], trie.hi[start:end]], axis=1).ravel()
+            best[start:end] = np.maximum.reduceat(padded, between)[::2]
+            mass[start:end] = np.add.reduceat(weight, between)[::2]
+            start, end = end, int(trie.first[end])
+        return Below(best, mass, count, in_order)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SparseWeights:
+    """The log weights of one request.
+
+    Attributes:
+        shared: Of all items but those in `items`.
+        rest: Added to it, finite.
+        items: int64, catalog indices, rising, none twice.
+        values: float64, the log weights of `items`.
+
+    Raises:
+        ValueError: NaN or +inf among the values, or `rest` not finite.
+    """
+
+    shared: Shared
+    rest: float
+    items: IntArray
+    values: FloatArray
+
+    def __post_init__(self) -> None:
+        check_log_weights(self.values)
+        if not np.isfinite(self.rest):
+            raise ValueError(f"rest is {self.rest}; it must be finite: to remove items, let `shared` be -inf there")
+
+    @property
+    def num_items(self) -> int:
+        """Items of the catalog."""
+        return len(self.shared.log_weights)
+
+    @property
+    def count(self) -> int:
+        """Eligible items."""
+        replaced = np.count_nonzero(self.shared.log_weights[self.items] > -np.inf)
+        return self.shared.count - int(replaced) + int(np.count_nonzero(self.values > -np.inf))
+
+    def dense(self) -> FloatArray:
+        """float64 [n_items], the same as one number an item."""
+        whole: FloatArray = self.shared.log_weights + self.rest
+        whole[self.items] = self.values
+        return whole
+
+    def at(self, items: IntArray) -> FloatArray:
+        """The log weights of some items, float64 [len(items)]."""
+        return overwritten(self.shared.log_weights[items] + self.rest, items, self.items, self.values)
+
+    def top(self, k: int) -> tuple[IntArray, FloatArray, float]:
+        """The k items with the largest weights, ties in catalog order, their weights, and the log of the sum of all."""
+        eligible = self.values > -np.inf
+        others = self.shared.ranking[: k + len(self.items)]
+        others = others[np.isin(others, self.items, invert=True)][:k]
+        items = np.concatenate([others, self.items[eligible]])
+        values = np.concatenate([self.shared.log_weights[others] + self.rest, self.values[eligible]])
+        order = np.lexsort((items, -values))[:k]
+        return items[order], values[order], self._log_total()
+
+    def _log_total(self) -> float:
+        top = max(self.shared.top + self.rest, float(self.values.max(initial=-np.inf)))
+        if top == -np.inf:
+            return top
+        replaced = self.shared.log_weights[self.items] + self.rest
+        others = self.shared.mass * np.exp(self.shared.top + self.rest - top) - np.exp(replaced - top).sum()
+        with np.errstate(divide="ignore"):
+            return float(np.log(max(others, 0.0) + np.exp(self.values - top).sum()) + top)
+
+
+Weights = FloatArray | SparseWeights
+
+
+def sparse_of(log_weights: FloatArray) -> SparseWeights:
+    """The weights of a request that shares nothing, float64 [n_items]."""
+    return SparseWeights(Shared(log_weights), 0.0, np.zeros(0, np.int64), np.zeros(0))
+
+
+def check_log_weights(log_weights: FloatArray) -> float:
+    """The largest of some log weights; -inf where there is none.
+
+    Raises:
+        ValueError: NaN or +inf among them.
+    """
+    top = float(log_weights.max(initial=-np.inf))  # is NaN where any of them is
+    if np.isnan(top) or top == np.inf:
+        raise ValueError("a prior's logarithm must not be NaN or +inf")
+    return top
+
+
+def overwritten(log_weights: FloatArray, items: IntArray, own: IntArray, values: FloatArray) -> FloatArray:
+    """Log weights of some items, with those of a request's own put in; changes the array.
+
+    Args:
+        log_weights: float64 [len(items)].
+        items: Catalog indices.
+        own: Catalog indices, rising, none twice.
+        values: float64 [len(own)].
+    """
+    if len(own):
+        place = np.minimum(np.searchsorted(own, items), len(own) - 1)
+        known = own[place] == items
+        log_weights[known] = values[place[known]]
+    return log_weights
