@@ -11,13 +11,13 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from eval.baselines import GRIDS, Part, Result, tune_baselines
-from eval.classics import HistoryText, Random, RepeatLast
+from eval.classics import Among, HistoryText, Random, RepeatLast
 from eval.protocol import Protocol, Sample
 from llmgen.adapters import AdapterRecord
 from llmgen.catalog import Catalog
 from llmgen.engines import Engine, load_engine
 from llmgen.errors import ConfigError
-from llmgen.priors import Prior, Seen, Wish
+from llmgen.priors import Prior, Seen, Wish, only
 from llmgen.recommender import Decoding, Recommender, Task
 from llmgen.search import Normalise
 from llmgen.templates import PromptLibrary
@@ -25,6 +25,8 @@ from llmgen.workspace import FITTED, PRIORS
 
 Classics = Literal["tuned", "defaults", "none"]
 NONE, BEST = "none", "best"
+TIES = 1e-9
+"""Weight of a random prior that orders nothing but ties."""
 
 
 class ArmConfig(BaseModel):
@@ -154,8 +156,11 @@ def classics(kind: Classics, protocol: Protocol, tuning: Sample, final: Sample) 
     before, after = (Part(one.known, list(one.queries), one.next_items) for one in (tuning, final))
     grids = GRIDS if kind == "tuned" else {name: {} for name in GRIDS}
     found = tune_baselines(before, after, final.catalog, k=protocol.k, exclude_seen=removed, grids=grids)
-    arms = [classic(prior.name, [prior], {}, final.catalog) for prior in fixed]
-    return [*arms, *(classic(one.name, _soft(one.priors), one.settings, final.catalog) for one in found)], found
+    beside = _everyones(final)
+    arms = [classic(prior.name, [prior, *beside], {}, final.catalog) for prior in fixed]
+    for one in found:
+        arms.append(classic(one.name, [*_soft(one.priors), *beside], one.settings, final.catalog))
+    return arms, found
 
 
 def build(
@@ -203,7 +208,7 @@ def build(
         engine,
         prompt=prompt,
         prompts=PromptLibrary.default(*([config.prompt_folder] if config.prompt_folder else [])),
-        priors=priors,
+        priors=[*priors, *_everyones(sample)],
         lm_weight=weight,
         decoding=config.decoding,
         normalise=config.normalise,
@@ -261,6 +266,16 @@ def _priors(name: str, config: ArmConfig, sample: Sample, known: Sequence[Result
         except TypeError as error:
             raise ConfigError(f"arm {name!r}, prior {one}: {error}") from None
     return fitted
+
+
+def _everyones(sample: Sample) -> list[Prior]:
+    """What stands beside the priors of every arm: what is ranked at all, and in which order what is scored alike."""
+    found: list[Prior] = []
+    if sample.among is not None:
+        found.append(Among(only(sample.catalog, sample.among)))
+    if sample.ties is not None:
+        found.append(Random(len(sample.catalog), sample.ties, weight=TIES, name="ties"))
+    return found
 
 
 def _soft(priors: Sequence[Prior]) -> list[Prior]:

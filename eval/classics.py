@@ -1,4 +1,4 @@
-"""Baselines that need no fit, as priors: random, repeat the last item, and BM25 on the words of the history."""
+"""Priors that need no fit: random, repeat the last item, BM25 on the words of the history; and the choice of a few."""
 
 from __future__ import annotations
 
@@ -78,6 +78,25 @@ class HistoryText:
         """See `Prior`; BM25 scores as they are."""
         read = [" ".join(item_text(self.catalog, item) for item in query.history[-self.newest :]) for query in queries]
         return np.stack([self._index.scores(text) for text in read]) if read else np.empty((0, len(self.catalog)))
+
+
+@dataclass(frozen=True, eq=False)
+class Among:
+    """Removes all but a few items, the same ones for everybody.
+
+    Attributes:
+        allowed: float64 [n_items], 0 for these and -inf for the others.
+        weight: Exponent.
+        name: Key in `Recommendation.terms`.
+    """
+
+    allowed: FloatArray = field(repr=False)
+    weight: float = 1.0
+    name: str = "among"
+
+    def log_weights(self, queries: Sequence[Query]) -> FloatArray:
+        """See `Prior`."""
+        return np.tile(self.allowed, (len(queries), 1))
 
 
 def _number(text: str) -> int:

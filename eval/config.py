@@ -59,10 +59,11 @@ class RunConfig(BaseModel):
         Args:
             path: YAML; the defaults without.
             arms: See `ArmConfig.parse`; where there are any, the file's are left out.
-            changes: Fields of this class or of `Protocol`; None changes nothing.
+            changes: Fields of this class or of `Protocol`, or the `dataset` of its `data`; None changes nothing.
 
         Raises:
-            ConfigError: A file that is not there, is no YAML, or has settings that there are not.
+            ConfigError: A file that is not there, is no YAML, or has settings that there are not; a `dataset` beside
+                tables.
         """
         found: Any = {}
         if path is not None:
@@ -83,6 +84,13 @@ class RunConfig(BaseModel):
         protocol = dict(found.get("protocol") or {})
         for name, value in changes.items():
             if value is not None:
+                if name == "dataset":
+                    data = protocol.get("data") or {}
+                    if "items" in data:
+                        raise ConfigError(
+                            f"{path} reads the tables {data['items']} and so on, not the data set {value}"
+                        )
+                    name, value = "data", {**data, "dataset": str(value)}
                 (protocol if name in Protocol.model_fields else found)[name] = value
         try:
             return cls.model_validate({**found, "protocol": protocol})

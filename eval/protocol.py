@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from llmgen.catalog import Catalog
 from llmgen.datasets import Dataset
 from llmgen.errors import ConfigError, DataError
-from llmgen.splits import History, Ties, global_time, histories, leave_one_out
+from llmgen.splits import History, ItemsLeftOut, Ties, global_time, histories, leave_items_out, leave_one_out
 from llmgen.types import Query
 from llmgen.workspace import DataSettings
 
@@ -28,8 +28,12 @@ class Protocol(BaseModel):
         data: Fields of `llmgen.workspace.DataSettings`.
         split: `leave_one_out`: the last item of each user is looked for, the one before is for choosing settings.
             `time`: what each user took in the last part of the log is looked for, with all before as the history.
-        ties: What orders interactions of equal time, `leave_one_out` only.
+            `new_items`: items that are taken out of the log before anything is fitted are looked for, among what each
+            user took in the last part of the user's own log; the history is what was taken before the first of them.
+        ties: What orders interactions of equal time, not for `time`.
         test_share: Share of the log that the last part is, `time` only; the part for choosing is as large again.
+        leave_out: `share`, `seed` and `last` of `llmgen.splits.leave_items_out`, `new_items` only.
+        among: What is ranked: the whole `catalog`, or the `new` items alone, `new_items` only.
         users: How many are asked, drawn at random; None for all.
         seed: Of the draw, and of everything random in a run.
         k: Length of the answers, and cut-off of the metrics.
@@ -43,9 +47,11 @@ class Protocol(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     data: Mapping[str, Any] = {"dataset": "movielens-100k"}
-    split: Literal["leave_one_out", "time"] = "leave_one_out"
+    split: Literal["leave_one_out", "time", "new_items"] = "leave_one_out"
     ties: Ties = "file"
     test_share: float = Field(0.1, gt=0, lt=0.5)
+    leave_out: Mapping[str, float] = {"share": 0.1}
+    among: Literal["catalog", "new"] = "catalog"
     users: int | None = Field(None, ge=2)
     seed: int = 0
     k: int = Field(10, ge=1)
@@ -66,6 +72,18 @@ class Protocol(BaseModel):
             raise ConfigError(f"data: {error}; it takes the fields of llmgen.workspace.DataSettings") from None
         return settings.load()
 
+    def left_out(self, dataset: Dataset) -> ItemsLeftOut:
+        """The parts of the log where items are new.
+
+        Raises:
+            ConfigError: A setting of `leave_out` that there is not, or one out of range.
+            DataError: See `llmgen.splits.leave_items_out`.
+        """
+        try:
+            return leave_items_out(dataset.interactions, dataset.catalog.ids, ties=self.ties, **self.leave_out)  # type: ignore[arg-type]
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"leave_out: {error}; it takes share, seed and last") from None
+
 
 @dataclass(frozen=True, eq=False)
 class Sample:
@@ -78,6 +96,9 @@ class Sample:
         held_out: Ids that each user took next, in order of time, none twice, at least one.
         times: When each user took the first of them, seconds since 1970.
         candidates: Ids that each user has the choice of; None for the whole catalog.
+        among: Ids that everybody has the choice of, and no prompt lists; None for the whole catalog.
+        ties: Seed of each user's own random order of the items that an arm scores alike, as it does all of which it
+            knows nothing; None for the order of the catalog.
     """
 
     catalog: Catalog
@@ -86,6 +107,8 @@ class Sample:
     held_out: tuple[tuple[str, ...], ...]
     times: tuple[float, ...]
     candidates: tuple[tuple[str, ...], ...] | None = None
+    among: tuple[str, ...] | None = None
+    ties: int | None = None
 
     @property
     def users(self) -> list[str]:
@@ -99,13 +122,17 @@ class Sample:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of users, histories, held-out items and candidates, 16 hex digits."""
+        """SHA-256 of users, histories, held-out items and what they are ranked among, 16 hex digits."""
         hashed = hashlib.sha256()
         offered = self.candidates or ((),) * len(self.queries)
         for query, items, candidates in zip(self.queries, self.held_out, offered, strict=True):
             history = [item.id for item in query.history]
             parts = [str(query.user_id), *("\1".join(ids) for ids in (history, items, candidates))]
             hashed.update(("\0".join([*parts, str(query.k), str(query.exclude_seen)]) + "\n").encode())
+        if self.among is not None:
+            hashed.update("\1".join(self.among).encode())
+        if self.ties is not None:
+            hashed.update(f"\2{self.ties}".encode())
         return hashed.hexdigest()[:16]
 
     def part(self, numbers: Iterable[int]) -> Sample:
@@ -118,6 +145,8 @@ class Sample:
             tuple(self.held_out[number] for number in chosen),
             tuple(self.times[number] for number in chosen),
             None if self.candidates is None else tuple(self.candidates[number] for number in chosen),
+            self.among,
+            self.ties,
         )
 
     def spread(self, users: int) -> Sample:
@@ -130,24 +159,39 @@ def samples(protocol: Protocol, dataset: Dataset) -> tuple[Sample, Sample]:
     """What settings are chosen on, of all users, and what is measured on, of the users that the protocol draws.
 
     Raises:
+        ConfigError: `among: new` without new items, and see `Protocol.left_out`.
         DataError: The split leaves nobody to ask.
     """
+    recent, among, ties = [], None, None
+    if protocol.among == "new" and protocol.split != "new_items":
+        raise ConfigError(f"among: new needs split: new_items, not {protocol.split}: no item is new there")
     if protocol.split == "leave_one_out":
-        split = leave_one_out(dataset.interactions, ties=protocol.ties)
-        train, validation, test = split.train, split.validation, split.test
-    else:
+        train, validation, test, *_ = leave_one_out(dataset.interactions, ties=protocol.ties)
+    elif protocol.split == "time":
         share = protocol.test_share
         train, validation, test, *_ = global_time(dataset.interactions, test_share=share, validation_share=share)
-    tuning = _sample(protocol, dataset.catalog, [train], validation)
-    final = _sample(protocol, dataset.catalog, [train, validation], test)
+    else:
+        left = protocol.left_out(dataset)
+        train, validation, test, recent = left.train, left.validation, left.test, [left.recent]
+        ties = protocol.seed
+        if protocol.among == "new":
+            among = tuple(item for item in dataset.catalog.ids if item in left.items)
+    tuning = replace(_sample(protocol, dataset.catalog, [train], validation), ties=ties)
+    final = replace(_sample(protocol, dataset.catalog, [train, validation], test, recent), among=among, ties=ties)
     if protocol.users is not None and protocol.users < len(final.queries):
         drawn = np.random.default_rng(protocol.seed).choice(len(final.queries), protocol.users, replace=False)
         final = final.part(np.sort(drawn).tolist())
     return tuning, final
 
 
-def _sample(protocol: Protocol, catalog: Catalog, before: Sequence[pl.DataFrame], held: pl.DataFrame) -> Sample:
-    past = histories(*before, catalog=catalog)
+def _sample(
+    protocol: Protocol,
+    catalog: Catalog,
+    before: Sequence[pl.DataFrame],
+    held: pl.DataFrame,
+    recent: Sequence[pl.DataFrame] = (),
+) -> Sample:
+    past = histories(*before, *recent, catalog=catalog)
     removed = protocol.seen == "removed"
     queries, held_out, times, candidates = [], [], [], []
     columns = held.select("user_id", "item_id", "timestamp").iter_rows()

@@ -9,7 +9,10 @@ from eval.arms import Arm, classics
 from eval.baselines import Result
 from eval.config import RunConfig
 from eval.protocol import Protocol, Sample, samples
+from llmgen.adapters import AdapterRecord
 from llmgen.datasets import Dataset
+from llmgen.errors import ConfigError
+from llmgen.splits import log_digest
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,8 +49,34 @@ def from_log(config: RunConfig) -> Questions:
     """
     dataset = config.protocol.load()
     tuning, final = samples(config.protocol, dataset)
+    if config.protocol.split == "new_items":
+        _refuse_adapters_that_know_them(config, dataset, tuning, final)
     standing, known = classics(config.classics, config.protocol, tuning, final)
     return Questions(dataset, tuning, final, standing, known, tuple(_notes(config, config.protocol, known)))
+
+
+def _refuse_adapters_that_know_them(config: RunConfig, dataset: Dataset, tuning: Sample, final: Sample) -> None:
+    """An adapter must have learned from nothing but the log and the catalog without the new items.
+
+    Raises:
+        ConfigError: The record of an arm's adapter does not say so.
+    """
+    catalog = dataset.catalog.without(config.protocol.left_out(dataset).items)
+    logs = {log_digest(one.known) for one in (tuning, final)}
+    for name, arm in config.arms.items():
+        if arm.adapter is None:
+            continue
+        record = AdapterRecord.read(arm.adapter)
+        if record is not None and record.data in logs:
+            written = catalog.labelled(record.label) if record.label else catalog
+            if record.catalog == written.digest:
+                continue
+        settings = ", ".join(f"{key}: {value}" for key, value in config.protocol.leave_out.items())
+        raise ConfigError(
+            f"arm {name!r}: the adapter {arm.adapter} may know the new items: its record does not say that it was "
+            f"tuned on this log and catalog without them; tune it with the recipe's leave_out: {{{settings}}}, "
+            f"ties: {config.protocol.ties}, and the same data"
+        )
 
 
 def _notes(config: RunConfig, protocol: Protocol, known: Sequence[Result]) -> Iterator[str]:
@@ -55,6 +84,15 @@ def _notes(config: RunConfig, protocol: Protocol, known: Sequence[Result]) -> It
         yield (
             "Leave-one-out: the last item of each user is looked for; settings are chosen on the one before. Equal "
             f"times are ordered by {'the file' if protocol.ties == 'file' else 'item id'}."
+        )
+    elif protocol.split == "new_items":
+        taken = {"last": 0.2, **protocol.leave_out}
+        yield (
+            f"New items: {taken['share']:.0%} of the items, drawn by their ids, were taken out of the log before "
+            "anything was fitted or tuned. Looked for are those of them that each user took in the last "
+            f"{taken['last']:.0%} of the user's log, of which nothing was learned; the history is what the user took "
+            "before the first of them. Settings are chosen on items that are not new. Equal times are ordered by "
+            f"{'the file' if protocol.ties == 'file' else 'item id'}, equal scores at random."
         )
     else:
         yield f"Split in time: what each user took in the last {protocol.test_share:.0%} of the log is looked for."
@@ -65,7 +103,9 @@ def _notes(config: RunConfig, protocol: Protocol, known: Sequence[Result]) -> It
     )
     if protocol.newest is not None:
         yield f"Of each user only the newest {protocol.newest} items are known."
-    if protocol.candidates is None:
+    if protocol.among == "new":
+        yield "The new items alone are ranked."
+    elif protocol.candidates is None:
         yield "The whole catalog is ranked."
     else:
         yield f"Each user chooses from {protocol.candidates} candidates drawn at random."

@@ -1,6 +1,7 @@
 """Evaluate recommenders on a data set: metrics with intervals, cost, slices, beside the classic baselines.
 
     python -m eval.run --arm tuned=adapter:runs/ml-100k,priors:best,lm_weight:tuned --out runs/eval
+    python -m eval.run --config eval/configs/new-items.yaml --among new --out runs/new-items
 
 Every answer is written as it comes; the same command goes on after a stop. The folder ends up with `results.json`
 (`eval.results`), `report.html`, the resolved `config.yaml` and the answers. Two arms against each other: `eval.ab`.
@@ -8,8 +9,9 @@ Every answer is written as it comes; the same command goes on after a stop. The 
 
 from __future__ import annotations
 
+import logging
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -32,7 +34,10 @@ from eval.results import Results
 from eval.stats import Sequential
 from eval.summary import Asked, summarise
 from eval.told import told
+from llmgen.adapters import AdapterRecord
 from llmgen.errors import ConfigError
+
+logger = logging.getLogger(__name__)
 
 
 def execute(
@@ -55,8 +60,8 @@ def execute(
     Raises:
         LLMGenError: Settings, data, models or files are not what they should be.
     """
-    if not config.arms:
-        raise ConfigError("there is no arm to run; give --arm NAME=PROMPT, or arms in the file")
+    if not config.arms and config.classics == "none":
+        raise ConfigError("there is nothing to run; give --arm NAME=PROMPT, arms in the file, or classics")
     started = datetime.now(UTC).isoformat(timespec="seconds")
     with locked(out):
         settings = config.model_dump(mode="json")
@@ -70,10 +75,14 @@ def execute(
         arms = [_arm(name, one, config, found, final, engines, out) for name, one in config.arms.items()]
         if taken := {arm.name for arm in arms} & {arm.name for arm in standing}:
             raise ConfigError(f"an arm may not be called {min(taken)!r}: that is a classic baseline's name")
-        baseline = config.baseline or (found.best if against_classic and found.best else arms[0].name)
         everyone = [*arms, *standing]
+        baseline = config.baseline or (found.best if found.best and (against_classic or not arms) else everyone[0].name)
         if baseline not in {arm.name for arm in everyone}:
             raise ConfigError(f"the baseline {baseline!r} is no arm; there are {', '.join(a.name for a in everyone)}")
+        warned = tuple(_warnings(config, arms))
+        for text in warned:
+            logger.warning(text)
+        found = replace(found, notes=(*found.notes, *warned))
         asked = _ask_all(config, everyone, final, baseline, out)
         costs = {arm.name: latencies(arm, asked.sample, config.latency_users) for arm in arms if config.latency_users}
         results = summarise(config, found, asked, baseline, costs, environment(command, started))
@@ -90,13 +99,25 @@ def main(
     users: Annotated[int | None, typer.Option(help="How many are asked; all by default.")] = None,
     k: Annotated[int | None, typer.Option(help="Length of the answers.")] = None,
     newest: Annotated[int | None, typer.Option(help="Items known of each user; all by default.")] = None,
+    among: Annotated[str | None, typer.Option(help="What is ranked of new items: catalog or new.")] = None,
+    dataset: Annotated[str | None, typer.Option(help="A name, or a zip or folder of MovieLens.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of everything random.")] = None,
     classic: Annotated[str | None, typer.Option("--classics", help="tuned, defaults or none.")] = None,
     json_output: Annotated[bool, typer.Option("--json", help="Print results.json instead of tables.")] = False,
 ) -> None:
     """Run, write and print."""
     with told():
-        chosen = RunConfig.read(config, arm or (), users=users, k=k, newest=newest, seed=seed, classics=classic)
+        chosen = RunConfig.read(
+            config,
+            arm or (),
+            users=users,
+            k=k,
+            newest=newest,
+            among=among,
+            dataset=dataset,
+            seed=seed,
+            classics=classic,
+        )
         results = execute(chosen, out, command=command_line("eval.run"), against_classic=True)
         shown(results, out, json_output)
 
@@ -139,6 +160,17 @@ def _arm(
     arm = build(name, settings, final, questions.known, engines, lm_weight=chosen)
     curve = {f"{weight:g}": round(float(score), 4) for weight, score in zip(config.lm_weights, scores, strict=True)}
     return replace(arm, settings={**arm.settings, "validation_by_lm_weight": curve})
+
+
+def _warnings(config: RunConfig, arms: Sequence[Arm]) -> Iterator[str]:
+    """What is not as it was when an arm's adapter was tuned, such as the catalog in zero-shot use."""
+    for arm in arms:
+        adapter, engine = config.arms[arm.name].adapter, arm.recommender.engine
+        record = AdapterRecord.read(adapter) if adapter is not None and engine is not None else None
+        if record is not None and engine is not None:
+            used = {"catalog": arm.recommender.catalog.digest, "tokenizer": engine.tokenizer_digest}
+            for difference in record.differences(**used, prompts=[arm.prompt]):
+                yield f"{arm.name}: the adapter {adapter} may do badly: {difference}."
 
 
 def _ask_all(config: RunConfig, arms: Sequence[Arm], sample: Sample, baseline: str, out: Path) -> Asked:

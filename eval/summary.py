@@ -93,7 +93,7 @@ def summarise(
     names = list(asked.values[baseline])
     if metric not in names:
         raise ConfigError(f"there is no metric {metric!r}; there are {', '.join(names)}")
-    compared = [arm.name for arm in asked.arms if arm.kind == "arm" or arm.name == baseline]
+    compared = [arm.name for arm in asked.arms if arm.kind == "arm" or arm.name == baseline or not config.arms]
     rows = []
     if len(compared) > 1:
         hits = [name for name in names if name in measures.hits]

@@ -21,6 +21,7 @@ import polars as pl
 import typer
 
 from eval.arms import ArmConfig, classic
+from eval.baselines import Result, evaluate_priors
 from eval.classics import Random
 from eval.config import RunConfig
 from eval.protocol import Sample
@@ -29,11 +30,15 @@ from eval.run import command_line, execute, shown
 from eval.told import told
 from llmgen.catalog import Catalog
 from llmgen.errors import DataError
-from llmgen.priors import Popularity, Wish
+from llmgen.priors import Popularity, Prior, Wish
 from llmgen.text import normalise
+from llmgen.tuning import tune_weights
 from llmgen.types import Query
 
 FILE = "tags.csv"
+BOTH = "bm25 x popularity"
+FILMS = 10
+"""Of a tag, on which the weights of `BOTH` are chosen at most, so that no tag outweighs the others."""
 
 
 def read_tags(path: Path) -> dict[str, tuple[str, ...]]:
@@ -97,22 +102,38 @@ def questions(config: RunConfig, path: Path, films: int) -> Questions:
     if min(len(part.queries) for part in parts) < 2:
         raise DataError(f"{path} has {len(tags)} tags on {films} or more films; that is too few")
     final = parts[1] if config.protocol.users is None else parts[1].spread(config.protocol.users)
+    both = _known_and_wished(parts[0], final)
     standing = [
         classic("random", [Random(len(dataset.catalog), config.protocol.seed)], {}, dataset.catalog),
         classic("popularity", [Popularity.fit(dataset.interactions, dataset.catalog)], {}, dataset.catalog),
         classic("bm25", [Wish(dataset.catalog)], {}, dataset.catalog),
+        classic(BOTH, both.priors, both.settings, dataset.catalog),
     ]
     notes = (
         f"Tags on {films} or more films are the wishes of users of whom nothing else is known; the films that bear a "
         "tag are what is looked for. The texts that are searched hold titles and genres, no tags.",
     )
-    return Questions(dataset, parts[0], final, standing, (), notes)
+    return Questions(dataset, parts[0], final, standing, (both,), notes)
+
+
+def _known_and_wished(tuning: Sample, final: Sample) -> Result:
+    """BM25 times popularity, with the weights that rank the films of the tags for choosing best, each film alone."""
+    catalog, k = tuning.catalog, tuning.queries[0].k
+    priors: list[Prior] = [Wish(catalog), Popularity.fit(tuning.known, catalog)]
+    asked = zip(tuning.queries, tuning.held_out, strict=True)
+    queries, films = zip(*((query, film) for query, films in asked for film in films[:FILMS]), strict=True)
+    found = tune_weights(priors, queries, films, catalog=catalog, k=k)
+    settings = {prior.name: prior.weight for prior in found.priors}
+    measured = evaluate_priors(found.priors, final.queries, final.next_items, catalog=catalog, k=k)
+    return Result(BOTH, settings, found.priors, found.priors, found.score, measured)
 
 
 def main(
     release: Annotated[Path, typer.Argument(help="Zip or folder of a MovieLens release with tags.csv.")],
     out: Annotated[Path, typer.Option(help="Folder of this run; one that was stopped is gone on with.")],
-    arm: Annotated[list[str] | None, typer.Option(help="See eval.run; LM alone and LM x BM25 by default.")] = None,
+    arm: Annotated[
+        list[str] | None, typer.Option(help="See eval.run; the LM alone and beside the priors by default.")
+    ] = None,
     users: Annotated[int | None, typer.Option(help="How many wishes are asked; half of the tags by default.")] = None,
     films: Annotated[int, typer.Option(min=1, help="Films that a tag must be on.")] = 3,
     k: Annotated[int | None, typer.Option(help="Length of the answers.")] = None,
@@ -122,7 +143,7 @@ def main(
     """Ask, write and print."""
     with told():
         settings = RunConfig.read(None, arm or (), users=users, k=k, seed=seed, data={"dataset": str(release)})
-        changes = {"arms": settings.arms or ARMS, "baseline": "bm25", "metric": f"recall@{settings.protocol.k}"}
+        changes = {"arms": settings.arms or ARMS, "baseline": BOTH, "metric": f"recall@{settings.protocol.k}"}
         chosen = settings.model_copy(update=changes)
         found = execute(
             chosen, out, command=command_line("eval.wishes"), questions=lambda config: questions(config, release, films)
@@ -133,6 +154,7 @@ def main(
 ARMS = {
     "LM alone": ArmConfig.of("LM alone", {"prompt": "cold_start"}),
     "LM x bm25": ArmConfig.of("LM x bm25", {"prompt": "cold_start", "priors": {"wish": {}}, "lm_weight": "tuned"}),
+    f"LM x {BOTH}": ArmConfig.of(BOTH, {"prompt": "cold_start", "priors": BOTH, "lm_weight": "tuned"}),
 }
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import dataclass
 from math import log
 from typing import Literal, Protocol
@@ -79,12 +80,28 @@ class BM25Index:
         self._size = len(corpus)
         self._document_frequency = Counter(word for words in corpus for word in set(words))
         self._mean_length = sum(map(len, corpus)) / len(corpus)
+        self._later: list[Counter[str]] = []
         self._model: _Model | None = None  # no document has a word
         if self._document_frequency:
             self._model = (_RankBM25 if self.backend == "rank-bm25" else _BM25S)(corpus, k1=k1, b=b)
 
     def __len__(self) -> int:
-        return self._size
+        return self._size + len(self._later)
+
+    def with_documents(self, documents: Sequence[str]) -> BM25Index:
+        """The same index with a few documents more, at the end; costs nothing that grows with those that are there.
+
+        Frequencies of the words that the index knows, and the mean length, stay those of the documents that it was made
+        of. A query looks at the later documents one by one: with more than a few hundred of them, make it anew.
+        """
+        made = copy(self)
+        made._later = [*self._later, *(Counter(self._tokenise(document)) for document in documents)]
+        return made
+
+    @property
+    def num_later(self) -> int:
+        """How many documents came by `with_documents`."""
+        return len(self._later)
 
     def scores(self, query: str) -> FloatArray:
         """Score of every document.
@@ -95,10 +112,12 @@ class BM25Index:
         Returns:
             float64 [n_documents], 0 or more; exactly 0 where no word is shared, so all 0 for an empty query.
         """
-        words = [word for word in self._tokenise(query) if word in self._document_frequency]
-        if self._model is None or not words:
-            return np.zeros(self._size)
-        return self._model.scores(words)
+        asked = self._tokenise(query)
+        words = [word for word in asked if word in self._document_frequency]
+        first = np.zeros(self._size) if self._model is None or not words else self._model.scores(words)
+        if not self._later:
+            return first
+        return np.append(first, [self._score(Counter(asked), document) for document in self._later])
 
     def top(self, query: str, k: int) -> list[ScoredDocument]:
         """The k best documents, best first, equal scores by position; fewer if fewer share a word.
@@ -114,14 +133,19 @@ class BM25Index:
         A word of no document weighs as much as one of a single document. 0 for a text without words.
         """
         words = Counter(self._tokenise(text))
-        if not words or not self._mean_length:
+        return self._score(words, words)
+
+    def _score(self, query: Counter[str], document: Counter[str]) -> float:
+        """Score of a document, from how often words stand in it and in the query."""
+        if not document or not self._mean_length:
             return 0.0
-        length = self._k1 * (1 - self._b + self._b * words.total() / self._mean_length)
+        length = self._k1 * (1 - self._b + self._b * document.total() / self._mean_length)
         return sum(
-            count
+            asked
             * log((self._size + 1) / max(1, self._document_frequency[word]))
-            * (count * (self._k1 + 1) / (count + length))
-            for word, count in words.items()
+            * (document[word] * (self._k1 + 1) / (document[word] + length))
+            for word, asked in query.items()
+            if word in document
         )
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from copy import copy
+from functools import cached_property
 from pathlib import Path
 
 from llmgen.errors import CatalogError, DataError, UnknownItemError
@@ -115,8 +117,20 @@ class Catalog(Sequence[Item]):
             if item.id in changed:
                 raise CatalogError(f"id {item.id!r} stands twice among the items to put; give it once")
             changed[item.id] = item
+        if not changed:
+            return self
+        if self._index.keys().isdisjoint(changed):
+            return self._followed_by(self._like(changed.values()))
         kept = [changed.pop(item.id, item) for item in self]
         return self._like([*kept, *changed.values()])
+
+    def begins_with(self, other: Catalog) -> bool:
+        """Whether the items of another catalog stand first in this one, the very same and written alike."""
+        return (
+            (self.noun, self.label_format, self.shown) == (other.noun, other.label_format, other.shown)
+            and len(self) >= len(other)
+            and self._items[: len(other)] == other._items
+        )
 
     def without(self, ids: Iterable[str]) -> Catalog:
         """The same catalog without some items.
@@ -137,7 +151,7 @@ class Catalog(Sequence[Item]):
     @property
     def digest(self) -> str:
         """SHA-256 of everything that decides what is recommended and how it is written, 16 hex digits."""
-        return hashlib.sha256(self._dump().encode()).hexdigest()[:16]
+        return self._sha256.hexdigest()[:16]
 
     def save(self, path: Path | str) -> None:
         """Write one JSON line of settings, then one a item; a file that is there is replaced whole or not at all."""
@@ -184,6 +198,22 @@ class Catalog(Sequence[Item]):
     def _like(self, items: Iterable[Item]) -> Catalog:
         return Catalog(items, noun=self.noun, label=self.label_format, shown=self.shown)
 
+    def _followed_by(self, more: Catalog) -> Catalog:
+        """With the items of another catalog of the same settings, none of whose ids is known here."""
+        made = copy(self)  # what was checked and written once is not again: this must not take long
+        made._items = self._items + more._items
+        made._labels = self._labels + more._labels
+        made._index = self._index.copy()
+        made._index.update((item_id, len(self) + position) for position, item_id in enumerate(more._index))
+        if "_sha256" in self.__dict__:
+            made._sha256 = self._sha256.copy()
+            made._sha256.update("".join(_lines(more)).encode())
+        return made
+
+    @cached_property
+    def _sha256(self) -> hashlib._Hash:
+        return hashlib.sha256(self._dump().encode())
+
     def _spell(self, item: Item) -> str:
         try:
             return self.label_format.format(title=item.title, **item.attributes).strip()
@@ -192,9 +222,12 @@ class Catalog(Sequence[Item]):
 
     def _dump(self) -> str:
         settings = {"noun": self.noun, "label": self.label_format, "shown": list(self.shown)}
-        records: list[Mapping[str, object]] = [settings]
-        records += [{"id": item.id, "title": item.title, **item.attributes} for item in self._items]
-        return "".join(json.dumps(record, ensure_ascii=False, sort_keys=False) + "\n" for record in records)
+        return "".join((json.dumps(settings, ensure_ascii=False) + "\n", *_lines(self)))
+
+
+def _lines(items: Iterable[Item]) -> Iterator[str]:
+    for item in items:
+        yield json.dumps({"id": item.id, "title": item.title, **item.attributes}, ensure_ascii=False) + "\n"
 
 
 def _item(record: object, path: Path, number: int) -> Item:

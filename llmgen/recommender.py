@@ -20,6 +20,7 @@ from llmgen.downloads import cache_dir
 from llmgen.engines import Engine, GenerationConfig
 from llmgen.errors import ConfigError, GenerationError
 from llmgen.grounding import Grounder
+from llmgen.growth import grow
 from llmgen.priors import (
     Combined,
     Evidence,
@@ -177,9 +178,7 @@ class Recommender:
         self.config = SearchConfig(mode, normalise, 0.0 if engine is None else lm_weight, num_beams, exact)
         self._cache = cache
         self._templates = self._choose((prompt,) if isinstance(prompt, str) else prompt)
-        given = {prior.name for prior in self.priors}
-        always: tuple[Prior, ...] = (Seen(catalog), Where(catalog))
-        self._factors = (*(prior for prior in always if prior.name not in given), *self.priors)
+        self._factors = self._with_filters((Seen(catalog), Where(catalog)))
 
     def with_prompt(self, *names: str) -> Recommender:
         """The same recommender with other prompts for the tasks of the named templates."""
@@ -201,17 +200,36 @@ class Recommender:
         Raises:
             ConfigError: A prior of your own that has no `on_catalog`.
         """
-        old = {item_id: position for position, item_id in enumerate(self.catalog.ids)}
-        before = np.array([old.get(item_id, -1) for item_id in catalog.ids], dtype=np.int64)
-        moved: list[Prior] = []
-        for prior in self.priors:
+        known = len(self.catalog)
+        grown = catalog.begins_with(self.catalog)
+        if grown:
+            before = np.append(np.arange(known), np.full(len(catalog) - known, -1))
+        else:
+            old = {item_id: position for position, item_id in enumerate(self.catalog.ids)}
+            before = np.array([old.get(item_id, -1) for item_id in catalog.ids], dtype=np.int64)
+        moved: dict[str, Prior] = {}
+        for prior in self._factors:
             if not isinstance(prior, Movable):
                 raise ConfigError(
                     f"the prior {prior.name!r} cannot follow a changed catalog: give {type(prior).__name__} a method "
                     "on_catalog, see llmgen.priors.Movable"
                 )
-            moved.append(prior.on_catalog(catalog, before))
-        return self._with(catalog=catalog, priors=moved)
+            moved[prior.name] = prior.on_catalog(catalog, before)
+        made = self._with(catalog=catalog, priors=[moved[prior.name] for prior in self.priors])
+        made._factors = tuple(moved.values())
+        if grown and "trie" in self.__dict__:
+            made.__dict__["trie"] = grow(self.trie, self._needs_engine("a trie").spell(catalog.labels[known:]))
+        return made
+
+    def prepare(self) -> None:
+        """Build what is costly and otherwise waits for its first use: trie or index of titles, index of filters."""
+        if self.decoding == "free":
+            _ = self.grounder
+        elif self.engine is not None:
+            _ = self.trie
+        for factor in self._factors:
+            if isinstance(factor, Where):
+                factor.prepare()
 
     def recommend(self, query: Query) -> Recommendations:
         """The best `query.k` items.
@@ -478,10 +496,17 @@ class Recommender:
             "cache": self._cache,
         }
         made = Recommender(catalog or self.catalog, self.engine, **{**settings, **changes})  # type: ignore[arg-type]
-        for costly in ("trie", "grounder", "_shared"):
-            if made.catalog is self.catalog and costly in self.__dict__:
-                made.__dict__[costly] = self.__dict__[costly]
+        if made.catalog is self.catalog:
+            made._factors = made._with_filters([factor for factor in self._factors if factor not in self.priors])
+            for costly in ("trie", "grounder", "_shared"):
+                if costly in self.__dict__:
+                    made.__dict__[costly] = self.__dict__[costly]
         return made
+
+    def _with_filters(self, filters: Sequence[Prior]) -> tuple[Prior, ...]:
+        """All factors: those that are always in force, but for those that were given by their names, and the priors."""
+        given = {prior.name for prior in self.priors}
+        return (*(prior for prior in filters if prior.name not in given), *self.priors)
 
     def _combined(self, queries: Sequence[Query]) -> Factors:
         """The product of the priors for some queries, in the form that suits the catalog."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Literal, NamedTuple
 
@@ -99,6 +99,24 @@ class TimeSplit(NamedTuple):
         return _cases(getattr(self, part), known, catalog)
 
 
+class ItemsLeftOut(NamedTuple):
+    """A log as it would be had some items not been there yet; each part is sorted by user, time and tie rule.
+
+    Attributes:
+        items: Ids of the items that were drawn: the new ones. No other part than `test` has them.
+        train: What each user took before the last part of the user's log, but for the last interaction of it.
+        validation: That interaction, of each user who has another one before it.
+        recent: What each user took after these and before the first row of `test`: for histories, never to learn from.
+        test: The new items that each user took in the last part of the user's log.
+    """
+
+    items: frozenset[str]
+    train: pl.DataFrame
+    validation: pl.DataFrame
+    recent: pl.DataFrame
+    test: pl.DataFrame
+
+
 def leave_one_out(interactions: pl.DataFrame, *, ties: Ties = "file") -> LeaveOneOut:
     """Hold out each user's last interaction for the test and the one before for validation.
 
@@ -178,6 +196,58 @@ def global_time(
                 f"validation starts at {start} and test at {moment}"
             )
     return split
+
+
+def leave_items_out(
+    interactions: pl.DataFrame,
+    ids: Iterable[str],
+    *,
+    share: float,
+    seed: int = 0,
+    last: float = 0.2,
+    ties: Ties = "file",
+) -> ItemsLeftOut:
+    """Take items out of a log as if they were new, and hold out the last part of each user's log to look for them.
+
+    Whether an item is drawn depends on its id and the seed alone, so it stays so in a log that grows, and what is drawn
+    with a smaller share is drawn with a larger one too. Nothing of a user after the cut, and nothing of a new item at
+    any time, is in `train` and `validation`. New items that were taken before the cut are in no part.
+
+    Args:
+        interactions: Columns `user_id`, `item_id`, `timestamp`, `rating`; rows in the order of the file.
+        ids: All items that can be drawn, those that nobody took too.
+        share: Of the items, in (0, 1).
+        seed: Another seed, other items.
+        last: Share of each user's log, rounded up, in (0, 1), that is the last part.
+        ties: Between interactions of one user and timestamp, see `leave_one_out`.
+
+    Raises:
+        ValueError: A share outside (0, 1).
+        DataError: No item was drawn or none was left; see also `leave_one_out`.
+    """
+    for name, value in (("share", share), ("last", last)):
+        if not 0 < value < 1:
+            raise ValueError(f"{name} must be between 0 and 1, not {value}")
+    known = list(ids)
+    drawn = frozenset(item for item in known if _uniform(f"{seed}\0{item}") < share)
+    if not 0 < len(drawn) < len(known):
+        raise DataError(f"a share of {share} draws {len(drawn)} of {len(known)} items; some must be new and some not")
+    place, size = pl.int_range(pl.len()).over("user_id"), pl.len().over("user_id")
+    marked = _ordered(interactions, ties).with_columns(
+        pl.col("item_id").is_in(list(drawn)).alias("_new"),
+        (place >= size - (size * last - 1e-9).ceil()).alias("_late"),
+    )
+    new, late = pl.col("_new"), pl.col("_late")
+    before = marked.filter(~new & ~late)
+    is_last = pl.int_range(pl.len(), 0, -1).over("user_id") == 1
+    held = is_last & (pl.len().over("user_id") > 1)
+    parts = (
+        before.filter(~held),
+        before.filter(held),
+        marked.filter(late & ((new & late).cum_sum().over("user_id") == 0)),
+        marked.filter(late & new),
+    )
+    return ItemsLeftOut(drawn, *(part.drop("_new", "_late") for part in parts))
 
 
 def histories(*frames: pl.DataFrame, catalog: Catalog) -> dict[str, History]:
@@ -268,6 +338,11 @@ def _check(interactions: pl.DataFrame) -> None:
         if bad.any():
             row = bad.arg_true()[0]
             raise DataError(f"interactions, row {row + 1}, {column}: {interactions[column][row]!r} cannot be ordered")
+
+
+def _uniform(text: str) -> float:
+    """In [0, 1), from nothing but a text."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6], "big") / 2**48
 
 
 def _rows(share: float | None, times: pl.Series) -> int | None:

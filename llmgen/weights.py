@@ -136,12 +136,26 @@ class SparseWeights:
     def top(self, k: int) -> tuple[IntArray, FloatArray, float]:
         """The k items with the largest weights, ties in catalog order, their weights, and the log of the sum of all."""
         eligible = self.values > -np.inf
-        others = self.shared.ranking[: k + len(self.items)]
-        others = others[np.isin(others, self.items, invert=True)][:k]
+        others, looked_at = np.zeros(0, np.int64), k
+        while len(others) < k:
+            looked_at *= 2
+            others = self.shared.ranking[:looked_at]
+            others = others[~self._own(others)][:k]
+            if looked_at >= len(self.shared.ranking):
+                break
         items = np.concatenate([others, self.items[eligible]])
         values = np.concatenate([self.shared.log_weights[others] + self.rest, self.values[eligible]])
         order = np.lexsort((items, -values))[:k]
         return items[order], values[order], self._log_total()
+
+    def _own(self, items: IntArray) -> NDArray[np.bool_]:
+        """Whether each of some items is one of the request's own."""
+        if not len(self.items):
+            return np.zeros(len(items), dtype=bool)
+        own: NDArray[np.bool_] = (
+            self.items[np.minimum(np.searchsorted(self.items, items), len(self.items) - 1)] == items
+        )
+        return own
 
     def _log_total(self) -> float:
         top = max(self.shared.top + self.rest, float(self.values.max(initial=-np.inf)))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from llmgen.adapters import AdapterRecord
 from llmgen.catalog import Catalog
-from llmgen.datasets import Dataset, load_dataset, load_tables
+from llmgen.datasets import Dataset, k_core, load_dataset, load_tables
 from llmgen.engines import Engine, load_engine
 from llmgen.errors import ConfigError, DataError
 from llmgen.priors import Ease, ItemKNN, ItemToItem, Popularity, Prior, Transition, Wish
@@ -50,14 +50,22 @@ class DataSettings:
     label: str | None = None
     """How prompts and answers write an item, see `Catalog`; None as the named data set has it, for tables the title."""
     drop_bad: bool = False
+    core: int = 0
+    """Users and items with fewer interactions are left out, see `k_core`; 0 keeps all."""
 
     def load(self, *, progress: bool = True) -> Dataset:
         """Read and clean the data.
 
         Raises:
-            ConfigError: One table without the other, or a column that is not known here.
+            ConfigError: One table without the other, a column that is not known here, or a core below 0.
             DataError: See `llmgen.datasets`.
         """
+        if self.core < 0:
+            raise ConfigError(f"core is how often each user and item must occur, 0 or more, not {self.core}")
+        data = self._load(progress)
+        return k_core(data, self.core) if self.core else data
+
+    def _load(self, progress: bool) -> Dataset:
         if self.items is None and self.interactions is None:
             data = load_dataset(self.dataset, progress=progress)
             return data if self.label is None else replace(data, catalog=data.catalog.labelled(self.label))

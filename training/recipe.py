@@ -16,7 +16,8 @@ from training.data import Task
 class Recipe:
     """Fields of the YAML file, beside those of `SFTConfig`; each is also a flag.
 
-    `data`, `tasks`, `priors` and `peft` are mappings, JSON as flags; once made, a recipe holds them parsed.
+    `data`, `leave_out`, `tasks`, `priors` and `peft` are mappings, JSON as flags; once made, a recipe holds them
+    parsed.
     """
 
     model: str = field(default="", metadata={"help": "Folder or hub name of a causal LM; SmolLM2-135M by default."})
@@ -28,6 +29,13 @@ class Recipe:
     learn_from: str = field(
         default="train",
         metadata={"help": "train (leave-one-out, two items a user held out), train+validation, or all."},
+    )
+    leave_out: str = field(
+        default="{}",
+        metadata={
+            "help": "share, seed and last of llmgen.splits.leave_items_out: items that are to be new in an evaluation "
+            "are taken out of log and catalog, and the last part of each user's log is not learned from; {} for none."
+        },
     )
     tasks: str = field(
         default='{"list": {"prompts": ["next_item_list"], "max_history": 40}}',
@@ -49,6 +57,7 @@ class Recipe:
         default='{"peft_type": "LORA", "r": 16, "lora_alpha": 32, "target_modules": "all-linear"}',
         metadata={"help": "Arguments of peft.get_peft_config; {} tunes all weights."},
     )
+    adapter: str = field(default="", metadata={"help": "Folder of an adapter to go on tuning, in place of peft."})
     max_tokens: int = field(default=1024, metadata={"help": "Longest example."})
     threads: int = field(default=0, metadata={"help": "CPU threads; torch's own choice by default."})
     prompt: str = field(default="", metadata={"help": "Template of the validation; the first task's by default."})
@@ -57,7 +66,7 @@ class Recipe:
     lm_weights: str = field(default="0.05,0.1,0.2,0.4,1", metadata={"help": "Tried on them beside the priors."})
 
     def __post_init__(self) -> None:
-        for name in ("data", "tasks", "priors", "peft"):
+        for name in ("data", "leave_out", "tasks", "priors", "peft"):
             value = getattr(self, name)
             if isinstance(value, str):
                 try:
@@ -70,6 +79,8 @@ class Recipe:
             raise ConfigError("the residual loss needs a prior; give priors, or use loss: catalog")
         if self.learn_from not in ("train", "train+validation", "all"):
             raise ConfigError(f"learn_from must be train, train+validation or all, not {self.learn_from!r}")
+        if self.leave_out and self.learn_from == "all":
+            raise ConfigError("learn_from: all would learn what leave_out holds out; use train or train+validation")
         if not 0 <= self.prior_dropout <= 1:
             raise ConfigError(f"prior_dropout is a share, from 0 to 1, not {self.prior_dropout}")
         if not self.lm_weight > 0:

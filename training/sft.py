@@ -13,7 +13,7 @@ import importlib.metadata
 import logging
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any, NamedTuple, cast
 
 import peft
@@ -22,6 +22,7 @@ import torch
 import yaml
 from rich.console import Console
 from rich.text import Text
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from trl.scripts.utils import TrlParser
 from trl.trainer.sft_config import SFTConfig
@@ -32,7 +33,7 @@ from llmgen.engines.hf import HFEngine
 from llmgen.errors import ConfigError, LLMGenError
 from llmgen.priors import Prior, Seen
 from llmgen.recommender import Recommender
-from llmgen.splits import Ties, histories, leave_one_out, log_digest
+from llmgen.splits import Ties, histories, leave_items_out, leave_one_out, log_digest
 from llmgen.types import Query
 from llmgen.workspace import FITTED, DataSettings
 from training.batches import Batches
@@ -158,6 +159,7 @@ def run(recipe: Recipe, args: SFTConfig) -> AdapterRecord:
         seed=args.seed,
         versions={name: importlib.metadata.version(name) for name in PACKAGES},
     )
+    check_earlier(recipe, record)
     measure = None
     if recipe.validation_users and data.queries:
         measure = Validation(
@@ -206,15 +208,27 @@ def load(recipe: Recipe) -> Data:
         dataset = DataSettings(**settings).load()
     except TypeError as error:
         raise ConfigError(f"data: {error}; it takes the fields of llmgen.workspace.DataSettings") from None
-    split = leave_one_out(dataset.interactions, ties=cast(Ties, recipe.ties))
     if recipe.learn_from == "all":
         return Data(dataset, dataset.interactions, [], [])
+    ties = cast(Ties, recipe.ties)
+    if recipe.leave_out:
+        try:
+            left = leave_items_out(
+                dataset.interactions, dataset.catalog.ids, ties=ties, **cast(dict[str, Any], recipe.leave_out)
+            )
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"leave_out: {error}; it takes share, seed and last") from None
+        train, validation = left.train, left.validation
+        known = pl.concat([train, validation])
+        dataset = replace(dataset, catalog=dataset.catalog.without(left.items), interactions=known)
+    else:
+        train, validation, *_ = leave_one_out(dataset.interactions, ties=ties)
     if recipe.learn_from == "train+validation":
-        return Data(dataset, pl.concat([split.train, split.validation]), [], [])
-    past = histories(split.train, catalog=dataset.catalog)
-    users, items = split.validation["user_id"].to_list(), split.validation["item_id"].to_list()
+        return Data(dataset, pl.concat([train, validation]), [], [])
+    past = histories(train, catalog=dataset.catalog)
+    users, items = validation["user_id"].to_list(), validation["item_id"].to_list()
     queries = [Query(past[user].items, user_id=user) for user in users]
-    return Data(dataset, split.train, queries, items)
+    return Data(dataset, train, queries, items)
 
 
 def load_model(recipe: Recipe) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -231,8 +245,30 @@ def load_model(recipe: Recipe) -> tuple[PreTrainedModel, PreTrainedTokenizerBase
     return cast(PreTrainedModel, cast(torch.nn.Module, model).to("cuda" if cuda else "cpu")), tokenizer
 
 
+def check_earlier(recipe: Recipe, record: AdapterRecord) -> None:
+    """Make sure that an adapter that is gone on with has not seen what this run leaves out.
+
+    Raises:
+        ConfigError: It may have.
+    """
+    if not (recipe.adapter and recipe.leave_out):
+        return
+    earlier = AdapterRecord.read(recipe.adapter)
+    if earlier is None or (earlier.data, earlier.catalog) != (record.data, record.catalog):
+        raise ConfigError(
+            f"the adapter {recipe.adapter!r} did not learn from the same interactions and catalog as this run, so it "
+            "may have seen what leave_out takes out; go on from one that was tuned with the same data and leave_out"
+        )
+
+
 def wrap(model: PreTrainedModel, recipe: Recipe) -> PreTrainedModel:
-    """The model with a fresh adapter, or as it is where all weights are tuned."""
+    """The model with a fresh adapter or that of an earlier run, or as it is where all weights are tuned."""
+    if recipe.adapter:
+        try:
+            tuned = peft.PeftModel.from_pretrained(model, recipe.adapter, is_trainable=True)
+        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+            raise ConfigError(f"cannot go on from the adapter {recipe.adapter!r}: {error}") from error
+        return cast(PreTrainedModel, tuned)
     settings = cast(dict[str, Any], recipe.peft)
     if not settings:
         return model

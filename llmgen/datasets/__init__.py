@@ -4,8 +4,9 @@ Interactions are a frame of `user_id`, `item_id` (strings), `timestamp` (float, 
 (float, null where none), its rows in the order of the file: that order decides between interactions of one second.
 """
 
+from llmgen.datasets.core import k_core
 from llmgen.datasets.movielens import load_dataset
 from llmgen.datasets.report import INTERACTIONS, CleaningReport, Dataset, RuleCount
 from llmgen.datasets.tables import load_tables
 
-__all__ = ["INTERACTIONS", "CleaningReport", "Dataset", "RuleCount", "load_dataset", "load_tables"]
+__all__ = ["INTERACTIONS", "CleaningReport", "Dataset", "RuleCount", "k_core", "load_dataset", "load_tables"]

@@ -58,6 +58,12 @@ class Movable(Protocol):
         ...
 
 
+def only_appended(before: IntArray, n_items: int) -> bool:
+    """Whether a changed catalog is the old one of so many items with new ones after it; see `Movable`."""
+    old, new = before[:n_items], before[n_items:]
+    return len(old) == n_items and bool((old == np.arange(n_items)).all() and (new == -1).all())
+
+
 PriorT = TypeVar("PriorT", bound=Prior)
 
 
@@ -136,6 +142,8 @@ def reweighted(prior: PriorT, weight: float) -> PriorT:
 
 def weighted(log_weights: FloatArray, weight: float) -> FloatArray:
     """Log weights raised to a weight, in a new array; what is removed stays removed, whatever the weight."""
+    if weight > 0:
+        return weight * log_weights
     with np.errstate(invalid="ignore"):  # 0 * -inf, which is -inf here
         term: FloatArray = weight * log_weights
     term[np.isneginf(log_weights)] = -np.inf

@@ -22,7 +22,7 @@ from scipy import sparse
 
 from llmgen.catalog import Catalog
 from llmgen.errors import CatalogError
-from llmgen.priors.base import check_floor, log_lift
+from llmgen.priors.base import check_floor, log_lift, only_appended
 from llmgen.priors.interactions import Sequences, sequences
 from llmgen.priors.sparse import SparseRow, lifted
 from llmgen.types import FloatArray, IntArray, Item, Query
@@ -132,6 +132,10 @@ class ItemToItem:
         if isinstance(self.similarity, np.ndarray):
             similarity = np.zeros((n_items, n_items))
             similarity[np.ix_(kept, kept)] = self.similarity[np.ix_(before[kept], before[kept])]
+        elif only_appended(before, len(self.catalog)):
+            none = np.full(n_items - len(self.catalog), self.similarity.indptr[-1], self.similarity.indptr.dtype)
+            arrays = (self.similarity.data, self.similarity.indices, np.append(self.similarity.indptr, none))
+            similarity = sparse.csr_array(arrays, shape=(n_items, n_items))
         else:
             block = self.similarity[before[kept]][:, before[kept]].tocoo()
             similarity = sparse.coo_array(

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from llmgen.catalog import Catalog
 from llmgen.errors import CatalogError
+from llmgen.priors.base import only_appended
 from llmgen.priors.sparse import SparseRow
 from llmgen.types import Attribute, FloatArray, IntArray, Item, Query
 
@@ -111,12 +112,13 @@ class Where:
     catalog: Catalog
     weight: float = 1.0
     name: str = "where"
-    values: Mapping[str, _Values] | None = field(default=None, repr=False)
+    values: dict[str, _Values] = field(default_factory=dict, repr=False)
     rows: dict[str, SparseRow] = field(default_factory=dict, repr=False)
 
-    def __post_init__(self) -> None:
-        if self.values is None:
-            object.__setattr__(self, "values", _index(self.catalog))
+    def prepare(self) -> None:
+        """Read what can be filtered on; the first filter does it otherwise."""
+        if not self.values:
+            self.values.update(_index(self.catalog, 0))
 
     def log_weights(self, queries: Sequence[Query]) -> FloatArray:
         """See `Prior`: 0 for an item that matches, -inf for any other.
@@ -143,8 +145,11 @@ class Where:
         return [self._row(query.filters) if query.filters else SparseRow() for query in queries]
 
     def on_catalog(self, catalog: Catalog, before: IntArray) -> Where:
-        """See `Movable`; what can be filtered on is read anew."""
-        return dataclasses.replace(self, catalog=catalog, values=None, rows={})
+        """See `Movable`."""
+        values: dict[str, _Values] = {}
+        if self.values and only_appended(before, len(self.catalog)):
+            values = _joined(self.values, _index(catalog, len(self.catalog)), len(self.catalog), len(catalog))
+        return dataclasses.replace(self, catalog=catalog, values=values, rows={})
 
     def _row(self, filters: Mapping[str, Attribute]) -> SparseRow:
         key = repr(sorted((name, repr(wanted)) for name, wanted in filters.items()))
@@ -164,9 +169,10 @@ class Where:
         return row
 
     def _matches(self, attribute: str, wanted: Attribute) -> NDArray[np.bool_]:
-        values = (self.values or {}).get(attribute)
+        self.prepare()
+        values = self.values.get(attribute)
         if values is None:
-            names = ", ".join(repr(name) for name in sorted(self.values or {})) or "no attributes at all"
+            names = ", ".join(repr(name) for name in sorted(self.values)) or "no attributes at all"
             raise CatalogError(f"no item has an attribute {attribute!r} to filter on; there are: {names}")
         allowed = wanted if isinstance(wanted, tuple | list) else (wanted,)
         if not allowed:
@@ -180,16 +186,17 @@ class Where:
         return matches
 
 
-def _index(catalog: Catalog) -> dict[str, _Values]:
+def _index(catalog: Catalog, start: int) -> dict[str, _Values]:
+    """The attributes of the items from a position on; the arrays of numbers begin there."""
     numbers: dict[str, FloatArray] = {}
     words: dict[str, dict[str, list[int]]] = {}
     spelling: dict[str, dict[str, str]] = {}
-    for position, item in enumerate(catalog):
-        for name, value in item.attributes.items():
+    for position in range(start, len(catalog)):
+        for name, value in catalog[position].attributes.items():
             if name not in numbers:
-                numbers[name], words[name], spelling[name] = np.full(len(catalog), np.nan), {}, {}
+                numbers[name], words[name], spelling[name] = np.full(len(catalog) - start, np.nan), {}, {}
             if isinstance(value, int | float) and not isinstance(value, bool):
-                numbers[name][position] = value
+                numbers[name][position - start] = value
                 continue
             for word in value if isinstance(value, tuple) else (str(value),):
                 words[name].setdefault(_fold(word), []).append(position)
@@ -200,6 +207,19 @@ def _index(catalog: Catalog) -> dict[str, _Values]:
         )
         for name in numbers
     }
+
+
+def _joined(old: Mapping[str, _Values], new: Mapping[str, _Values], start: int, end: int) -> dict[str, _Values]:
+    """The attributes of the items before a position and from it on."""
+    made = {}
+    for name in {**old, **new}:
+        first = old.get(name) or _Values(np.full(start, np.nan), {}, {})
+        second = new.get(name) or _Values(np.full(end - start, np.nan), {}, {})
+        words = {**first.words}
+        for word, at in second.words.items():
+            words[word] = np.append(words[word], at) if word in words else at
+        made[name] = _Values(np.append(first.numbers, second.numbers), words, {**second.spelling, **first.spelling})
+    return made
 
 
 def _fold(word: str) -> str:

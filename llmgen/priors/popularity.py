@@ -50,7 +50,7 @@ class Popularity:
     def on_catalog(self, catalog: Catalog, before: IntArray) -> Popularity:
         """See `Movable`; a new item is as rare as the rarest, and the shares sum to 1 again."""
         shares = np.where(before >= 0, self.log_shares[before], self.log_shares.min())
-        return dataclasses.replace(self, log_shares=shares - np.logaddexp.reduce(shares))
+        return dataclasses.replace(self, log_shares=shares - np.log(np.exp(shares).sum()))
 
     def log_weights(self, queries: Sequence[Query]) -> FloatArray:
         """See `Prior`."""

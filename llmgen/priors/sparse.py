@@ -168,14 +168,25 @@ def _product(factors: Sequence[tuple[SparseRow, float]], shared: SharedWeights) 
     bases = [(row.base, weight) for row, weight in factors if isinstance(row.base, np.ndarray)]
     numbers = [(row.base, weight) for row, weight in factors if not isinstance(row.base, np.ndarray)]
     removing = [row.items for row, _ in factors if not isinstance(row.base, np.ndarray) and row.base == -np.inf]
-    if removing:
-        items = min(removing, key=len)
-    else:
-        own = [row.items for row, _ in factors if len(row.items)]
-        items = own[0] if len(own) == 1 else np.unique(np.concatenate(own)) if own else NO_ITEMS
+    items = min(removing, key=len) if removing else _union([row.items for row, _ in factors])
     values = np.zeros(len(items))
     for row, weight in factors:
-        values += weighted(row.at(items), weight)
+        if removing:
+            found = row.at(items)
+        else:  # all that the row has of its own is among the items
+            found = row.base[items] if isinstance(row.base, np.ndarray) else np.full(len(items), row.base)
+            found[np.searchsorted(items, row.items)] = row.values
+        values += weighted(found, weight)
     if removing:
         return SparseWeights(shared.nothing, 0.0, items, values)
     return SparseWeights(shared.product(bases), sum(weight * base for base, weight in numbers), items, values)
+
+
+def _union(lists: Sequence[IntArray]) -> IntArray:
+    """All numbers of some lists that rise, rising, none twice."""
+    some = [one for one in lists if len(one)]
+    if len(some) < 2:
+        return some[0] if some else NO_ITEMS
+    joined: IntArray = np.sort(np.concatenate(some), kind="stable")  # merges what is sorted
+    new: IntArray = joined[np.append(True, joined[1:] != joined[:-1])]
+    return new

@@ -8,15 +8,18 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from llmgen.bm25 import BM25Index
+from llmgen.bm25 import LARGE, BM25Index
 from llmgen.catalog import Catalog
-from llmgen.priors.base import check_floor, log_lift
+from llmgen.priors.base import check_floor, log_lift, only_appended
 from llmgen.priors.sparse import NO_ITEMS, NO_VALUES, SparseRow, lifted
 from llmgen.text import normalise
 from llmgen.types import FloatArray, IntArray, Item, Query
 
 FLOOR = 0.1
 """Weight of an item that shares no word with the wish, beside one of which nothing is known (1)."""
+
+MOST_LATER = 500
+"""New items that an index takes in before it is made anew."""
 
 FUNCTION_WORDS = frozenset(
     {
@@ -57,8 +60,7 @@ class Wish:
     def __post_init__(self) -> None:
         check_floor(self.floor)
         if self.index is None:
-            text_of = self.text_of or (lambda item: item_text(self.catalog, item))
-            object.__setattr__(self, "index", BM25Index([text_of(item) for item in self.catalog]))
+            object.__setattr__(self, "index", BM25Index(self._texts(self.catalog, 0)))
 
     def log_weights(self, queries: Sequence[Query]) -> FloatArray:
         """See `Prior`; 0 everywhere for a query without text, or whose text shares no word with any item."""
@@ -81,8 +83,18 @@ class Wish:
         return rows
 
     def on_catalog(self, catalog: Catalog, before: IntArray) -> Wish:
-        """See `Movable`; the index is made anew."""
-        return dataclasses.replace(self, catalog=catalog, index=None)
+        """See `Movable`; a few new items are added to the index of a large catalog, any other change makes it anew."""
+        assert self.index is not None  # made in __post_init__
+        known = len(self.catalog)
+        later = self.index.num_later + len(catalog) - known
+        few = known >= LARGE and later <= MOST_LATER and only_appended(before, known)
+        index = self.index.with_documents(self._texts(catalog, known)) if few else None
+        return dataclasses.replace(self, catalog=catalog, index=index)
+
+    def _texts(self, catalog: Catalog, start: int) -> list[str]:
+        """Of the items from a position on."""
+        text_of = self.text_of or (lambda item: item_text(catalog, item))
+        return [text_of(catalog[position]) for position in range(start, len(catalog))]
 
     def _scores(self, query: Query) -> FloatArray | None:
         """BM25 of every item, or None for a query without text."""

@@ -33,10 +33,7 @@ class Snapshot:
     @classmethod
     def of(cls, recommender: Recommender, gone: Mapping[str, Item] | None = None) -> Snapshot:
         """Build what is costly, and all at once."""
-        if recommender.decoding == "free":
-            _ = recommender.grounder
-        elif recommender.engine is not None:
-            _ = recommender.trie
+        recommender.prepare()
         return cls(recommender, recommender.catalog.digest, gone or {})
 
     def history(self, ids: Iterable[str]) -> list[Item]:
@@ -115,9 +112,10 @@ class Live:
     def _changed(self, made: Callable[[Catalog], Catalog]) -> Snapshot:
         recommender = self.now.recommender
         catalog = made(recommender.catalog)
-        present = set(catalog.ids)
-        known = {**self.now.gone, **{item.id: item for item in recommender.catalog}}
-        gone = {item_id: item for item_id, item in known.items() if item_id not in present}
+        known = dict(self.now.gone)
+        if not catalog.begins_with(recommender.catalog):
+            known |= {item.id: item for item in recommender.catalog}
+        gone = {item_id: item for item_id, item in known.items() if not catalog.positions([item])}
         snapshot = Snapshot.of(recommender.with_catalog(catalog), gone)
         if self._save is not None:
             snapshot.recommender.catalog.save(self._save)

@@ -22,6 +22,7 @@ from eval.answers import locked
 from eval.arms import ArmConfig
 from eval.compare import compare, compatible
 from eval.config import RunConfig
+from eval.questions import from_log
 from eval.results import Difference, Results
 from eval.summary import verdict
 from llmgen.engines.fake import END, VOCABULARY, FakeEngine
@@ -58,6 +59,16 @@ class Reads(FakeEngine):
         return logits
 
 
+class Follows(Reads):
+    """Believes that the first of the candidates is taken."""
+
+    @staticmethod
+    def _says(prompt: tuple[int, ...], suffix: tuple[int, ...]) -> np.ndarray:
+        text = bytes(token for token in prompt if token < 256).decode().rpartition("Candidates:")[2]
+        first = min((title for title in TITLES if title in text), key=text.find)
+        return Reads._says(tuple(first.encode()), suffix)
+
+
 @pytest.fixture
 def log(tmp_path: Path) -> dict[str, Any]:
     """Protocol of people of whom most take their last item again."""
@@ -79,6 +90,11 @@ def log(tmp_path: Path) -> dict[str, Any]:
     for name, listed in (("backwards", "listing(history|reverse|list)"), ("titleless", "history|length")):
         text = original.replace("listing(history)", listed).replace("name: next_item", f"name: {name}")
         (prompts / f"{name}.jinja").write_text(text)
+    text = (Path(__file__).parents[2] / "prompts" / "rerank.jinja").read_text()
+    assert "listing(candidates," in text
+    for name, listed in (("as_given", "candidates"), ("shuffled", 'candidates|sort(attribute="title")')):
+        changed = text.replace("listing(candidates,", f"listing({listed},").replace("name: rerank", f"name: {name}")
+        (prompts / f"{name}.jinja").write_text(changed)
     data = {"items": tmp_path / "items.csv", "interactions": tmp_path / "log.csv"}
     return {"data": data, "seen": "kept", "k": 3}
 
@@ -211,6 +227,27 @@ def test_candidates_are_ranked_and_their_order_is_looked_at(log: dict[str, Any],
         execute(config({**log, "candidates": 5}), tmp_path / "other")
 
 
+@pytest.mark.parametrize(("template", "code"), [("shuffled", 1), ("as_given", 0)])
+def test_candidates_in_another_order_than_was_asked_fail_a_build(
+    log: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, template: str, code: int
+) -> None:
+    """The order of the protocol is random, so the hits stay; what shows is that the answers no longer follow it."""
+    monkeypatch.setattr(arms, "load_engine", lambda name, adapter=None: Follows())
+    data = {name: str(path) for name, path in log["data"].items()}
+    path = tmp_path / "config.yaml"
+    settings = {"protocol": {**log, "data": data, "candidates": 5}, "classics": "none", "latency_users": 0}
+    path.write_text(json.dumps(settings))
+    other = f"B=prompt:{template},prompt_folder:{log['data']['items'].parent / 'prompts'}"
+    run = ("--config", str(path), "--out", str(tmp_path / "out"), "--arm", "A=rerank", "--arm", other)
+    done = cli(eval.ab.main, *run, "--fail-if", "position_bias < -0.25")
+    assert done.exit_code == code, done.output
+    assert ("failed: B: position_bias -0." in done.output) == bool(code)
+    assert cli(eval.ab.main, *run, "--fail-if", "hr@3 < -0.15").exit_code == 0
+    bias = {arm.name: arm.metrics["position_bias"].mean for arm in Results.read(tmp_path / "out").arms}
+    # the first of five stays first, the others stand anywhere: 1 - 6 (0 + 4 * 2.5) / (5 * 24); without a bond it is 0
+    assert bias == pytest.approx({"A": 0.5, "B": 0.0 if code else 0.5}, abs=0.15)
+
+
 def test_classics_stand_beside_the_arms(log: dict[str, Any], engine: Reads, tmp_path: Path) -> None:
     settings = config(log, classics="defaults", arms=("next_item",))
     found = eval.run.execute(settings, tmp_path, command="test", against_classic=True)
@@ -221,6 +258,15 @@ def test_classics_stand_beside_the_arms(log: dict[str, Any], engine: Reads, tmp_
     repeat = next(arm for arm in found.arms if arm.name == "repeat_last")
     mine = found.arms[0]
     assert repeat.metrics["mrr@3"].mean == pytest.approx(mine.metrics["mrr@3"].mean, abs=0.1)
+
+
+def test_classics_alone_are_compared_with_the_best_of_them(log: dict[str, Any], tmp_path: Path) -> None:
+    settings = config(log, classics="defaults", arms=())
+    found = execute(settings, tmp_path)
+    assert found.baseline == from_log(settings).best
+    assert {row.arm for row in found.differences} == {arm.name for arm in found.arms} - {found.baseline}
+    with pytest.raises(ConfigError, match="there is nothing to run; give --arm"):
+        execute(config(log, arms=()), tmp_path)
 
 
 def test_the_plan_shrinks_with_the_sample(log: dict[str, Any]) -> None:

@@ -47,12 +47,14 @@ def test_a_release_without_tags_is_an_error(tmp_path: Path) -> None:
 def test_words_find_what_bears_them(release: Path, tmp_path: Path) -> None:
     app = Typer()
     app.command()(eval.wishes.main)
-    arm = "fake=prompt:cold_start,engine:fake"
+    arm = "fake=prompt:cold_start,engine:fake,priors:bm25 x popularity,lm_weight:0"
     done = CliRunner().invoke(app, [str(release), "--out", str(tmp_path / "out"), "--arm", arm, "--k", "5"])
     assert done.exit_code == 0, done.output
     found = Results.read(tmp_path / "out")
-    assert (found.baseline, found.metric) == ("bm25", "recall@5")
+    assert (found.baseline, found.metric) == ("bm25 x popularity", "recall@5")
     assert found.sample.users == 3  # half of five tags, the larger half
     metrics = {arm.name: arm.metrics["precision@5"].mean for arm in found.arms}
     assert metrics["bm25"] > 0.6 > metrics["random"]
+    # every film is rated once, so popularity says nothing and the product is as good as the words
+    assert metrics["bm25 x popularity"] == metrics["fake"] == metrics["bm25"]
     assert [row.by for row in found.slices if row.by == "history length"] == []

@@ -1,0 +1,169 @@
+"""What grew with a catalog is what would have been built."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import sparse
+
+from llmgen import recommender as recommender_module
+from llmgen.bm25 import BM25Index
+from llmgen.catalog import Catalog
+from llmgen.engines.fake import FakeEngine
+from llmgen.growth import grow
+from llmgen.priors import Popularity, Transition, Wish
+from llmgen.priors import wish as wish_module
+from llmgen.recommender import Recommender
+from llmgen.trie import ARRAYS, ItemTrie
+from llmgen.types import Item, Query
+
+Paths = list[tuple[int, ...]]
+PATHS = st.lists(st.lists(st.integers(1, 4), max_size=5).map(lambda tokens: (*tokens, 0)), min_size=1, max_size=12)
+
+
+def assert_equal(one: ItemTrie, other: ItemTrie) -> None:
+    for name in ARRAYS:
+        np.testing.assert_array_equal(getattr(one, name), getattr(other, name), err_msg=name)
+        assert getattr(one, name).dtype == np.int32
+
+
+@settings(max_examples=500, deadline=None)
+@given(PATHS, st.lists(PATHS, max_size=3))
+def test_growing_equals_building(paths: Paths, more: list[Paths]) -> None:
+    trie = ItemTrie.build(paths)
+    for part in more:
+        trie, paths = grow(trie, part), paths + part
+        assert_equal(trie, ItemTrie.build(paths))
+
+
+def test_the_old_trie_is_not_changed() -> None:
+    trie = ItemTrie.build([(1, 0), (3, 0)])
+    grow(trie, [(2, 0), (1, 0)])
+    assert_equal(trie, ItemTrie.build([(1, 0), (3, 0)]))
+
+
+@pytest.mark.parametrize(
+    ("paths", "message"),
+    [
+        ([(1,)], r"path \(1,\) is the beginning of \(1, "),
+        ([(1, 2, 0, 5)], r"path \(1, 2, 0\) is the beginning of \(1, 2, 0, 5\)"),
+        ([(4, 0), (4, 0, 1)], r"path \(4, 0\) is the beginning of \(4, 0, 1\)"),
+        ([()], r"path 0 must be token ids of 0 or more, at least one, not \(\)"),
+        ([(5, 0), (5, -1)], r"path 1 must be token ids of 0 or more"),
+    ],
+)
+def test_what_no_trie_can_hold_is_refused(paths: Paths, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        grow(ItemTrie.build([(1, 2, 0), (1, 3, 0)]), paths)
+
+
+def test_a_mapped_trie_grows_in_memory(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    ItemTrie.build([(1, 0), (2, 0)]).save(tmp_path / "t")
+    assert_equal(grow(ItemTrie.load(tmp_path / "t"), [(1, 5, 0)]), ItemTrie.build([(1, 0), (2, 0), (1, 5, 0)]))
+
+
+# A catalog that grew, and what was made of it
+
+
+CATALOG = Catalog(
+    [Item(str(number), f"film {number % 7} part {number}", {"year": 1990 + number % 3}) for number in range(30)],
+    noun="film",
+)
+NEW = [Item("x", "film 3 part", {"year": 1991, "colour": "red"}), Item("y", "zebra", {"genres": ("Zoo",)})]
+
+
+def rebuilt(catalog: Catalog) -> Catalog:
+    return Catalog(catalog, noun=catalog.noun, label=catalog.label_format, shown=catalog.shown)
+
+
+@pytest.mark.parametrize("hashed", [False, True])
+def test_a_catalog_that_grew_is_the_one_that_would_have_been_made(hashed: bool) -> None:
+    catalog = rebuilt(CATALOG)
+    before = catalog.digest if hashed else None
+    grown = catalog.with_items(NEW)
+    again = rebuilt(grown)
+    assert (grown.ids, grown.labels, grown.digest) == (again.ids, again.labels, again.digest)
+    assert grown["y"] is NEW[1]
+    assert grown.index("x") == 30
+    assert grown.begins_with(catalog)
+    assert not catalog.begins_with(grown)
+    assert not grown.labelled("{title} ({year})").begins_with(catalog)
+    assert before is None or catalog.digest == before
+
+
+def test_items_that_are_put_in_the_place_of_others_are_no_growth() -> None:
+    changed = CATALOG.with_items([Item("3", "Another"), NEW[0]])
+    assert not changed.begins_with(CATALOG)
+    assert (changed["3"].title, len(changed)) == ("Another", 31)
+    assert CATALOG.with_items([]) is CATALOG
+
+
+def log() -> pl.DataFrame:
+    rng = np.random.default_rng(1)
+    return pl.DataFrame(
+        {
+            "user_id": rng.integers(0, 9, size=90).astype(str),
+            "item_id": rng.integers(0, 30, size=90).astype(str),
+            "timestamp": np.arange(90.0),
+        }
+    )
+
+
+@pytest.mark.parametrize("large", [0, 20_000])
+def test_a_recommender_whose_catalog_grew_answers_as_one_made_of_all(
+    large: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recommender_module, "LARGE_CATALOG", large)
+    transition = Transition.fit(log(), CATALOG)
+    narrow = dataclasses.replace(transition, similarity=sparse.csr_array(transition.similarity), name="narrow")
+    fitted = [transition, narrow, Popularity.fit(log(), CATALOG, weight=-0.2), Wish(CATALOG)]
+    old = Recommender(CATALOG, FakeEngine(), priors=fitted, lm_weight=0.5)
+    old.prepare()
+    grown = old.with_catalog(CATALOG.with_items(NEW))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Catalog, "begins_with", lambda self, other: False)
+        fresh = old.with_catalog(rebuilt(grown.catalog))
+    assert_equal(grown.trie, fresh.trie)
+    queries = [
+        Query([CATALOG[1], CATALOG[4]]),
+        Query(text="zebra"),
+        Query(filters={"year": 1991}, k=20),
+        Query(filters={"colour": "red"}),
+        Query(filters={"genres": "zoo"}),
+    ]
+    for one, other in zip(grown.recommend_many(queries), fresh.recommend_many(queries), strict=True):
+        assert [place.item.id for place in one] == [place.item.id for place in other]
+        assert [place.score for place in one] == pytest.approx([place.score for place in other])
+
+
+def test_a_large_index_takes_new_texts_in_and_a_small_one_is_made_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wish_module, "LARGE", 20)
+    wish = Wish(CATALOG)
+    before = np.append(np.arange(30), [-1, -1])
+    grown = wish.on_catalog(CATALOG.with_items(NEW), before)
+    assert grown.index is not None
+    assert (grown.index.num_later, len(grown.index)) == (2, 32)
+    (found,) = grown.log_weights([Query(text="a zebra")])
+    assert found.argmax() == 31  # a word that no old text has
+    (old_words,) = grown.log_weights([Query(text="part film 3")])
+    (known,) = wish.log_weights([Query(text="part film 3")])
+    assert old_words[30] > np.delete(old_words, [3, 10, 17, 24, 30]).max()  # two of the words, others have one or none
+    assert np.argsort(-old_words[:30], kind="stable").tolist() == np.argsort(-known, kind="stable").tolist()
+    monkeypatch.setattr(wish_module, "MOST_LATER", 1)
+    anew = wish.on_catalog(CATALOG.with_items(NEW), before)
+    assert anew.index is not None
+    assert anew.index.num_later == 0
+
+
+def test_later_documents_score_as_if_they_had_been_there_where_the_statistics_are_the_same() -> None:
+    texts = ["red fox", "blue fox", "red dog", "green cat"]
+    whole = BM25Index(texts)
+    grown = BM25Index(texts).with_documents(["red fox", "zebra"])
+    assert grown.scores("red fox fox")[4] == pytest.approx(whole.scores("red fox fox")[0])
+    assert grown.scores("zebra")[:5].tolist() == [0, 0, 0, 0, 0]
+    assert grown.scores("zebra")[5] > 0
