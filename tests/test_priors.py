@@ -349,7 +349,9 @@ class TestEveryCollaborativeModel:
         for scores, log_w in zip(prior.scores(queries), prior.log_weights(queries), strict=True):
             above = scores > 0
             assert (np.argsort(-scores[above], kind="stable") == np.argsort(-log_w[above], kind="stable")).all()
-            assert (log_w[~above] == np.log(prior.floor)).all()
+            known = dense(prior).any(axis=0)
+            assert (log_w[~above & known] == np.log(prior.floor)).all()
+            assert (log_w[~known] == 0).all()
 
     def test_evidence_sums_to_the_score(self, model: type[Transition | Ease | ItemKNN]) -> None:
         prior = model.fit(self.LOG, FILMS)

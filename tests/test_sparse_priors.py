@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -125,7 +126,7 @@ def test_products_are_the_same(queries: list[Query], chosen: list[Prior], candid
 
 def test_queries_share_what_is_the_same_for_all_of_them() -> None:
     shared = SharedWeights(len(CATALOG))
-    some = [Query(history=[CATALOG[number]]) for number in range(5)]
+    some = [Query(history=[CATALOG[number], CATALOG[number + 1]]) for number in range(5)]
     rows = combine_sparse(PRIORS, some, shared).rows
     later = combine_sparse(PRIORS, some[:1], shared).rows
     assert len({id(row.shared) for row in (*rows, *later)}) == 1
@@ -139,6 +140,17 @@ def test_only_the_last_products_and_filters_are_kept() -> None:
         combine_sparse([where], [Query(filters={"year": (f"{year}", "1986", "1985", "1984")})], shared)
     assert len(shared._known) == 2
     assert len(where.rows) <= 8
+
+
+@pytest.mark.parametrize("kind", [np.asarray, sparse.csr_array])
+def test_an_item_that_nothing_leads_to_is_not_held_to_fit_badly(kind: Any) -> None:
+    similarity = np.zeros((40, 40))
+    similarity[0, 1] = similarity[2, 3] = 1.0
+    prior = ItemToItem(CATALOG, kind(similarity))
+    (log_w,) = prior.log_weights([Query(history=[CATALOG[0]])])
+    assert log_w[1] > 0
+    assert log_w[3] == np.log(prior.floor)  # known, and not for this user
+    assert (np.delete(log_w, [1, 3]) == 0).all()
 
 
 def test_a_row_of_few_items_costs_no_array_of_all() -> None:

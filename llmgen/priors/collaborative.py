@@ -13,11 +13,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import chain
 from typing import NamedTuple, cast
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 from scipy import sparse
 
 from llmgen.catalog import Catalog
@@ -86,20 +88,26 @@ class ItemToItem:
         return cast(FloatArray, scores.toarray() if sparse.issparse(scores) else scores)
 
     def log_weights(self, queries: Sequence[Query]) -> FloatArray:
-        """See `Prior`; 0 everywhere for a query whose history says nothing, and finite always."""
-        return log_lift(self.scores(queries), self.floor)
+        """See `Prior`; finite always, and 0 where the model knows nothing.
+
+        That is everywhere for a query whose history says nothing, and for an item that nothing leads to, such as a new
+        one: it is not known to fit badly, as one with a score of 0 is.
+        """
+        lifts = log_lift(self.scores(queries), self.floor)
+        lifts[:, self._unknown] = 0.0
+        return lifts
 
     def sparse_log_weights(self, queries: Sequence[Query]) -> list[SparseRow]:
         """See `SparsePrior`."""
         found = self._histories(queries) @ self.similarity
         if not sparse.issparse(found):
             everything = np.arange(len(self.catalog))
-            return [lifted(everything, row, self.floor, len(self.catalog)) for row in found]
+            return [lifted(everything, row, self._floors, len(self.catalog)) for row in found]
         scores = cast(sparse.csr_array, found)
         scores.sort_indices()
         ends = scores.indptr[1:-1]
         rows = zip(np.split(scores.indices.astype(np.int64), ends), np.split(scores.data, ends), strict=True)
-        return [lifted(items, values, self.floor, len(self.catalog)) for items, values in rows][: len(queries)]
+        return [lifted(items, values, self._floors, len(self.catalog)) for items, values in rows][: len(queries)]
 
     def evidence(self, query: Query, item: Item) -> list[Evidence]:
         """The items of the history that speak for an item, strongest first.
@@ -142,6 +150,20 @@ class ItemToItem:
                 (block.data, (kept[block.row], kept[block.col])), shape=(n_items, n_items)
             ).tocsr()
         return dataclasses.replace(self, catalog=catalog, similarity=similarity)
+
+    @cached_property
+    def _unknown(self) -> NDArray[np.bool_]:
+        """[n_items], the items that nothing leads to."""
+        if isinstance(self.similarity, np.ndarray):
+            known = np.asarray(self.similarity.any(axis=0))
+        else:
+            known = np.bincount(self.similarity.indices, minlength=len(self.catalog)) > 0
+        return ~known
+
+    @cached_property
+    def _floors(self) -> FloatArray:
+        """[n_items], log weights beside others that have a score."""
+        return np.where(self._unknown, 0.0, np.log(self.floor))
 
     def _histories(self, queries: Sequence[Query]) -> sparse.csr_array:
         """[len(queries), n_items], what each item of each history counts."""

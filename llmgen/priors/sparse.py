@@ -148,20 +148,22 @@ def whole_row(log_weights: FloatArray) -> SparseRow:
     return SparseRow(0.0, np.arange(len(log_weights)), np.asarray(log_weights, dtype=np.float64))
 
 
-def lifted(items: IntArray, scores: FloatArray, floor: float, n_items: int) -> SparseRow:
+def lifted(items: IntArray, scores: FloatArray, floors: FloatArray | float, n_items: int) -> SparseRow:
     """`llmgen.priors.log_lift` of one row that is 0 but for some scores.
 
     Args:
         items: int64, catalog indices, rising, none twice.
         scores: float64, finite; those below 0 count as 0.
-        floor: In (0, 1].
+        floors: Natural logarithm of the floor, which is in (0, 1]; or float64 [n_items], where it is that for some
+            items, those with a score among them, and another number for others.
         n_items: Of the catalog.
     """
     positive = scores > 0
     if not positive.any():
         return SparseRow()
     items, scores = items[positive], scores[positive] / scores.max()  # neither tiny nor huge scores may overflow
-    return SparseRow(float(np.log(floor)), items, np.log(scores * ((1.0 - floor) * n_items / scores.sum()) + floor))
+    floor = np.exp(floors[items[0]] if isinstance(floors, np.ndarray) else floors)
+    return SparseRow(floors, items, np.log(scores * ((1.0 - floor) * n_items / scores.sum()) + floor))
 
 
 def _product(factors: Sequence[tuple[SparseRow, float]], shared: SharedWeights) -> SparseWeights:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -79,7 +80,7 @@ class Wish:
             found = self._scores(query)
             items = NO_ITEMS if found is None else np.flatnonzero(found)
             values = NO_VALUES if found is None else found[items]
-            rows.append(lifted(items, values, self.floor, len(self.catalog)))
+            rows.append(lifted(items, values, math.log(self.floor), len(self.catalog)))
         return rows
 
     def on_catalog(self, catalog: Catalog, before: IntArray) -> Wish:
