@@ -76,14 +76,16 @@ class Shared:
         in_order = self.log_weights[trie.order]
         count = np.zeros(trie.num_items + 1, np.int32)
         (in_order > -np.inf).cumsum(out=count[1:])
-        best, mass = np.empty(trie.num_nodes), np.zeros(trie.num_nodes)
-        weight = np.append(np.exp(in_order - self.top), 0.0) if self.top > -np.inf else np.zeros(trie.num_items + 1)
-        padded = np.append(in_order, -np.inf)
+        weight = np.append(np.exp(in_order - self.top) if self.top > -np.inf else np.zeros(trie.num_items), 0.0)
+        padded = np.append(in_order, -np.inf)  # so that an interval may end behind the last item
+        best, mass = in_order[trie.lo], weight[trie.lo]  # which is all for a node with one item, as most are
         start, end = 0, 1
         while start < end:  # level by level: within one, the intervals rise and do not meet
-            between = np.stack([trie.lo[start:end], trie.hi[start:end]], axis=1).ravel()
-            best[start:end] = np.maximum.reduceat(padded, between)[::2]
-            mass[start:end] = np.add.reduceat(weight, between)[::2]
+            node = start + np.flatnonzero(trie.hi[start:end] - trie.lo[start:end] > 1)
+            if len(node):
+                between = np.stack([trie.lo[node], trie.hi[node]], axis=1).ravel()
+                best[node] = np.maximum.reduceat(padded, between)[::2]
+                mass[node] = np.add.reduceat(weight, between)[::2]
             start, end = end, int(trie.first[end])
         return Below(best, mass, count, in_order)
 

@@ -236,6 +236,15 @@ class TestTransition:
         assert dense(prior)[1].tolist() == [0, 0, 1, 0, 0]
         assert prior.scores([after("ab")]).tolist() == [[0, 0.5, 1, 0, 0]]  # a is one step older than b
 
+    def test_an_item_leads_to_its_strongest_neighbours_only(self) -> None:
+        log = taken("ab", "ab", "ac", "ad", "ad", "ce")
+        one = Transition.fit(log, FILMS, backward=0, row_power=0, column_power=0, neighbours=1)
+        assert dense(one).tolist() == [[0, 2, 0, 0, 0], [0] * 5, [0, 0, 0, 0, 1], [0] * 5, [0] * 5]  # b and d tie
+        two = Transition.fit(log, FILMS, backward=0, row_power=0, column_power=0, neighbours=2)
+        assert dense(two)[0].tolist() == [0, 2, 0, 2, 0]
+        with pytest.raises(ValueError, match="neighbours must be 1 or more, not 0"):
+            Transition.fit(log, FILMS, neighbours=0)
+
     @settings(deadline=None)  # the machine may be busy
     @given(
         words=st.lists(st.text("abcde", max_size=8), max_size=5),

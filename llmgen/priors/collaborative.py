@@ -215,6 +215,7 @@ class Transition(ItemToItem):
         backward: float = 0.5,
         row_power: float = 0.5,
         column_power: float = 0.4,
+        neighbours: int = 2_000,
         decay: float = 0.8,
         floor: float = FLOOR,
     ) -> Transition:
@@ -232,6 +233,8 @@ class Transition(ItemToItem):
                 all that matters, 1 where it means nothing.
             row_power: 0 or more; 1 turns the rows into probabilities.
             column_power: 0 or more; more prefers rarer items.
+            neighbours: How many items one leads to at most, the strongest, 1 or more: what a popular item of a large
+                catalog costs a request.
             decay: In (0, 1], of the history with age.
             floor: See `log_lift`.
 
@@ -245,13 +248,14 @@ class Transition(ItemToItem):
         _check(backward >= 0, "backward", backward, "0 or more")
         _check(row_power >= 0, "row_power", row_power, "0 or more")
         _check(column_power >= 0, "column_power", column_power, "0 or more")
+        _check(neighbours >= 1, "neighbours", neighbours, "1 or more")
         counts = _transitions(sequences(interactions, catalog), len(catalog), window, step_decay)
         if backward > 0:
             counts = (counts + backward * counts.T).tocsr()
         rows = _negative_power(np.asarray(counts.sum(axis=1), dtype=np.float64), row_power)
         columns = _negative_power(np.asarray(counts.sum(axis=0), dtype=np.float64), column_power)
         counts.data *= np.repeat(rows, np.diff(counts.indptr)) * columns[counts.indices]
-        return cls(catalog, _compact(counts), decay, floor, weight)
+        return cls(catalog, _compact(_strongest(counts, neighbours)), decay, floor, weight)
 
 
 @dataclass(frozen=True, eq=False)
@@ -390,6 +394,20 @@ def _transitions(log: Sequences, n_items: int, window: int, step_decay: float) -
         values = np.full(len(pairs[0]), step_decay ** (gap - 1))
         counts = counts + sparse.coo_array((values, pairs), shape=(n_items, n_items)).tocsr()
     return cast(sparse.csr_array, counts.tocsr())
+
+
+def _strongest(matrix: sparse.csr_array, most: int) -> sparse.csr_array:
+    """The largest cells of each row, so many at most; of equal ones the first columns."""
+    matrix.sort_indices()
+    kept = np.ones(len(matrix.data), dtype=bool)
+    for row in np.flatnonzero(np.diff(matrix.indptr) > most).tolist():
+        start, end = matrix.indptr[row], matrix.indptr[row + 1]
+        order = np.argsort(-matrix.data[start:end], kind="stable")
+        kept[start + order[most:]] = False
+    if kept.all():
+        return matrix
+    ends = np.append(0, kept.cumsum())[matrix.indptr]
+    return sparse.csr_array((matrix.data[kept], matrix.indices[kept], ends), shape=matrix.shape)
 
 
 def _negative_power(sums: FloatArray, power: float) -> FloatArray:
