@@ -80,26 +80,31 @@ class Store:
         name = re.sub(r"[^\w.-]+", "_", arm.name)
         self.folder = folder / "answers" / f"{name}-{whole}"
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._known: dict[str, dict[str, object]] = {}
+        self._rows: list[pl.DataFrame] = []
+        self._place: dict[str, int] = {}  # of each user, in all rows
         for path in sorted(self.folder.glob("*.parquet")):
-            for row in _read(path).iter_rows(named=True):
-                self._known[row["user_id"]] = row
+            self._remember(_read(path))
 
     def __contains__(self, user: str) -> bool:
-        return user in self._known
+        return user in self._place
 
     def add(self, users: Sequence[str], answers: Sequence[Recommendations], seconds: float) -> None:
         """Remember and write the answers of some users; a stop in between loses this batch and nothing else."""
         rows = rows_of(users, answers, seconds)
-        path = self.folder / f"{len(self._known):08}.parquet"
+        path = self.folder / f"{len(self._place):08}.parquet"
         part = path.with_suffix(f".{os.getpid()}.part")
         rows.write_parquet(part)
         part.replace(path)
-        self._known.update((row["user_id"], row) for row in rows.iter_rows(named=True))
+        self._remember(rows)
 
     def table(self, users: Sequence[str]) -> pl.DataFrame:
         """The answers of some users, in their order, columns as in `SCHEMA`."""
-        return pl.DataFrame([self._known[user] for user in users], schema=SCHEMA)
+        return pl.concat([pl.DataFrame(schema=SCHEMA), *self._rows])[[self._place[user] for user in users]]
+
+    def _remember(self, rows: pl.DataFrame) -> None:
+        first = sum(map(len, self._rows))
+        self._place.update((user, first + number) for number, user in enumerate(rows["user_id"].to_list()))
+        self._rows.append(rows)
 
 
 def ask(

@@ -32,9 +32,23 @@ from rich.table import Table
 
 from llmgen.catalog import Catalog
 from llmgen.datasets import load_dataset
-from llmgen.priors import Ease, ItemKNN, ItemToItem, Popularity, Prior, Seen, Transition, combine, reweighted
+from llmgen.errors import CatalogError
+from llmgen.priors import (
+    Ease,
+    ItemKNN,
+    ItemToItem,
+    Popularity,
+    Prior,
+    Seen,
+    SharedWeights,
+    SparseCombined,
+    Transition,
+    multiply,
+    reweighted,
+)
+from llmgen.priors.sparse import LARGE_CATALOG
 from llmgen.splits import Ties, histories, leave_one_out
-from llmgen.tuning import Trial, target_ranks, tune_weights
+from llmgen.tuning import OUT, Trial, target_ranks, tune_weights
 from llmgen.types import FloatArray, IntArray, Item, Query
 
 logger = logging.getLogger(__name__)
@@ -174,11 +188,15 @@ def evaluate_priors(
     if k < 1 or batch_size < 1:
         raise ValueError(f"k and batch_size must be 1 or more, not {k} and {batch_size}")
     targets = np.array([catalog.index(item) for item in held_out], dtype=np.int64)
-    ranks = []
+    ranks, shared = [], SharedWeights(len(catalog))
     for start in range(0, len(queries), batch_size):
         batch = slice(start, start + batch_size)
-        total = combine(priors, queries[batch], len(catalog)).total
-        ranks.append(target_ranks(total, targets[batch]))
+        found = multiply(priors, queries[batch], len(catalog), shared)
+        if isinstance(found, SparseCombined):
+            places = [row.rank(target) for row, target in zip(found.rows, targets[batch].tolist(), strict=True)]
+            ranks.append(np.array([OUT if place is None else place for place in places], np.int64))
+        else:
+            ranks.append(target_ranks(found.total, targets[batch]))
     return Evaluation(np.concatenate(ranks), k)
 
 
@@ -214,7 +232,8 @@ def run_baselines(
         grids: Name of a model -> hyper-parameter -> values.
 
     Returns:
-        One result a name of `grids`, in that order, then the mix of them all.
+        One result a name of `grids`, in that order, then the mix of them all; without those, and without the mix, for
+        which the catalog is too large, which is logged.
     """
     tuning, final = parts(interactions, catalog, ties=ties, exclude_seen=exclude_seen)
     return tune_baselines(tuning, final, catalog, k=k, exclude_seen=exclude_seen, grids=grids)
@@ -234,13 +253,20 @@ def tune_baselines(
 
     results, kept = [], []
     for name, grid in grids.items():
-        settings, prior, score = _choose(name, grid, tuning, catalog, seen, k)
+        try:
+            settings, prior, score = _choose(name, grid, tuning, catalog, seen, k)
+        except CatalogError as error:
+            logger.warning("%s is left out: %s", name, error)
+            continue
         refitted = _fit(name, settings, final.known, catalog)
         measured = evaluate_priors([*seen, refitted], final.queries, final.held_out, catalog=catalog, k=k)
         results.append(Result(name, settings, (*seen, refitted), (*seen, prior), score, measured))
         kept.append(prior)
         logger.info("%s: %s, validation NDCG@%d %.4f", name, settings, k, score)
 
+    if len(catalog) > LARGE_CATALOG:
+        logger.warning("the mix is left out: its weights are chosen with one number an item, and there are too many")
+        return results
     floor, best = 0.0, Trial((), -1.0)
     for tried in FLOORS if any(isinstance(prior, ItemToItem) for prior in kept) else FLOORS[:1]:
         mix = [*seen, *(_with_floor(prior, tried) for prior in kept)]
@@ -252,7 +278,7 @@ def tune_baselines(
     priors = [reweighted(_with_floor(result.priors[-1], floor), weight) for result, weight in weighted]
     fitted = [reweighted(_with_floor(result.tuned[-1], floor), weight) for result, weight in weighted]
     measured = evaluate_priors([*seen, *priors], final.queries, final.held_out, catalog=catalog, k=k)
-    settings = {"floor": floor, **dict(zip(grids, weights, strict=True))}
+    settings = {"floor": floor, **{one.name: weight for one, weight in weighted}}
     return [*results, Result("mix", settings, (*seen, *priors), (*seen, *fitted), best.score, measured)]
 
 

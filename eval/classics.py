@@ -10,8 +10,11 @@ import numpy as np
 
 from llmgen.bm25 import BM25Index
 from llmgen.catalog import Catalog
-from llmgen.priors import item_text
+from llmgen.priors import SparseRow, item_text
 from llmgen.types import FloatArray, Query
+
+FIRST_PLACES = 1_000
+"""Of a random order of a large catalog, that are drawn."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,6 +37,15 @@ class Random:
         """See `Prior`."""
         rows = [np.random.default_rng([self.seed, _number(str(query.user_id))]) for query in queries]
         return np.log([1.0 - rng.random(self.n_items) for rng in rows]) if rows else np.empty((0, self.n_items))
+
+    def sparse_log_weights(self, queries: Sequence[Query]) -> list[SparseRow]:
+        """See `SparsePrior`; only the first places are drawn, for an order of a million items is read no further."""
+        rows = []
+        for query in queries:
+            rng = np.random.default_rng([self.seed, _number(str(query.user_id))])
+            first = np.unique(rng.integers(self.n_items, size=FIRST_PLACES))
+            rows.append(SparseRow(-1.0, first, -rng.random(len(first))))
+        return rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,6 +70,15 @@ class RepeatLast:
                 row[position] = 1.0 / (1 + age)
         return found
 
+    def sparse_log_weights(self, queries: Sequence[Query]) -> list[SparseRow]:
+        """See `SparsePrior`."""
+        rows = []
+        for query in queries:
+            taken = np.array(list(dict.fromkeys(reversed(self.catalog.positions(query.history)))), np.int64)
+            order = taken.argsort()
+            rows.append(SparseRow(0.0, taken[order], 1.0 / (1.0 + order.astype(np.float64))))
+        return rows
+
 
 class HistoryText:
     """Items whose title and attributes share the most with those of the newest items taken, by BM25.
@@ -76,8 +97,20 @@ class HistoryText:
 
     def log_weights(self, queries: Sequence[Query]) -> FloatArray:
         """See `Prior`; BM25 scores as they are."""
-        read = [" ".join(item_text(self.catalog, item) for item in query.history[-self.newest :]) for query in queries]
-        return np.stack([self._index.scores(text) for text in read]) if read else np.empty((0, len(self.catalog)))
+        found = [self._scores(query) for query in queries]
+        return np.stack(found) if found else np.empty((0, len(self.catalog)))
+
+    def sparse_log_weights(self, queries: Sequence[Query]) -> list[SparseRow]:
+        """See `SparsePrior`."""
+        rows = []
+        for query in queries:
+            scores = self._scores(query)
+            items = np.flatnonzero(scores)
+            rows.append(SparseRow(0.0, items, scores[items]))
+        return rows
+
+    def _scores(self, query: Query) -> FloatArray:
+        return self._index.scores(" ".join(item_text(self.catalog, item) for item in query.history[-self.newest :]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,6 +130,10 @@ class Among:
     def log_weights(self, queries: Sequence[Query]) -> FloatArray:
         """See `Prior`."""
         return np.tile(self.allowed, (len(queries), 1))
+
+    def sparse_log_weights(self, queries: Sequence[Query]) -> list[SparseRow]:
+        """See `SparsePrior`."""
+        return [SparseRow(self.allowed)] * len(queries)
 
 
 def _number(text: str) -> int:

@@ -31,8 +31,7 @@ from llmgen.priors import (
     SparseCombined,
     Where,
     chosen,
-    combine,
-    combine_sparse,
+    multiply,
 )
 from llmgen.search import Mode, Normalise, Request, SearchConfig, SearchResult, rank_by_prior, search
 from llmgen.templates import Fitted, ItemView, PromptLibrary, PromptTemplate, fit, plural, views
@@ -71,7 +70,6 @@ DEFAULT_PROMPTS: Mapping[Task, str] = {
 }
 CHUNK = 64  # queries worked on together: bounds the priors' arrays, [64, n_items]
 SMALL_CATALOG = 5_000  # below, a trie is built in memory faster than it is worth a file
-LARGE_CATALOG = 20_000  # above, priors are sparse; below, one number an item is quicker
 TOKENS_A_LINE = 24  # of free text: room for a long title
 LM_WEIGHTS = (0.05, 0.1, 0.2, 0.35, 0.5, 1.0)
 
@@ -230,6 +228,9 @@ class Recommender:
         for factor in self._factors:
             if isinstance(factor, Where):
                 factor.prepare()
+        weights = multiply(self._factors, [Query()], len(self.catalog), self._shared).row(0)
+        if isinstance(weights, SparseWeights) and "trie" in self.__dict__:
+            weights.shared.below(self.trie)
 
     def recommend(self, query: Query) -> Recommendations:
         """The best `query.k` items.
@@ -255,7 +256,7 @@ class Recommender:
         starts = range(0, len(queries), CHUNK)
         for start in track(starts, "Recommending") if progress else starts:  # a bar costs a thread, shown or not
             chunk = queries[start : start + CHUNK]
-            factors = self._combined(chunk)
+            factors = multiply(self._factors, chunk, len(self.catalog), self._shared)
             answers += self._free(chunk, factors) if self.decoding == "free" else self._search(chunk, factors)
         return answers
 
@@ -286,8 +287,9 @@ class Recommender:
             queries = [
                 replace(query, k=len(own), exclude_seen=False) for (query, _), own in zip(chunk, places, strict=True)
             ]
+            factors = multiply(self._factors, queries, len(self.catalog), self._shared)
             items = [[self.catalog[place] for place in own.tolist()] for own in places]
-            answers += answer(queries, self._combined(queries).among(places), "rank", items)
+            answers += answer(queries, factors.among(places), "rank", items)
         return answers
 
     def rate(
@@ -507,12 +509,6 @@ class Recommender:
         """All factors: those that are always in force, but for those that were given by their names, and the priors."""
         given = {prior.name for prior in self.priors}
         return (*(prior for prior in filters if prior.name not in given), *self.priors)
-
-    def _combined(self, queries: Sequence[Query]) -> Factors:
-        """The product of the priors for some queries, in the form that suits the catalog."""
-        if len(self.catalog) > LARGE_CATALOG:
-            return combine_sparse(self._factors, queries, self._shared)
-        return combine(self._factors, queries)
 
     @cached_property
     def _shared(self) -> SharedWeights:

@@ -14,6 +14,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -78,53 +79,45 @@ class ItemTrie:
         """
         if not len(paths):
             raise ValueError("a trie needs at least one path")
-        lengths = np.fromiter((len(path) for path in paths), dtype=np.int64, count=len(paths))
+        lengths = np.fromiter(map(len, paths), np.int64, len(paths))
         if not lengths.all():
             raise ValueError(f"path {int(np.argmin(lengths))} is empty; every item needs at least one token")
-        tokens = np.full((int(lengths.max()), len(paths)), -1, dtype=np.int32)  # one row a depth: columns of the sort
-        flat = np.fromiter((token for path in paths for token in path), dtype=np.int64, count=int(lengths.sum()))
+        flat = np.fromiter(chain.from_iterable(paths), np.int32, int(lengths.sum()))
         if flat.min() < 0:
             raise ValueError(f"token ids are 0 or more, not {int(flat.min())}")
-        owner = np.repeat(np.arange(len(paths)), lengths)
-        tokens[np.arange(len(flat)) - np.repeat(np.cumsum(lengths) - lengths, lengths), owner] = flat
+        start = lengths.cumsum() - lengths
+        tokens = np.full((int(lengths.max()), len(paths)), -1, np.int32)
+        owner = np.arange(len(paths)).repeat(lengths)
+        tokens[np.arange(len(flat)) - start[owner], owner] = flat
 
-        order = np.lexsort(tokens[::-1])
-        tokens, lengths = tokens[:, order], lengths[order]
-        num_items = len(order)
-        differs = tokens[:, 1:] != tokens[:, :-1]
-        equal = ~differs.any(axis=0)
-        shared = np.zeros(num_items, dtype=np.int64)  # tokens that a path has in common with the path before it
-        shared[1:] = np.where(equal, lengths[1:], differs.argmax(axis=0))
+        order = _sorted(tokens, int(flat.max()) + 2)
+        shared = _shared(tokens, order)
+        lengths, start = lengths[order], start[order]
         prefix = np.flatnonzero((shared[1:] == lengths[:-1]) & (lengths[1:] > lengths[:-1]))
         if len(prefix):
             short, long = int(order[prefix[0]]), int(order[prefix[0] + 1])
             raise ValueError(f"path {short} is the beginning of path {long}; end every path with the same end token")
+        added = lengths - shared  # nodes of a path that the path before it does not have
+        item = np.arange(len(paths), dtype=np.int32).repeat(added)
+        end = added.cumsum()
+        depth = np.arange(len(item)) - (end - added - shared).repeat(added)
+        by_level = depth.astype(np.min_scalar_type(len(tokens))).argsort(kind="stable")  # of few bits: a radix sort
+        number = np.empty(len(item), np.int32)  # of each of these nodes, path by path
+        number[by_level] = np.arange(1, len(item) + 1, dtype=np.int32)
+        levels = 1 + np.append(0, np.bincount(depth).cumsum())
+        token = np.append(np.int32(-1), flat[start.repeat(added) + depth][by_level])
+        lo = np.append(np.int32(0), item[by_level])
 
-        los, his, edges = [np.zeros(1, np.int64)], [np.full(1, num_items)], [np.full(1, -1, np.int64)]
-        parents, counts = [np.full(1, -1, np.int64)], []
-        offset = 0  # number of the first node of the level above
-        for depth in range(len(tokens)):
-            starts = np.flatnonzero((shared <= depth) | (np.arange(num_items) == 0))
-            ends = np.append(starts[1:], num_items)
-            inside = lengths[starts] > depth
-            lo, hi = starts[inside], ends[inside]
-            above = np.searchsorted(los[-1], lo, side="right") - 1
-            counts.append(np.bincount(above, minlength=len(los[-1])))
-            parents.append(above + offset)
-            offset += len(los[-1])
-            los.append(lo)
-            his.append(hi)
-            edges.append(tokens[depth, lo].astype(np.int64))
-        counts.append(np.zeros(len(los[-1]), dtype=np.int64))
-        first = np.concatenate([[1], 1 + np.cumsum(np.concatenate(counts))])
-        edge, lo, hi, parent = (np.concatenate(parts) for parts in (edges, los, his, parents))
-        leaves = np.flatnonzero(first[1:] == first[:-1])
-        position = np.empty(num_items, np.int64)
-        position[order] = np.arange(num_items)
-        leaves = leaves[np.argsort(lo[leaves])]  # each position is below one leaf
-        leaf = np.repeat(leaves, hi[leaves] - lo[leaves])
-        arrays = (first, edge, lo, hi, parent, order, position, leaf)
-        return cls(*(array.astype(np.int32) for array in arrays))
+        branches = np.flatnonzero(added)
+        above = np.append(np.int32(0), number[:-1])  # the parent is the node before, but where a path branches off
+        above[(end - added)[branches]] = _branched(lo, levels, branches, shared[branches])
+        parent = np.append(np.int32(-1), above[by_level])
+        first = 1 + np.append(0, np.bincount(parent[1:], minlength=len(token)).cumsum())
+        position = np.empty(len(paths), np.int32)
+        position[order] = np.arange(len(paths), dtype=np.int32)
+        leaf = number[end[branches] - 1].repeat(np.diff(np.append(branches, len(paths))))
+        hi = _ends(lo, parent, levels, len(paths))
+        return cls(first.astype(np.int32), token, lo, hi, parent, order.astype(np.int32), position, leaf)
 
     @property
     def num_nodes(self) -> int:
@@ -208,3 +201,65 @@ class ItemTrie:
             shutil.rmtree(target)
         cls.build(paths()).save(target)
         return cls.load(target)
+
+
+def _sorted(tokens: Int32Array, base: int) -> IndexArray:
+    """Order of paths, [depth, path] with -1 behind their ends, equal ones as they came in.
+
+    As many tokens as fit are packed into one number; where paths are equal so far, the next ones decide.
+    """
+    depths, count = tokens.shape
+    packed = int(62 // np.log2(base))
+
+    def keys(depth: int, paths: IndexArray | slice) -> IndexArray:
+        key = np.zeros(count, np.int64)[paths]
+        for row in tokens[depth : depth + packed]:
+            key = key * base + (row[paths] + 1)
+        return key
+
+    order = keys(0, slice(None)).argsort(kind="stable")
+    key = keys(0, order)
+    begins = np.append(True, key[1:] != key[:-1])
+    places = np.arange(count)  # in the order, of the paths that are not told apart yet; `begins` marks runs of these
+    for depth in range(packed, depths, packed):
+        several = ~(begins & np.append(begins[1:], True))
+        places, run = places[several], begins.cumsum()[several]
+        key = keys(depth, order[places])
+        if not key.any():  # all others are equal
+            break
+        by = np.lexsort((key, run))
+        order[places] = order[places][by]
+        key, run = key[by], run[by]
+        begins = np.append(True, (key[1:] != key[:-1]) | (run[1:] != run[:-1]))
+    return order
+
+
+def _shared(tokens: Int32Array, order: IndexArray) -> IndexArray:
+    """How many tokens each path, in their order, has in common with the one before it."""
+    shared = np.zeros(len(order), np.int64)
+    place, left, right = np.arange(1, len(order)), order[:-1], order[1:]
+    for row in tokens:
+        same = (row[left] == row[right]) & (row[left] >= 0)
+        place, left, right = place[same], left[same], right[same]
+        shared[place] += 1
+    return shared
+
+
+def _branched(lo: Int32Array, levels: IndexArray, paths: IndexArray, depths: IndexArray) -> Int32Array:
+    """The nodes, so many tokens below the root, that paths branch off at."""
+    nodes = np.zeros(len(paths), np.int32)
+    for depth in range(1, len(levels) - 1):
+        here = np.flatnonzero(depths == depth)
+        begin, end = levels[depth - 1], levels[depth]
+        nodes[here] = begin + np.searchsorted(lo[begin:end], paths[here].astype(np.int32), side="right") - 1
+    return nodes
+
+
+def _ends(lo: Int32Array, parent: Int32Array, levels: IndexArray, num_items: int) -> Int32Array:
+    """One past the last item below each node: the first of the next sibling, or else what it is for the parent."""
+    hi = np.append(lo[1:], np.int32(num_items))
+    hi[0] = num_items
+    last = 1 + np.flatnonzero(np.append(parent[1:-1] != parent[2:], True))
+    for some in np.split(last, np.searchsorted(last, levels[1:-1])):
+        hi[some] = hi[parent[some]]
+    return hi

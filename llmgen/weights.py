@@ -7,6 +7,7 @@ with the catalog; an array with one number an item says the same, and is quicker
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -55,6 +56,12 @@ class Shared:
         eligible = np.flatnonzero(self.log_weights > -np.inf)
         ranked: IntArray = eligible[np.argsort(-self.log_weights[eligible], kind="stable")]
         return ranked
+
+    @cached_property
+    def ranked(self) -> FloatArray:
+        """The log weights of `ranking`, falling."""
+        falling: FloatArray = self.log_weights[self.ranking]
+        return falling
 
     @cached_property
     def count(self) -> int:
@@ -134,6 +141,18 @@ class SparseWeights:
     def at(self, items: IntArray) -> FloatArray:
         """The log weights of some items, float64 [len(items)]."""
         return overwritten(self.shared.log_weights[items] + self.rest, items, self.items, self.values)
+
+    def rank(self, item: int) -> int | None:
+        """How many items weigh at least as much as the one at a catalog index, itself included; None if it is removed.
+
+        So it is the rank of the item where ties are counted against it.
+        """
+        weight = float(self.at(np.array([item]))[0])
+        if weight == -np.inf:
+            return None
+        theirs = self.shared.log_weights[self.items] + self.rest
+        ahead = bisect_right(self.shared.ranked, -weight, key=lambda one: -(one + self.rest))
+        return ahead - int((theirs >= weight).sum()) + int((self.values >= weight).sum())
 
     def top(self, k: int) -> tuple[IntArray, FloatArray, float]:
         """The k items with the largest weights, ties in catalog order, their weights, and the log of the sum of all."""

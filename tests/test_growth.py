@@ -11,12 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 
-from llmgen import recommender as recommender_module
 from llmgen.bm25 import BM25Index
 from llmgen.catalog import Catalog
 from llmgen.engines.fake import FakeEngine
 from llmgen.growth import grow
 from llmgen.priors import Popularity, Transition, Wish
+from llmgen.priors import sparse as sparse_module
 from llmgen.priors import wish as wish_module
 from llmgen.recommender import Recommender
 from llmgen.trie import ARRAYS, ItemTrie
@@ -118,7 +118,7 @@ def log() -> pl.DataFrame:
 def test_a_recommender_whose_catalog_grew_answers_as_one_made_of_all(
     large: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(recommender_module, "LARGE_CATALOG", large)
+    monkeypatch.setattr(sparse_module, "LARGE_CATALOG", large)
     transition = Transition.fit(log(), CATALOG)
     narrow = dataclasses.replace(transition, similarity=sparse.csr_array(transition.similarity), name="narrow")
     fitted = [transition, narrow, Popularity.fit(log(), CATALOG, weight=-0.2), Wish(CATALOG)]

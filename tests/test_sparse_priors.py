@@ -13,7 +13,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 
-from llmgen import recommender as recommender_module
 from llmgen.catalog import Catalog
 from llmgen.engines.fake import FakeEngine
 from llmgen.priors import (
@@ -32,7 +31,9 @@ from llmgen.priors import (
     combine,
     combine_sparse,
 )
+from llmgen.priors import sparse as sparse_module
 from llmgen.recommender import Recommender
+from llmgen.tuning import OUT, target_ranks
 from llmgen.types import FloatArray, Item, Query
 
 WORDS = ("alien", "brazil", "desert", "moon", "river", "story")
@@ -117,7 +118,10 @@ def test_products_are_the_same(queries: list[Query], chosen: list[Prior], candid
     dense = combine(chosen, queries, len(CATALOG))
     few = combine_sparse(chosen, queries, SharedWeights(len(CATALOG)))
     some = [np.array(candidates)] * len(queries)
+    targets = np.arange(len(queries))
+    ranks = target_ranks(dense.total, targets).tolist()
     for number in range(len(queries)):
+        assert few.row(number).rank(number) == (None if ranks[number] == OUT else ranks[number])
         np.testing.assert_allclose(few.row(number).dense(), dense.row(number), atol=1e-12)
         np.testing.assert_allclose(few.among(some).row(number).dense(), dense.among(some).row(number), atol=1e-12)
         for prior in chosen:
@@ -175,7 +179,7 @@ def test_a_recommender_answers_alike_in_both_forms(lm_weight: float, monkeypatch
     priors = [prior for prior in PRIORS if prior.name not in ("seen", "where")]
     answers = []
     for large in (20_000, 0):
-        monkeypatch.setattr(recommender_module, "LARGE_CATALOG", large)
+        monkeypatch.setattr(sparse_module, "LARGE_CATALOG", large)
         one = Recommender(CATALOG, FakeEngine(), priors=priors, lm_weight=lm_weight, exact=True)
         ranked = one.rank_many([(query, ["5", "3", "7"]) for query in queries[:4]])
         answers.append([*one.recommend_many(queries), *ranked])

@@ -15,7 +15,7 @@ from llmgen.priors.base import Combined, Movable, Prior, combine, log_lift, rewe
 from llmgen.priors.collaborative import Ease, Evidence, ItemKNN, ItemToItem, Transition
 from llmgen.priors.filters import Seen, Where, chosen, only
 from llmgen.priors.popularity import Popularity
-from llmgen.priors.sparse import SharedWeights, SparseCombined, SparsePrior, SparseRow, combine_sparse
+from llmgen.priors.sparse import SharedWeights, SparseCombined, SparsePrior, SparseRow, combine_sparse, multiply
 from llmgen.priors.wish import Wish, item_text
 
 __all__ = [
@@ -40,6 +40,7 @@ __all__ = [
     "combine_sparse",
     "item_text",
     "log_lift",
+    "multiply",
     "only",
     "reweighted",
 ]

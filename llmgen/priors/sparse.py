@@ -13,10 +13,12 @@ from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
-from llmgen.priors.base import Prior, check_priors, weighted
+from llmgen.priors.base import Combined, Prior, check_priors, combine, weighted
 from llmgen.types import FloatArray, IntArray, Query
 from llmgen.weights import Shared, SparseWeights, overwritten
 
+LARGE_CATALOG = 20_000
+"""Above so many items priors are worked with in sparse form; below, one number an item is quicker."""
 NO_ITEMS: IntArray = np.zeros(0, np.int64)
 NO_VALUES: FloatArray = np.zeros(0)
 
@@ -141,6 +143,25 @@ def combine_sparse(priors: Sequence[Prior], queries: Sequence[Query], shared: Sh
         _product([(rows[number], weight) for weight, rows in terms.values()], shared) for number in range(len(queries))
     ]
     return SparseCombined(products, terms, shared)
+
+
+def multiply(
+    priors: Sequence[Prior], queries: Sequence[Query], n_items: int, shared: SharedWeights | None = None
+) -> Combined | SparseCombined:
+    """Multiply priors in the form that suits the catalog.
+
+    Args:
+        priors: No name twice.
+        queries: One row each.
+        n_items: Of the catalog.
+        shared: Products of earlier requests on the same catalog, where there were some.
+
+    Raises:
+        ValueError: See `llmgen.priors.combine`.
+    """
+    if n_items > LARGE_CATALOG:
+        return combine_sparse(priors, queries, shared or SharedWeights(n_items))
+    return combine(priors, queries, n_items)
 
 
 def whole_row(log_weights: FloatArray) -> SparseRow:
