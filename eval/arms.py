@@ -17,7 +17,7 @@ from llmgen.adapters import AdapterRecord
 from llmgen.catalog import Catalog
 from llmgen.engines import Engine, load_engine
 from llmgen.errors import ConfigError
-from llmgen.priors import Prior, Seen, Wish, only
+from llmgen.priors import Content, Prior, Seen, Wish, only
 from llmgen.recommender import Decoding, Recommender, Task
 from llmgen.search import Normalise
 from llmgen.templates import PromptLibrary
@@ -150,7 +150,7 @@ def classics(kind: Classics, protocol: Protocol, tuning: Sample, final: Sample) 
         return [], []
     removed = protocol.seen == "removed"
     # repeats of the history are the point of repeat_last, so it stands only where they are an answer
-    fixed: list[Prior] = [Random(len(final.catalog), protocol.seed), HistoryText(final.catalog)]
+    fixed: list[Prior] = [Random(len(final.catalog), protocol.seed), HistoryText(final.catalog), Content(final.catalog)]
     if not removed:
         fixed.append(RepeatLast(final.catalog))
     before, after = (Part(one.known, list(one.queries), one.next_items) for one in (tuning, final))

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from llmgen.engines import load_engine as load_engine
     from llmgen.errors import LLMGenError as LLMGenError
     from llmgen.grounding import Grounder as Grounder
+    from llmgen.priors import Content as Content
     from llmgen.priors import Ease as Ease
     from llmgen.priors import ItemKNN as ItemKNN
     from llmgen.priors import Popularity as Popularity
@@ -31,6 +32,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Catalog": "catalog",
+    "Content": "priors",
     "Ease": "priors",
     "Grounder": "grounding",
     "Item": "types",

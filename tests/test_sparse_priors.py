@@ -16,6 +16,7 @@ from scipy import sparse
 from llmgen.catalog import Catalog
 from llmgen.engines.fake import FakeEngine
 from llmgen.priors import (
+    Content,
     Ease,
     ItemKNN,
     ItemToItem,
@@ -69,6 +70,7 @@ def fitted() -> list[Prior]:
         Ease.fit(log(), CATALOG, weight=2.0),
         knn,
         narrow,
+        Content(CATALOG, weight=0.6),
     ]
 
 

@@ -6,6 +6,7 @@
     Popularity      how often an item was taken; a negative weight lessens popularity bias
     Transition      what people took next
     Ease, ItemKNN   what people took together
+    Content         what items say of themselves
 
 A prior of your own is any object with `name`, `weight` and `log_weights`; see `Prior`. For a large catalog give it
 `sparse_log_weights` too; see `SparsePrior`.
@@ -13,6 +14,7 @@ A prior of your own is any object with `name`, `weight` and `log_weights`; see `
 
 from llmgen.priors.base import Combined, Movable, Prior, combine, log_lift, reweighted
 from llmgen.priors.collaborative import Ease, Evidence, ItemKNN, ItemToItem, Transition
+from llmgen.priors.content import Content
 from llmgen.priors.filters import Seen, Where, chosen, only
 from llmgen.priors.popularity import Popularity
 from llmgen.priors.sparse import SharedWeights, SparseCombined, SparsePrior, SparseRow, combine_sparse, multiply
@@ -20,6 +22,7 @@ from llmgen.priors.wish import Wish, item_text
 
 __all__ = [
     "Combined",
+    "Content",
     "Ease",
     "Evidence",
     "ItemKNN",

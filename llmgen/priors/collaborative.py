@@ -26,7 +26,7 @@ from llmgen.catalog import Catalog
 from llmgen.errors import CatalogError
 from llmgen.priors.base import check_floor, log_lift, only_appended
 from llmgen.priors.interactions import Sequences, sequences
-from llmgen.priors.sparse import SparseRow, lifted
+from llmgen.priors.sparse import SparseRow, lifted, rows_of
 from llmgen.types import FloatArray, IntArray, Item, Query
 
 FLOOR = 0.1
@@ -84,7 +84,7 @@ class ItemToItem:
         Returns:
             float64 [len(queries), n_items]; zeros for a query without history.
         """
-        scores = self._histories(queries) @ self.similarity
+        scores = histories_of(self.catalog, queries, self.decay) @ self.similarity
         return cast(FloatArray, scores.toarray() if sparse.issparse(scores) else scores)
 
     def log_weights(self, queries: Sequence[Query]) -> FloatArray:
@@ -99,15 +99,12 @@ class ItemToItem:
 
     def sparse_log_weights(self, queries: Sequence[Query]) -> list[SparseRow]:
         """See `SparsePrior`."""
-        found = self._histories(queries) @ self.similarity
+        found = histories_of(self.catalog, queries, self.decay) @ self.similarity
         if not sparse.issparse(found):
             everything = np.arange(len(self.catalog))
             return [lifted(everything, row, self._floors, len(self.catalog)) for row in found]
-        scores = cast(sparse.csr_array, found)
-        scores.sort_indices()
-        ends = scores.indptr[1:-1]
-        rows = zip(np.split(scores.indices.astype(np.int64), ends), np.split(scores.data, ends), strict=True)
-        return [lifted(items, values, self._floors, len(self.catalog)) for items, values in rows][: len(queries)]
+        rows = rows_of(cast(sparse.csr_array, found))
+        return [lifted(items, values, self._floors, len(self.catalog)) for items, values in rows]
 
     def evidence(self, query: Query, item: Item) -> list[Evidence]:
         """The items of the history that speak for an item, strongest first.
@@ -125,7 +122,7 @@ class ItemToItem:
         """
         candidate = self.catalog.index(item)
         taken = np.array(self.catalog.positions(query.history), dtype=np.int64)[::-1]
-        parts = self._recency(len(taken))[::-1] * self._column(candidate)[taken]
+        parts = _recency(len(taken), self.decay)[::-1] * self._column(candidate)[taken]
         sums: dict[int, float] = {}
         for position, part in zip(taken.tolist(), parts.tolist(), strict=True):
             sums[position] = sums.get(position, 0.0) + part
@@ -164,18 +161,6 @@ class ItemToItem:
     def _floors(self) -> FloatArray:
         """[n_items], log weights beside others that have a score."""
         return np.where(self._unknown, 0.0, np.log(self.floor))
-
-    def _histories(self, queries: Sequence[Query]) -> sparse.csr_array:
-        """[len(queries), n_items], what each item of each history counts."""
-        taken = [self.catalog.positions(query.history) for query in queries]
-        weights = [np.empty(0), *[self._recency(len(indices)) for indices in taken]]
-        indices = np.fromiter(chain.from_iterable(taken), np.int64)
-        ends = np.cumsum([0, *map(len, taken)])
-        shape = (len(queries), len(self.catalog))
-        return sparse.csr_array((np.concatenate(weights), indices, ends), shape=shape)
-
-    def _recency(self, length: int) -> FloatArray:
-        return self.decay ** np.arange(length - 1.0, -1.0, -1.0)
 
     def _column(self, candidate: int) -> FloatArray:
         if isinstance(self.similarity, np.ndarray):
@@ -377,6 +362,19 @@ class ItemKNN(ItemToItem):
         data, neighbour, candidate = (np.concatenate(parts) for parts in zip(*blocks, strict=True))
         similarity = sparse.coo_array((data, (neighbour, candidate)), shape=(n_items, n_items)).tocsr()
         return cls(catalog, _compact(similarity), decay, floor, weight)
+
+
+def histories_of(catalog: Catalog, queries: Sequence[Query], decay: float) -> sparse.csr_array:
+    """float64 [len(queries), n_items], what each item of each history counts: decay^age, age 0 being the newest."""
+    taken = [catalog.positions(query.history) for query in queries]
+    weights = [np.empty(0), *[_recency(len(indices), decay) for indices in taken]]
+    indices = np.fromiter(chain.from_iterable(taken), np.int64)
+    ends = np.cumsum([0, *map(len, taken)])
+    return sparse.csr_array((np.concatenate(weights), indices, ends), shape=(len(queries), len(catalog)))
+
+
+def _recency(length: int, decay: float) -> FloatArray:
+    return decay ** np.arange(length - 1.0, -1.0, -1.0)
 
 
 def _check(fine: bool, name: str, value: float, wanted: str) -> None:

@@ -7,11 +7,13 @@ query grows with the catalog, unless a prior has no sparse form.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
+from scipy import sparse
 
 from llmgen.priors.base import Combined, Prior, check_priors, combine, weighted
 from llmgen.types import FloatArray, IntArray, Query
@@ -167,6 +169,13 @@ def multiply(
 def whole_row(log_weights: FloatArray) -> SparseRow:
     """A row that says something of its own of every item; float64 [n_items]."""
     return SparseRow(0.0, np.arange(len(log_weights)), np.asarray(log_weights, dtype=np.float64))
+
+
+def rows_of(scores: sparse.csr_array) -> Iterator[tuple[IntArray, FloatArray]]:
+    """Columns, int64, rising, and values of each row."""
+    scores.sort_indices()
+    for start, end in pairwise(scores.indptr.tolist()):
+        yield scores.indices[start:end].astype(np.int64), scores.data[start:end]
 
 
 def lifted(items: IntArray, scores: FloatArray, floors: FloatArray | float, n_items: int) -> SparseRow:
