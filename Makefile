@@ -2,6 +2,7 @@
 # make fast    tests without a model  make check  format, lint, types, layers, all tests
 # make train-demo    ten minutes of fine-tuning, with a table of before and after
 # make ab-demo       two prompts against each other on real users, with a report
+# make bench         speed and size beside what people use today, about twenty minutes
 # make gpu-check    on a CUDA machine: the engines' tests and their speed
 SHELL := /bin/bash
 PYTHON ?= python3
@@ -11,7 +12,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 TORCH := torch==2.13.0
 CPU_TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 
-.PHONY: demo test fast lint check lock baselines train-demo ab-demo gpu-check clean
+.PHONY: demo test fast lint check lock baselines train-demo ab-demo bench gpu-check clean
 .DEFAULT_GOAL := demo
 
 demo: $(VENV)/.installed
@@ -41,6 +42,9 @@ train-demo: $(VENV)/.installed
 
 ab-demo: $(VENV)/.installed
 	$(BIN)/python -m eval.ab --config eval/configs/ab-demo.yaml --out runs/ab-demo
+
+bench: $(VENV)/.installed
+	$(BIN)/python -m eval.bench --json runs/bench.json
 
 gpu-check: $(VENV)/.installed
 	$(BIN)/python -m eval.gpu_check
