@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from eval.baselines import GRIDS, Part, Result, tune_baselines
+from eval.baselines import GRIDS, REPEAT_GRID, Part, Result, tune_baselines
 from eval.classics import Among, HistoryText, Random, RepeatLast
 from eval.protocol import Protocol, Sample
 from llmgen.adapters import AdapterRecord
@@ -154,7 +154,9 @@ def classics(kind: Classics, protocol: Protocol, tuning: Sample, final: Sample) 
     if not removed:
         fixed.append(RepeatLast(final.catalog))
     before, after = (Part(one.known, list(one.queries), one.next_items) for one in (tuning, final))
-    grids = GRIDS if kind == "tuned" else {name: {} for name in GRIDS}
+    grids = GRIDS if removed else {**GRIDS, **REPEAT_GRID}
+    if kind == "defaults":
+        grids = {name: {} for name in grids}
     found = tune_baselines(before, after, final.catalog, k=protocol.k, exclude_seen=removed, grids=grids)
     beside = _everyones(final)
     arms = [classic(prior.name, [prior, *beside], {}, final.catalog) for prior in fixed]

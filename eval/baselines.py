@@ -39,6 +39,7 @@ from llmgen.priors import (
     ItemToItem,
     Popularity,
     Prior,
+    Repeat,
     Seen,
     SharedWeights,
     SparseCombined,
@@ -54,13 +55,14 @@ from llmgen.types import FloatArray, IntArray, Item, Query
 logger = logging.getLogger(__name__)
 
 Settings = Mapping[str, float]
-Model = type[Popularity] | type[ItemKNN] | type[Ease] | type[Transition]
+Model = type[Popularity] | type[ItemKNN] | type[Ease] | type[Transition] | type[Repeat]
 
 MODELS: Mapping[str, Model] = {
     "popularity": Popularity,
     "item_knn": ItemKNN,
     "ease": Ease,
     "transition": Transition,
+    "repeat": Repeat,
 }
 GRIDS: Mapping[str, Mapping[str, Sequence[float]]] = {
     "popularity": {},
@@ -79,6 +81,8 @@ GRIDS: Mapping[str, Mapping[str, Sequence[float]]] = {
     },
 }
 """Hyper-parameters that are tried, every combination."""
+REPEAT_GRID: Mapping[str, Mapping[str, Sequence[float]]] = {"repeat": {"decay": (0.9, 0.95, 0.98, 1.0)}}
+"""The same, where items of the history may be taken again."""
 FLOORS = (0.01, 0.03, 0.1, 0.3)
 """Floors of the collaborative factors that are tried in the mix; alone, a floor does not change a ranking."""
 

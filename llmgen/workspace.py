@@ -13,7 +13,7 @@ from llmgen.catalog import Catalog
 from llmgen.datasets import Dataset, k_core, load_dataset, load_tables
 from llmgen.engines import Engine, load_engine
 from llmgen.errors import ConfigError, DataError
-from llmgen.priors import Content, Ease, ItemKNN, ItemToItem, Popularity, Prior, Transition, Wish
+from llmgen.priors import Content, Ease, ItemKNN, ItemToItem, Popularity, Prior, Repeat, Transition, Wish
 from llmgen.recommender import Choice, Decoding, Recommender
 from llmgen.search import Normalise
 from llmgen.splits import History, histories
@@ -27,6 +27,7 @@ FITTED: Mapping[str, Callable[..., Prior]] = {
     "ease": Ease.fit,
     "item_knn": ItemKNN.fit,
     "popularity": Popularity.fit,
+    "repeat": Repeat.fit,
     "content": lambda interactions, catalog, **settings: Content(catalog, **settings),
 }
 PRIORS = ("wish", *FITTED)

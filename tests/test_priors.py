@@ -19,6 +19,7 @@ from llmgen.priors import (
     ItemToItem,
     Popularity,
     Prior,
+    Repeat,
     Seen,
     Transition,
     Where,
@@ -226,6 +227,18 @@ def naive_transition(
             if counts[i, j]:
                 similarity[i, j] = counts[i, j] / counts[i].sum() ** row_power / counts[:, j].sum() ** column_power
     return similarity
+
+
+class TestRepeat:
+    def test_what_was_taken_newer_and_more_often_comes_first(self) -> None:
+        prior = Repeat.fit(None, FILMS, decay=0.5)
+        assert prior.scores([after("abca")]).tolist() == [[1 + 1 / 8, 1 / 4, 1 / 2, 0, 0]]
+        assert Repeat.fit(None, FILMS, decay=1.0).scores([after("abca")]).tolist() == [[2, 1, 1, 0, 0]]
+
+    def test_it_follows_a_catalog_that_grows(self) -> None:
+        grown = FILMS.with_items([Item("n", "New")])
+        moved = Repeat.fit(None, FILMS).on_catalog(grown, np.append(np.arange(5), -1))
+        assert moved.scores([Query([grown["n"]])]).tolist() == [[0, 0, 0, 0, 0, 1]]
 
 
 class TestTransition:

@@ -6,6 +6,7 @@
     Popularity      how often an item was taken; a negative weight lessens popularity bias
     Transition      what people took next
     Ease, ItemKNN   what people took together
+    Repeat          what the user took before
     Content         what items say of themselves
 
 A prior of your own is any object with `name`, `weight` and `log_weights`; see `Prior`. For a large catalog give it
@@ -13,7 +14,7 @@ A prior of your own is any object with `name`, `weight` and `log_weights`; see `
 """
 
 from llmgen.priors.base import Combined, Movable, Prior, combine, log_lift, reweighted
-from llmgen.priors.collaborative import Ease, Evidence, ItemKNN, ItemToItem, Transition
+from llmgen.priors.collaborative import Ease, Evidence, ItemKNN, ItemToItem, Repeat, Transition
 from llmgen.priors.content import Content
 from llmgen.priors.filters import Seen, Where, chosen, only
 from llmgen.priors.popularity import Popularity
@@ -30,6 +31,7 @@ __all__ = [
     "Movable",
     "Popularity",
     "Prior",
+    "Repeat",
     "Seen",
     "SharedWeights",
     "SparseCombined",

@@ -364,6 +364,48 @@ class ItemKNN(ItemToItem):
         return cls(catalog, _compact(similarity), decay, floor, weight)
 
 
+@dataclass(frozen=True, eq=False)
+class Repeat(ItemToItem):
+    """What the user took before, the newer and the more often the more: S is the identity.
+
+    For shops and music, where people take things again; it needs queries with `exclude_seen=False` to say anything.
+    """
+
+    name: str = "repeat"
+
+    @classmethod
+    def fit(
+        cls,
+        interactions: pl.DataFrame | None,
+        catalog: Catalog,
+        *,
+        weight: float = 1.0,
+        decay: float = 0.98,
+        floor: float = FLOOR,
+    ) -> Repeat:
+        """Nothing is learned.
+
+        Args:
+            interactions: Not looked at.
+            catalog: All items.
+            weight: Exponent of the factor.
+            decay: In (0, 1], of the history with age.
+            floor: See `log_lift`.
+
+        Raises:
+            ValueError: A setting is out of range.
+        """
+        return cls(catalog, _identity(len(catalog)), decay, floor, weight)
+
+    def on_catalog(self, catalog: Catalog, before: IntArray) -> Repeat:
+        """See `Movable`."""
+        return dataclasses.replace(self, catalog=catalog, similarity=_identity(len(catalog)))
+
+
+def _identity(size: int) -> sparse.csr_array:
+    return sparse.csr_array(sparse.eye_array(size, format="csr"))
+
+
 def histories_of(catalog: Catalog, queries: Sequence[Query], decay: float) -> sparse.csr_array:
     """float64 [len(queries), n_items], what each item of each history counts: decay^age, age 0 being the newest."""
     taken = [catalog.positions(query.history) for query in queries]

@@ -252,7 +252,18 @@ def test_classics_stand_beside_the_arms(log: dict[str, Any], engine: Reads, tmp_
     settings = config(log, classics="defaults", arms=("next_item",))
     found = eval.run.execute(settings, tmp_path, command="test", against_classic=True)
     names = [arm.name for arm in found.arms if arm.kind == "baseline"]
-    assert names == ["random", "bm25", "content", "repeat_last", "popularity", "item_knn", "ease", "transition", "mix"]
+    assert names == [
+        "random",
+        "bm25",
+        "content",
+        "repeat_last",
+        "popularity",
+        "item_knn",
+        "ease",
+        "transition",
+        "repeat",
+        "mix",
+    ]
     assert found.baseline in names
     assert {row.arm for row in found.differences} == {"next_item"}
     repeat = next(arm for arm in found.arms if arm.name == "repeat_last")
