@@ -33,6 +33,7 @@ from llmgen.priors import (
     chosen,
     multiply,
 )
+from llmgen.priors.sparse import LARGE_CATALOG
 from llmgen.search import Mode, Normalise, Request, SearchConfig, SearchResult, rank_by_prior, search
 from llmgen.templates import Fitted, ItemView, PromptLibrary, PromptTemplate, fit, plural, views
 from llmgen.trie import ItemTrie
@@ -228,9 +229,10 @@ class Recommender:
         for factor in self._factors:
             if isinstance(factor, Where):
                 factor.prepare()
-        weights = multiply(self._factors, [Query()], len(self.catalog), self._shared).row(0)
-        if isinstance(weights, SparseWeights) and "trie" in self.__dict__:
-            weights.shared.below(self.trie)
+        if len(self.catalog) > LARGE_CATALOG and "trie" in self.__dict__:
+            weights = multiply(self._factors, [Query()], len(self.catalog), self._shared).row(0)
+            if isinstance(weights, SparseWeights):
+                weights.shared.below(self.trie)
 
     def recommend(self, query: Query) -> Recommendations:
         """The best `query.k` items.
