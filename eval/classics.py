@@ -97,20 +97,15 @@ class HistoryText:
 
     def log_weights(self, queries: Sequence[Query]) -> FloatArray:
         """See `Prior`; BM25 scores as they are."""
-        found = [self._scores(query) for query in queries]
+        found = [self._index.scores(self._read(query)) for query in queries]
         return np.stack(found) if found else np.empty((0, len(self.catalog)))
 
     def sparse_log_weights(self, queries: Sequence[Query]) -> list[SparseRow]:
         """See `SparsePrior`."""
-        rows = []
-        for query in queries:
-            scores = self._scores(query)
-            items = np.flatnonzero(scores)
-            rows.append(SparseRow(0.0, items, scores[items]))
-        return rows
+        return [SparseRow(0.0, *self._index.sparse_scores(self._read(query))) for query in queries]
 
-    def _scores(self, query: Query) -> FloatArray:
-        return self._index.scores(" ".join(item_text(self.catalog, item) for item in query.history[-self.newest :]))
+    def _read(self, query: Query) -> str:
+        return " ".join(item_text(self.catalog, item) for item in query.history[-self.newest :])
 
 
 @dataclass(frozen=True, eq=False)

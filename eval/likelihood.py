@@ -30,7 +30,7 @@ from llmgen.adapters import AdapterRecord
 from llmgen.datasets import Dataset
 from llmgen.engines.hf import HFEngine
 from llmgen.errors import ConfigError
-from llmgen.priors import Prior, Seen
+from llmgen.priors import Prior, Seen, reweighted
 from llmgen.recommender import Recommender
 from llmgen.splits import Ties, histories, leave_one_out
 from llmgen.types import FloatArray, Query
@@ -101,6 +101,10 @@ def main(
     ties: Annotated[str, typer.Option(help="file or item_id.")] = "file",
     validation_users: Annotated[int, typer.Option(min=1, help="On how many the weight is chosen.")] = 300,
     base: Annotated[bool, typer.Option("--base", help="The model without the adapter.")] = False,
+    prior_scale: Annotated[
+        float,
+        typer.Option(min=0, help="Times the weights of the recipe's priors, where those were chosen for ranking."),
+    ] = 1.0,
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write everything here.")] = None,
 ) -> None:
     """Measure, print and write."""
@@ -117,16 +121,18 @@ def main(
         queries=[tuning.queries[one] for one in some], held_out=[tuning.held_out[one] for one in some]
     )
     weights = [*WEIGHTS, ALONE]
-    tried = nats(
-        engine, recommender, tuning, fit(settings["priors"], tuning.known, data), prompt=record.prompt, weights=weights
-    )
+
+    def priors(part: Part) -> list[Prior]:
+        return [reweighted(one, one.weight * prior_scale) for one in fit(settings["priors"], part.known, data)]
+
+    tried = nats(engine, recommender, tuning, priors(tuning), prompt=record.prompt, weights=weights)
     means = tried.mean(axis=1)
     chosen = weights[1 + int(np.argmin(means[1 : len(WEIGHTS)]))]
     found = nats(
         engine,
         recommender,
         final,
-        fit(settings["priors"], final.known, data),
+        priors(final),
         prompt=record.prompt,
         weights=[0.0, chosen, ALONE],
     )
@@ -147,7 +153,14 @@ def main(
     _print(rows, f"{engine.name}, weight {chosen:g} chosen on {len(some)} validation items")
     Console(width=200).print("validation, nats by weight:", {name: round(mean, 4) for name, mean in curve.items()})
     if json_file is not None:
-        result = {"adapter": str(adapter), "base": base, "weight": chosen, "validation": curve, "rows": rows}
+        result = {
+            "adapter": str(adapter),
+            "base": base,
+            "prior_scale": prior_scale,
+            "weight": chosen,
+            "validation": curve,
+            "rows": rows,
+        }
         json_file.write_text(json.dumps({**result, "users": found.tolist()}, indent=1) + "\n", encoding="utf-8")
 
 

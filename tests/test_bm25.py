@@ -144,3 +144,14 @@ def test_empty_corpus_and_bad_k_are_refused() -> None:
         BM25Index([])
     with pytest.raises(ValueError, match="k must be 1 or more, not 0"):
         BM25Index(["heat"]).top("heat", k=0)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("query", ["red fox", "fox fox", "nothing here", "", "cat zebra"])
+def test_sparse_scores_are_the_scores_above_0(backend: Literal["rank-bm25", "bm25s"], query: str) -> None:
+    index = BM25Index(["red fox", "blue fox", "red dog red", "green cat"], backend=backend)
+    for one in (index, index.with_documents(["zebra fox", "owl"])):
+        documents, scores = one.sparse_scores(query)
+        whole = one.scores(query)
+        assert documents.tolist() == np.flatnonzero(whole).tolist()
+        assert scores == pytest.approx(whole[documents])

@@ -12,7 +12,7 @@ import numpy as np
 from llmgen.bm25 import LARGE, BM25Index
 from llmgen.catalog import Catalog
 from llmgen.priors.base import check_floor, log_lift, only_appended
-from llmgen.priors.sparse import NO_ITEMS, NO_VALUES, SparseRow, lifted
+from llmgen.priors.sparse import SparseRow, lifted
 from llmgen.text import normalise
 from llmgen.types import FloatArray, IntArray, Item, Query
 
@@ -65,23 +65,21 @@ class Wish:
 
     def log_weights(self, queries: Sequence[Query]) -> FloatArray:
         """See `Prior`; 0 everywhere for a query without text, or whose text shares no word with any item."""
+        assert self.index is not None  # made in __post_init__
         scores = np.zeros((len(queries), len(self.catalog)))
         if not any(query.text for query in queries):
             return scores
         for row, query in zip(scores, queries, strict=True):
-            if (found := self._scores(query)) is not None:
-                row[:] = found
+            if query.text and query.text.strip():
+                row[:] = self.index.scores(self._telling(query.text))
         return log_lift(scores, self.floor)
 
     def sparse_log_weights(self, queries: Sequence[Query]) -> list[SparseRow]:
-        """See `SparsePrior`; only a query with text looks at the whole catalog."""
-        rows = []
-        for query in queries:
-            found = self._scores(query)
-            items = NO_ITEMS if found is None else np.flatnonzero(found)
-            values = NO_VALUES if found is None else found[items]
-            rows.append(lifted(items, values, math.log(self.floor), len(self.catalog)))
-        return rows
+        """See `SparsePrior`; costs what the words of a wish have items."""
+        assert self.index is not None  # made in __post_init__
+        floor = math.log(self.floor)
+        texts = [self._telling(query.text) if query.text and query.text.strip() else "" for query in queries]
+        return [lifted(*self.index.sparse_scores(text), floor, len(self.catalog)) for text in texts]
 
     def on_catalog(self, catalog: Catalog, before: IntArray) -> Wish:
         """See `Movable`; a few new items are added to the index of a large catalog, any other change makes it anew."""
@@ -96,11 +94,6 @@ class Wish:
         """Of the items from a position on."""
         text_of = self.text_of or (lambda item: item_text(catalog, item))
         return [text_of(catalog[position]) for position in range(start, len(catalog))]
-
-    def _scores(self, query: Query) -> FloatArray | None:
-        """BM25 of every item, or None for a query without text."""
-        assert self.index is not None  # made in __post_init__
-        return self.index.scores(self._telling(query.text)) if query.text and query.text.strip() else None
 
     def _telling(self, text: str) -> str:
         noun = normalise(self.catalog.noun)
