@@ -103,11 +103,13 @@ class Ended:
         output: What it printed.
         wall_s: Seconds from its start to its end.
         cpu_s: CPU seconds of all its threads.
+        peak_mb: Most memory that it had, 10^6 bytes.
     """
 
     output: str
     wall_s: float
     cpu_s: float
+    peak_mb: float
 
 
 def fresh(arguments: Sequence[str], *, timeout_s: float = 600) -> Ended:
@@ -133,7 +135,8 @@ def fresh(arguments: Sequence[str], *, timeout_s: float = 600) -> Ended:
             raise BenchError(
                 f"python {' '.join(arguments)} ended with {process.returncode}{late}: {told[-1] if told else ''}"
             )
-        return Ended(output.read(), wall_s, usage.ru_utime + usage.ru_stime)
+        peak_mb = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6
+        return Ended(output.read(), wall_s, usage.ru_utime + usage.ru_stime, peak_mb)
 
 
 def _turn(arms: Sequence[Arm[T]], turn: int, loops: int, measured: dict[str, Measured[T]]) -> None:
