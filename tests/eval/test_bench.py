@@ -29,7 +29,7 @@ from eval.bench.show import show
 from eval.bench.structured import grammar
 from eval.bench.targets import TARGETS, Target, outcomes
 from eval.bench.timing import Arm, BenchError, Measured, fresh, interleave
-from eval.bench.trie import built, loaded, same_children, stepped
+from eval.bench.trie import DICTS, built, loaded, same_children, stepped
 from llmgen.catalog import Catalog
 from llmgen.errors import DataError
 from llmgen.trie import ItemTrie
@@ -391,3 +391,15 @@ def test_a_part_whose_packages_are_missing_is_skipped(monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(bench, "import_module", missing)
     assert [row.note for row in bench.measured("search", Plan())] == ["skipped: no module named torch"]
+
+
+@pytest.mark.slow
+def test_small_tries_and_priors_are_right_and_quicker_than_their_yardsticks(tmp_path: Path) -> None:
+    ended = fresh(["-m", "eval.bench", "trie", "priors", "--quick", "--json", str(tmp_path / "rows.json")])
+    rows = Record.load(tmp_path / "rows.json").rows
+    assert "trie: measuring" in ended.output
+    assert any(row.equal for row in rows)
+    assert not unequal(rows)
+    builds = [row.ratio for row in rows if row.case.startswith("build") and row.arm == DICTS and row.ratio]
+    assert builds
+    assert max(builds) < 1  # far from it: a third or less, so that a busy machine does not fail this
