@@ -32,7 +32,7 @@ def assert_equal(one: ItemTrie, other: ItemTrie) -> None:
         assert getattr(one, name).dtype == np.int32
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(PATHS, st.lists(PATHS, max_size=3))
 def test_growing_equals_building(paths: Paths, more: list[Paths]) -> None:
     trie = ItemTrie.build(paths)

@@ -118,7 +118,7 @@ def sparse_forms(draw: st.DrawFn, log_priors: list[np.ndarray]) -> list[SparseWe
     return forms
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(st.data(), batches())
 def test_weights_beside_shared_ones_find_the_same(
     data: st.DataObject, problem: tuple[list[tuple[int, ...]], FakeEngine, list[Request], SearchConfig]
@@ -135,7 +135,7 @@ def test_weights_beside_shared_ones_find_the_same(
             np.testing.assert_allclose(one_field, other_field, rtol=0, atol=1e-9)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(st.data(), batches())
 def test_both_forms_weigh_every_node_alike(
     data: st.DataObject, problem: tuple[list[tuple[int, ...]], FakeEngine, list[Request], SearchConfig]
