@@ -32,7 +32,7 @@ from rich.table import Table
 
 from llmgen.catalog import Catalog
 from llmgen.datasets import load_dataset
-from llmgen.errors import CatalogError
+from llmgen.errors import CatalogTooLargeError
 from llmgen.priors import (
     Ease,
     ItemKNN,
@@ -259,10 +259,10 @@ def tune_baselines(
     for name, grid in grids.items():
         try:
             settings, prior, score = _choose(name, grid, tuning, catalog, seen, k)
-        except CatalogError as error:
+            refitted = _fit(name, settings, final.known, catalog)
+        except CatalogTooLargeError as error:
             logger.warning("%s is left out: %s", name, error)
             continue
-        refitted = _fit(name, settings, final.known, catalog)
         measured = evaluate_priors([*seen, refitted], final.queries, final.held_out, catalog=catalog, k=k)
         results.append(Result(name, settings, (*seen, refitted), (*seen, prior), score, measured))
         kept.append(prior)

@@ -43,6 +43,10 @@ class CatalogError(LLMGenError):
     """The catalog is unusable, or was asked for the impossible."""
 
 
+class CatalogTooLargeError(CatalogError):
+    """A model that grows with the square of the items was asked for too many."""
+
+
 class UnknownItemError(CatalogError):
     """An item id that is not in the catalog."""
 

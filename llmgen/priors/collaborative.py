@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from llmgen.catalog import Catalog
-from llmgen.errors import CatalogError
+from llmgen.errors import CatalogTooLargeError
 from llmgen.priors.base import check_floor, log_lift, only_appended
 from llmgen.priors.interactions import Sequences, sequences
 from llmgen.priors.sparse import SparseRow, lifted, rows_of
@@ -282,7 +282,7 @@ class Ease(ItemToItem):
             max_items: Most items to invert: n^2 numbers are held three times (20,000 items: 9.6 GB), n^3 steps made.
 
         Raises:
-            CatalogError: More than `max_items` items were taken.
+            CatalogTooLargeError: More than `max_items` items were taken.
             UnknownItemError: An interaction with an item that the catalog does not have.
             DataError: A column is missing or has nulls.
             ValueError: A hyper-parameter is out of range.
@@ -290,7 +290,7 @@ class Ease(ItemToItem):
         _check(l2 > 0, "l2", l2, "above 0")
         taken, gram = _gram(sequences(interactions, catalog), len(catalog))
         if len(taken) > max_items:
-            raise CatalogError(
+            raise CatalogTooLargeError(
                 f"EASE inverts a matrix of {len(taken)} x {len(taken)} items, above max_items={max_items}; "
                 "use Transition or ItemKNN, which stay sparse, or raise max_items if there is memory"
             )

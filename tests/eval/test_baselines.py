@@ -14,7 +14,7 @@ from eval import baselines
 from eval.baselines import Evaluation, evaluate_priors, run_baselines
 from llmgen.catalog import Catalog
 from llmgen.errors import UnknownItemError
-from llmgen.priors import Popularity, Seen
+from llmgen.priors import Popularity, Seen, sparse
 from llmgen.splits import Ties, leave_one_out
 from llmgen.types import Item, Query
 
@@ -141,3 +141,31 @@ def test_command(walks: pl.DataFrame, monkeypatch: pytest.MonkeyPatch, tmp_path:
     assert [result["name"] for result in record["results"]] == [*GRIDS, "mix"]
     assert len(record["results"][0]["ranks"]) == 60
     assert CliRunner().invoke(app, ["--ties", "coin"]).exit_code == 2
+
+
+def test_a_model_that_the_catalog_is_too_large_for_is_left_out_and_told(
+    walks: pl.DataFrame, caplog: pytest.LogCaptureFixture
+) -> None:
+    found = run_baselines(walks, RING, grids={"ease": {"max_items": (2,)}, "popularity": {}})
+    assert [result.name for result in found] == ["popularity", "mix"]
+    assert set(found[-1].settings) == {"floor", "popularity"}
+    assert "ease is left out: EASE inverts" in caplog.text
+
+
+def test_a_broken_log_is_no_reason_to_leave_a_model_out(walks: pl.DataFrame) -> None:
+    with pytest.raises(UnknownItemError):
+        run_baselines(walks, Catalog([Item("elsewhere", "Elsewhere")]), grids={"popularity": {}})
+
+
+def test_a_large_catalog_is_ranked_in_few_numbers_and_has_no_mix(
+    walks: pl.DataFrame, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    grids = {"popularity": {}, "transition": {}}
+    dense = run_baselines(walks, RING, grids=grids)
+    monkeypatch.setattr(baselines, "LARGE_CATALOG", 1)
+    monkeypatch.setattr(sparse, "LARGE_CATALOG", 1)
+    few = run_baselines(walks, RING, grids=grids)
+    assert [result.name for result in few] == ["popularity", "transition"]
+    for one, other in zip(dense, few, strict=False):
+        assert one.test.ranks.tolist() == other.test.ranks.tolist()
+    assert "the mix is left out" in caplog.text
