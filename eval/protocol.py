@@ -162,6 +162,30 @@ def samples(protocol: Protocol, dataset: Dataset) -> tuple[Sample, Sample]:
         ConfigError: `among: new` without new items, and see `Protocol.left_out`.
         DataError: The split leaves nobody to ask.
     """
+    tuning, everyone = _everyone(protocol, dataset)
+    return tuning, everyone.part(_drawn(protocol, len(everyone.queries)))
+
+
+def not_drawn(protocol: Protocol, dataset: Dataset) -> Sample | None:
+    """What would be measured on, of the users whom the protocol does not draw; None where it draws all.
+
+    Raises:
+        LLMGenError: See `samples`.
+    """
+    _, everyone = _everyone(protocol, dataset)
+    number = len(everyone.queries)
+    others = sorted(set(range(number)).difference(_drawn(protocol, number)))
+    return everyone.part(others) if others else None
+
+
+def _drawn(protocol: Protocol, number: int) -> list[int]:
+    if protocol.users is None or protocol.users >= number:
+        return list(range(number))
+    chosen: list[int] = np.random.default_rng(protocol.seed).choice(number, protocol.users, replace=False).tolist()
+    return sorted(chosen)
+
+
+def _everyone(protocol: Protocol, dataset: Dataset) -> tuple[Sample, Sample]:
     recent, among, ties = [], None, None
     if protocol.among == "new" and protocol.split != "new_items":
         raise ConfigError(f"among: new needs split: new_items, not {protocol.split}: no item is new there")
@@ -178,9 +202,6 @@ def samples(protocol: Protocol, dataset: Dataset) -> tuple[Sample, Sample]:
             among = tuple(item for item in dataset.catalog.ids if item in left.items)
     tuning = replace(_sample(protocol, dataset.catalog, [train], validation), ties=ties)
     final = replace(_sample(protocol, dataset.catalog, [train, validation], test, recent), among=among, ties=ties)
-    if protocol.users is not None and protocol.users < len(final.queries):
-        drawn = np.random.default_rng(protocol.seed).choice(len(final.queries), protocol.users, replace=False)
-        final = final.part(np.sort(drawn).tolist())
     return tuning, final
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from eval.arms import Arm, classics
 from eval.baselines import Result
 from eval.config import RunConfig
-from eval.protocol import Protocol, Sample, samples
+from eval.protocol import Protocol, Sample, not_drawn, samples
 from llmgen.adapters import AdapterRecord
 from llmgen.datasets import Dataset
 from llmgen.errors import ConfigError
@@ -26,6 +26,8 @@ class Questions:
         classics: Arms that stand beside those of the run.
         known: The classics that an arm's priors may name.
         notes: What a reader must know of all this.
+        weighing: What the LM's weight is chosen on, where that is not `tuning`: new items, asked of other users. A
+            weight that is right for items that the model has learned is too much for those that it has not.
     """
 
     dataset: Dataset
@@ -34,6 +36,7 @@ class Questions:
     classics: Sequence[Arm]
     known: Sequence[Result]
     notes: tuple[str, ...]
+    weighing: Sample | None = None
 
     @property
     def best(self) -> str:
@@ -49,10 +52,15 @@ def from_log(config: RunConfig) -> Questions:
     """
     dataset = config.protocol.load()
     tuning, final = samples(config.protocol, dataset)
+    weighing = None
     if config.protocol.split == "new_items":
         _refuse_adapters_that_know_them(config, dataset, tuning, final)
+        weighing = not_drawn(config.protocol, dataset)
     standing, known = classics(config.classics, config.protocol, tuning, final)
-    return Questions(dataset, tuning, final, standing, known, tuple(_notes(config, config.protocol, known)))
+    notes = [*_notes(config, config.protocol, known)]
+    if weighing is not None:
+        notes.append("An LM's weight is chosen on new items too, which users who are not asked here took.")
+    return Questions(dataset, tuning, final, standing, known, tuple(notes), weighing)
 
 
 def _refuse_adapters_that_know_them(config: RunConfig, dataset: Dataset, tuning: Sample, final: Sample) -> None:
@@ -91,8 +99,8 @@ def _notes(config: RunConfig, protocol: Protocol, known: Sequence[Result]) -> It
             f"New items: {taken['share']:.0%} of the items, drawn by their ids, were taken out of the log before "
             "anything was fitted or tuned. Looked for are those of them that each user took in the last "
             f"{taken['last']:.0%} of the user's log, of which nothing was learned; the history is what the user took "
-            "before the first of them. Settings are chosen on items that are not new. Equal times are ordered by "
-            f"{'the file' if protocol.ties == 'file' else 'item id'}, equal scores at random."
+            "before the first of them. Settings of the baselines are chosen on items that are not new. Equal times are "
+            f"ordered by {'the file' if protocol.ties == 'file' else 'item id'}, equal scores at random."
         )
     else:
         yield f"Split in time: what each user took in the last {protocol.test_share:.0%} of the log is looked for."

@@ -147,10 +147,11 @@ def _arm(
 ) -> Arm:
     if settings.lm_weight != "tuned":
         return build(name, settings, final, questions.known, engines)
-    some = replace(questions.tuning.spread(config.tuning_users), candidates=None)
+    before = questions.weighing is None  # what is fitted then knows no more than the sample to choose on
+    some = replace((questions.weighing or questions.tuning).spread(config.tuning_users), candidates=None)
     measures = Measures(some, config.protocol.k)
     tried = [
-        build(f"{name} {weight:g}", settings, some, questions.known, engines, lm_weight=weight, tuning=True)
+        build(f"{name} {weight:g}", settings, some, questions.known, engines, lm_weight=weight, tuning=before)
         for weight in config.lm_weights
     ]
     stores = [Store(out, arm, some) for arm in tried]

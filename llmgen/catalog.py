@@ -20,8 +20,8 @@ class Catalog(Sequence[Item]):
     Args:
         items: At least one; ids unique and not empty, titles not blank.
         noun: What one item is called in a prompt, singular: film, product, song, article.
-        label: How an item is written in prompts and answers, a format string over `title` and the attributes. An item
-            that lacks an attribute of it is written by its title alone.
+        label: How an item is written in prompts and answers, a format string over `title` and the attributes, those
+            with several values with commas. An item that lacks an attribute of it is written by its title alone.
         shown: Attributes that prompts may show beside a title, in this order. Anything else stays out of prompts.
 
     Raises:
@@ -215,8 +215,10 @@ class Catalog(Sequence[Item]):
         return hashlib.sha256(self._dump().encode())
 
     def _spell(self, item: Item) -> str:
+        # several values of one attribute are written with commas between them
+        shown = {name: ", ".join(map(str, v)) if isinstance(v, tuple) else v for name, v in item.attributes.items()}
         try:
-            return self.label_format.format(title=item.title, **item.attributes).strip()
+            return self.label_format.format(title=item.title, **shown).strip()
         except KeyError:
             return item.title.strip()
 

@@ -222,6 +222,8 @@ def test_a_film_truly_called_unknown_stays(tmp_path: Path) -> None:
 def test_options_reach_the_catalog(tmp_path: Path) -> None:
     catalog = load_dataset(ml_1m(tmp_path / "ml"), noun="movie", label="{title}", shown=()).catalog
     assert (catalog.noun, catalog.labels[0], catalog.shown) == ("movie", "Les Misérables", ())
+    assert catalog["1"].attributes["genres"] == ("Drama", "Musical")
+    assert catalog.labelled("{genres}: {title}").labels[0] == "Drama, Musical: Les Misérables"
 
 
 @pytest.mark.parametrize(

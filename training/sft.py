@@ -28,6 +28,7 @@ from trl.scripts.utils import TrlParser
 from trl.trainer.sft_config import SFTConfig
 
 from llmgen.adapters import AdapterRecord, Loss
+from llmgen.catalog import Catalog
 from llmgen.datasets import Dataset
 from llmgen.engines.hf import HFEngine
 from llmgen.errors import ConfigError, LLMGenError
@@ -159,7 +160,7 @@ def run(recipe: Recipe, args: SFTConfig) -> AdapterRecord:
         seed=args.seed,
         versions={name: importlib.metadata.version(name) for name in PACKAGES},
     )
-    check_earlier(recipe, record)
+    check_earlier(recipe, catalog, record.data)
     measure = None
     if recipe.validation_users and data.queries:
         measure = Validation(
@@ -245,8 +246,13 @@ def load_model(recipe: Recipe) -> tuple[PreTrainedModel, PreTrainedTokenizerBase
     return cast(PreTrainedModel, cast(torch.nn.Module, model).to("cuda" if cuda else "cpu")), tokenizer
 
 
-def check_earlier(recipe: Recipe, record: AdapterRecord) -> None:
+def check_earlier(recipe: Recipe, catalog: Catalog, data: str) -> None:
     """Make sure that an adapter that is gone on with has not seen what this run leaves out.
+
+    Args:
+        recipe: Of the run.
+        catalog: That it learns from; the earlier run may have written its items in another way.
+        data: Digest of the interactions that it learns from.
 
     Raises:
         ConfigError: It may have.
@@ -254,7 +260,8 @@ def check_earlier(recipe: Recipe, record: AdapterRecord) -> None:
     if not (recipe.adapter and recipe.leave_out):
         return
     earlier = AdapterRecord.read(recipe.adapter)
-    if earlier is None or (earlier.data, earlier.catalog) != (record.data, record.catalog):
+    written = catalog.labelled(earlier.label) if earlier is not None and earlier.label else catalog
+    if earlier is None or (earlier.data, earlier.catalog) != (data, written.digest):
         raise ConfigError(
             f"the adapter {recipe.adapter!r} did not learn from the same interactions and catalog as this run, so it "
             "may have seen what leave_out takes out; go on from one that was tuned with the same data and leave_out"

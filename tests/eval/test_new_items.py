@@ -143,6 +143,17 @@ def test_who_ranks_among_new_items_is_another_question(protocol: dict[str, Any])
         load({**protocol, "among": "new", "split": "leave_one_out"})
 
 
+def test_the_weight_of_a_model_is_chosen_on_new_items_of_other_users(protocol: dict[str, Any]) -> None:
+    found = from_log(RunConfig.model_validate({"protocol": {**protocol, "users": 10}, "classics": "none"}))
+    assert found.weighing is not None
+    asked, others = set(found.final.users), set(found.weighing.users)
+    _, everyone, left = load(protocol)
+    assert asked.isdisjoint(others)
+    assert asked | others == set(everyone.users)
+    assert {item for wanted in found.weighing.held_out for item in wanted} <= left.items
+    assert from_log(RunConfig.model_validate({"protocol": protocol, "classics": "none"})).weighing is None
+
+
 @pytest.mark.parametrize("wrong", [{"shares": 0.1}, {"share": 2.0}, {}])
 def test_settings_of_the_draw_that_are_wrong_are_named(protocol: dict[str, Any], wrong: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match=r"leave_out: .*it takes share, seed and last"):
