@@ -42,25 +42,43 @@ MIN_SHARED = 16  # shorter common beginnings of prompts are not worth a pass of 
 PASS_TOKENS = (
     8192  # tokens of keys that one forward pass works on: more is no faster, and takes memory beside the budget
 )
+MOST_NODES = 1024  # of a prompt's tree, which later nodes would look over in vain
 NARROW = 64  # up to so many wanted tokens, the rows of all steps are gathered into one product
 FULL_CHUNK = 64  # steps a pass over the whole vocabulary: 64 x 150,000 float64 are 77 MB
 
 
-class _Prefilled(NamedTuple):
-    """What is kept of a prompt: per layer keys and values, [heads, tokens, head size], and its last hidden state."""
+class _Kept(NamedTuple):
+    """What is kept of a prompt and of the paths that were run behind it: a tree with the prompt as its root."""
 
+    length: int
+    """Tokens of the prompt."""
     keys: list[Tensor]
+    """Of each layer: [heads, tokens of the prompt and nodes of the tree, head size]."""
     values: list[Tensor]
     hidden: Tensor
+    """Last hidden states of the prompt, number 0, and of the nodes, from 1 on: [1 + nodes, hidden size]."""
+    numbers: dict[tuple[int, ...], int]
+    """Path -> number of its last node."""
+    above: list[list[int]]
+    """By number: the nodes from the root down to this one."""
+
+    @property
+    def size(self) -> int:
+        """Tokens whose keys and values are kept."""
+        return self.length + len(self.above) - 1
+
+    def bare(self) -> _Kept:
+        """The prompt alone."""
+        keys, values = ([layer[:, : self.length].clone() for layer in layers] for layers in (self.keys, self.values))
+        return _Kept(self.length, keys, values, self.hidden[:1].clone(), {(): 0}, [[]])
 
 
-class _Tree(NamedTuple):
-    """The distinct nodes of one prompt's suffixes: token, depth and ancestors of each, and node of each suffix."""
+class _Growth(NamedTuple):
+    """Nodes that a tree lacks."""
 
     tokens: list[int]
-    depths: list[int]
-    ancestors: list[list[int]]
-    ends: list[int]
+    numbers: dict[tuple[int, ...], int]
+    above: list[list[int]]
 
 
 class HFEngine:
@@ -106,7 +124,7 @@ class HFEngine:
         head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         bytes_a_token = 2 * config.num_hidden_layers * heads * head_size * self._head.weight.element_size()
         self.batch_tokens = batch_tokens or max(PASS_TOKENS, 1_000_000_000 // bytes_a_token)
-        self._kept: OrderedDict[tuple[int, ...], _Prefilled] = OrderedDict()
+        self._kept: OrderedDict[tuple[int, ...], _Kept] = OrderedDict()
         self.usage = Usage()
         self._tree_works = self._check_tree()
         self.usage = Usage()  # without the check
@@ -184,10 +202,11 @@ class HFEngine:
             else:
                 for number in numbers:
                     answers[number] = self._plain(steps[number])
-        for prompts in _batches(sorted(tree, key=len), len, min(PASS_TOKENS, self.batch_tokens)):
+        for prompts in _batches(sorted(tree, key=self._size), self._size, min(PASS_TOKENS, self.batch_tokens)):
             self._prefill(prompts)
             numbers = [number for prompt in prompts for number in tree[prompt]]
             hidden = self._hidden_states(prompts, [[steps[n].suffix for n in tree[prompt]] for prompt in prompts])
+            self._forget(prompts)
             for number, row in zip(numbers, self._logprobs(hidden, [steps[n] for n in numbers]), strict=True):
                 answers[number] = row
         return answers
@@ -239,13 +258,24 @@ class HFEngine:
         if shared < MIN_SHARED:
             donor, shared = None, 0
         self._read(missing, donor, shared)
-        total = sum(map(len, self._kept))
-        wanted = set(prompts)
+        self._forget(prompts)
+
+    def _size(self, prompt: tuple[int, ...]) -> int:
+        kept = self._kept.get(prompt)
+        return len(prompt) if kept is None else kept.size
+
+    def _forget(self, wanted: Sequence[tuple[int, ...]]) -> None:
+        """Keep no more than `batch_tokens`, the wanted prompts first of all, their trees only where there is room."""
+        total = sum(kept.size for kept in self._kept.values())
+        asked = set(wanted)
         for prompt in list(self._kept):
-            if total <= self.batch_tokens or prompt in wanted:
-                continue
-            del self._kept[prompt]
-            total -= len(prompt)
+            if total > self.batch_tokens and prompt not in asked:
+                total -= self._kept.pop(prompt).size
+        for prompt in wanted:
+            kept = self._kept[prompt]
+            if kept.size > kept.length and (total > self.batch_tokens or kept.size - kept.length > MOST_NODES):
+                total -= kept.size - kept.length
+                self._kept[prompt] = kept.bare()
 
     def _read(self, prompts: Sequence[tuple[int, ...]], donor: tuple[int, ...] | None, shared: int) -> None:
         rest = [prompt[shared:] for prompt in prompts]
@@ -274,56 +304,74 @@ class HFEngine:
         )
         for row, prompt in enumerate(prompts):
             length = len(prompt)
-            self._kept[prompt] = _Prefilled(
+            self._kept[prompt] = _Kept(
+                length,
                 [layer.keys[row, :, :length].clone() for layer in output.past_key_values.layers],
                 [layer.values[row, :, :length].clone() for layer in output.past_key_values.layers],
-                output.last_hidden_state[row, len(rest[row]) - 1].clone(),
+                output.last_hidden_state[row, len(rest[row]) - 1 : len(rest[row])].clone(),
+                {(): 0},
+                [[]],
             )
 
     def _hidden_states(
         self, prompts: Sequence[tuple[int, ...]], suffixes: Sequence[Sequence[tuple[int, ...]]]
     ) -> Tensor:
-        """Last hidden state after each suffix of each prompt: [all suffixes, hidden size]."""
-        trees = [_tree(paths) for paths in suffixes]
+        """Last hidden state after each suffix of each prompt: [all suffixes, hidden size]; what is run is kept."""
+        growths = [_growth(self._kept[prompt], paths) for prompt, paths in zip(prompts, suffixes, strict=True)]
+        if any(growth.tokens for growth in growths):
+            self._run(prompts, growths)
+        rows = []
+        for prompt, paths in zip(prompts, suffixes, strict=True):
+            kept = self._kept[prompt]
+            rows.append(kept.hidden[[kept.numbers[path] for path in paths]])
+        return torch.cat(rows)
+
+    def _run(self, prompts: Sequence[tuple[int, ...]], growths: Sequence[_Growth]) -> None:
+        """Run nodes that the prompts' trees lack, all at once, each of which sees the prompt and what is above it."""
         kept = [self._kept[prompt] for prompt in prompts]
-        width = max(len(tree.tokens) for tree in trees)
-        if width == 0:
-            rows = [entry.hidden for entry, tree in zip(kept, trees, strict=True) for _ in tree.ends]
-            return torch.stack(rows)
-        longest = max(map(len, prompts))
+        longest, width = max(one.size for one in kept), max(len(growth.tokens) for growth in growths)
         ids = torch.zeros((len(prompts), width), dtype=torch.long)
         positions = torch.zeros((len(prompts), width), dtype=torch.long)
         seen = torch.zeros((len(prompts), width, longest + width), dtype=torch.bool)
-        for row, (prompt, tree) in enumerate(zip(prompts, trees, strict=True)):
-            size = len(tree.tokens)
-            ids[row, :size] = torch.tensor(tree.tokens, dtype=torch.long)
-            positions[row, :size] = torch.tensor(tree.depths, dtype=torch.long) + len(prompt)
-            seen[row, :, : len(prompt)] = True
-            for node, ancestors in enumerate(tree.ancestors):
-                seen[row, node, [longest + a for a in ancestors]] = True
+        for row, (one, growth) in enumerate(zip(kept, growths, strict=True)):
+            size, known = len(growth.tokens), len(one.above)
+            ids[row, :size] = torch.tensor(growth.tokens, dtype=torch.long)
+            positions[row, :size] = torch.tensor([one.length + len(path) - 1 for path in growth.above])
+            seen[row, :, : one.length] = True
+            for node, path in enumerate(growth.above):
+                seen[row, node, [one.length + n - 1 if n < known else longest + n - known for n in path]] = True
         mask = torch.zeros(seen.shape, dtype=self._head.weight.dtype)
         mask.masked_fill_(~seen, torch.finfo(mask.dtype).min)
-        layers = range(len(kept[0].keys))
         cache = DynamicCache(
             [
-                (_pad([e.keys[layer] for e in kept], longest), _pad([e.values[layer] for e in kept], longest))
-                for layer in layers
+                (_pad([one.keys[layer] for one in kept], longest), _pad([one.values[layer] for one in kept], longest))
+                for layer in range(len(kept[0].keys))
             ]
         )
-        states = self._body(
+        output = self._body(
             input_ids=ids.to(self._device),
             attention_mask=mask[:, None].to(self._device),
             position_ids=positions.to(self._device),
             past_key_values=cache,
             use_cache=True,
-        ).last_hidden_state
-        return torch.stack(
-            [
-                states[row, end] if end >= 0 else entry.hidden
-                for row, (entry, tree) in enumerate(zip(kept, trees, strict=True))
-                for end in tree.ends
-            ]
         )
+        for row, (prompt, one, growth) in enumerate(zip(prompts, kept, growths, strict=True)):
+            size = len(growth.tokens)
+
+            def grown(run: Tensor, row: int = row, before: int = one.size, size: int = size) -> Tensor:
+                if len(prompts) == 1:
+                    return run[0]
+                return torch.cat([run[row, :, :before], run[row, :, longest : longest + size]], dim=1)
+
+            layers = output.past_key_values.layers
+            self._kept[prompt] = _Kept(
+                one.length,
+                [grown(layer.keys) for layer in layers],
+                [grown(layer.values) for layer in layers],
+                torch.cat([one.hidden, output.last_hidden_state[row, :size]]),
+                {**one.numbers, **growth.numbers},
+                [*one.above, *growth.above],
+            )
 
     def _logprobs(self, hidden: Tensor, steps: Sequence[Step]) -> list[FloatArray]:
         """Of the wanted tokens of each step, from its hidden state: [steps, hidden size]."""
@@ -409,20 +457,25 @@ def _batches(things: Sequence[T], size: Callable[[T], int], limit: int) -> Itera
         yield batch
 
 
-def _tree(paths: Sequence[tuple[int, ...]]) -> _Tree:
-    tree = _Tree([], [], [], [])
-    known: dict[tuple[int, ...], int] = {}
+def _growth(kept: _Kept, paths: Sequence[tuple[int, ...]]) -> _Growth:
+    """What the tree lacks of some paths, each node behind the one above it."""
+    growth = _Growth([], {}, [])
     for path in paths:
         above: list[int] = []
-        for depth in range(len(path)):
-            node = known.setdefault(path[: depth + 1], len(tree.tokens))
-            if node == len(tree.tokens):
-                tree.tokens.append(path[depth])
-                tree.depths.append(depth)
-                tree.ancestors.append([*above, node])
-            above = tree.ancestors[node]
-        tree.ends.append(above[-1] if path else -1)
-    return tree
+        if path in kept.numbers:
+            continue
+        for depth in range(1, len(path) + 1):
+            begun = path[:depth]
+            number = kept.numbers.get(begun)
+            if number is not None:
+                above = kept.above[number]
+                continue
+            number = growth.numbers.setdefault(begun, len(kept.above) + len(growth.tokens))
+            if number == len(kept.above) + len(growth.tokens):
+                growth.tokens.append(path[depth - 1])
+                growth.above.append([*above, number])
+            above = growth.above[number - len(kept.above)]
+    return growth
 
 
 def _pad(tensors: Sequence[Tensor], length: int) -> Tensor:

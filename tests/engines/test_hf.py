@@ -191,12 +191,12 @@ def test_what_is_kept_stays_within_the_budget(tiny_model: Path) -> None:
     def watched(*arguments: object) -> None:
         nonlocal largest
         original(*arguments)  # type: ignore[arg-type]
-        largest = max(largest, sum(map(len, engine._kept)))
+        largest = max(largest, sum(kept.size for kept in engine._kept.values()))
 
     engine._read = watched  # type: ignore[method-assign]
     search(trie, engine, requests, SearchConfig())
     assert largest <= 2 * 300  # what one batch needs, and what is left of the batch before
-    assert sum(map(len, engine._kept)) <= 300
+    assert sum(kept.size for kept in engine._kept.values()) <= 300
 
 
 def test_a_model_that_cannot_be_run_as_a_tree_is_run_plainly(
