@@ -41,6 +41,7 @@ class Catalog(Sequence[Item]):
         shown: Sequence[str] = (),
     ) -> None:
         self._items = tuple(items)
+        self._begins: tuple[Item, ...] = ()  # the items of the catalog that this one grew from
         self.noun = noun
         self.label_format = label
         self.shown = tuple(shown)
@@ -129,7 +130,7 @@ class Catalog(Sequence[Item]):
         return (
             (self.noun, self.label_format, self.shown) == (other.noun, other.label_format, other.shown)
             and len(self) >= len(other)
-            and self._items[: len(other)] == other._items
+            and (self._begins is other._items or self._items[: len(other)] == other._items)
         )
 
     def without(self, ids: Iterable[str]) -> Catalog:
@@ -201,7 +202,7 @@ class Catalog(Sequence[Item]):
     def _followed_by(self, more: Catalog) -> Catalog:
         """With the items of another catalog of the same settings, none of whose ids is known here."""
         made = copy(self)  # what was checked and written once is not again: this must not take long
-        made._items = self._items + more._items
+        made._items, made._begins = self._items + more._items, self._items
         made._labels = self._labels + more._labels
         made._index = self._index.copy()
         made._index.update((item_id, len(self) + position) for position, item_id in enumerate(more._index))

@@ -8,13 +8,17 @@ parent's anchor: all that stands before the parent has its children before.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import takewhile
+from typing import Literal
 
 import numpy as np
 
 from llmgen.trie import Int32Array, ItemTrie
 from llmgen.types import IntArray
+
+SHORT = 64
+"""Where the pieces between what is put in are shorter than this on average, they are not moved one by one."""
 
 
 def grow(trie: ItemTrie, paths: Sequence[Sequence[int]]) -> ItemTrie:
@@ -38,39 +42,42 @@ def grow(trie: ItemTrie, paths: Sequence[Sequence[int]]) -> ItemTrie:
     number = np.empty(len(rank), np.int64)  # of each new node
     number[rank] = anchor + np.arange(len(rank))
     position = place + np.arange(len(place))
-    shift, item_shift = _steps(anchor, trie.num_nodes + 1), _steps(place, trie.num_items + 1)
 
     def numbers(nodes: Sequence[int]) -> IntArray:
         """Of old nodes, and of new ones that are given as -1 - n."""
         given = np.array(nodes, np.int64)
         old = given >= 0
         found = np.empty(len(given), np.int64)
-        found[old] = given[old] + shift[given[old]]
+        found[old] = given[old] + anchor.searchsorted(given[old], side="right")
         found[~old] = number[-1 - given[~old]]
         return found
 
     above = numbers(new.parent)
-    children = _inserted(np.diff(trie.first), anchor, np.zeros(len(rank), np.int32))
-    np.add.at(children, above, 1)
-    first = np.ones(len(children) + 1, np.int32)
-    first[1:] += children.cumsum(dtype=np.int32)
-    parent = trie.parent.copy()
-    parent[1:] += shift[parent[1:]]
-    lo = _inserted(trie.lo + item_shift[trie.lo], anchor, position[np.array(new.first_item, np.int64)[rank]])
-    hi = _inserted(trie.hi + item_shift[trie.hi - 1], anchor, position[np.array(new.last_item, np.int64)[rank]] + 1)
+    # all that stands before a new node has its children before those of the new one
+    first = trie.first[anchor] + np.sort(above).searchsorted(number[rank])
+    behind = [1 + parent if parent >= 0 else new.anchor[-1 - parent] for parent in new.parent]
+    lows, highs = zip(*((trie.lo[a:b], trie.hi[a:b]) for a, b in _levels(trie)), strict=True)
+    lo = _inserted(
+        trie.lo, anchor, position[np.array(new.first_item, np.int64)[rank]], *_in_each(lows, place, side="left")
+    )
+    hi = _inserted(
+        trie.hi, anchor, position[np.array(new.last_item, np.int64)[rank]] + 1, *_in_each(highs, place, side="right")
+    )
     met = numbers(new.met)  # old nodes above new items
     np.minimum.at(lo, met, position[new.met_by].astype(np.int32))
     np.maximum.at(hi, met, position[new.met_by].astype(np.int32) + 1)
     items = np.array(new.item, np.int64) + trie.num_items
+    moved = trie.position + place.searchsorted(trie.position, side="right").astype(np.int32)
+    leaf = trie.leaf + anchor.searchsorted(trie.leaf, side="right").astype(np.int32)
     return ItemTrie(
-        first,
+        _inserted(trie.first, anchor, first, np.array(behind, np.int64)),
         _inserted(trie.token, anchor, np.array(new.token, np.int64)[rank]),
         lo,
         hi,
-        _inserted(parent, anchor, above[rank]),
+        _inserted(trie.parent, anchor, above[rank], trie.parent.searchsorted(anchor)),
         _inserted(trie.order, place, items),
-        np.concatenate([trie.position + item_shift[trie.position], position[items.argsort()].astype(np.int32)]),
-        _inserted(trie.leaf + shift[trie.leaf], place, numbers(new.leaf)),
+        np.concatenate([moved, position[items.argsort()].astype(np.int32)]),
+        _inserted(leaf, place, numbers(new.leaf)),
     )
 
 
@@ -149,17 +156,57 @@ def _beginning(short: Sequence[int], long: Sequence[int]) -> ValueError:
     return ValueError(f"path {tuple(short)} is the beginning of {tuple(long)}; end every path with the same end token")
 
 
-def _steps(at: IntArray, size: int) -> Int32Array:
-    """How many of some rising numbers are at most 0, 1, 2, ...: int32 [size]."""
-    return np.repeat(np.arange(len(at) + 1, dtype=np.int32), np.diff(at, prepend=0, append=size))
+def _levels(trie: ItemTrie) -> Iterator[tuple[int, int]]:
+    """First node of each level, and the one behind its last."""
+    start, end = 0, 1
+    while start < end:
+        yield start, end
+        start, end = end, int(trie.first[end])
 
 
-def _inserted(array: Int32Array, at: IntArray, values: IntArray | Int32Array) -> Int32Array:
-    """With values put in before places of the old array, which do not fall."""
+def _in_each(
+    levels: Sequence[Int32Array], values: IntArray, *, side: Literal["left", "right"]
+) -> tuple[IntArray, IntArray]:
+    """Where each level, whose numbers do not fall, reaches values: places in the whole, and steps of 1 there.
+
+    What was added within a level is taken away at its end.
+    """
+    values = values.astype(np.int32)
+    ends = np.cumsum([len(level) for level in levels])
+    places = [end - len(level) + level.searchsorted(values, side=side) for level, end in zip(levels, ends, strict=True)]
+    steps = np.ones(len(values) * len(levels), np.int64), np.full(len(levels), -len(values))
+    return np.concatenate([*places, ends]), np.concatenate(steps)
+
+
+def _inserted(
+    array: Int32Array,
+    at: IntArray,
+    values: IntArray | Int32Array,
+    places: IntArray | None = None,
+    steps: IntArray | None = None,
+) -> Int32Array:
+    """With values put in before places of the old array, which do not fall.
+
+    Args:
+        array: int32.
+        at: Where the values come, rising.
+        values: What is put in, as it is.
+        places: Of the old array, from each of which on all of its numbers are larger than before by
+        steps: so much; 1 by default.
+    """
+    places = np.zeros(0, np.int64) if places is None else places
+    steps = np.ones(len(places), np.int64) if steps is None else steps
     made = np.empty(len(array) + len(at), np.int32)
     made[at + np.arange(len(at))] = values
-    start = 0
-    for number, end in enumerate([*at.tolist(), len(array)]):
-        made[start + number : end + number] = array[start:end]
-        start = end
+    cuts = np.unique(np.concatenate([[0], at, places]))
+    shift = at.searchsorted(cuts, side="right")
+    by_place = places.argsort()
+    more = np.append(0, steps[by_place].cumsum())[places[by_place].searchsorted(cuts, side="right")]
+    ends = np.append(cuts[1:], len(array))
+    if len(cuts) > len(array) / SHORT:
+        sizes = np.maximum(ends - cuts, 0)
+        made[np.arange(len(array)) + shift.repeat(sizes)] = array + more.repeat(sizes)
+        return made
+    for start, end, moved, added in zip(cuts.tolist(), ends.tolist(), shift.tolist(), more.tolist(), strict=True):
+        np.add(array[start:end], added, out=made[start + moved : end + moved])  # moved as a whole: at memory's speed
     return made

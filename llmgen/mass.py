@@ -117,7 +117,7 @@ class SparseMass:
     def __init__(self, trie: ItemTrie, weights: Sequence[SparseWeights]) -> None:
         self._trie = trie
         shared = {id(one.shared): one.shared for one in weights}
-        self._shared = [(one.top, one.below(trie)) for one in shared.values()]
+        self._shared = [one.below(trie) for one in shared.values()]
         number = {key: place for place, key in enumerate(shared)}
         self._which = np.array([number[id(one.shared)] for one in weights])
         self._rest = np.array([one.rest for one in weights])
@@ -128,7 +128,7 @@ class SparseMass:
             order = position.argsort()
             positions.append(position[order])
             values.append(one.values[order])
-            replaced.append(self._shared[which][1].in_order[positions[-1]] + one.rest)
+            replaced.append(self._shared[which].in_order[positions[-1]] + one.rest)
         sizes = [len(one.items) for one in weights]
         owner = np.repeat(np.arange(len(weights)), sizes)
         self._key = owner * trie.num_items + np.concatenate(positions)
@@ -182,13 +182,14 @@ class SparseMass:
         best, mass = np.empty(len(node)), np.empty(len(node))
         count = np.empty(len(node), np.int64)
         start, end = self._trie.lo[node], self._trie.hi[node]
-        for which, (top, below) in enumerate(self._shared):
+        for which, below in enumerate(self._shared):
             mine = np.flatnonzero(self._which[owner] == which) if len(self._shared) > 1 else slice(None)
             rest = self._rest[owner[mine]]
-            best[mine] = below.best[node[mine]] + rest
+            largest, total = below.at(self._trie, node[mine])
+            best[mine] = largest + rest
             count[mine] = below.count[end[mine]] - below.count[start[mine]]
-            scale = 0.0 if top == -np.inf else np.exp(top + rest - self._top[owner[mine]])
-            mass[mine] = below.mass[node[mine]] * scale
+            scale = 0.0 if below.top == -np.inf else np.exp(below.top + rest - self._top[owner[mine]])
+            mass[mine] = total * scale
         return best, mass, count
 
     def _own(self, owner: IntArray, node: IntArray) -> tuple[IntArray, IntArray]:
@@ -200,7 +201,7 @@ class SparseMass:
     def _weights(self, owner: IntArray, position: IntArray) -> tuple[FloatArray, NDArray[np.bool_]]:
         """Log weights at positions, and whether each is the request's own."""
         log_weight = np.empty(len(position))
-        for which, (_, below) in enumerate(self._shared):
+        for which, below in enumerate(self._shared):
             mine = np.flatnonzero(self._which[owner] == which) if len(self._shared) > 1 else slice(None)
             log_weight[mine] = below.in_order[position[mine]] + self._rest[owner[mine]]
         if not len(self._key):

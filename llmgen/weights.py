@@ -23,16 +23,44 @@ class Below:
     """What is below every node of a trie.
 
     Attributes:
-        best: float64 [num_nodes], the largest log weight.
-        mass: float64 [num_nodes], the sum of the weights, in units of the largest one of all.
+        several: int32, the nodes with more than one item, rising; of all others the weight of the one item is all.
+        best: float64 [len(several)], the largest log weight below each of these.
+        mass: float64 [len(several)], the sum of the weights, in units of the largest one of all.
         count: int32 [num_items + 1], eligible items before each position.
         in_order: float64 [num_items], log weights in trie order.
+        top: The largest log weight of all; -inf where no item is eligible.
     """
 
+    several: NDArray[np.int32]
     best: FloatArray
     mass: FloatArray
     count: NDArray[np.int32]
     in_order: FloatArray
+    top: float
+
+    @staticmethod
+    def of(trie: ItemTrie, log_weights: FloatArray, top: float) -> Below:
+        """From one log weight an item, in catalog order, and the largest of them."""
+        in_order = log_weights[trie.order]
+        count = np.zeros(trie.num_items + 1, np.int32)
+        (in_order > -np.inf).cumsum(out=count[1:])
+        several = np.flatnonzero(trie.hi - trie.lo > 1).astype(np.int32)
+        # the last node comes first, so that what is between the end of one and the start of the next is never looked at
+        between = np.stack([trie.lo[several], trie.hi[several]], axis=1)[::-1].ravel()
+        padded = np.append(in_order, -np.inf)  # so that an interval may end behind the last item
+        weight = np.exp(padded - top) if top > -np.inf else np.zeros(len(padded))
+        best, mass = (how.reduceat(of, between)[::2][::-1] for how, of in ((np.maximum, padded), (np.add, weight)))
+        return Below(several, best, mass, count, in_order, top)
+
+    def at(self, trie: ItemTrie, node: IntArray) -> tuple[FloatArray, FloatArray]:
+        """Largest log weight and sum of the weights below some nodes."""
+        start = trie.lo[node]
+        best = self.in_order[start]
+        mass = np.exp(best - self.top) if self.top > -np.inf else np.zeros(len(node))
+        more = np.flatnonzero(trie.hi[node] - start > 1)
+        place = self.several.searchsorted(node[more].astype(np.int32))
+        best[more], mass[more] = self.best[place], self.mass[place]
+        return best, mass
 
 
 class Shared:
@@ -76,25 +104,8 @@ class Shared:
     def below(self, trie: ItemTrie) -> Below:
         """What is below every node; kept for the last trie that was asked for."""
         if self._below is None or self._below[0] is not trie:
-            self._below = trie, self._look(trie)
+            self._below = trie, Below.of(trie, self.log_weights, self.top)
         return self._below[1]
-
-    def _look(self, trie: ItemTrie) -> Below:
-        in_order = self.log_weights[trie.order]
-        count = np.zeros(trie.num_items + 1, np.int32)
-        (in_order > -np.inf).cumsum(out=count[1:])
-        weight = np.append(np.exp(in_order - self.top) if self.top > -np.inf else np.zeros(trie.num_items), 0.0)
-        padded = np.append(in_order, -np.inf)  # so that an interval may end behind the last item
-        best, mass = in_order[trie.lo], weight[trie.lo]  # which is all for a node with one item, as most are
-        start, end = 0, 1
-        while start < end:  # level by level: within one, the intervals rise and do not meet
-            node = start + np.flatnonzero(trie.hi[start:end] - trie.lo[start:end] > 1)
-            if len(node):
-                between = np.stack([trie.lo[node], trie.hi[node]], axis=1).ravel()
-                best[node] = np.maximum.reduceat(padded, between)[::2]
-                mass[node] = np.add.reduceat(weight, between)[::2]
-            start, end = end, int(trie.first[end])
-        return Below(best, mass, count, in_order)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

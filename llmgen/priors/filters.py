@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -112,13 +113,16 @@ class Where:
     catalog: Catalog
     weight: float = 1.0
     name: str = "where"
-    values: dict[str, _Values] = field(default_factory=dict, repr=False)
     rows: dict[str, SparseRow] = field(default_factory=dict, repr=False)
+
+    @cached_property
+    def values(self) -> Mapping[str, _Values]:
+        """What can be filtered on, by attribute; read when it is first asked for."""
+        return _index(self.catalog, 0)
 
     def prepare(self) -> None:
         """Read what can be filtered on; the first filter does it otherwise."""
-        if not self.values:
-            self.values.update(_index(self.catalog, 0))
+        _ = self.values
 
     def log_weights(self, queries: Sequence[Query]) -> FloatArray:
         """See `Prior`: 0 for an item that matches, -inf for any other.
@@ -146,10 +150,11 @@ class Where:
 
     def on_catalog(self, catalog: Catalog, before: IntArray) -> Where:
         """See `Movable`."""
-        values: dict[str, _Values] = {}
-        if self.values and only_appended(before, len(self.catalog)):
-            values = _joined(self.values, _index(catalog, len(self.catalog)), len(self.catalog), len(catalog))
-        return dataclasses.replace(self, catalog=catalog, values=values, rows={})
+        made = dataclasses.replace(self, catalog=catalog, rows={})
+        if "values" in self.__dict__ and only_appended(before, len(self.catalog)):
+            added = _index(catalog, len(self.catalog))
+            made.__dict__["values"] = _joined(self.values, added, len(self.catalog), len(catalog))
+        return made
 
     def _row(self, filters: Mapping[str, Attribute]) -> SparseRow:
         key = repr(sorted((name, repr(wanted)) for name, wanted in filters.items()))
@@ -169,7 +174,6 @@ class Where:
         return row
 
     def _matches(self, attribute: str, wanted: Attribute) -> NDArray[np.bool_]:
-        self.prepare()
         values = self.values.get(attribute)
         if values is None:
             names = ", ".join(repr(name) for name in sorted(self.values)) or "no attributes at all"
