@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from eval.baselines import GRIDS, REPEAT_GRID, Part, Result, tune_baselines
+from eval.baselines import FACTOR_GRIDS, GRIDS, REPEAT_GRID, Part, Result, tune_baselines
 from eval.classics import Among, HistoryText, Random, RepeatLast
 from eval.protocol import Protocol, Sample
 from llmgen.adapters import AdapterRecord
@@ -24,6 +24,7 @@ from llmgen.templates import PromptLibrary
 from llmgen.workspace import FITTED, PRIORS
 
 Classics = Literal["tuned", "defaults", "none"]
+Factorised = Literal["als", "bpr"]
 NONE, BEST = "none", "best"
 TIES = 1e-9
 """Weight of a random prior that orders nothing but ties."""
@@ -137,7 +138,9 @@ class Engines:
         return self._loaded[key]
 
 
-def classics(kind: Classics, protocol: Protocol, tuning: Sample, final: Sample) -> tuple[list[Arm], list[Result]]:
+def classics(
+    kind: Classics, protocol: Protocol, tuning: Sample, final: Sample, also: Sequence[Factorised] = ()
+) -> tuple[list[Arm], list[Result]]:
     """The classic baselines, as arms and as `eval.baselines` made them; none for `none`.
 
     Args:
@@ -145,9 +148,17 @@ def classics(kind: Classics, protocol: Protocol, tuning: Sample, final: Sample) 
         protocol: Of the samples.
         tuning: What is chosen on.
         final: What is measured on.
+        also: Factorisations beside them, by the extra `llmgen[factors]`.
+
+    Raises:
+        ConfigError: `bpr` where only the newest items of each user are known: it knows users, not histories.
     """
     if kind == "none":
         return [], []
+    if "bpr" in also and protocol.newest is not None:
+        raise ConfigError(
+            f"bpr has learned each user's whole log, not the newest {protocol.newest} items; leave it out"
+        )
     removed = protocol.seen == "removed"
     # repeats of the history are the point of repeat_last, so it stands only where they are an answer
     fixed: list[Prior] = [Random(len(final.catalog), protocol.seed), HistoryText(final.catalog), Content(final.catalog)]
@@ -155,9 +166,13 @@ def classics(kind: Classics, protocol: Protocol, tuning: Sample, final: Sample) 
         fixed.append(RepeatLast(final.catalog))
     before, after = (Part(one.known, list(one.queries), one.next_items) for one in (tuning, final))
     grids = GRIDS if removed else {**GRIDS, **REPEAT_GRID}
+    factorised: Mapping[str, Mapping[str, Sequence[float]]] = {name: FACTOR_GRIDS[name] for name in also}
     if kind == "defaults":
-        grids = {name: {} for name in grids}
+        grids, factorised = ({name: {} for name in some} for some in (grids, factorised))
     found = tune_baselines(before, after, final.catalog, k=protocol.k, exclude_seen=removed, grids=grids)
+    found += tune_baselines(
+        before, after, final.catalog, k=protocol.k, exclude_seen=removed, grids=factorised, mixed=False
+    )
     beside = _everyones(final)
     arms = [classic(prior.name, [prior, *beside], {}, final.catalog) for prior in fixed]
     for one in found:

@@ -30,6 +30,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from eval.factors import Als, Bpr
 from llmgen.catalog import Catalog
 from llmgen.datasets import load_dataset
 from llmgen.errors import CatalogTooLargeError
@@ -55,7 +56,7 @@ from llmgen.types import FloatArray, IntArray, Item, Query
 logger = logging.getLogger(__name__)
 
 Settings = Mapping[str, float]
-Model = type[Popularity] | type[ItemKNN] | type[Ease] | type[Transition] | type[Repeat]
+Model = type[Popularity] | type[ItemKNN] | type[Ease] | type[Transition] | type[Repeat] | type[Als] | type[Bpr]
 
 MODELS: Mapping[str, Model] = {
     "popularity": Popularity,
@@ -63,6 +64,8 @@ MODELS: Mapping[str, Model] = {
     "ease": Ease,
     "transition": Transition,
     "repeat": Repeat,
+    "als": Als,
+    "bpr": Bpr,
 }
 GRIDS: Mapping[str, Mapping[str, Sequence[float]]] = {
     "popularity": {},
@@ -83,6 +86,11 @@ GRIDS: Mapping[str, Mapping[str, Sequence[float]]] = {
 """Hyper-parameters that are tried, every combination."""
 REPEAT_GRID: Mapping[str, Mapping[str, Sequence[float]]] = {"repeat": {"decay": (0.9, 0.95, 0.98, 1.0)}}
 """The same, where items of the history may be taken again."""
+FACTOR_GRIDS: Mapping[str, Mapping[str, Sequence[float]]] = {
+    "als": {"factors": (16, 32, 64, 128), "regularization": (0.1, 1.0), "alpha": (1.0, 4.0, 16.0)},
+    "bpr": {"factors": (32, 64, 128), "learning_rate": (0.02, 0.05), "regularization": (0.003, 0.01, 0.03)},
+}
+"""The same of those that need the extra `llmgen[factors]`; they are never part of the mix."""
 FLOORS = (0.01, 0.03, 0.1, 0.3)
 """Floors of the collaborative factors that are tried in the mix; alone, a floor does not change a ranking."""
 
@@ -251,8 +259,9 @@ def tune_baselines(
     k: int = 10,
     exclude_seen: bool = True,
     grids: Mapping[str, Mapping[str, Sequence[float]]] = GRIDS,
+    mixed: bool = True,
 ) -> list[Result]:
-    """Steps 1 to 3 of the protocol, on any two parts; see `run_baselines`."""
+    """Steps 1 to 3 of the protocol, on any two parts; see `run_baselines`. Step 2 only if `mixed`."""
     seen: list[Prior] = [Seen(catalog)] if exclude_seen else []
 
     results, kept = [], []
@@ -268,6 +277,8 @@ def tune_baselines(
         kept.append(prior)
         logger.info("%s: %s, validation NDCG@%d %.4f", name, settings, k, score)
 
+    if not mixed:
+        return results
     if len(catalog) > LARGE_CATALOG:
         logger.warning("the mix is left out: its weights are chosen with one number an item, and there are too many")
         return results

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from eval.arms import ArmConfig, Classics
+from eval.arms import ArmConfig, Classics, Factorised
 from eval.protocol import Protocol
 from llmgen.errors import ConfigError
 
@@ -24,6 +24,7 @@ class RunConfig(BaseModel):
             that was best on validation).
         metric: The main one, of which the verdict speaks.
         classics: `tuned`, `defaults` or `none`.
+        also: More classics: `als`, `bpr`, which need the extra `llmgen[factors]`.
         lm_weights: Tried where an arm's weight is `tuned`.
         tuning_users: On so many validation users.
         latency_users: Asked one at a time for the latency; 0 for none.
@@ -40,6 +41,7 @@ class RunConfig(BaseModel):
     baseline: str = ""
     metric: str = ""
     classics: Classics = "tuned"
+    also: tuple[Factorised, ...] = ()
     lm_weights: tuple[float, ...] = (0.0, 0.01, 0.03, 0.1, 0.3)
     tuning_users: int = Field(150, ge=2)
     latency_users: int = Field(20, ge=0)

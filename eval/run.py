@@ -103,6 +103,9 @@ def main(
     dataset: Annotated[str | None, typer.Option(help="A name, or a zip or folder of MovieLens.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of everything random.")] = None,
     classic: Annotated[str | None, typer.Option("--classics", help="tuned, defaults or none.")] = None,
+    also: Annotated[
+        list[str] | None, typer.Option(help="als or bpr, which need the extra llmgen[factors]. Repeatable.")
+    ] = None,
     json_output: Annotated[bool, typer.Option("--json", help="Print results.json instead of tables.")] = False,
 ) -> None:
     """Run, write and print."""
@@ -117,6 +120,7 @@ def main(
             dataset=dataset,
             seed=seed,
             classics=classic,
+            also=also or None,
         )
         results = execute(chosen, out, command=command_line("eval.run"), against_classic=True)
         shown(results, out, json_output)
