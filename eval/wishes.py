@@ -14,7 +14,7 @@ import io
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import polars as pl
@@ -134,6 +134,7 @@ def main(
     arm: Annotated[
         list[str] | None, typer.Option(help="See eval.run; the LM alone and beside the priors by default.")
     ] = None,
+    adapter: Annotated[str | None, typer.Option(help="A tuned model that is asked beside the untuned one.")] = None,
     users: Annotated[int | None, typer.Option(help="How many wishes are asked; half of the tags by default.")] = None,
     films: Annotated[int, typer.Option(min=1, help="Films that a tag must be on.")] = 3,
     k: Annotated[int | None, typer.Option(help="Length of the answers.")] = None,
@@ -143,7 +144,7 @@ def main(
     """Ask, write and print."""
     with told():
         settings = RunConfig.read(None, arm or (), users=users, k=k, seed=seed, data={"dataset": str(release)})
-        changes = {"arms": settings.arms or ARMS, "baseline": BOTH, "metric": f"recall@{settings.protocol.k}"}
+        changes = {"arms": settings.arms or arms(adapter), "baseline": BOTH, "metric": f"recall@{settings.protocol.k}"}
         chosen = settings.model_copy(update=changes)
         found = execute(
             chosen, out, command=command_line("eval.wishes"), questions=lambda config: questions(config, release, films)
@@ -151,11 +152,17 @@ def main(
         shown(found, out, json_output)
 
 
-ARMS = {
-    "LM alone": ArmConfig.of("LM alone", {"prompt": "cold_start"}),
-    "LM x bm25": ArmConfig.of("LM x bm25", {"prompt": "cold_start", "priors": {"wish": {}}, "lm_weight": "tuned"}),
-    f"LM x {BOTH}": ArmConfig.of(BOTH, {"prompt": "cold_start", "priors": BOTH, "lm_weight": "tuned"}),
-}
+def arms(adapter: str | None) -> dict[str, ArmConfig]:
+    """The model alone and beside the priors that read the words, untuned and with an adapter."""
+    beside: Mapping[str, Any] = {"LM alone": "none", "LM x bm25": {"wish": {}}, f"LM x {BOTH}": BOTH}
+    found = {}
+    for model, name in [("", None), ("tuned ", adapter)] if adapter else [("", None)]:
+        for kind, priors in beside.items():
+            weight = 1.0 if priors == "none" else "tuned"
+            settings = {"prompt": "cold_start", "adapter": name, "priors": priors, "lm_weight": weight}
+            found[model + kind] = ArmConfig.of(model + kind, settings)
+    return found
+
 
 if __name__ == "__main__":
     typer.run(main)

@@ -184,16 +184,20 @@ def run(recipe: Recipe, args: SFTConfig) -> AdapterRecord:
         lm_weight_rate=recipe.lm_weight_rate,
         measure=measure,
     )
-    folder.mkdir(parents=True, exist_ok=True)
-    settings = {**asdict(recipe), **args.to_dict()}  # type: ignore[no-untyped-call]
-    (folder / "settings.yaml").write_text(yaml.safe_dump(settings, sort_keys=True, allow_unicode=True), "utf-8")
+    first_process = trainer.is_world_process_zero()  # of several, one tells and writes
+    if first_process:
+        folder.mkdir(parents=True, exist_ok=True)
+        settings = {**asdict(recipe), **args.to_dict()}  # type: ignore[no-untyped-call]
+        (folder / "settings.yaml").write_text(yaml.safe_dump(settings, sort_keys=True, allow_unicode=True), "utf-8")
     last = last_checkpoint(folder)
-    if last is not None:
+    if last is not None and first_process:
         Console(stderr=True).print(f"going on from {last}", highlight=False)
     trainer.train(resume_from_checkpoint=None if last is None else str(last))
     if measure is not None and not args.load_best_model_at_end:
         trainer.evaluate()
     trainer.save_model(str(folder))
+    if not first_process:
+        return trainer.record()
     for entry in trainer.state.log_history:
         if "eval_ndcg" in entry:
             told = ", ".join(f"{name[5:]} {value:.4f}" for name, value in entry.items() if name.startswith("eval_ndcg"))

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="needs llmgen[train]")
 pytest.importorskip("trl", reason="needs llmgen[train]")
 
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 
 from llmgen.adapters import AdapterRecord
@@ -33,6 +37,8 @@ from training.batches import Batches
 from training.data import Mixture, Task
 from training.loss import ItemPaths
 from training.trainer import WHOLE, CatalogTrainer, _as_served, last_checkpoint
+
+ROOT = Path(__file__).parents[2]
 
 pytestmark = [
     pytest.mark.slow,
@@ -86,9 +92,12 @@ def settings(tables: Path, tiny_model: Path, tmp_path: Path) -> dict[str, str]:
     }
 
 
+def flags_of(settings: dict[str, str], **changes: str) -> list[str]:
+    return [part for name, value in {**settings, **changes}.items() for part in (f"--{name}", value)]
+
+
 def train(settings: dict[str, str], **changes: str) -> AdapterRecord:
-    flags = [part for name, value in {**settings, **changes}.items() for part in (f"--{name}", value)]
-    return sft.run(*sft.parse(flags))
+    return sft.run(*sft.parse(flags_of(settings, **changes)))
 
 
 def weights(folder: Path | str) -> dict[str, Any]:
@@ -333,3 +342,38 @@ def test_a_validation_sees_the_model_without_the_wrapping_of_training() -> None:
     with _as_served(untouched):
         pass
     assert "forward" not in untouched.__dict__
+
+
+def test_two_processes_learn_what_one_with_two_batches_a_step_does(settings: dict[str, str], tmp_path: Path) -> None:
+    """On CPUs, by gloo; `accelerate launch` starts several processes on GPUs alone."""
+    learned = {"loss": "residual", "lm_weight_rate": "0.05"}
+    one = train(settings, **learned, gradient_accumulation_steps="2", output_dir=str(tmp_path / "one"))
+    launch = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc-per-node",
+        "2",
+        "--standalone",
+        "-m",
+        "training.sft",
+    ]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    two = tmp_path / "two"
+    ended = subprocess.run(
+        [*launch, *flags_of(settings, **learned, output_dir=str(two))],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert ended.returncode == 0, ended.stderr
+    record = AdapterRecord.read(two)
+    assert record is not None
+    assert record.steps == one.steps == 4
+    weights = [load_file(folder / "adapter_model.safetensors") for folder in (tmp_path / "one", two)]
+    assert record.lm_weight == pytest.approx(one.lm_weight, abs=1e-5)
+    assert one.lm_weight != pytest.approx(0.3, abs=1e-3)  # where it started
+    for name, value in weights[0].items():
+        torch.testing.assert_close(weights[1][name], value, atol=1e-5, rtol=1e-4)
