@@ -14,9 +14,10 @@ A prior of your own is any object with `name`, `weight` and `log_weights`; see `
 """
 
 from llmgen.priors.base import Combined, Movable, Prior, combine, log_lift, reweighted
-from llmgen.priors.collaborative import Ease, Evidence, ItemKNN, ItemToItem, Repeat, Transition
+from llmgen.priors.collaborative import Ease, ItemKNN, ItemToItem, Repeat, Transition
 from llmgen.priors.content import Content
 from llmgen.priors.filters import Seen, Where, chosen, only
+from llmgen.priors.interactions import Evidence
 from llmgen.priors.popularity import Popularity
 from llmgen.priors.sparse import SharedWeights, SparseCombined, SparsePrior, SparseRow, combine_sparse, multiply
 from llmgen.priors.wish import Wish, item_text

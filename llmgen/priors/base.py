@@ -17,6 +17,9 @@ import numpy as np
 from llmgen.catalog import Catalog
 from llmgen.types import FloatArray, IntArray, Query
 
+FLOOR = 0.1
+"""Weight of an item that a model sees nothing in, beside one in which it sees nothing special (1)."""
+
 
 class Prior(Protocol):
     """One factor on the items of a catalog.

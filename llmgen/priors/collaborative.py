@@ -14,8 +14,7 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import chain
-from typing import NamedTuple, cast
+from typing import cast
 
 import numpy as np
 import polars as pl
@@ -24,29 +23,15 @@ from scipy import sparse
 
 from llmgen.catalog import Catalog
 from llmgen.errors import CatalogTooLargeError
-from llmgen.priors.base import check_floor, log_lift, only_appended
-from llmgen.priors.interactions import Sequences, sequences
+from llmgen.priors.base import FLOOR, check_floor, log_lift, only_appended
+from llmgen.priors.interactions import Evidence, Sequences, histories_of, recency, sequences
 from llmgen.priors.sparse import SparseRow, lifted, rows_of
 from llmgen.types import FloatArray, IntArray, Item, Query
 
-FLOOR = 0.1
-"""Weight of an item without a score, beside one in which the model sees nothing special (1)."""
 DENSE_SHARE = 0.2
 """Similarities with more of their cells filled than this are kept dense: a batch then scores several times faster."""
 ROWS_AT_ONCE = 2_000
 """Rows of item-item products that ItemKNN holds at once."""
-
-
-class Evidence(NamedTuple):
-    """How much one item of a history speaks for another item.
-
-    Attributes:
-        item: Of the history.
-        score: Its part of the raw score, above 0.
-    """
-
-    item: Item
-    score: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,7 +107,7 @@ class ItemToItem:
         """
         candidate = self.catalog.index(item)
         taken = np.array(self.catalog.positions(query.history), dtype=np.int64)[::-1]
-        parts = _recency(len(taken), self.decay)[::-1] * self._column(candidate)[taken]
+        parts = recency(len(taken), self.decay)[::-1] * self._column(candidate)[taken]
         sums: dict[int, float] = {}
         for position, part in zip(taken.tolist(), parts.tolist(), strict=True):
             sums[position] = sums.get(position, 0.0) + part
@@ -404,19 +389,6 @@ class Repeat(ItemToItem):
 
 def _identity(size: int) -> sparse.csr_array:
     return sparse.csr_array(sparse.eye_array(size, format="csr"))
-
-
-def histories_of(catalog: Catalog, queries: Sequence[Query], decay: float) -> sparse.csr_array:
-    """float64 [len(queries), n_items], what each item of each history counts: decay^age, age 0 being the newest."""
-    taken = [catalog.positions(query.history) for query in queries]
-    weights = [np.empty(0), *[_recency(len(indices), decay) for indices in taken]]
-    indices = np.fromiter(chain.from_iterable(taken), np.int64)
-    ends = np.cumsum([0, *map(len, taken)])
-    return sparse.csr_array((np.concatenate(weights), indices, ends), shape=(len(queries), len(catalog)))
-
-
-def _recency(length: int, decay: float) -> FloatArray:
-    return decay ** np.arange(length - 1.0, -1.0, -1.0)
 
 
 def _check(fine: bool, name: str, value: float, wanted: str) -> None:

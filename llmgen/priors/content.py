@@ -12,8 +12,8 @@ import numpy as np
 from scipy import sparse
 
 from llmgen.catalog import Catalog
-from llmgen.priors.base import check_floor, log_lift, only_appended
-from llmgen.priors.collaborative import FLOOR, Evidence, histories_of
+from llmgen.priors.base import FLOOR, check_floor, log_lift, only_appended
+from llmgen.priors.interactions import Evidence, histories_of
 from llmgen.priors.sparse import SparseRow, lifted, rows_of
 from llmgen.text import tokens
 from llmgen.types import FloatArray, IntArray, Item, Query

@@ -1,17 +1,32 @@
-"""A log of interactions as arrays: the users' sequences of catalog positions."""
+"""A log and histories as arrays of catalog positions, and what each item of a history speaks for."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
 import polars as pl
+from scipy import sparse
 
 from llmgen.catalog import Catalog
 from llmgen.errors import DataError, UnknownItemError
-from llmgen.types import IntArray
+from llmgen.types import FloatArray, IntArray, Item, Query
 
 COLUMNS = ("user_id", "item_id", "timestamp")
+
+
+class Evidence(NamedTuple):
+    """How much one item of a history speaks for another item.
+
+    Attributes:
+        item: Of the history.
+        score: Its part of the raw score, above 0.
+    """
+
+    item: Item
+    score: float
 
 
 class Sequences(NamedTuple):
@@ -59,3 +74,17 @@ def sequences(interactions: pl.DataFrame, catalog: Catalog) -> Sequences:
     users = interactions["user_id"].rank("dense").cast(pl.Int64).to_numpy() - 1
     order = np.lexsort((times, users))  # a stable sort: ties keep the order of the rows
     return Sequences(users[order], found.to_numpy()[order])
+
+
+def histories_of(catalog: Catalog, queries: Sequence[Query], decay: float) -> sparse.csr_array:
+    """float64 [len(queries), n_items], what each item of each history counts: decay^age, age 0 being the newest."""
+    taken = [catalog.positions(query.history) for query in queries]
+    weights = [np.empty(0), *[recency(len(indices), decay) for indices in taken]]
+    indices = np.fromiter(chain.from_iterable(taken), np.int64)
+    ends = np.cumsum([0, *map(len, taken)])
+    return sparse.csr_array((np.concatenate(weights), indices, ends), shape=(len(queries), len(catalog)))
+
+
+def recency(length: int, decay: float) -> FloatArray:
+    """float64 [length], what the items of a history count, oldest first."""
+    return decay ** np.arange(length - 1.0, -1.0, -1.0)

@@ -11,13 +11,10 @@ import numpy as np
 
 from llmgen.bm25 import LARGE, BM25Index
 from llmgen.catalog import Catalog
-from llmgen.priors.base import check_floor, log_lift, only_appended
+from llmgen.priors.base import FLOOR, check_floor, log_lift, only_appended
 from llmgen.priors.sparse import SparseRow, lifted
 from llmgen.text import normalise
 from llmgen.types import FloatArray, IntArray, Item, Query
-
-FLOOR = 0.1
-"""Weight of an item that shares no word with the wish, beside one of which nothing is known (1)."""
 
 MOST_LATER = 500
 """New items that an index takes in before it is made anew."""
