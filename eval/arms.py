@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,9 +24,13 @@ from llmgen.search import Normalise
 from llmgen.templates import PromptLibrary
 from llmgen.workspace import FITTED, PRIORS
 
+logger = logging.getLogger(__name__)
+
 Classics = Literal["tuned", "defaults", "none"]
 Factorised = Literal["als", "bpr"]
 NONE, BEST = "none", "best"
+MOST_READ = 10_000_000_000
+"""Items times users that the classics which read texts may look at: 10,000 users of a million items take an hour."""
 TIES = 1e-9
 """Weight of a random prior that orders nothing but ties."""
 
@@ -161,7 +166,15 @@ def classics(
         )
     removed = protocol.seen == "removed"
     # repeats of the history are the point of repeat_last, so it stands only where they are an answer
-    fixed: list[Prior] = [Random(len(final.catalog), protocol.seed), HistoryText(final.catalog), Content(final.catalog)]
+    fixed: list[Prior] = [Random(len(final.catalog), protocol.seed)]
+    if len(final.catalog) * len(final.queries) <= MOST_READ:
+        fixed += [HistoryText(final.catalog), Content(final.catalog)]
+    else:
+        logger.warning(
+            "bm25 and content are left out: a common word leads to most of %s items, for each of %s users; ask fewer",
+            f"{len(final.catalog):,}",
+            f"{len(final.queries):,}",
+        )
     if not removed:
         fixed.append(RepeatLast(final.catalog))
     before, after = (Part(one.known, list(one.queries), one.next_items) for one in (tuning, final))

@@ -1,6 +1,6 @@
 """The classic baselines on many users and a large catalog: `eval.run` in a process of its own, and what it takes.
 
-Not among the parts that run by default, since 100,000 users among a million items take an hour or two.
+Not among the parts that run by default, since 100,000 users among a million items take more than half an hour.
 """
 
 from __future__ import annotations
