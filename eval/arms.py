@@ -144,7 +144,13 @@ class Engines:
 
 
 def classics(
-    kind: Classics, protocol: Protocol, tuning: Sample, final: Sample, also: Sequence[Factorised] = ()
+    kind: Classics,
+    protocol: Protocol,
+    tuning: Sample,
+    final: Sample,
+    also: Sequence[Factorised] = (),
+    *,
+    keep: bool = True,
 ) -> tuple[list[Arm], list[Result]]:
     """The classic baselines, as arms and as `eval.baselines` made them; none for `none`.
 
@@ -154,6 +160,7 @@ def classics(
         tuning: What is chosen on.
         final: What is measured on.
         also: Factorisations beside them, by the extra `llmgen[factors]`.
+        keep: See `tune_baselines`; arms whose weight is chosen need it.
 
     Raises:
         ConfigError: `bpr` where only the newest items of each user are known: it knows users, not histories.
@@ -182,10 +189,20 @@ def classics(
     factorised: Mapping[str, Mapping[str, Sequence[float]]] = {name: FACTOR_GRIDS[name] for name in also}
     if kind == "defaults":
         grids, factorised = ({name: {} for name in some} for some in (grids, factorised))
-    found = tune_baselines(before, after, final.catalog, k=protocol.k, exclude_seen=removed, grids=grids)
-    found += tune_baselines(
-        before, after, final.catalog, k=protocol.k, exclude_seen=removed, grids=factorised, mixed=False
-    )
+    found = [
+        result
+        for some, mixed in ((grids, True), (factorised, False))
+        for result in tune_baselines(
+            before,
+            after,
+            final.catalog,
+            k=protocol.k,
+            exclude_seen=removed,
+            grids=some,
+            mixed=mixed,
+            keep=keep,
+        )
+    ]
     beside = _everyones(final)
     arms = [classic(prior.name, [prior, *beside], {}, final.catalog) for prior in fixed]
     for one in found:

@@ -143,7 +143,7 @@ class Result:
         name: Of the prior, or `mix`.
         settings: What was chosen: hyper-parameters, or the floor and the weights of the mix.
         priors: Fitted on train + validation, `Seen` first where seen items are left out.
-        tuned: The same as they were on validation: fitted on train.
+        tuned: The same as they were on validation: fitted on train; empty where they were not kept.
         validation: NDCG@k of the choice on the validation items; optimistic, as it was chosen for.
         test: The measurement.
     """
@@ -260,12 +260,20 @@ def tune_baselines(
     exclude_seen: bool = True,
     grids: Mapping[str, Mapping[str, Sequence[float]]] = GRIDS,
     mixed: bool = True,
+    keep: bool = True,
 ) -> list[Result]:
-    """Steps 1 to 3 of the protocol, on any two parts; see `run_baselines`. Step 2 only if `mixed`."""
+    """Steps 1 to 3 of the protocol, on any two parts; see `run_baselines`.
+
+    Step 2 only if `mixed`. Without `keep`, what was fitted for validation in a large catalog is not kept as `tuned`: it
+    takes as much memory as what is measured.
+    """
+    large = len(catalog) > LARGE_CATALOG
     seen: list[Prior] = [Seen(catalog)] if exclude_seen else []
 
-    results, kept = [], []
+    results: list[Result] = []
+    kept: list[Prior] = []
     for name, grid in grids.items():
+        prior = None  # the last one makes room
         try:
             settings, prior, score = _choose(name, grid, tuning, catalog, seen, k)
             refitted = _fit(name, settings, final.known, catalog)
@@ -273,13 +281,14 @@ def tune_baselines(
             logger.warning("%s is left out: %s", name, error)
             continue
         measured = evaluate_priors([*seen, refitted], final.queries, final.held_out, catalog=catalog, k=k)
-        results.append(Result(name, settings, (*seen, refitted), (*seen, prior), score, measured))
-        kept.append(prior)
+        earlier = (*seen, prior) if keep or not large else ()
+        results.append(Result(name, settings, (*seen, refitted), earlier, score, measured))
+        kept += earlier[-1:]
         logger.info("%s: %s, validation NDCG@%d %.4f", name, settings, k, score)
 
     if not mixed:
         return results
-    if len(catalog) > LARGE_CATALOG:
+    if large:
         logger.warning("the mix is left out: its weights are chosen with one number an item, and there are too many")
         return results
     floor, best = 0.0, Trial((), -1.0)

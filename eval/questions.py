@@ -56,7 +56,8 @@ def from_log(config: RunConfig) -> Questions:
     if config.protocol.split == "new_items":
         _refuse_adapters_that_know_them(config, dataset, tuning, final)
         weighing = not_drawn(config.protocol, dataset)
-    standing, known = classics(config.classics, config.protocol, tuning, final, config.also)
+    keep = any(arm.lm_weight == "tuned" for arm in config.arms.values())
+    standing, known = classics(config.classics, config.protocol, tuning, final, config.also, keep=keep)
     notes = [*_notes(config, config.protocol, known)]
     if weighing is not None:
         notes.append("An LM's weight is chosen on new items too, which users who are not asked here took.")

@@ -24,7 +24,7 @@ from scipy import sparse
 from llmgen.catalog import Catalog
 from llmgen.errors import CatalogTooLargeError
 from llmgen.priors.base import FLOOR, check_floor, log_lift, only_appended
-from llmgen.priors.interactions import Evidence, Sequences, histories_of, recency, sequences
+from llmgen.priors.interactions import INDEX, Evidence, Sequences, histories_of, recency, sequences
 from llmgen.priors.sparse import SparseRow, lifted, rows_of
 from llmgen.types import FloatArray, IntArray, Item, Query
 
@@ -343,7 +343,7 @@ class ItemKNN(ItemToItem):
             kept_rows = rows[order]
             place = np.arange(len(order)) - np.searchsorted(kept_rows, kept_rows)
             order = order[place < neighbours]
-            blocks.append((similar[order], block.indices[order].astype(np.int64), rows[order]))
+            blocks.append((similar[order], block.indices[order].astype(INDEX), rows[order].astype(INDEX)))
         data, neighbour, candidate = (np.concatenate(parts) for parts in zip(*blocks, strict=True))
         similarity = sparse.coo_array((data, (neighbour, candidate)), shape=(n_items, n_items)).tocsr()
         return cls(catalog, _compact(similarity), decay, floor, weight)
@@ -402,7 +402,7 @@ def _transitions(log: Sequences, n_items: int, window: int, step_decay: float) -
         same = log.users[gap:] == log.users[:-gap]
         if not same.any():  # no sequence is this long, so none is longer
             break
-        pairs = (log.items[:-gap][same], log.items[gap:][same])
+        pairs = (log.items[:-gap][same].astype(INDEX), log.items[gap:][same].astype(INDEX))
         values = np.full(len(pairs[0]), step_decay ** (gap - 1))
         counts = counts + sparse.coo_array((values, pairs), shape=(n_items, n_items)).tocsr()
     return cast(sparse.csr_array, counts.tocsr())
@@ -418,7 +418,7 @@ def _strongest(matrix: sparse.csr_array, most: int) -> sparse.csr_array:
         kept[start + order[most:]] = False
     if kept.all():
         return matrix
-    ends = np.append(0, kept.cumsum())[matrix.indptr]
+    ends = np.append(0, kept.cumsum())[matrix.indptr].astype(matrix.indptr.dtype)
     return sparse.csr_array((matrix.data[kept], matrix.indices[kept], ends), shape=matrix.shape)
 
 
@@ -439,15 +439,16 @@ def _spread(block: FloatArray, taken: IntArray, n_items: int) -> FloatArray | sp
         whole = np.zeros((n_items, n_items))
         whole[np.ix_(taken, taken)] = block
         return whole
-    lengths = np.zeros(n_items + 1, dtype=np.int64)
+    lengths = np.zeros(n_items + 1, dtype=INDEX if block.size < np.iinfo(INDEX).max else np.int64)
     lengths[taken + 1] = len(taken)
-    arrays = (block.ravel(), np.tile(taken, len(taken)), np.cumsum(lengths))
+    arrays = (block.ravel(), np.tile(taken.astype(lengths.dtype), len(taken)), lengths.cumsum(dtype=lengths.dtype))
     return sparse.csr_array(arrays, shape=(n_items, n_items))
 
 
 def _binary(log: Sequences, n_items: int) -> sparse.csr_array:
     n_users = int(log.users[-1]) + 1 if len(log.users) else 0
-    taken = sparse.coo_array((np.ones(len(log.items)), (log.users, log.items)), shape=(n_users, n_items)).tocsr()
+    pairs = log.users.astype(INDEX), log.items.astype(INDEX)
+    taken = sparse.coo_array((np.ones(len(log.items)), pairs), shape=(n_users, n_items)).tocsr()
     taken.data[:] = 1.0  # a repeat counts once
     return taken
 

@@ -13,7 +13,7 @@ from scipy import sparse
 
 from llmgen.catalog import Catalog
 from llmgen.priors.base import FLOOR, check_floor, log_lift, only_appended
-from llmgen.priors.interactions import Evidence, histories_of
+from llmgen.priors.interactions import INDEX, Evidence, histories_of
 from llmgen.priors.sparse import SparseRow, lifted, rows_of
 from llmgen.text import tokens
 from llmgen.types import FloatArray, IntArray, Item, Query
@@ -53,8 +53,8 @@ class Features:
     def vectors(self, items: Sequence[Item]) -> sparse.csr_array:
         """float64 [len(items), n_features], each row of length 1, or 0 where an item has no known feature."""
         known = [[self.columns[f] for f in set(_features(item, self.edges)) if f in self.columns] for item in items]
-        indices = np.array([column for row in known for column in sorted(row)], dtype=np.int64)
-        ends = np.cumsum([0, *map(len, known)])
+        indices = np.array([column for row in known for column in sorted(row)], dtype=INDEX)
+        ends = np.cumsum([0, *map(len, known)], dtype=INDEX)
         values = self.weights[indices]
         rows = np.repeat(np.arange(len(items)), np.diff(ends))
         lengths = np.sqrt(np.bincount(rows, values**2, minlength=len(items)))

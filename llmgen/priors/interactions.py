@@ -15,6 +15,8 @@ from llmgen.errors import DataError, UnknownItemError
 from llmgen.types import FloatArray, IntArray, Item, Query
 
 COLUMNS = ("user_id", "item_id", "timestamp")
+INDEX = np.int32
+"""Of positions in sparse matrices: scipy keeps the type that it is given, and copies the smaller where two differ."""
 
 
 class Evidence(NamedTuple):
@@ -80,8 +82,8 @@ def histories_of(catalog: Catalog, queries: Sequence[Query], decay: float) -> sp
     """float64 [len(queries), n_items], what each item of each history counts: decay^age, age 0 being the newest."""
     taken = [catalog.positions(query.history) for query in queries]
     weights = [np.empty(0), *[recency(len(indices), decay) for indices in taken]]
-    indices = np.fromiter(chain.from_iterable(taken), np.int64)
-    ends = np.cumsum([0, *map(len, taken)])
+    indices = np.fromiter(chain.from_iterable(taken), INDEX)
+    ends = np.cumsum([0, *map(len, taken)], dtype=INDEX)
     return sparse.csr_array((np.concatenate(weights), indices, ends), shape=(len(queries), len(catalog)))
 
 
