@@ -273,15 +273,15 @@ def tune_baselines(
     results: list[Result] = []
     kept: list[Prior] = []
     for name, grid in grids.items():
-        prior = None  # the last one makes room
         try:
             settings, prior, score = _choose(name, grid, tuning, catalog, seen, k)
+            earlier = (*seen, prior) if keep or not large else ()
+            del prior  # which makes room, where it is not kept
             refitted = _fit(name, settings, final.known, catalog)
         except CatalogTooLargeError as error:
             logger.warning("%s is left out: %s", name, error)
             continue
         measured = evaluate_priors([*seen, refitted], final.queries, final.held_out, catalog=catalog, k=k)
-        earlier = (*seen, prior) if keep or not large else ()
         results.append(Result(name, settings, (*seen, refitted), earlier, score, measured))
         kept += earlier[-1:]
         logger.info("%s: %s, validation NDCG@%d %.4f", name, settings, k, score)
