@@ -165,9 +165,10 @@ def latencies(arm: Arm, sample: Sample, users: int) -> list[float]:
 
 def answers_of(arm: Arm, sample: Sample) -> list[Recommendations]:
     """The arm's answers, in order of the queries."""
+    queries = [arm.instead.get(user, query) for user, query in zip(sample.users, sample.queries, strict=True)]
     if sample.candidates is None:
-        return arm.recommender.recommend_many(sample.queries)
-    return arm.recommender.rank_many(list(zip(sample.queries, sample.candidates, strict=True)))
+        return arm.recommender.recommend_many(queries)
+    return arm.recommender.rank_many(list(zip(queries, sample.candidates, strict=True)))
 
 
 def rows_of(users: Sequence[str], answers: Sequence[Recommendations], seconds: float = 0.0) -> pl.DataFrame:

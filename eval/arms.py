@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from eval.baselines import FACTOR_GRIDS, GRIDS, REPEAT_GRID, Part, Result, tune_baselines
 from eval.classics import Among, HistoryText, Random, RepeatLast
+from eval.exchanged import Own, exchanged
 from eval.protocol import Protocol, Sample
 from llmgen.adapters import AdapterRecord
 from llmgen.catalog import Catalog
@@ -22,6 +23,7 @@ from llmgen.priors import Content, Prior, Seen, Wish, only
 from llmgen.recommender import Decoding, Recommender, Task
 from llmgen.search import Normalise
 from llmgen.templates import PromptLibrary
+from llmgen.types import Query
 from llmgen.workspace import FITTED, PRIORS
 
 logger = logging.getLogger(__name__)
@@ -53,6 +55,8 @@ class ArmConfig(BaseModel):
         priors: `none`; `best`, the classic baseline that was best on validation; the name of a classic; or
             name -> settings of a fit, its weight among them.
         lm_weight: Weight of the model beside the priors; `tuned` chooses it on validation users.
+        exchanged: A control: the model is told of another user, and the priors are the user's own. See
+            `eval.exchanged`.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -69,6 +73,7 @@ class ArmConfig(BaseModel):
     exact: bool = False
     priors: str | Mapping[str, Mapping[str, int | float]] = NONE
     lm_weight: float | Literal["tuned"] = 1.0
+    exchanged: bool = False
 
     @field_validator("priors", mode="before")
     @classmethod
@@ -119,6 +124,7 @@ class Arm:
         settings: As resolved, for the results.
         prompt: `name@digest` of its template; empty where no prompt is used.
         digest: Of everything that decides its answers but the sample, 16 hex digits.
+        instead: User id -> what is asked in place of the sample's query, see `eval.exchanged`.
     """
 
     name: str
@@ -127,6 +133,7 @@ class Arm:
     settings: Mapping[str, Any]
     prompt: str
     digest: str
+    instead: Mapping[str, Query] = field(default_factory=dict)
 
 
 class Engines:
@@ -250,12 +257,17 @@ def build(
     length = config.max_history
     if length is None:
         length = record.max_history if record else 20
+    factors: list[Prior] = [*priors, *_everyones(sample)]
+    instead: Mapping[str, Query] = {}
+    if config.exchanged:
+        own = [Seen(sample.catalog), *factors]
+        factors, instead = [Own(own, dict(zip(sample.users, sample.queries, strict=True)))], exchanged(sample)
     recommender = Recommender(
         catalog,
         engine,
         prompt=prompt,
         prompts=PromptLibrary.default(*([config.prompt_folder] if config.prompt_folder else [])),
-        priors=[*priors, *_everyones(sample)],
+        priors=factors,
         lm_weight=weight,
         decoding=config.decoding,
         normalise=config.normalise,
@@ -274,7 +286,8 @@ def build(
         settings |= {"model": engine.name, "tokenizer": engine.tokenizer_digest}
     if config.adapter is not None:
         settings["adapter_digest"] = folder_digest(Path(config.adapter))
-    return Arm(name, "arm", recommender, settings, settings["prompt"] if engine else "", _digest(settings, catalog))
+    told = settings["prompt"] if engine else ""
+    return Arm(name, "arm", recommender, settings, told, _digest(settings, catalog), instead)
 
 
 def folder_digest(folder: Path) -> str:

@@ -193,6 +193,39 @@ def test_a_template_that_changes_is_asked_again(log: dict[str, Any], engine: Rea
     assert {row.mean for row in again.differences} == {0.0}
 
 
+@pytest.mark.parametrize("seen", ["kept", "removed"])
+def test_a_model_that_is_told_of_others_knows_nobody(
+    log: dict[str, Any], engine: Reads, tmp_path: Path, seen: str
+) -> None:
+    """The model names the last item of the prompt; the prior, what the user took last: .7 of them take it again."""
+    repeat = {"repeat": {"decay": 0.1, "weight": 50.0}}
+    made = {
+        "model": ArmConfig(prompt="next_item"),
+        "control": ArmConfig(prompt="next_item", exchanged=True),
+        "beside": ArmConfig(prompt="next_item", priors=repeat, lm_weight=0.001),
+        "control beside": ArmConfig(prompt="next_item", priors=repeat, lm_weight=0.001, exchanged=True),
+    }
+    protocol = {**log, "seen": seen, "k": 1}
+    settings = config(protocol, metric="hr@1", latency_users=0).model_copy(update={"arms": made})
+    found = execute(settings, tmp_path)
+    rates = {arm.name: arm.metrics["hr@1"].mean for arm in found.arms}
+    answers = {
+        name: pl.concat(pl.read_parquet(path) for path in (tmp_path / "answers").glob(f"{name.replace(' ', '_')}-*/*"))
+        for name in made
+    }
+    items = {name: table.sort("user_id")["items"].to_list() for name, table in answers.items()}
+    if seen == "kept":
+        assert items["beside"] == items["control beside"]  # of what is the user's own nothing is exchanged
+        assert rates["model"] > 0.6
+        assert rates["control"] < 0.25
+        assert rates["beside"] == rates["control beside"] > 0.6
+    else:  # what the user took is removed, not what the other one took
+        final = from_log(settings).final
+        for user, (item,) in zip(sorted(final.users), items["control"], strict=True):
+            query = final.queries[final.users.index(user)]
+            assert item not in {one.id for one in query.history}
+
+
 def test_stopping_early_asks_fewer_users_and_says_so(log: dict[str, Any], engine: Reads, tmp_path: Path) -> None:
     found = execute(config(log, stop_early=True), tmp_path)
     assert found.sample.users < USERS
