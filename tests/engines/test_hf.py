@@ -17,6 +17,7 @@ from tests.engines.contract import CHATS, EngineContract
 from tests.reference import item_logprobs
 
 torch = pytest.importorskip("torch", reason="needs llmgen[hf]")
+from llmgen.engines import hf
 from llmgen.engines.hf import HFEngine
 
 TOLERANCE = {"abs": 1e-4, "rel": 0.0}
@@ -178,6 +179,38 @@ def test_a_shared_beginning_is_read_once(tiny: HFEngine, monkeypatch: pytest.Mon
     assert read == [70, 10, 10, 10, 10]
     tiny.next_logprobs([Step(prompt, (7,), np.arange(3)) for prompt in prompts])
     assert read == [70, 10, 10, 10, 10]
+
+
+@pytest.mark.parametrize("most", [1024, 3])
+def test_paths_are_gone_on_with(tiny: HFEngine, monkeypatch: pytest.MonkeyPatch, most: int) -> None:
+    """Call after call, each with longer paths and other prompts, the answers are those of one whole pass."""
+    monkeypatch.setattr(hf, "MOST_NODES", most)
+    tiny._kept.clear()
+    widths = []
+    original = tiny._run
+
+    def watched(prompts: object, growths: list[hf._Growth]) -> None:
+        widths.append([len(growth.tokens) for growth in growths])
+        original(prompts, growths)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(tiny, "_run", watched)
+    prompts = [tuple(range(100, 100 + length)) for length in (9, 5, 14)]
+    wanted = np.arange(40)
+    calls = [
+        [(0, (7,)), (0, (8, 9)), (2, (7,))],
+        [(0, (7, 5)), (0, (8, 9, 3, 2)), (0, (8,)), (1, (4, 4)), (2, (7, 1))],
+        [(2, (7, 1, 6)), (0, (8, 9, 3)), (1, ())],
+    ]
+    for call in calls:
+        steps = [Step(prompts[number], suffix, wanted) for number, suffix in call]
+        for step, found in zip(steps, tiny.next_logprobs(steps), strict=True):
+            reference = whole_passes(tiny, step.prompt, [(*step.suffix, 0)])(step.suffix)[wanted]
+            np.testing.assert_allclose(found - found.mean(), reference - reference.mean(), atol=1e-4)
+    if most == 1024:  # sorted by what is kept of each prompt; no node is run twice, none that is there again
+        assert widths == [[3, 1], [2, 3, 1], [0, 0, 1]]
+        assert [tiny._kept[prompt].size for prompt in prompts] == [9 + 6, 5 + 2, 14 + 3]
+    else:
+        assert all(kept.size <= kept.length + most for kept in tiny._kept.values())
 
 
 def test_what_is_kept_stays_within_the_budget(tiny_model: Path) -> None:
