@@ -45,7 +45,7 @@ class Below:
         count = np.zeros(trie.num_items + 1, np.int32)
         (in_order > -np.inf).cumsum(out=count[1:])
         several = np.flatnonzero(trie.hi - trie.lo > 1).astype(np.int32)
-        # the last node comes first, so that what is between the end of one and the start of the next is never looked at
+        # the last node comes first: then what is between the end of one and the start of the next is no interval
         between = np.stack([trie.lo[several], trie.hi[several]], axis=1)[::-1].ravel()
         padded = np.append(in_order, -np.inf)  # so that an interval may end behind the last item
         weight = np.exp(padded - top) if top > -np.inf else np.zeros(len(padded))
