@@ -64,10 +64,14 @@ class Als:
         Raises:
             ConfigError: `implicit` is not installed.
         """
-        model = _implicit().cpu.als.AlternatingLeastSquares(
-            factors=int(factors), regularization=regularization, alpha=alpha, random_state=seed, num_threads=1
-        )
-        model.fit(_matrix(interactions, catalog)[1], show_progress=False)
+        library = _implicit()
+        from threadpoolctl import threadpool_limits  # which comes with it
+
+        with threadpool_limits(1, user_api="blas"):  # its own threads are enough, and it warns of more
+            model = library.cpu.als.AlternatingLeastSquares(
+                factors=int(factors), regularization=regularization, alpha=alpha, random_state=seed, num_threads=1
+            )
+            model.fit(_matrix(interactions, catalog)[1], show_progress=False)
         return cls(model, catalog)
 
     def log_weights(self, queries: Sequence[Query]) -> FloatArray:
