@@ -23,7 +23,7 @@ Answers = list[list[str]]
 
 K = 10
 HISTORY = 14
-USERS = 32
+USERS = 24
 BATCHES = (32, 8, 1)
 BUDGETS = (1_024, 16_384)
 

@@ -122,8 +122,8 @@ def cases(plan: Plan) -> Iterator[tuple[str, Catalog, Size]]:
         yield "1,000 titles", catalog_of(plan.titles(1_000)), Size(K, turns=3, slow_turns=2)
         return
     for name, catalog in plan.real.items():
-        yield name, catalog, Size(K, turns=5, slow_turns=3)
-    yield "10,000 titles", catalog_of(plan.titles(10_000)), Size(K, turns=10, slow_turns=4, together=3)
+        yield name, catalog, Size(K, turns=5, slow_turns=2)
+    yield "10,000 titles", catalog_of(plan.titles(10_000)), Size(K, turns=10, slow_turns=3, together=2)
     yield "100,000 titles", catalog_of(plan.titles(100_000)), Size(50, turns=5, slow_turns=1, free=False)
 
 

@@ -27,7 +27,7 @@ def run(plan: Plan) -> Iterator[Row]:
         return
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "speed.json"
-        batches = 2 if plan.quick else 5
+        batches = 2 if plan.quick else 3
         fresh(["-m", "training.speed", "--batches", str(batches), "--json", str(out)], timeout_s=TIMEOUT_S)
         record = json.loads(out.read_text(encoding="utf-8"))
     yield from rows(record["tokens"], record["seconds"])
