@@ -173,7 +173,10 @@ def _warnings(config: RunConfig, arms: Sequence[Arm]) -> Iterator[str]:
         adapter, engine = config.arms[arm.name].adapter, arm.recommender.engine
         record = AdapterRecord.read(adapter) if adapter is not None and engine is not None else None
         if record is not None and engine is not None:
-            used = {"catalog": arm.recommender.catalog.digest, "tokenizer": engine.tokenizer_digest}
+            # that it was tuned without the new items is made sure of before
+            known = config.protocol.split == "new_items"
+            catalog = record.catalog if known else arm.recommender.catalog.digest
+            used = {"catalog": catalog, "tokenizer": engine.tokenizer_digest}
             for difference in record.differences(**used, prompts=[arm.prompt]):
                 yield f"{arm.name}: the adapter {adapter} may do badly: {difference}."
 

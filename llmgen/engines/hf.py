@@ -179,7 +179,7 @@ class HFEngine:
 
             try:
                 weights = PeftModel.from_pretrained(weights, adapter)
-            except (OSError, ValueError) as error:
+            except (OSError, RuntimeError, ValueError) as error:  # RuntimeError: made for a model of another size
                 raise EngineUnavailableError(f"cannot load the adapter {adapter!r} for {source!r}: {error}") from error
         name = "hf:" + (Path(source).name if model is None or Path(source).is_dir() else source)
         name += f"+{Path(adapter).name}" if adapter else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -161,6 +162,17 @@ def test_raw_mode_equals_generate_with_the_same_width(tiny: HFEngine, catalog: C
 @pytest.mark.network
 def test_raw_mode_equals_generate_with_smollm2(smollm2: HFEngine, catalog: Catalog) -> None:
     check_raw_equals_generate(smollm2, catalog, 10)
+
+
+def test_an_adapter_of_another_size_is_told(tiny_model: Path, tiny_adapter: Path, tmp_path: Path) -> None:
+    from transformers import AutoConfig, LlamaForCausalLM
+
+    shutil.copytree(tiny_model, tmp_path / "narrow")
+    config = AutoConfig.from_pretrained(tiny_model)
+    config.hidden_size = config.hidden_size // 2
+    LlamaForCausalLM(config).save_pretrained(tmp_path / "narrow")
+    with pytest.raises(EngineUnavailableError, match=r"(?s)cannot load the adapter .* size mismatch"):
+        HFEngine.load(str(tmp_path / "narrow"), adapter=str(tiny_adapter))
 
 
 def test_a_shared_beginning_is_read_once(tiny: HFEngine, monkeypatch: pytest.MonkeyPatch) -> None:

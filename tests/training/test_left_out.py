@@ -158,11 +158,13 @@ def test_an_evaluation_takes_the_adapter_that_left_them_out_and_no_other(
     asked = {"data": data, "split": "new_items", "leave_out": LEAVE_OUT}
 
     def config(folder: str) -> RunConfig:
-        arms = {"tuned": {"adapter": str(tmp_path / folder)}}
-        return RunConfig.model_validate({"protocol": asked, "arms": arms, "classics": "none"})
+        arms = {"tuned": {"adapter": str(tmp_path / folder), "engine": f"hf:{settings['model']}"}}
+        return RunConfig.model_validate({"protocol": asked, "arms": arms, "classics": "none", "draws": 100})
 
     questions = from_log(config("run"))
     assert len(questions.final.queries) > 2
+    found = execute(config("run").model_copy(update={"latency_users": 0}), tmp_path / "out", command="test")
+    assert not any("may do badly" in note for note in found.notes)  # another catalog is what was asked for
     for folder in ("whole", "later"):
         with pytest.raises(ConfigError, match="may know the new items"):
             from_log(config(folder))
