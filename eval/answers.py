@@ -165,7 +165,7 @@ def latencies(arm: Arm, sample: Sample, users: int) -> list[float]:
 
 def answers_of(arm: Arm, sample: Sample) -> list[Recommendations]:
     """The arm's answers, in order of the queries."""
-    queries = [arm.instead.get(user, query) for user, query in zip(sample.users, sample.queries, strict=True)]
+    queries = [arm.asked(query) for query in sample.queries]
     if sample.candidates is None:
         return arm.recommender.recommend_many(queries)
     return arm.recommender.rank_many(list(zip(queries, sample.candidates, strict=True)))

@@ -135,6 +135,10 @@ class Arm:
     digest: str
     instead: Mapping[str, Query] = field(default_factory=dict)
 
+    def asked(self, query: Query) -> Query:
+        """What this arm is asked where the sample has a query."""
+        return self.instead.get(str(query.user_id), query)
+
 
 class Engines:
     """Engines by name and adapter, each loaded once."""

@@ -76,11 +76,13 @@ class Als:
 
     def log_weights(self, queries: Sequence[Query]) -> FloatArray:
         """See `Prior`; the scores as they are, which only order the items."""
+        if not queries:
+            return np.empty((0, len(self.catalog)))
         columns = [np.unique(self.catalog.positions(query.history)) for query in queries]
         ends = np.cumsum([0, *map(len, columns)])
         ones = np.ones(int(ends[-1]), np.float32)
         shape = len(queries), len(self.catalog)
-        taken = sparse.csr_matrix((ones, np.concatenate([np.zeros(0, np.int32), *columns]), ends), shape=shape)
+        taken = sparse.csr_matrix((ones, np.concatenate(columns), ends), shape=shape)
         vectors = self.model.recalculate_user(np.arange(len(queries)), taken)
         scores: FloatArray = (vectors @ self.model.item_factors.T).astype(np.float64)
         return scores
@@ -142,6 +144,8 @@ class Bpr:
 
     def log_weights(self, queries: Sequence[Query]) -> FloatArray:
         """See `Prior`; the scores as they are, and the items' biases for a user whom the log does not have."""
+        if not queries:
+            return np.empty((0, len(self.items)))
         unknown = np.append(np.zeros(self.items.shape[1] - 1, np.float32), np.float32(1.0))
         vectors = np.stack([self.vectors.get(str(query.user_id), unknown) for query in queries])
         scores: FloatArray = (vectors @ self.items.T).astype(np.float64)

@@ -252,7 +252,7 @@ def _examples(asked: Asked, compared: Sequence[str], baseline: str, metric: str)
                     offered = [recommender.catalog[item] for item in asked.sample.candidates[number]]
                     shown["candidates"] = views(recommender.catalog, offered)
                 template = by_name[name].prompt.partition("@")[0]
-                messages = recommender.messages(query, prompt=template, **shown).messages
+                messages = recommender.messages(by_name[name].asked(query), prompt=template, **shown).messages
                 prompt = "\n\n".join(f"{message.role}: {message.content}" for message in messages)
             answers[name] = Shown(
                 prompt=prompt,

@@ -214,7 +214,12 @@ def test_a_model_that_is_told_of_others_knows_nobody(
         for name in made
     }
     items = {name: table.sort("user_id")["items"].to_list() for name, table in answers.items()}
+    for example in found.examples:  # the report shows what the model was told
+        other = example.answers["control"].prompt
+        assert other != example.answers["model"].prompt
+        assert other == example.answers["control beside"].prompt
     if seen == "kept":
+        assert found.examples
         assert items["beside"] == items["control beside"]  # of what is the user's own nothing is exchanged
         assert rates["model"] > 0.6
         assert rates["control"] < 0.25

@@ -43,6 +43,7 @@ def test_what_one_half_takes_is_for_that_half(log: pl.DataFrame, model: type[Als
     users = [f"u{number}" for number in range(40)]
     scores = prior.log_weights([Query(history(log, user), user_id=user) for user in users])
     assert scores.shape == (40, 24)
+    assert prior.log_weights([]).shape == (0, 24)
     for number, row in enumerate(scores):
         own = slice(0, 12) if number % 2 == 0 else slice(12, 24)
         others = slice(12, 24) if number % 2 == 0 else slice(0, 12)
