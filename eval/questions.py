@@ -14,6 +14,9 @@ from llmgen.datasets import Dataset
 from llmgen.errors import ConfigError
 from llmgen.splits import log_digest
 
+LARGE = frozenset({"bm25", "content", "ease", "mix"})
+"""Classics that a run is too large for at times."""
+
 
 @dataclass(frozen=True, eq=False)
 class Questions:
@@ -59,6 +62,8 @@ def from_log(config: RunConfig) -> Questions:
     keep = any(arm.lm_weight == "tuned" for arm in config.arms.values())
     standing, known = classics(config.classics, config.protocol, tuning, final, config.also, keep=keep)
     notes = [*_notes(config, config.protocol, known)]
+    if config.classics != "none" and (missing := sorted(LARGE.difference(arm.name for arm in standing))):
+        notes.append(f"Too large for {', '.join(missing)}, which are left out.")
     if weighing is not None:
         notes.append("An LM's weight is chosen on new items too, which users who are not asked here took.")
     return Questions(dataset, tuning, final, standing, known, tuple(notes), weighing)

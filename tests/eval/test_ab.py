@@ -193,6 +193,19 @@ def test_a_template_that_changes_is_asked_again(log: dict[str, Any], engine: Rea
     assert {row.mean for row in again.differences} == {0.0}
 
 
+def test_what_a_run_is_too_large_for_is_named(
+    log: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = RunConfig.model_validate({"protocol": log, "classics": "defaults", "draws": 100, "latency_users": 0})
+    names = {arm.name for arm in execute(settings, tmp_path / "small").arms}
+    assert {"bm25", "content", "ease", "mix"} <= names
+    monkeypatch.setattr(arms, "MOST_READ", USERS * len(TITLES) - 1)
+    found = execute(settings, tmp_path / "large")
+    assert {arm.name for arm in found.arms} == names - {"bm25", "content"}
+    assert "Too large for bm25, content, which are left out." in found.notes
+    assert "bm25 and content are left out: a common word leads to most of 12 items, for each of 60 users" in caplog.text
+
+
 @pytest.mark.parametrize("seen", ["kept", "removed"])
 def test_a_model_that_is_told_of_others_knows_nobody(
     log: dict[str, Any], engine: Reads, tmp_path: Path, seen: str
