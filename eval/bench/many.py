@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from pydantic import TypeAdapter
 
-from eval.bench import generate
 from eval.bench.catalogs import read
 from eval.bench.logs import queries
 from eval.bench.plan import Plan
@@ -33,8 +32,7 @@ def run(plan: Plan) -> Iterator[Row]:
     catalog = plan.sample
     users = 8 if plan.quick else USERS
     yield from batched(load_engine("fake"), "fake engine", catalog, 4 * users, 3, plan)
-    loaded = generate.load()
-    engine = HFEngine(loaded.model, loaded.tokenizer)
+    engine = HFEngine.load()
     yield from batched(engine, engine.name, catalog, users, 1 if plan.quick else 2, plan)
     if not plan.quick:
         yield from budgeted(plan)
@@ -66,8 +64,7 @@ def budgeted(plan: Plan) -> Iterator[Row]:
 def spend(source: str, budget: int, seed: int) -> None:
     """Answer all users within a budget of prompt tokens, and print the row."""
     catalog = read(source)
-    loaded = generate.load()
-    engine = HFEngine(loaded.model, loaded.tokenizer, batch_tokens=budget)
+    engine = HFEngine.load(batch_tokens=budget)
     recommender = Recommender(catalog, engine, num_beams=K)
     *asked, first = queries(catalog, USERS + 1, HISTORY, k=K, seed=seed)
     recommender.recommend(first)

@@ -26,6 +26,7 @@ from eval.bench.plan import Plan
 from eval.bench.rows import Row, rows_of, versions
 from eval.bench.timing import Arm, Measured, interleave
 from llmgen.catalog import Catalog
+from llmgen.engines import Step
 from llmgen.engines.hf import HFEngine
 from llmgen.grounding import Grounder
 from llmgen.priors import Transition
@@ -45,6 +46,7 @@ CONSTRAINED = "transformers, prefix_allowed_tokens_fn"
 BEAMS = "transformers, free beams + grounding"
 RAW = "llmgen, raw mode"
 GREEDY, READ, READ_REST = "greedy, one title", "prefill alone", "prefill of their own tokens"
+OWN_READ = "prefill alone by llmgen"
 
 
 class Size(NamedTuple):
@@ -102,7 +104,7 @@ class Setup(NamedTuple):
 def run(plan: Plan) -> Iterator[Row]:
     """Measure; see `Part`."""
     loaded = generate.load()
-    engine = HFEngine(loaded.model, loaded.tokenizer)
+    engine = HFEngine.load()
     with tempfile.TemporaryDirectory() as cache:
         for title, catalog, size in cases(plan):
             setup = prepared(title, catalog, size, loaded, engine, plan.seed, Path(cache))
@@ -172,6 +174,7 @@ def alone(setup: Setup, trie: DictTrie, size: Size) -> list[Row]:
         Arm(CONSTRAINED, one(constraining(setup, trie, size.width)), turns=size.slow_turns),
         Arm(GREEDY, one(writing(setup))),
         Arm(READ, one(reading(setup, None))),
+        Arm(OWN_READ, one(asking_once(setup)), forget),
     ]
     if setup.grounder is not None:
         arms.append(Arm(BEAMS, one(grounding(setup, setup.grounder, size.width)), turns=size.slow_turns))
@@ -283,6 +286,18 @@ def reading(setup: Setup, beginning: generate.Beginning | None) -> Callable[[lis
 
     def run(numbers: list[int]) -> Answers:
         generate.read(setup.loaded, [setup.prompts[number] for number in numbers], beginning)
+        return []
+
+    return run
+
+
+def asking_once(setup: Setup) -> Callable[[list[int]], Answers]:
+    """The prompts alone again, by the engine of llmgen."""
+    engine = setup.recommender.engine
+    assert engine is not None
+
+    def run(numbers: list[int]) -> Answers:
+        engine.next_logprobs([Step(setup.prompts[number], (), np.array([setup.end])) for number in numbers])
         return []
 
     return run

@@ -27,6 +27,8 @@ try:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
     from transformers.utils.logging import disable_progress_bar
+
+    from llmgen.engines.packed import pack
 except ImportError as error:
     raise EngineUnavailableError(f"the hf engine needs torch and transformers ({error}); install llmgen[hf]") from error
 
@@ -145,7 +147,8 @@ class HFEngine:
 
         Args:
             model: Folder or hub name of a causal LM; SmolLM2-135M-Instruct, fetched once, by default.
-            adapter: Folder or hub name of a PEFT adapter for it; it is applied, not merged.
+            adapter: Folder or hub name of a PEFT adapter for it; merged in float32, where that is exact to rounding,
+                and applied beside the weights elsewhere.
             device: `cpu`, `cuda`, `cuda:1`, ...; a GPU where there is one by default.
             dtype: `float32`, `bfloat16` or `float16`; by default float32 on a CPU (bfloat16 is several times slower
                 there without AMX) and bfloat16 on a GPU.
@@ -181,6 +184,12 @@ class HFEngine:
                 weights = PeftModel.from_pretrained(weights, adapter)
             except (OSError, RuntimeError, ValueError) as error:  # RuntimeError: made for a model of another size
                 raise EngineUnavailableError(f"cannot load the adapter {adapter!r} for {source!r}: {error}") from error
+            if precision == "float32" and hasattr(
+                weights.base_model, "merge_and_unload"
+            ):  # a prompt has no weights to merge
+                weights = weights.merge_and_unload()
+        if where.type == "cpu" and precision == "float32":
+            pack(weights.eval())
         name = "hf:" + (Path(source).name if model is None or Path(source).is_dir() else source)
         name += f"+{Path(adapter).name}" if adapter else ""
         return cls(weights, tokenizer, name=name, max_tokens=max_tokens, batch_tokens=batch_tokens)

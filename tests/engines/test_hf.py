@@ -268,7 +268,7 @@ def test_a_model_that_cannot_be_run_as_a_tree_is_run_plainly(
         assert np.allclose(one - one.mean(), other - other.mean(), atol=1e-4)
 
 
-def test_an_adapter_is_applied_and_not_merged(tiny_model: Path, tiny_adapter: Path) -> None:
+def test_an_adapter_is_applied(tiny_model: Path, tiny_adapter: Path) -> None:
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 

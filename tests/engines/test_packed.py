@@ -1,0 +1,99 @@
+"""Packed layers answer as plain ones do, or the model is left as it was."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="needs llmgen[hf]")
+from torch import nn
+from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
+
+from llmgen.engines import packed
+from llmgen.engines.hf import HFEngine
+from llmgen.engines.packed import PackedLinear, pack
+from llmgen.models import demo_model
+
+TINY = {"vocab_size": 97, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+GROUPED = {**TINY, "num_key_value_heads": 2}
+
+
+def made(config: Any) -> Any:
+    torch.manual_seed(0)
+    return AutoModelForCausalLM.from_config(config).eval()
+
+
+def layers(model: nn.Module, kind: type[nn.Module]) -> int:
+    return sum(type(module) is kind for module in model.modules())
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        LlamaConfig(**GROUPED, tie_word_embeddings=True),
+        LlamaConfig(**GROUPED, tie_word_embeddings=False, mlp_bias=True),
+        MistralConfig(**GROUPED),
+        Qwen2Config(**GROUPED),  # with biases
+        Qwen3Config(**GROUPED, head_dim=8),
+    ],
+    ids=lambda config: config.model_type,
+)
+@torch.inference_mode()
+def test_logits_stay_the_same(config: Any) -> None:
+    model, expected = made(config), made(config)
+    count = layers(model, nn.Linear)
+    assert pack(model)
+    assert layers(model, PackedLinear) == count - 1
+    assert layers(model, nn.Linear) == 1  # the output layer
+    for shape in ((1, 1), (1, 7), (3, 40)):
+        ids = torch.randint(0, 97, shape)
+        assert torch.allclose(model(input_ids=ids).logits, expected(input_ids=ids).logits, atol=1e-5)
+
+
+@torch.inference_mode()
+def test_a_model_without_plain_linear_layers_is_left_alone() -> None:
+    config = GPT2Config(vocab_size=97, n_embd=32, n_layer=2, n_head=4)
+    model, expected = made(config), made(config)
+    pack(model)
+    ids = torch.arange(20)[None]
+    assert torch.equal(model(input_ids=ids).logits, expected(input_ids=ids).logits)
+
+
+@pytest.mark.parametrize("failure", ["is wrong", "fails"])
+@torch.inference_mode()
+def test_a_model_that_packing_would_change_is_as_before(failure: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Broken(PackedLinear):
+        def forward(self, states: torch.Tensor) -> torch.Tensor:
+            if failure == "fails":
+                raise RuntimeError("no such operator")
+            return super().forward(states) * 2
+
+    model, expected = made(LlamaConfig(**GROUPED)), made(LlamaConfig(**GROUPED))
+    monkeypatch.setattr(packed, "PackedLinear", Broken)
+    assert not pack(model)
+    assert layers(model, nn.Linear) == layers(expected, nn.Linear)
+    ids = torch.arange(20)[None]
+    assert torch.equal(model(input_ids=ids).logits, expected(input_ids=ids).logits)
+
+
+def test_what_is_loaded_is_packed_and_what_is_given_is_not(tiny_model: Path) -> None:
+    loaded = HFEngine.load(str(tiny_model), device="cpu")
+    assert layers(loaded._model, PackedLinear) > 0
+    model = AutoModelForCausalLM.from_pretrained(tiny_model)
+    HFEngine(model, loaded._chat.tokenizer)
+    assert layers(model, PackedLinear) == 0  # may be in training
+
+
+@pytest.mark.slow
+@torch.inference_mode()
+def test_logits_of_smollm2_stay_the_same() -> None:
+    torch.manual_seed(0)
+    expected: Any = AutoModelForCausalLM.from_pretrained(demo_model(), dtype=torch.float32).eval()
+    model: Any = AutoModelForCausalLM.from_pretrained(demo_model(), dtype=torch.float32).eval()
+    assert pack(model)
+    for count in (1, 14, 200):
+        ids = torch.randint(0, 40_000, (1, count))
+        off = (model(input_ids=ids).logits - expected(input_ids=ids).logits).abs().max()
+        assert float(off) < 1e-3
