@@ -564,7 +564,7 @@ class Recommender:
             values = {**always, **variables, "history": history[shown - number :]}
             return template.render(values, control_tokens=engine.control_tokens, target=target)
 
-        room = room or int(self._longest)
+        room = room or self.trie.longest
         return fit(
             render,
             lambda messages: len(engine.tokenize(messages)),
@@ -572,12 +572,6 @@ class Recommender:
             engine.max_tokens - room,
             block=engine.block_tokens,
         )
-
-    @cached_property
-    def _longest(self) -> int:
-        """Tokens of the longest path."""
-        node = self.trie.num_nodes - 1  # breadth-first: the last node is one of the deepest
-        return len(self.trie.spelling(node))
 
     def _search(
         self,

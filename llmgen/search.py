@@ -157,7 +157,7 @@ class _Paths(NamedTuple):
     """What is asked about nodes again and again, each looked up once a search."""
 
     spelling: Callable[[int], tuple[int, ...]]
-    """Tokens from the root to a node."""
+    """Tokens from the root to a node or a place in a tail."""
     below: Callable[[int], IntArray]
     """Tokens of all children of a node; always the same array, so that engines need look at it only once."""
     end: Callable[[int], int]
@@ -166,11 +166,13 @@ class _Paths(NamedTuple):
     @staticmethod
     def of(trie: ItemTrie) -> _Paths:
         # element by element, a memoryview is three times as quick as an array
-        token, parent, first = trie.token.data, trie.parent.data, trie.first.data
+        token, parent, first, num_nodes = trie.token.data, trie.parent.data, trie.first.data, trie.num_nodes
         spelled: dict[int, tuple[int, ...]] = {0: ()}
 
         @cache
         def spelling(node: int) -> tuple[int, ...]:
+            if node >= num_nodes:
+                return trie.spelling(node)
             rest, above = [], node
             while above not in spelled:
                 rest.append(token[above])
@@ -270,11 +272,15 @@ class _Batch:
         self.num_rounds += self.working
         if self.config.mode != "raw" and not self.by_eligible:  # go down while there is no choice
             chosen = chosen._replace(node=np.array(list(map(self.paths.end, chosen.node.tolist()))))
-        children, parent = intervals(self.trie.first[chosen.node], self.trie.first[chosen.node + 1])
-        below = self.mass.below(chosen.owner[parent], children)
+        raw = self.config.mode == "raw"
+        if raw:  # every token counts, also where nothing is left to choose
+            children, splits = self.trie.children(chosen.node)
+            parent = np.arange(len(chosen.node)).repeat(np.diff(splits))
+        else:
+            children, parent = intervals(self.trie.first[chosen.node], self.trie.first[chosen.node + 1])
+        below = self.mass.below(chosen.owner[parent], self.trie.node_of(children) if raw else children)
         alive = np.flatnonzero(below.best > -np.inf)
 
-        raw = self.config.mode == "raw"
         asks_all = not raw and not self.by_eligible
         asked = parent if asks_all else parent[alive]
         wanted: Iterable[IntArray]
@@ -328,10 +334,13 @@ class _Batch:
 
     def _enter(self, owner: IntArray, node: IntArray, lm: FloatArray, score: FloatArray, below: Weighed) -> _Nodes:
         """Add nodes that have eligible items: leaves to what is found; the others are returned."""
-        first, last = self.trie.lo[node], self.trie.hi[node] - 1
+        raw = self.config.mode == "raw"
+        real = self.trie.node_of(node) if raw else node
+        first, last = self.trie.lo[real], self.trie.hi[real] - 1
         size = below.size if self.by_eligible else (last - first + 1).astype(np.int64)
-        if self.config.mode == "raw":
-            leaf = self.trie.is_leaf(node)
+        if raw:
+            leaf = np.diff(self.trie.children(node).splits) == 0
+            node = np.where(leaf, real, node)
         elif self.by_eligible:
             leaf = size == 1  # nothing is left to choose
             several = np.flatnonzero(~leaf)

@@ -2,6 +2,11 @@
 
 Nodes are numbered breadth-first in sorted order, so the children of a node are contiguous and so are the items below
 it. There is no Python object for a node; a node is an int, the root is 0.
+
+A path has nodes as far as it shares its way with another, and one more, its leaf. What follows there, where nothing is
+left to choose, is its tail: a string of tokens. Four of five tokens of a million titles stand in tails, and a tail
+costs 4 bytes a token where a node costs 20. Whoever must go through tails all the same (raw mode does, which asks the
+model about every token) gives their places numbers behind those of the nodes.
 """
 
 from __future__ import annotations
@@ -25,8 +30,8 @@ logger = logging.getLogger(__name__)
 
 Int32Array = NDArray[np.int32]
 IndexArray = NDArray[np.int64]
-ARRAYS = ("first", "token", "lo", "hi", "parent", "order", "position", "leaf")
-FORMAT = 2
+ARRAYS = ("first", "token", "lo", "hi", "parent", "order", "position", "leaf", "tail")
+FORMAT = 3
 
 
 class Children(NamedTuple):
@@ -43,7 +48,8 @@ class ItemTrie:
 
     Attributes:
         first: int32 [num_nodes + 1]; the children of v are `first[v] .. first[v + 1] - 1`; a leaf has none.
-        token: int32 [num_nodes]; token on the edge into each node; -1 for the root.
+        token: int32 [num_nodes + tokens of all tails]; token on the edge into each node, -1 for the root; behind them
+            the tails, one after the other. So `num_nodes + t` is the number of the place behind token t of these.
         lo: int32 [num_nodes]; first item position below each node.
         hi: int32 [num_nodes]; one past the last item position below each node.
         parent: int32 [num_nodes]; -1 for the root.
@@ -51,6 +57,9 @@ class ItemTrie:
             stand there in catalog order.
         position: int32 [num_items]; position of the item at each catalog index, the inverse of `order`.
         leaf: int32 [num_items]; the leaf that each position belongs to.
+        tail: int32 [num_items + 1]; the tail of the leaf whose first position is p has the places `num_nodes + t` with
+            t in `tail[p] .. tail[p + 1] - 1`. The other positions of a leaf that several items share have none.
+        longest: Tokens of the longest path.
     """
 
     first: Int32Array
@@ -61,6 +70,8 @@ class ItemTrie:
     order: Int32Array
     position: Int32Array
     leaf: Int32Array
+    tail: Int32Array
+    longest: int
 
     @classmethod
     def build(cls, paths: Sequence[Sequence[int]]) -> ItemTrie:
@@ -97,7 +108,11 @@ class ItemTrie:
         if len(prefix):
             short, long = int(order[prefix[0]]), int(order[prefix[0] + 1])
             raise ValueError(f"path {short} is the beginning of path {long}; end every path with the same end token")
-        added = lengths - shared  # nodes of a path that the path before it does not have
+        distinct = np.flatnonzero(shared < lengths)  # of paths that are equal, the first
+        begun = shared[distinct]
+        depth_of_leaf = np.maximum(begun, np.append(begun[1:], 0)) + 1
+        added = np.zeros(len(paths), np.int64)  # nodes of a path that the path before it does not have
+        added[distinct] = depth_of_leaf - begun
         item = np.arange(len(paths), dtype=np.int32).repeat(added)
         end = added.cumsum()
         depth = np.arange(len(item)) - (end - added - shared).repeat(added)
@@ -105,24 +120,39 @@ class ItemTrie:
         number = np.empty(len(item), np.int32)  # of each of these nodes, path by path
         number[by_level] = np.arange(1, len(item) + 1, dtype=np.int32)
         levels = 1 + np.append(0, np.bincount(depth).cumsum())
-        token = np.append(np.int32(-1), flat[start.repeat(added) + depth][by_level])
         lo = np.append(np.int32(0), item[by_level])
 
-        branches = np.flatnonzero(added)
         above = np.append(np.int32(0), number[:-1])  # the parent is the node before, but where a path branches off
-        above[(end - added)[branches]] = _branched(lo, levels, branches, shared[branches])
+        above[(end - added)[distinct]] = _branched(lo, levels, distinct, begun)
         parent = np.append(np.int32(-1), above[by_level])
-        first = 1 + np.append(0, np.bincount(parent[1:], minlength=len(token)).cumsum())
+        first = 1 + np.append(0, np.bincount(parent[1:], minlength=len(lo)).cumsum())
         position = np.empty(len(paths), np.int32)
         position[order] = np.arange(len(paths), dtype=np.int32)
-        leaf = number[end[branches] - 1].repeat(np.diff(np.append(branches, len(paths))))
+        leaf = number[end[distinct] - 1].repeat(np.diff(np.append(distinct, len(paths))))
         hi = _ends(lo, parent, levels, len(paths))
-        return cls(first.astype(np.int32), token, lo, hi, parent, order.astype(np.int32), position, leaf)
+
+        left = np.zeros(len(paths), np.int64)  # tokens behind the leaf
+        left[distinct] = lengths[distinct] - depth_of_leaf
+        tail = np.append(0, left.cumsum())
+        behind = np.arange(tail[-1]) + (start + lengths - tail[1:]).repeat(left)
+        token = np.concatenate([np.full(1, -1, np.int32), flat[start.repeat(added) + depth][by_level], flat[behind]])
+        return cls(
+            first.astype(np.int32),
+            token,
+            lo,
+            hi,
+            parent,
+            order.astype(np.int32),
+            position,
+            leaf,
+            tail.astype(np.int32),
+            int(lengths.max()),
+        )
 
     @property
     def num_nodes(self) -> int:
-        """Nodes, the root included."""
-        return len(self.token)
+        """Nodes, the root included; places in tails are none."""
+        return len(self.lo)
 
     @property
     def num_items(self) -> int:
@@ -130,20 +160,41 @@ class ItemTrie:
         return len(self.order)
 
     def is_leaf(self, nodes: IndexArray) -> NDArray[np.bool_]:
-        """Whether each of some nodes ends a path."""
+        """Whether there is nothing left to choose at each of some nodes."""
         leaf: NDArray[np.bool_] = self.first[nodes] == self.first[nodes + 1]
         return leaf
 
-    def children(self, nodes: IndexArray) -> Children:
-        """Children of several nodes at once."""
+    def node_of(self, places: IndexArray) -> IndexArray:
+        """Nodes as they are, and the leaf of each place in a tail."""
+        nodes = places.copy()
+        inside = np.flatnonzero(places >= self.num_nodes)
+        if len(inside):
+            token = (places[inside] - self.num_nodes).astype(np.int32)
+            nodes[inside] = self.leaf[self.tail.searchsorted(token, side="right") - 1]
+        return nodes
+
+    def children(self, places: IndexArray) -> Children:
+        """What follows on several nodes and places at once: children, and where there are none, one place in a tail."""
+        nodes = self.node_of(places)
         begin = self.first[nodes].astype(np.int64)
         counts = self.first[nodes + 1] - begin
+        alone = np.flatnonzero(counts == 0)
+        if len(alone):
+            position = self.lo[nodes[alone]]
+            inside = places[alone] >= self.num_nodes
+            begin[alone] = np.where(inside, places[alone] + 1, self.num_nodes + self.tail[position])
+            counts[alone] = begin[alone] < self.num_nodes + self.tail[position + 1]
         splits = np.concatenate([[0], np.cumsum(counts)])
         return Children(np.arange(splits[-1]) + np.repeat(begin - splits[:-1], counts), splits)
 
-    def spelling(self, node: int) -> tuple[int, ...]:
-        """Tokens from the root to a node."""
-        spelled = []
+    def spelling(self, place: int) -> tuple[int, ...]:
+        """Tokens from the root to a node or to a place in a tail."""
+        spelled: list[int] = []
+        node = place
+        if place >= self.num_nodes:
+            node = int(self.node_of(np.array([place]))[0])
+            begin = self.num_nodes + int(self.tail[self.lo[node]])
+            spelled = self.token[begin : place + 1][::-1].tolist()
         while node:
             spelled.append(int(self.token[node]))
             node = int(self.parent[node])
@@ -151,7 +202,14 @@ class ItemTrie:
 
     def path(self, item: int) -> tuple[int, ...]:
         """Token path of the item with a catalog index."""
-        return self.spelling(int(self.leaf[self.position[item]]))
+        leaf = int(self.leaf[self.position[item]])
+        return (*self.spelling(leaf), *self.tail_of(leaf))
+
+    def tail_of(self, leaf: int) -> list[int]:
+        """Tokens behind a leaf."""
+        begin, end = self.tail[self.lo[leaf] : self.lo[leaf] + 2]
+        tokens: list[int] = self.token[self.num_nodes + begin : self.num_nodes + end].tolist()
+        return tokens
 
     def save(self, folder: Path) -> None:
         """Write the arrays into a new folder; it is there whole or not at all, also with several writers."""
@@ -160,7 +218,8 @@ class ItemTrie:
         try:
             for name in ARRAYS:
                 np.save(scratch / f"{name}.npy", getattr(self, name))
-            (scratch / "trie.json").write_text(json.dumps({"format": FORMAT}), encoding="utf-8")
+            about = {"format": FORMAT, "longest": self.longest}
+            (scratch / "trie.json").write_text(json.dumps(about), encoding="utf-8")
             try:
                 scratch.rename(folder)
             except OSError:
@@ -177,9 +236,10 @@ class ItemTrie:
             OSError, ValueError: The folder is not there, not whole, or of another format.
         """
         stored = json.loads((folder / "trie.json").read_text(encoding="utf-8"))
-        if stored != {"format": FORMAT}:
+        if stored.get("format") != FORMAT:
             raise ValueError(f"{folder} holds a trie of another format: {stored}")
-        return cls(*(np.load(folder / f"{name}.npy", mmap_mode="r") for name in ARRAYS))
+        arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in ARRAYS}
+        return cls(**arrays, longest=stored["longest"])
 
     @classmethod
     def cached(cls, folder: Path, key: Sequence[str], paths: Callable[[], Sequence[Sequence[int]]]) -> ItemTrie:

@@ -30,6 +30,7 @@ def assert_equal(one: ItemTrie, other: ItemTrie) -> None:
     for name in ARRAYS:
         np.testing.assert_array_equal(getattr(one, name), getattr(other, name), err_msg=name)
         assert getattr(one, name).dtype == np.int32
+    assert one.longest == other.longest
 
 
 @settings(max_examples=200, deadline=None)

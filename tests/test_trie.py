@@ -25,11 +25,11 @@ paths_of_items = st.lists(
 
 
 def leaves(trie: ItemTrie) -> list[tuple[tuple[int, ...], list[int]]]:
-    """Spelled path and items of each leaf, by walking over all nodes."""
+    """Whole path and items of each leaf, by walking over all nodes."""
     nodes = np.arange(trie.num_nodes)
     return [
-        (trie.spelling(int(node)), trie.order[trie.lo[node] : trie.hi[node]].tolist())
-        for node in nodes[trie.is_leaf(nodes)]
+        ((*trie.spelling(node), *trie.tail_of(node)), trie.order[trie.lo[node] : trie.hi[node]].tolist())
+        for node in nodes[trie.is_leaf(nodes)].tolist()
     ]
 
 
@@ -42,21 +42,32 @@ def test_every_leaf_spells_its_items_and_every_item_has_one(paths: list[tuple[in
 @given(paths_of_items)
 def test_children_equal_a_scan_of_all_paths(paths: list[tuple[int, ...]]) -> None:
     trie = ItemTrie.build(paths)
-    nodes = np.arange(trie.num_nodes)
-    children, splits = trie.children(nodes)
-    for node in nodes:
-        prefix = trie.spelling(int(node))
+    places = np.arange(len(trie.token))
+    assert len({trie.spelling(place) for place in places.tolist()}) == len({p[:n] for p in paths for n in range(9)})
+    children, splits = trie.children(places)
+    for place in places.tolist():
+        prefix = trie.spelling(place)
         expected = sorted({p[len(prefix)] for p in paths if p[: len(prefix)] == prefix and len(p) > len(prefix)})
-        own = children[splits[node] : splits[node + 1]]
+        own = children[splits[place] : splits[place + 1]]
         assert trie.token[own].tolist() == expected
-        assert (trie.parent[own] == node).all()
+        assert (trie.parent[own[own < trie.num_nodes]] == place).all()
+
+
+@given(paths_of_items)
+def test_a_path_has_nodes_as_far_as_another_goes_with_it_and_one_more(paths: list[tuple[int, ...]]) -> None:
+    trie = ItemTrie.build(paths)
+    nodes = {trie.spelling(node) for node in range(trie.num_nodes)}
+    shared = {p[:n] for p in paths for n in range(len(p)) if any(q[:n] == p[:n] and q != p for q in paths)} | {()}
+    assert nodes == shared | {p[: len(s) + 1] for s in shared for p in paths if p[: len(s)] == s}
+    assert trie.longest == max(map(len, paths))
 
 
 @given(paths_of_items)
 def test_interval_below_a_node_holds_the_items_that_begin_with_it(paths: list[tuple[int, ...]]) -> None:
     trie = ItemTrie.build(paths)
-    for node in range(trie.num_nodes):
-        prefix = trie.spelling(node)
+    for place in range(len(trie.token)):
+        prefix = trie.spelling(place)
+        (node,) = trie.node_of(np.array([place]))
         below = sorted(trie.order[trie.lo[node] : trie.hi[node]].tolist())
         assert below == [item for item, path in enumerate(paths) if path[: len(prefix)] == prefix]
 
@@ -107,6 +118,7 @@ def test_a_stored_trie_is_the_same_and_is_not_built_again(tmp_path: Path) -> Non
     first = ItemTrie.cached(tmp_path, ("catalog", "tokenizer"), paths)
     second = ItemTrie.cached(tmp_path, ("catalog", "tokenizer"), paths)
     assert len(calls) == 1
+    assert second.longest == 3
     assert isinstance(second.token, np.memmap)
     assert leaves(first) == leaves(second) == leaves(ItemTrie.build(paths()))
 

@@ -156,7 +156,7 @@ def same_children(trie: ItemTrie, other: DictTrie) -> bool:
     while pairs:
         below = []
         for node, tree in pairs:
-            children = range(int(trie.first[node]), int(trie.first[node + 1]))
+            children = trie.children(np.array([node])).nodes.tolist()
             if [int(trie.token[child]) for child in children] != sorted(tree):
                 return False
             below += [(child, tree[int(trie.token[child])]) for child in children]
