@@ -6,9 +6,13 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from copy import copy
+from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
+from operator import eq
 from pathlib import Path
+from threading import Lock
+from typing import overload
 
 from llmgen.errors import CatalogError, DataError, UnknownItemError
 from llmgen.types import Attribute, Item
@@ -40,37 +44,45 @@ class Catalog(Sequence[Item]):
         label: str = "{title}",
         shown: Sequence[str] = (),
     ) -> None:
-        self._items = tuple(items)
-        self._begins: tuple[Item, ...] = ()  # the items of the catalog that this one grew from
         self.noun = noun
         self.label_format = label
         self.shown = tuple(shown)
-        if not self._items:
-            raise CatalogError("a catalog needs at least one item, and this one has none")
-        self._index: dict[str, int] = {}
-        for position, item in enumerate(self._items):
+        self._shelf = _Shelf([], [], {})
+        for position, item in enumerate(items):
             if not item.id:
                 raise CatalogError(f"item {position} ({item.title!r}) has an empty id; give it one")
             if not item.title.strip():
                 raise CatalogError(f"item {item.id!r} has a blank title; give it one or leave it out")
-            if item.id in self._index:
-                raise CatalogError(f"id {item.id!r} stands twice, at items {self._index[item.id]} and {position}")
-            self._index[item.id] = position
-        self._labels = tuple(self._spell(item) for item in self._items)
+            known = self._shelf.index.setdefault(item.id, position)
+            if known != position:
+                raise CatalogError(f"id {item.id!r} stands twice, at items {known} and {position}")
+            self._shelf.items.append(item)
+            self._shelf.labels.append(self._spell(item))
+        self._length = len(self._shelf.items)
+        if not self._length:
+            raise CatalogError("a catalog needs at least one item, and this one has none")
 
-    def __getitem__(self, key: int | str) -> Item:  # type: ignore[override]
-        """The item at a position, or with an id."""
-        return self._items[self.index(key) if isinstance(key, str) else key]
+    @overload
+    def __getitem__(self, key: int | str) -> Item: ...
+    @overload
+    def __getitem__(self, key: slice) -> tuple[Item, ...]: ...
+    def __getitem__(self, key: int | str | slice) -> Item | tuple[Item, ...]:
+        """The item at a position, or with an id; several of a slice of positions."""
+        place = self.index(key) if isinstance(key, str) else range(self._length)[key]
+        if isinstance(place, range):
+            return tuple(self._shelf.items[position] for position in place)
+        return self._shelf.items[place]
 
     def __len__(self) -> int:
-        return len(self._items)
+        return self._length
 
     def __iter__(self) -> Iterator[Item]:
-        return iter(self._items)
+        return islice(self._shelf.items, self._length)
 
     def __contains__(self, key: object) -> bool:
         """Whether an id, or an item with that id, is in the catalog."""
-        return (key.id if isinstance(key, Item) else key) in self._index
+        item_id = key.id if isinstance(key, Item) else key
+        return isinstance(item_id, str) and self._position(item_id) is not None
 
     def index(self, key: str | Item) -> int:  # type: ignore[override]
         """Position of an id or an item.
@@ -79,33 +91,33 @@ class Catalog(Sequence[Item]):
             UnknownItemError: It is not in the catalog.
         """
         item_id = key.id if isinstance(key, Item) else key
-        try:
-            return self._index[item_id]
-        except KeyError:
-            example = ", ".join(repr(item.id) for item in self._items[:3])
+        position = self._position(item_id)
+        if position is None:
+            example = ", ".join(repr(item.id) for item in islice(self, 3))
             raise UnknownItemError(
                 f"no item has the id {item_id!r}; this catalog of {len(self)} has ids such as {example}"
-            ) from None
+            )
+        return position
 
     def positions(self, items: Iterable[Item]) -> list[int]:
         """Positions of items in their order, without those that are not in the catalog."""
-        known = self._index
-        return [known[item.id] for item in items if item.id in known]
+        positions = (self._position(item.id) for item in items)
+        return [position for position in positions if position is not None]
 
-    @property
+    @cached_property
     def ids(self) -> tuple[str, ...]:
         """All ids, in order."""
-        return tuple(self._index)
+        return tuple(item.id for item in self)
 
-    @property
+    @cached_property
     def labels(self) -> tuple[str, ...]:
         """How each item is written in prompts and answers, in order; not necessarily unique."""
-        return self._labels
+        return tuple(islice(self._shelf.labels, self._length))
 
     def label(self, item: Item) -> str:
         """How one item is written in prompts and answers."""
-        position = self._index.get(item.id)
-        return self._spell(item) if position is None else self._labels[position]
+        position = self._position(item.id)
+        return self._spell(item) if position is None else self._shelf.labels[position]
 
     def with_items(self, items: Iterable[Item]) -> Catalog:
         """The same catalog with these items: one with a known id takes that item's place, others come at the end.
@@ -120,7 +132,7 @@ class Catalog(Sequence[Item]):
             changed[item.id] = item
         if not changed:
             return self
-        if self._index.keys().isdisjoint(changed):
+        if all(self._position(item_id) is None for item_id in changed):
             return self._followed_by(self._like(changed.values()))
         kept = [changed.pop(item.id, item) for item in self]
         return self._like([*kept, *changed.values()])
@@ -130,7 +142,7 @@ class Catalog(Sequence[Item]):
         return (
             (self.noun, self.label_format, self.shown) == (other.noun, other.label_format, other.shown)
             and len(self) >= len(other)
-            and (self._begins is other._items or self._items[: len(other)] == other._items)
+            and (self._shelf is other._shelf or all(map(eq, self, other)))
         )
 
     def without(self, ids: Iterable[str]) -> Catalog:
@@ -201,15 +213,22 @@ class Catalog(Sequence[Item]):
 
     def _followed_by(self, more: Catalog) -> Catalog:
         """With the items of another catalog of the same settings, none of whose ids is known here."""
-        made = copy(self)  # what was checked and written once is not again: this must not take long
-        made._items, made._begins = self._items + more._items, self._items
-        made._labels = self._labels + more._labels
-        made._index = self._index.copy()
-        made._index.update((item_id, len(self) + position) for position, item_id in enumerate(more._index))
+        with _GROWING:
+            shelf = self._shelf
+            if len(shelf.items) > self._length:  # another catalog has grown from this one
+                shelf = shelf.beginning(self._length)
+            shelf.append(more._shelf)
+        made = Catalog.__new__(Catalog)  # what was checked and written once is not again: this must not take long
+        made.noun, made.label_format, made.shown = self.noun, self.label_format, self.shown
+        made._shelf, made._length = shelf, self._length + len(more)
         if "_sha256" in self.__dict__:
             made._sha256 = self._sha256.copy()
             made._sha256.update("".join(_lines(more)).encode())
         return made
+
+    def _position(self, item_id: str) -> int | None:
+        position = self._shelf.index.get(item_id)
+        return None if position is None or position >= self._length else position
 
     @cached_property
     def _sha256(self) -> hashlib._Hash:
@@ -226,6 +245,35 @@ class Catalog(Sequence[Item]):
     def _dump(self) -> str:
         settings = {"noun": self.noun, "label": self.label_format, "shown": list(self.shown)}
         return "".join((json.dumps(settings, ensure_ascii=False) + "\n", *_lines(self)))
+
+
+@dataclass(frozen=True, slots=True)
+class _Shelf:
+    """Items one after the other, how each is written, and where each stands.
+
+    Catalogs that grew from one another share one: each is a beginning of it, so that to grow costs nothing that grows
+    with the catalog.
+    """
+
+    items: list[Item]
+    labels: list[str]
+    index: dict[str, int]
+
+    def beginning(self, length: int) -> _Shelf:
+        """A shelf of its own with the first items of this one."""
+        items = self.items[:length]
+        return _Shelf(items, self.labels[:length], {item.id: position for position, item in enumerate(items)})
+
+    def append(self, other: _Shelf) -> None:
+        """Put the items of another shelf behind, none of which stands here."""
+        length = len(self.items)
+        self.items.extend(other.items)
+        self.labels.extend(other.labels)
+        self.index.update((item_id, length + position) for item_id, position in other.index.items())
+
+
+_GROWING = Lock()
+"""Held while a shelf gets more items: two catalogs that grow from one at the same time may not both get them there."""
 
 
 def _lines(items: Iterable[Item]) -> Iterator[str]:

@@ -11,7 +11,7 @@ children from now on, and what was a tail becomes nodes as far as both go, and a
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -64,7 +64,7 @@ def grow(trie: ItemTrie, paths: Sequence[Sequence[int]]) -> ItemTrie:
     first = trie.first[anchor] + np.sort(above).searchsorted(number[rank])
     behind = [1 + parent if parent >= 0 else new.anchor[-1 - parent] for parent in new.parent]
     low, high = _bounds(trie, entries, place, position)
-    lows, highs = zip(*((trie.lo[a:b], trie.hi[a:b]) for a, b in _levels(trie)), strict=True)
+    lows, highs = zip(*((trie.lo[a:b], trie.hi[a:b]) for a, b in trie.levels()), strict=True)
     lo = _inserted(trie.lo, anchor, low[np.array(new.first_entry, np.int64)[rank]], *_in_each(lows, place, side="left"))
     hi = _inserted(
         trie.hi, anchor, high[np.array(new.last_entry, np.int64)[rank]], *_in_each(highs, place, side="right")
@@ -263,14 +263,6 @@ def _common(one: tuple[int, ...], other: tuple[int, ...]) -> int:
 
 def _beginning(short: Sequence[int], long: Sequence[int]) -> ValueError:
     return ValueError(f"path {tuple(short)} is the beginning of {tuple(long)}; end every path with the same end token")
-
-
-def _levels(trie: ItemTrie) -> Iterator[tuple[int, int]]:
-    """First node of each level, and the one behind its last."""
-    start, end = 0, 1
-    while start < end:
-        yield start, end
-        start, end = end, int(trie.first[end])
 
 
 def _in_each(

@@ -185,7 +185,7 @@ class SparseMass:
         for which, below in enumerate(self._shared):
             mine = np.flatnonzero(self._which[owner] == which) if len(self._shared) > 1 else slice(None)
             rest = self._rest[owner[mine]]
-            largest, total = below.at(self._trie, node[mine])
+            largest, total = below.at(node[mine])
             best[mine] = largest + rest
             count[mine] = below.count[end[mine]] - below.count[start[mine]]
             scale = 0.0 if below.top == -np.inf else np.exp(below.top + rest - self._top[owner[mine]])

@@ -217,7 +217,8 @@ class Recommender:
         made = self._with(catalog=catalog, priors=[moved[prior.name] for prior in self.priors])
         made._factors = tuple(moved.values())
         if grown and "trie" in self.__dict__:
-            made.__dict__["trie"] = grow(self.trie, self._needs_engine("a trie").spell(catalog.labels[known:]))
+            added = [catalog.label(catalog[position]) for position in range(known, len(catalog))]
+            made.__dict__["trie"] = grow(self.trie, self._needs_engine("a trie").spell(added))
         return made
 
     def prepare(self) -> None:
@@ -232,7 +233,9 @@ class Recommender:
         if len(self.catalog) > LARGE_CATALOG and "trie" in self.__dict__:
             weights = multiply(self._factors, [Query()], len(self.catalog), self._shared).row(0)
             if isinstance(weights, SparseWeights):
-                weights.shared.below(self.trie)
+                weights.shared.below(self.trie).at(
+                    np.arange(self.trie.first[1])
+                )  # the root, and what every search opens
 
     def recommend(self, query: Query) -> Recommendations:
         """The best `query.k` items.

@@ -17,7 +17,7 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -158,6 +158,13 @@ class ItemTrie:
     def num_items(self) -> int:
         """Items, those that share a path each counted."""
         return len(self.order)
+
+    def levels(self) -> Iterator[tuple[int, int]]:
+        """First node of each level, and the one behind its last, from the root down."""
+        start, end = 0, 1
+        while start < end:
+            yield start, end
+            start, end = end, int(self.first[end])
 
     def is_leaf(self, nodes: IndexArray) -> NDArray[np.bool_]:
         """Whether there is nothing left to choose at each of some nodes."""

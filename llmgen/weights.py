@@ -18,49 +18,46 @@ from llmgen.trie import ItemTrie
 from llmgen.types import FloatArray, IntArray
 
 
-@dataclass(frozen=True, slots=True, eq=False)
 class Below:
-    """What is below every node of a trie.
+    """What is below the nodes of a trie, each node looked at when it is first asked about.
+
+    A request asks about few nodes, and mostly about the same as others do.
+
+    Args:
+        trie: Of the items.
+        log_weights: float64 [num_items] in catalog order.
+        top: The largest of them; -inf where no item is eligible.
 
     Attributes:
-        several: int32, the nodes with more than one item, rising; of all others the weight of the one item is all.
-        best: float64 [len(several)], the largest log weight below each of these.
-        mass: float64 [len(several)], the sum of the weights, in units of the largest one of all.
+        in_order: float64 [num_items], the log weights in trie order.
         count: int32 [num_items + 1], eligible items before each position.
-        in_order: float64 [num_items], log weights in trie order.
-        top: The largest log weight of all; -inf where no item is eligible.
+        top: As given.
     """
 
-    several: NDArray[np.int32]
-    best: FloatArray
-    mass: FloatArray
-    count: NDArray[np.int32]
-    in_order: FloatArray
-    top: float
+    def __init__(self, trie: ItemTrie, log_weights: FloatArray, top: float) -> None:
+        self.top = top
+        self._log_weight = np.append(log_weights[trie.order], -np.inf)  # an interval may end behind the last item
+        self._weight = np.exp(self._log_weight - (top if top > -np.inf else 0.0))
+        self.in_order = self._log_weight[:-1]
+        self.count = np.zeros(trie.num_items + 1, np.int32)
+        (self.in_order > -np.inf).cumsum(out=self.count[1:])
+        self._trie = trie
+        self._known = np.zeros(trie.num_nodes, dtype=bool)
+        self._best, self._mass = np.zeros(trie.num_nodes), np.zeros(trie.num_nodes)
 
-    @staticmethod
-    def of(trie: ItemTrie, log_weights: FloatArray, top: float) -> Below:
-        """From one log weight an item, in catalog order, and the largest of them."""
-        in_order = log_weights[trie.order]
-        count = np.zeros(trie.num_items + 1, np.int32)
-        (in_order > -np.inf).cumsum(out=count[1:])
-        several = np.flatnonzero(trie.hi - trie.lo > 1).astype(np.int32)
-        # the last node comes first: then what is between the end of one and the start of the next is no interval
-        between = np.stack([trie.lo[several], trie.hi[several]], axis=1)[::-1].ravel()
-        padded = np.append(in_order, -np.inf)  # so that an interval may end behind the last item
-        weight = np.exp(padded - top) if top > -np.inf else np.zeros(len(padded))
-        best, mass = (how.reduceat(of, between)[::2][::-1] for how, of in ((np.maximum, padded), (np.add, weight)))
-        return Below(several, best, mass, count, in_order, top)
+    def at(self, nodes: IntArray) -> tuple[FloatArray, FloatArray]:
+        """Largest log weight, and sum of the weights in units of the largest one of all, below some nodes."""
+        if not self._known[nodes].all():
+            self._look(np.unique(nodes[~self._known[nodes]]))
+        return self._best[nodes], self._mass[nodes]
 
-    def at(self, trie: ItemTrie, node: IntArray) -> tuple[FloatArray, FloatArray]:
-        """Largest log weight and sum of the weights below some nodes."""
-        start = trie.lo[node]
-        best = self.in_order[start]
-        mass = np.exp(best - self.top) if self.top > -np.inf else np.zeros(len(node))
-        more = np.flatnonzero(trie.hi[node] - start > 1)
-        place = self.several.searchsorted(node[more].astype(np.int32))
-        best[more], mass[more] = self.best[place], self.mass[place]
-        return best, mass
+    def _look(self, nodes: IntArray) -> None:
+        start, end = self._trie.lo[nodes], self._trie.hi[nodes]
+        last_first = (-start).argsort()  # so that what is between two of them is no interval
+        between = np.stack([start, end], axis=1)[last_first].ravel()
+        self._best[nodes[last_first]] = np.maximum.reduceat(self._log_weight, between)[::2]
+        self._mass[nodes[last_first]] = np.add.reduceat(self._weight, between)[::2]
+        self._known[nodes] = True
 
 
 class Shared:
@@ -102,9 +99,9 @@ class Shared:
         return 0.0 if self.top == -np.inf else float(np.exp(self.log_weights - self.top).sum())
 
     def below(self, trie: ItemTrie) -> Below:
-        """What is below every node; kept for the last trie that was asked for."""
+        """What is below the nodes of a trie; kept for the last one that was asked for."""
         if self._below is None or self._below[0] is not trie:
-            self._below = trie, Below.of(trie, self.log_weights, self.top)
+            self._below = trie, Below(trie, self.log_weights, self.top)
         return self._below[1]
 
 

@@ -312,12 +312,14 @@ def _asking(recommender: Recommender, asked: Sequence[Query]) -> Callable[[int],
 
 
 def _adding(recommender: Recommender) -> Callable[[int], int]:
-    """From a new item to a recommender that has it in its trie."""
-    catalog = recommender.catalog
+    """From a new item to a recommender that is ready to recommend it, again and again as a server does."""
 
     def add(turn: int) -> int:
-        grown = recommender.with_catalog(catalog.with_items([Item(f"new {turn}", f"A New Title {turn}")]))
-        return grown.trie.num_items
+        nonlocal recommender
+        item = Item(f"new {turn}", f"A New Title {turn}")
+        recommender = recommender.with_catalog(recommender.catalog.with_items([item]))
+        recommender.prepare()
+        return recommender.trie.num_items
 
     return add
 

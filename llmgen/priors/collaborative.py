@@ -126,6 +126,9 @@ class ItemToItem:
             none = np.full(n_items - len(self.catalog), self.similarity.indptr[-1], self.similarity.indptr.dtype)
             arrays = (self.similarity.data, self.similarity.indices, np.append(self.similarity.indptr, none))
             similarity = sparse.csr_array(arrays, shape=(n_items, n_items))
+            moved = dataclasses.replace(self, catalog=catalog, similarity=similarity)
+            moved.__dict__["_unknown"] = np.append(self._unknown, np.ones(len(none), dtype=bool))
+            return moved
         else:
             block = self.similarity[before[kept]][:, before[kept]].tocoo()
             similarity = sparse.coo_array(
