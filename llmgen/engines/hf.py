@@ -25,9 +25,10 @@ from llmgen.types import Completion, FloatArray, IntArray, Message
 
 try:
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
+    from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils.logging import disable_progress_bar
 
+    from llmgen.engines.forward import by_transformers, short
     from llmgen.engines.packed import pack
 except ImportError as error:
     raise EngineUnavailableError(f"the hf engine needs torch and transformers ({error}); install llmgen[hf]") from error
@@ -128,6 +129,7 @@ class HFEngine:
         self.batch_tokens = batch_tokens or max(PASS_TOKENS, 1_000_000_000 // bytes_a_token)
         self._kept: OrderedDict[tuple[int, ...], _Kept] = OrderedDict()
         self.usage = Usage()
+        self._forward = short(self._body) or by_transformers(self._body)
         self._tree_works = self._check_tree()
         self.usage = Usage()  # without the check
 
@@ -294,30 +296,23 @@ class HFEngine:
         ids = torch.zeros((count, longest), dtype=torch.long)
         for row, tokens in enumerate(rest):
             ids[row, : len(tokens)] = torch.tensor(tokens)
-        cache = DynamicCache()
+        past = None
         if donor is not None:
             source = self._kept[donor]
-            cache = DynamicCache(
-                [
-                    (k[None, :, :shared].expand(count, -1, -1, -1), v[None, :, :shared].expand(count, -1, -1, -1))
-                    for k, v in zip(source.keys, source.values, strict=True)
-                ]
-            )
+            past = [
+                (k[None, :, :shared].expand(count, -1, -1, -1), v[None, :, :shared].expand(count, -1, -1, -1))
+                for k, v in zip(source.keys, source.values, strict=True)
+            ]
         # padding stands at the right, behind everything that looks back, so the plain causal mask is right for all rows
         positions = torch.arange(shared, shared + longest, device=self._device)
-        output = self._body(
-            input_ids=ids.to(self._device),
-            position_ids=positions.expand(count, -1),
-            past_key_values=cache,
-            use_cache=True,
-        )
+        hidden, now = self._forward(ids.to(self._device), positions.expand(count, -1), past)
         for row, prompt in enumerate(prompts):
             length = len(prompt)
             self._kept[prompt] = _Kept(
                 length,
-                [layer.keys[row, :, :length].clone() for layer in output.past_key_values.layers],
-                [layer.values[row, :, :length].clone() for layer in output.past_key_values.layers],
-                output.last_hidden_state[row, len(rest[row]) - 1 : len(rest[row])].clone(),
+                [keys[row, :, :length].clone() for keys, _ in now],
+                [values[row, :, :length].clone() for _, values in now],
+                hidden[row, len(rest[row]) - 1 : len(rest[row])].clone(),
                 {(): 0},
                 [[]],
             )
@@ -351,18 +346,12 @@ class HFEngine:
                 seen[row, node, [one.length + n - 1 if n < known else longest + n - known for n in path]] = True
         mask = torch.zeros(seen.shape, dtype=self._head.weight.dtype)
         mask.masked_fill_(~seen, torch.finfo(mask.dtype).min)
-        cache = DynamicCache(
-            [
-                (_pad([one.keys[layer] for one in kept], longest), _pad([one.values[layer] for one in kept], longest))
-                for layer in range(len(kept[0].keys))
-            ]
-        )
-        output = self._body(
-            input_ids=ids.to(self._device),
-            attention_mask=mask[:, None].to(self._device),
-            position_ids=positions.to(self._device),
-            past_key_values=cache,
-            use_cache=True,
+        past = [
+            (_pad([one.keys[layer] for one in kept], longest), _pad([one.values[layer] for one in kept], longest))
+            for layer in range(len(kept[0].keys))
+        ]
+        hidden, now = self._forward(
+            ids.to(self._device), positions.to(self._device), past, mask[:, None].to(self._device)
         )
         for row, (prompt, one, growth) in enumerate(zip(prompts, kept, growths, strict=True)):
             size = len(growth.tokens)
@@ -372,12 +361,11 @@ class HFEngine:
                     return run[0]
                 return torch.cat([run[row, :, :before], run[row, :, longest : longest + size]], dim=1)
 
-            layers = output.past_key_values.layers
             self._kept[prompt] = _Kept(
                 one.length,
-                [grown(layer.keys) for layer in layers],
-                [grown(layer.values) for layer in layers],
-                torch.cat([one.hidden, output.last_hidden_state[row, :size]]),
+                [grown(keys) for keys, _ in now],
+                [grown(values) for _, values in now],
+                torch.cat([one.hidden, hidden[row, :size]]),
                 {**one.numbers, **growth.numbers},
                 [*one.above, *growth.above],
             )

@@ -8,10 +8,13 @@ half the time for 6 to 14 tokens, and four fifths of it for a prompt of 195.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
+
+from llmgen.engines.forward import LIKE_LLAMA, FusedAttention
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -45,7 +48,7 @@ class PackedLinear(nn.Module):
 
 @torch.inference_mode()
 def pack(model: PreTrainedModel) -> bool:
-    """Pack the linear layers of a model's body, in place, where that changes none of its answers.
+    """Fuse attention layers like Llama's and pack the linear layers of a model's body, in place.
 
     The output layer stays, since a search reads single rows of it. Whether the answers stay the same is tried on a
     few tokens; if they do not, or this torch cannot pack, the model is left as it was.
@@ -56,26 +59,29 @@ def pack(model: PreTrainedModel) -> bool:
     Returns:
         Whether it was packed.
     """
-    output = model.get_output_embeddings()  # type: ignore[no-untyped-call]
-    places = [
-        (parent, name, child)
-        for parent in model.modules()
-        for name, child in parent.named_children()
-        if type(child) is nn.Linear and child is not output
-    ]
     size = model.config.get_text_config().vocab_size
     probe = torch.randint(size, (1, TOKENS), generator=torch.Generator().manual_seed(0))
     before = model(input_ids=probe, use_cache=False).logits
+    output = model.get_output_embeddings()  # type: ignore[no-untyped-call]
+    changed: list[tuple[nn.Module, str, nn.Module]] = []
+
+    def replace(new: Callable[[Any], nn.Module], wanted: Callable[[nn.Module], bool]) -> None:
+        for parent in list(model.modules()):
+            for name, child in list(parent.named_children()):
+                if wanted(child):
+                    changed.append((parent, name, child))
+                    setattr(parent, name, new(child))
+
     try:
-        for parent, name, child in places:
-            setattr(parent, name, PackedLinear(child))
+        replace(FusedAttention, lambda module: type(module).__name__ in LIKE_LLAMA)
+        replace(PackedLinear, lambda module: type(module) is nn.Linear and module is not output)
         off = float((model(input_ids=probe, use_cache=False).logits - before).abs().max())
         if off <= ALLOWED:
             return True
         reason = f"logits differ by {off:.2g}"
     except (AttributeError, NotImplementedError, RuntimeError, TypeError) as error:
         reason = str(error).partition("\n")[0]
-    for parent, name, child in places:
+    for parent, name, child in reversed(changed):
         setattr(parent, name, child)
-    logger.info("linear layers stay as they are, which is slower: %s", reason)
+    logger.info("layers stay as they are, which is slower: %s", reason)
     return False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -251,16 +252,14 @@ def test_a_model_that_cannot_be_run_as_a_tree_is_run_plainly(
     prompt = engine.tokenize(CHATS[0])
     steps = [Step(prompt, suffix, np.arange(9)) for suffix in ((), (5,), (5, 6))]
     expected = engine.next_logprobs(steps)
-    original = engine._body.forward
+    original = engine._forward
 
-    def scaled(*args: object, **inputs: object) -> object:
-        """Answers otherwise with a cache than without."""
-        output = original(*args, **inputs)
-        if inputs.get("past_key_values") is not None:
-            output.last_hidden_state = output.last_hidden_state * 1.5
-        return output
+    def scaled(ids: Any, positions: Any, past: Any, mask: Any = None) -> Any:
+        """Answers otherwise behind something kept than without."""
+        done = original(ids, positions, past, mask)
+        return done if past is None else done._replace(hidden=done.hidden * 1.5)
 
-    monkeypatch.setattr(engine._body, "forward", scaled)
+    monkeypatch.setattr(engine, "_forward", scaled)
     engine._tree_works = engine._check_tree()
     assert not engine._tree_works
     assert "runs each path as a whole" in caplog.text

@@ -12,6 +12,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
 
 from llmgen.engines import packed
+from llmgen.engines.forward import FusedAttention, Past, by_transformers, short
 from llmgen.engines.hf import HFEngine
 from llmgen.engines.packed import PackedLinear, pack
 from llmgen.models import demo_model
@@ -43,13 +44,52 @@ def layers(model: nn.Module, kind: type[nn.Module]) -> int:
 @torch.inference_mode()
 def test_logits_stay_the_same(config: Any) -> None:
     model, expected = made(config), made(config)
-    count = layers(model, nn.Linear)
     assert pack(model)
-    assert layers(model, PackedLinear) == count - 1
     assert layers(model, nn.Linear) == 1  # the output layer
+    assert layers(model, FusedAttention) == (2 if config.model_type != "qwen3" else 0)
+    assert layers(model, PackedLinear) == 2 * (5 if config.model_type != "qwen3" else 7)
     for shape in ((1, 1), (1, 7), (3, 40)):
         ids = torch.randint(0, 97, shape)
         assert torch.allclose(model(input_ids=ids).logits, expected(input_ids=ids).logits, atol=1e-5)
+
+
+@pytest.mark.parametrize("biased", [False, True])
+@torch.inference_mode()
+def test_the_short_pass_is_that_of_transformers(biased: bool) -> None:
+    config = (Qwen2Config if biased else LlamaConfig)(**GROUPED)
+    model, expected = made(config), made(config)
+    for module in model.modules():
+        if isinstance(module, nn.Linear) and module.bias is not None:
+            module.bias.normal_()
+    expected.load_state_dict(model.state_dict())
+    assert short(expected.get_decoder()) is None
+    assert pack(model)
+    one, other = short(model.get_decoder()), by_transformers(expected.get_decoder())
+    assert one is not None
+    past: tuple[Past | None, Past | None] = (None, None)
+    before = 0
+    for tokens, masked in ((9, False), (5, False), (1, False), (4, True)):
+        ids, positions = torch.randint(0, 97, (2, tokens)), torch.arange(before, before + tokens).expand(2, -1)
+        mask = None
+        if masked:
+            unseen = torch.rand(2, 1, tokens, before + tokens) < 0.5
+            unseen[..., 0] = False
+            mask = torch.zeros(unseen.shape).masked_fill(unseen, torch.finfo(torch.float32).min)
+        done = one(ids, positions, past[0], mask), other(ids, positions, past[1], mask)
+        assert torch.allclose(done[0].hidden, done[1].hidden, atol=1e-5)
+        for mine, theirs in zip(done[0].past, done[1].past, strict=True):
+            assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(mine, theirs, strict=True))
+        past, before = (done[0].past, done[1].past), before + tokens
+
+
+@torch.inference_mode()
+def test_generation_stays_the_same() -> None:
+    model, expected = made(LlamaConfig(**GROUPED)), made(LlamaConfig(**GROUPED))
+    assert pack(model)
+    ids = torch.tensor([[0, 0, 5, 6], [7, 8, 9, 10]])
+    mask = torch.tensor([[0, 0, 1, 1], [1, 1, 1, 1]])
+    kwargs = {"attention_mask": mask, "max_new_tokens": 8, "do_sample": False, "pad_token_id": 0}
+    assert model.generate(ids, **kwargs).tolist() == expected.generate(ids, **kwargs).tolist()
 
 
 @torch.inference_mode()
@@ -74,6 +114,7 @@ def test_a_model_that_packing_would_change_is_as_before(failure: str, monkeypatc
     monkeypatch.setattr(packed, "PackedLinear", Broken)
     assert not pack(model)
     assert layers(model, nn.Linear) == layers(expected, nn.Linear)
+    assert not layers(model, FusedAttention)
     ids = torch.arange(20)[None]
     assert torch.equal(model(input_ids=ids).logits, expected(input_ids=ids).logits)
 
