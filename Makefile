@@ -22,7 +22,7 @@ test: $(VENV)/.installed $(VENV)/.installed-vllm
 	$(BIN)/python -m pytest -m "not gpu" --cov --cov-report=term --durations=10
 
 fast: $(VENV)/.installed
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist worksteal
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff format --check .

@@ -12,14 +12,14 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from eval.baselines import FACTOR_GRIDS, GRIDS, REPEAT_GRID, Part, Result, tune_baselines
-from eval.classics import Among, HistoryText, Random, RepeatLast
+from eval.classics import Among, Random, RepeatLast
 from eval.exchanged import Own, exchanged
 from eval.protocol import Protocol, Sample
 from llmgen.adapters import AdapterRecord
 from llmgen.catalog import Catalog
 from llmgen.engines import Engine, load_engine
 from llmgen.errors import ConfigError
-from llmgen.priors import Content, Prior, Seen, Wish, only
+from llmgen.priors import Content, HistoryText, Prior, Seen, Wish, only
 from llmgen.recommender import Decoding, Recommender, Task
 from llmgen.search import Normalise
 from llmgen.templates import PromptLibrary
@@ -186,7 +186,7 @@ def classics(
     # repeats of the history are the point of repeat_last, so it stands only where they are an answer
     fixed: list[Prior] = [Random(len(final.catalog), protocol.seed)]
     if len(final.catalog) * len(final.queries) <= MOST_READ:
-        fixed += [HistoryText(final.catalog), Content(final.catalog)]
+        fixed += [HistoryText(final.catalog, name="bm25"), Content(final.catalog)]
     else:
         logger.warning(
             "bm25 and content are left out: a common word leads to most of %s items, for each of %s users; ask fewer",

@@ -1,4 +1,4 @@
-"""Priors that need no fit: random, repeat the last item, BM25 on the words of the history; and the choice of a few."""
+"""Priors that need no fit: random, repeat the last item; and the choice of a few."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from llmgen.bm25 import BM25Index
 from llmgen.catalog import Catalog
-from llmgen.priors import SparseRow, item_text
+from llmgen.priors import SparseRow
 from llmgen.types import FloatArray, Query
 
 FIRST_PLACES = 1_000
@@ -78,34 +77,6 @@ class RepeatLast:
             order = taken.argsort()
             rows.append(SparseRow(0.0, taken[order], 1.0 / (1.0 + order.astype(np.float64))))
         return rows
-
-
-class HistoryText:
-    """Items whose title and attributes share the most with those of the newest items taken, by BM25.
-
-    Args:
-        catalog: The items.
-        newest: How many of them are read.
-    """
-
-    name = "bm25"
-    weight = 1.0
-
-    def __init__(self, catalog: Catalog, *, newest: int = 10) -> None:
-        self.catalog, self.newest = catalog, newest
-        self._index = BM25Index([item_text(catalog, item) for item in catalog])
-
-    def log_weights(self, queries: Sequence[Query]) -> FloatArray:
-        """See `Prior`; BM25 scores as they are."""
-        found = [self._index.scores(self._read(query)) for query in queries]
-        return np.stack(found) if found else np.empty((0, len(self.catalog)))
-
-    def sparse_log_weights(self, queries: Sequence[Query]) -> list[SparseRow]:
-        """See `SparsePrior`."""
-        return [SparseRow(0.0, *self._index.sparse_scores(self._read(query))) for query in queries]
-
-    def _read(self, query: Query) -> str:
-        return " ".join(item_text(self.catalog, item) for item in query.history[-self.newest :])
 
 
 @dataclass(frozen=True, eq=False)

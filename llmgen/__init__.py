@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from llmgen.grounding import Grounder as Grounder
     from llmgen.priors import Content as Content
     from llmgen.priors import Ease as Ease
+    from llmgen.priors import HistoryText as HistoryText
     from llmgen.priors import ItemKNN as ItemKNN
     from llmgen.priors import Popularity as Popularity
     from llmgen.priors import Transition as Transition
@@ -35,6 +36,7 @@ _HOMES = {
     "Content": "priors",
     "Ease": "priors",
     "Grounder": "grounding",
+    "HistoryText": "priors",
     "Item": "types",
     "ItemKNN": "priors",
     "LLMGenError": "errors",

@@ -13,7 +13,7 @@ from llmgen.catalog import Catalog
 from llmgen.datasets import Dataset, k_core, load_dataset, load_tables
 from llmgen.engines import Engine, load_engine
 from llmgen.errors import ConfigError, DataError
-from llmgen.priors import Content, Ease, ItemKNN, ItemToItem, Popularity, Prior, Repeat, Transition, Wish
+from llmgen.priors import Content, Ease, HistoryText, ItemKNN, ItemToItem, Popularity, Prior, Repeat, Transition, Wish
 from llmgen.recommender import Choice, Decoding, Recommender
 from llmgen.search import Normalise
 from llmgen.splits import History, histories
@@ -29,6 +29,7 @@ FITTED: Mapping[str, Callable[..., Prior]] = {
     "popularity": Popularity.fit,
     "repeat": Repeat.fit,
     "content": lambda interactions, catalog, **settings: Content(catalog, **settings),
+    "history_text": lambda interactions, catalog, **settings: HistoryText(catalog, **settings),
 }
 PRIORS = ("wish", *FITTED)
 DEFAULT_PRIORS: Mapping[str, float] = {"transition": 1.0, "wish": 1.0}

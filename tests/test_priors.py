@@ -12,9 +12,10 @@ from hypothesis.extra import numpy as hnp
 from scipy import sparse
 
 from llmgen.catalog import Catalog
-from llmgen.errors import CatalogError, DataError, UnknownItemError
+from llmgen.errors import CatalogError, ConfigError, DataError, UnknownItemError
 from llmgen.priors import (
     Ease,
+    HistoryText,
     ItemKNN,
     ItemToItem,
     Popularity,
@@ -198,6 +199,27 @@ class TestWish:
     def test_another_weight_keeps_the_index(self) -> None:
         wish = Wish(FILMS)
         assert reweighted(wish, 2.0).index is wish.index
+
+
+class TestHistoryText:
+    def test_it_is_a_wish_for_the_texts_of_the_newest_items(self) -> None:
+        wanted = " ".join(item_text(FILMS, FILMS[one]) for one in "ab")
+        history = Query([FILMS[one] for one in "cab"], text="never read")
+        prior = HistoryText(FILMS, newest=2)
+        assert (prior.log_weights([history]) == Wish(FILMS).log_weights([Query(text=wanted)])).all()
+        (row,) = prior.sparse_log_weights([history])
+        assert row.at(np.arange(len(FILMS))) == pytest.approx(prior.log_weights([history])[0])
+
+    def test_nobody_has_taken_anything(self) -> None:
+        assert not HistoryText(FILMS).log_weights([Query(text="worms")]).any()
+
+    def test_items_that_are_gone_are_read_all_the_same(self) -> None:
+        gone = Item("z", "Worms", {"genres": ("Sci-Fi",)})
+        assert HistoryText(FILMS).log_weights([Query([gone])]).argmax() == FILMS.index("d")
+
+    def test_none_to_read_is_refused(self) -> None:
+        with pytest.raises(ConfigError, match="newest must be 1 or more, not 0"):
+            HistoryText(FILMS, newest=0)
 
 
 class TestPopularity:

@@ -8,6 +8,7 @@
     Ease, ItemKNN   what people took together
     Repeat          what the user took before
     Content         what items say of themselves
+    HistoryText     BM25 of the texts of what was taken
 
 A prior of your own is any object with `name`, `weight` and `log_weights`; see `Prior`. For a large catalog give it
 `sparse_log_weights` too; see `SparsePrior`.
@@ -20,13 +21,14 @@ from llmgen.priors.filters import Seen, Where, chosen, only
 from llmgen.priors.interactions import Evidence
 from llmgen.priors.popularity import Popularity
 from llmgen.priors.sparse import SharedWeights, SparseCombined, SparsePrior, SparseRow, combine_sparse, multiply
-from llmgen.priors.wish import Wish, item_text
+from llmgen.priors.wish import HistoryText, Wish, item_text
 
 __all__ = [
     "Combined",
     "Content",
     "Ease",
     "Evidence",
+    "HistoryText",
     "ItemKNN",
     "ItemToItem",
     "Movable",

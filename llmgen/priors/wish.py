@@ -1,4 +1,4 @@
-"""How well an item's text fits the user's words."""
+"""How well an item's text fits the user's words, or those of what the user took."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import numpy as np
 
 from llmgen.bm25 import LARGE, BM25Index
 from llmgen.catalog import Catalog
+from llmgen.errors import ConfigError
 from llmgen.priors.base import FLOOR, check_floor, log_lift, only_appended
 from llmgen.priors.sparse import SparseRow, lifted
 from llmgen.text import normalise
@@ -64,18 +65,19 @@ class Wish:
         """See `Prior`; 0 everywhere for a query without text, or whose text shares no word with any item."""
         assert self.index is not None  # made in __post_init__
         scores = np.zeros((len(queries), len(self.catalog)))
-        if not any(query.text for query in queries):
+        texts = [self._asked(query) for query in queries]
+        if not any(texts):
             return scores
-        for row, query in zip(scores, queries, strict=True):
-            if query.text and query.text.strip():
-                row[:] = self.index.scores(self._telling(query.text))
+        for row, text in zip(scores, texts, strict=True):
+            if text:
+                row[:] = self.index.scores(text)
         return log_lift(scores, self.floor)
 
     def sparse_log_weights(self, queries: Sequence[Query]) -> list[SparseRow]:
         """See `SparsePrior`; costs what the words of a wish have items."""
         assert self.index is not None  # made in __post_init__
         floor = math.log(self.floor)
-        texts = [self._telling(query.text) if query.text and query.text.strip() else "" for query in queries]
+        texts = [self._asked(query) for query in queries]
         return [lifted(*self.index.sparse_scores(text), floor, len(self.catalog)) for text in texts]
 
     def on_catalog(self, catalog: Catalog, before: IntArray) -> Wish:
@@ -89,13 +91,41 @@ class Wish:
 
     def _texts(self, catalog: Catalog, start: int) -> list[str]:
         """Of the items from a position on."""
-        text_of = self.text_of or (lambda item: item_text(catalog, item))
-        return [text_of(catalog[position]) for position in range(start, len(catalog))]
+        return [self._text(catalog[position], catalog) for position in range(start, len(catalog))]
 
-    def _telling(self, text: str) -> str:
+    def _text(self, item: Item, catalog: Catalog | None = None) -> str:
+        return item_text(catalog or self.catalog, item) if self.text_of is None else self.text_of(item)
+
+    def _asked(self, query: Query) -> str:
+        """The words to look for; empty for none."""
+        if not query.text or not query.text.strip():
+            return ""
         noun = normalise(self.catalog.noun)
-        words = normalise(text).split()
-        return " ".join(w for w in words if w not in FUNCTION_WORDS and w not in (noun, f"{noun}s")) or text
+        words = normalise(query.text).split()
+        return " ".join(w for w in words if w not in FUNCTION_WORDS and w not in (noun, f"{noun}s")) or query.text
+
+
+@dataclass(frozen=True, eq=False)
+class HistoryText(Wish):
+    """BM25 of the texts of the newest items of the history against those of all items, as a factor.
+
+    Like `Content` it needs no log, and knows new items as well as old ones; it reads all words, where `Content` counts
+    whole values of attributes.
+
+    Attributes:
+        newest: How many items of the history are read, 1 or more.
+    """
+
+    name: str = "history_text"
+    newest: int = 10
+
+    def __post_init__(self) -> None:
+        if self.newest < 1:
+            raise ConfigError(f"newest must be 1 or more, not {self.newest}")
+        super().__post_init__()
+
+    def _asked(self, query: Query) -> str:
+        return " ".join(self._text(item) for item in query.history[-self.newest :])
 
 
 def item_text(catalog: Catalog, item: Item) -> str:
