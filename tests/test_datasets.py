@@ -535,7 +535,7 @@ def test_other_encoding_is_named_with_its_line(tmp_path: Path) -> None:
         ("a.xlsx", b"PK", r"a\.xlsx: cannot read \.xlsx; wanted \.csv, \.tsv, \.jsonl, \.ndjson, \.parquet"),
         ("a", b"", "a file without suffix"),
         ("a.csv.gz", b"item_id,title\n", r"a\.csv\.gz is not an intact gzip file"),
-        ("a.csv.gz", gzip.compress(b"item_id,title\n1,a\n")[:-9], r"a\.csv\.gz is not an intact gzip file"),
+        ("a.csv.gz", gzip.compress(b"item_id,title\n1,a\n", mtime=0)[:-9], r"a\.csv\.gz is not an intact gzip file"),
         ("a.parquet", b"PAR1", r"a\.parquet is not an intact Parquet file"),
         ("a.jsonl", b"", r"a\.jsonl is empty"),
         ("a.jsonl", b'{"item_id": 1, "name": "x"}', r"a\.jsonl has no column 'title'"),
