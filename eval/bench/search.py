@@ -316,7 +316,8 @@ def _adding(recommender: Recommender) -> Callable[[int], int]:
 
     def add(turn: int) -> int:
         nonlocal recommender
-        item = Item(f"new {turn}", f"A New Title {turn}")
+        number = len(recommender.catalog)
+        item = Item(f"new {number}", f"A New Title {number}")
         recommender = recommender.with_catalog(recommender.catalog.with_items([item]))
         recommender.prepare()
         return recommender.trie.num_items

@@ -88,7 +88,7 @@ class ChatTokenizer:
     def spell(self, texts: Sequence[str]) -> list[tuple[int, ...]]:
         """Token ids of each text, control tokens in it defused, and the end token."""
         safe = [defuse(text, self.control_tokens) for text in texts]
-        encoded = self.tokenizer(safe, add_special_tokens=False)["input_ids"]
+        encoded = self.tokenizer(safe, add_special_tokens=False)["input_ids"] if safe else []
         return [(*ids, self.end) for ids in encoded]
 
     def lines(self, texts: Sequence[str]) -> tuple[int, ...]:

@@ -83,6 +83,7 @@ class EngineContract:
     def test_spelling_one_by_one_is_spelling_together(self, engine: Engine, catalog: Catalog) -> None:
         labels = catalog.labels[:20]
         assert engine.spell(labels) == [engine.spell([label])[0] for label in labels]
+        assert engine.spell([]) == []
 
     def test_an_answer_that_is_begun_goes_on_line_by_line(self, engine: Engine) -> None:
         asked = (Message("user", "List films."),)
