@@ -66,6 +66,15 @@ def main(
         plan = Plan(quick, tuple(catalogs or ("movielens-100k",)), seed)
         rows: list[Row] = []
         broken: list[str] = []
+
+        def told_so_far() -> Record:
+            show(rows, console)
+            about = environment(" ".join(["python -m eval.bench", *sys.argv[1:]]), started)
+            record = Record(about, quick, time.perf_counter() - began, rows)
+            if json_file is not None:
+                record.save(json_file)
+            return record
+
         for part in chosen:
             console.print(Text(f"{part}: measuring", "bold"))
             try:
@@ -75,11 +84,10 @@ def main(
                     rows.append(row)
             except BenchError as error:  # what was measured so far is still told
                 broken.append(f"{part}: {error}")
-        show(rows, console)
-        about = environment(" ".join(["python -m eval.bench", *sys.argv[1:]]), started)
-        record = Record(about, quick, time.perf_counter() - began, rows)
-        if json_file is not None:
-            record.save(json_file)
+            except Exception:  # a mistake of the benchmark itself: half an hour of measuring is not lost to it
+                told_so_far()
+                raise
+        record = told_so_far()
         show_targets(outcomes(rows), console)
         show_environment(record, console)
         failed = unequal(rows)

@@ -371,17 +371,23 @@ def test_an_error_is_told_and_ends_with_2(command: Command, tmp_path: Path) -> N
     assert command([], ["nothing"]).exit_code == 2
 
 
-def test_what_was_measured_before_an_error_is_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.mark.parametrize("error", [BenchError("the process ended"), IndexError("a mistake")])
+def test_what_was_measured_before_an_error_is_kept(
+    error: Exception, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     def broken(name: str, plan: Plan) -> Iterator[Row]:
         yield with_ratio(0.5)
-        raise BenchError("the process ended")
+        raise error
 
     monkeypatch.setattr(bench, "measured", broken)
     app = Typer()
     app.command()(bench.main)
     done = CliRunner().invoke(app, ["trie", "--json", str(tmp_path / "bench.json")])
-    assert done.exit_code == 2
-    assert "trie: the process ended" in done.output
+    if isinstance(error, BenchError):
+        assert done.exit_code == 2
+        assert "trie: the process ended" in done.output
+    else:
+        assert done.exception is error
     assert len(Record.load(tmp_path / "bench.json").rows) == 1
 
 
