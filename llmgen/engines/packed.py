@@ -23,14 +23,15 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 TOKENS = 16  # a pass of so many tokens decides the blocks; right for rounds of a search, no worse for prompts
-ALLOWED = 2e-3  # difference of logits; most models differ by 1e-4, as they do from float64
+ALLOWED = {torch.float32: 5e-4, torch.bfloat16: 0.25}
+"""Root mean square of the difference of logits, which rounding alone may make."""
 
 
 class PackedLinear(nn.Module):
     """A linear layer that can be asked and nothing else: its weights cannot be read, changed or trained.
 
     Args:
-        linear: On a CPU, in float32; not changed.
+        linear: On a CPU, in float32 or bfloat16; not changed.
     """
 
     def __init__(self, linear: nn.Linear) -> None:
@@ -41,7 +42,7 @@ class PackedLinear(nn.Module):
         self.bias = linear.bias
 
     def forward(self, states: Tensor) -> Tensor:
-        """float32 [..., in_features] -> [..., out_features]."""
+        """[..., in_features] -> [..., out_features]."""
         product: Tensor = torch.ops.mkldnn._linear_pointwise(states, self.weight, self.bias, "none", [], "")
         return product
 
@@ -54,7 +55,7 @@ def pack(model: PreTrainedModel) -> bool:
     few tokens; if they do not, or this torch cannot pack, the model is left as it was.
 
     Args:
-        model: On a CPU, in float32, in evaluation mode.
+        model: On a CPU, in float32 or bfloat16, in evaluation mode.
 
     Returns:
         Whether it was packed.
@@ -75,8 +76,8 @@ def pack(model: PreTrainedModel) -> bool:
     try:
         replace(FusedAttention, lambda module: type(module).__name__ in LIKE_LLAMA)
         replace(PackedLinear, lambda module: type(module) is nn.Linear and module is not output)
-        off = float((model(input_ids=probe, use_cache=False).logits - before).abs().max())
-        if off <= ALLOWED:
+        off = float((model(input_ids=probe, use_cache=False).logits - before).float().square().mean().sqrt())
+        if off <= ALLOWED[before.dtype]:
             return True
         reason = f"logits differ by {off:.2g}"
     except (AttributeError, NotImplementedError, RuntimeError, TypeError) as error:

@@ -93,6 +93,14 @@ def test_generation_stays_the_same() -> None:
 
 
 @torch.inference_mode()
+def test_in_bfloat16_logits_stay_the_same_to_its_rounding() -> None:
+    model, expected = made(LlamaConfig(**GROUPED)).bfloat16(), made(LlamaConfig(**GROUPED)).float()
+    pack(model)  # or not, on a CPU that does not know bfloat16
+    ids = torch.randint(0, 97, (3, 40))
+    assert torch.allclose(model(input_ids=ids).logits.float(), expected(input_ids=ids).logits, atol=0.02)
+
+
+@torch.inference_mode()
 def test_a_model_without_plain_linear_layers_is_left_alone() -> None:
     config = GPT2Config(vocab_size=97, n_embd=32, n_layer=2, n_head=4)
     model, expected = made(config), made(config)
