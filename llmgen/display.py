@@ -29,11 +29,11 @@ def answer_table(catalog: Catalog, answer: Recommendations, *, title: str, score
     table.add_column("Route")
     for place in answer:
         probability = "" if math.isnan(place.probability) else f"{place.probability:.2%}"
-        terms = [f"{place.terms.get(name, math.nan):+.2f}" for name in names]
+        terms = [f"{place.terms.get(name, math.nan):+z.2f}" for name in names]
         method = place.grounding.method
         route = f"bm25 {place.grounding.score:.2f}" if method == "bm25" else method
         row: list[RenderableType] = [str(place.rank), Text(catalog.label(place.item)), probability]
-        table.add_row(*row, *terms, *([f"{place.score:+.2f}"] if scores else []), route)
+        table.add_row(*row, *terms, *([f"{place.score:+z.2f}"] if scores else []), route)
     return Group(table, Text(_verdict(answer), style="dim"))
 
 

@@ -29,6 +29,7 @@ def test_every_section_is_printed() -> None:
     ):
         assert heading in text
     assert len(re.findall(r"certified", text)) == 4
+    assert "-0.00" not in text
     assert "Operation Dumbo Drop (1995)" in text
     told = re.search(r"Operation Dumbo Drop \(1995\) is number (\d+) of 20", text)
     shown = re.findall(r"^│ +(\d+) │ Operation Dumbo Drop \(1995\)", text, re.MULTILINE)

@@ -225,10 +225,20 @@ class TestHistoryText:
 class TestPopularity:
     def test_add_one_share(self) -> None:
         popularity = Popularity.fit(taken("aab", "a"), FILMS, weight=-0.3)
-        assert np.exp(popularity.log_weights([Query(), after("a")])) == pytest.approx(
+        assert np.exp(popularity.log_weights([after("b"), after("a")])) == pytest.approx(
             np.tile([4 / 9, 2 / 9, 1 / 9, 1 / 9, 1 / 9], (2, 1))
         )
         assert popularity.weight == -0.3
+
+    def test_what_corrects_a_history_says_nothing_where_there_is_none(self) -> None:
+        popularity = Popularity.fit(taken("aab", "a"), FILMS)
+        wanted = [Query(), Query(text="worms"), after("b")]
+        assert np.ptp(popularity.log_weights(wanted), axis=1).all()
+        corrects = reweighted(popularity, -0.5)
+        assert np.ptp(corrects.log_weights(wanted), axis=1).astype(bool).tolist() == [False, False, True]
+        items = np.arange(len(FILMS))
+        sparse_rows = [row.at(items) for row in corrects.sparse_log_weights(wanted)]
+        assert np.stack(sparse_rows) == pytest.approx(corrects.log_weights(wanted))
 
     def test_no_interactions_is_flat(self) -> None:
         assert np.ptp(Popularity.fit(taken(), FILMS).log_shares) == 0

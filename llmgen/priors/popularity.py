@@ -17,9 +17,10 @@ from llmgen.types import FloatArray, IntArray, Query
 
 @dataclass(frozen=True, eq=False)
 class Popularity:
-    """The share of all interactions that an item has; the same for every query.
+    """The share of all interactions that an item has.
 
-    Give it a negative weight to lessen popularity bias.
+    Give it a negative weight to lessen popularity bias. That corrects what other priors make of a history; of somebody
+    who took nothing it then says nothing, where it would put first what nobody wants.
 
     Attributes:
         log_shares: float64 [n_items], natural logarithm of (count + 1) / (sum of counts + n_items).
@@ -53,9 +54,13 @@ class Popularity:
         return dataclasses.replace(self, log_shares=shares - np.log(np.exp(shares).sum()))
 
     def log_weights(self, queries: Sequence[Query]) -> FloatArray:
-        """See `Prior`."""
-        return np.tile(self.log_shares, (len(queries), 1))
+        """See `Prior`; 0 everywhere for a query without history, where the weight is negative."""
+        speaks = np.array([self._speaks(query) for query in queries], dtype=bool)
+        return np.where(speaks[:, None], self.log_shares, 0.0)
 
     def sparse_log_weights(self, queries: Sequence[Query]) -> list[SparseRow]:
         """See `SparsePrior`."""
-        return [SparseRow(self.log_shares)] * len(queries)
+        return [SparseRow(self.log_shares) if self._speaks(query) else SparseRow() for query in queries]
+
+    def _speaks(self, query: Query) -> bool:
+        return self.weight >= 0 or bool(query.history)
