@@ -226,7 +226,7 @@ def _bounds(
     """
     low, high, done = [], [], 0
     for entry in entries:
-        ends = [*position[done : done + len(entry.items)].tolist()]
+        ends = position[done : done + len(entry.items)].tolist()
         done += len(entry.items)
         if entry.moves:
             old = np.array([trie.lo[entry.node], trie.hi[entry.node] - 1], np.int64)
