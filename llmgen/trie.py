@@ -91,15 +91,17 @@ class ItemTrie:
         if not len(paths):
             raise ValueError("a trie needs at least one path")
         lengths = np.fromiter(map(len, paths), np.int64, len(paths))
-        if not lengths.all():
+        shortest = int(lengths.min())
+        if not shortest:
             raise ValueError(f"path {int(np.argmin(lengths))} is empty; every item needs at least one token")
         flat = np.fromiter(chain.from_iterable(paths), np.int32, int(lengths.sum()))
         if flat.min() < 0:
             raise ValueError(f"token ids are 0 or more, not {int(flat.min())}")
         start = lengths.cumsum() - lengths
         tokens = np.full((int(lengths.max()), len(paths)), -1, np.int32)
-        owner = np.arange(len(paths)).repeat(lengths)
-        tokens[np.arange(len(flat)) - start[owner], owner] = flat
+        for place, row in enumerate(tokens):
+            there = slice(None) if place < shortest else lengths > place
+            row[there] = flat[start[there] + place]
 
         order = _sorted(tokens, int(flat.max()) + 2)
         shared = _shared(tokens, order)
@@ -304,10 +306,14 @@ def _sorted(tokens: Int32Array, base: int) -> IndexArray:
 def _shared(tokens: Int32Array, order: IndexArray) -> IndexArray:
     """How many tokens each path, in their order, has in common with the one before it."""
     shared = np.zeros(len(order), np.int64)
-    place, left, right = np.arange(1, len(order)), order[:-1], order[1:]
+    place = np.arange(1, len(order))  # of the paths that go with the one before so far
     for row in tokens:
-        same = (row[left] == row[right]) & (row[left] >= 0)
-        place, left, right = place[same], left[same], right[same]
+        if 2 * len(place) > len(order):  # to read all in order is cheaper than to read most of them twice
+            in_order = row[order]
+            left, right = in_order[place - 1], in_order[place]
+        else:
+            left, right = row[order[place - 1]], row[order[place]]
+        place = place[(left == right) & (left >= 0)]
         shared[place] += 1
     return shared
 
