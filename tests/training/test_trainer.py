@@ -25,6 +25,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 from llmgen.adapters import AdapterRecord
 from llmgen.catalog import Catalog
 from llmgen.datasets import Dataset
+from llmgen.engines import Step
 from llmgen.engines.hf import HFEngine
 from llmgen.errors import ConfigError, TrainingError
 from llmgen.recommender import Recommender
@@ -118,8 +119,11 @@ def test_a_run_leaves_adapter_record_card_and_settings(
     assert set(record.metrics) >= {"eval_ndcg", "eval_ndcg_lm", "eval_ndcg_prior", "eval_lm_weight"}
     assert {path.name for path in folder.iterdir()} >= {"adapter_model.safetensors", "README.md", "settings.yaml"}
     assert "next_item_list@" in (folder / "README.md").read_text()
-    engine = HFEngine.load(settings["model"], adapter=str(folder))
-    assert any("lora" in name for name, _ in engine._model.named_parameters())
+    step = Step((5, 6, 7), (8,), np.arange(50))
+    plain, tuned = (
+        HFEngine.load(settings["model"], adapter=adapter).next_logprobs([step])[0] for adapter in (None, str(folder))
+    )
+    assert np.abs(plain - tuned).max() > 1e-4
 
 
 def test_a_stopped_run_ends_where_an_unbroken_one_does(settings: dict[str, str], tmp_path: Path) -> None:
