@@ -70,7 +70,7 @@ def by_transformers(body: Callable[..., Any]) -> Forward:
 
 
 def short(body: Any) -> Forward | None:
-    """The short pass, where `fuse` has changed all of a body's layers; None elsewhere."""
+    """The short pass, where `packed.pack` has fused the attention of all of a body's layers; None elsewhere."""
     layers = getattr(body, "layers", [])
     if not layers or not all(isinstance(layer.self_attn, FusedAttention) for layer in layers):
         return None

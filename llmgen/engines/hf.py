@@ -186,9 +186,8 @@ class HFEngine:
                 weights = PeftModel.from_pretrained(weights, adapter)
             except (OSError, RuntimeError, ValueError) as error:  # RuntimeError: made for a model of another size
                 raise EngineUnavailableError(f"cannot load the adapter {adapter!r} for {source!r}: {error}") from error
-            if precision == "float32" and hasattr(
-                weights.base_model, "merge_and_unload"
-            ):  # a prompt has no weights to merge
+            merges = hasattr(weights.base_model, "merge_and_unload")  # a tuned prompt has no weights to merge
+            if merges and precision == "float32":
                 weights = weights.merge_and_unload()
         if where.type == "cpu" and precision != "float16":
             pack(weights.eval())
