@@ -231,11 +231,11 @@ class Recommender:
             if isinstance(factor, Where):
                 factor.prepare()
         if len(self.catalog) > LARGE_CATALOG and "trie" in self.__dict__:
-            weights = multiply(self._factors, [Query()], len(self.catalog), self._shared).row(0)
+            some = Query(self.catalog[:32])  # priors say something of most who ask, and share that among all of them
+            weights = multiply(self._factors, [some], len(self.catalog), self._shared).row(0)
             if isinstance(weights, SparseWeights):
-                weights.shared.below(self.trie).at(
-                    np.arange(self.trie.first[1])
-                )  # the root, and what every search opens
+                first = np.arange(self.trie.first[1])  # the root, and what every search opens
+                weights.shared.below(self.trie).at(first)
 
     def recommend(self, query: Query) -> Recommendations:
         """The best `query.k` items.

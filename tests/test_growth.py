@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import polars as pl
@@ -11,9 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 
+from llmgen import recommender as recommender_module
+from llmgen import weights
 from llmgen.bm25 import BM25Index
 from llmgen.catalog import Catalog
 from llmgen.engines.fake import FakeEngine
+from llmgen.errors import UnknownItemError
 from llmgen.growth import grow
 from llmgen.priors import Popularity, Transition, Wish
 from llmgen.priors import sparse as sparse_module
@@ -97,6 +101,36 @@ def test_a_catalog_that_grew_is_the_one_that_would_have_been_made(hashed: bool) 
     assert before is None or catalog.digest == before
 
 
+def test_catalogs_that_grew_from_one_know_nothing_of_each_other() -> None:
+    catalog = rebuilt(CATALOG)
+    one = catalog.with_items([Item("x", "X"), Item("z", "Z of one")])
+    other = catalog.with_items([Item("y", "Y"), Item("z", "Z of the other")])
+    further = one.with_items([Item("y", "Y further")])
+    assert [len(made) for made in (catalog, one, other, further)] == [30, 32, 32, 33]
+    assert [made.ids[30:] for made in (catalog, one, other, further)] == [(), ("x", "z"), ("y", "z"), ("x", "z", "y")]
+    assert [made.labels[30:] for made in (one, other)] == [("X", "Z of one"), ("Y", "Z of the other")]
+    assert (one["z"].title, other["z"].title, further["y"].title) == ("Z of one", "Z of the other", "Y further")
+    assert ("x" in catalog, "y" in one, "x" in other, "y" in further) == (False, False, False, True)
+    assert catalog.positions(NEW) == one.positions([Item("y", "Y")]) == []
+    with pytest.raises(IndexError):
+        catalog[30]
+    with pytest.raises(UnknownItemError):
+        catalog.index("z")
+    assert [item.id for item in catalog[28:99]] == ["28", "29"] == [item.id for item in list(catalog)[28:]]
+    assert further.begins_with(one)
+    assert further.begins_with(catalog)
+    assert other.begins_with(catalog)
+    assert not other.begins_with(one)
+
+
+def test_catalogs_that_grow_from_one_at_the_same_time_each_get_their_own() -> None:
+    catalog = rebuilt(CATALOG)
+    with ThreadPoolExecutor(8) as pool:
+        made = list(pool.map(lambda number: catalog.with_items([Item(f"n{number}", f"N {number}")]), range(200)))
+    assert [grown.ids[30:] for grown in made] == [(f"n{number}",) for number in range(200)]
+    assert [grown.index(f"n{number}") for number, grown in enumerate(made)] == [30] * 200
+
+
 def test_items_that_are_put_in_the_place_of_others_are_no_growth() -> None:
     changed = CATALOG.with_items([Item("3", "Another"), NEW[0]])
     assert not changed.begins_with(CATALOG)
@@ -140,6 +174,23 @@ def test_a_recommender_whose_catalog_grew_answers_as_one_made_of_all(
     for one, other in zip(grown.recommend_many(queries), fresh.recommend_many(queries), strict=True):
         assert [place.item.id for place in one] == [place.item.id for place in other]
         assert [place.score for place in one] == pytest.approx([place.score for place in other])
+
+
+def test_what_is_prepared_is_what_people_with_a_history_ask_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (sparse_module, recommender_module):
+        monkeypatch.setattr(module, "LARGE_CATALOG", 0)
+    transition = Transition.fit(log(), CATALOG)
+    narrow = dataclasses.replace(transition, similarity=sparse.csr_array(transition.similarity))
+    made = Recommender(CATALOG, FakeEngine(), priors=[narrow], lm_weight=0.5)
+    made.prepare()
+    made = made.with_catalog(CATALOG.with_items(NEW))
+    made.prepare()
+
+    def again(*arguments: object) -> None:
+        raise AssertionError("made when asked, not when prepared")
+
+    monkeypatch.setattr(weights.Below, "__init__", again)
+    assert len(made.recommend(Query([CATALOG[1]]))) == 10
 
 
 def test_a_large_index_takes_new_texts_in_and_a_small_one_is_made_anew(monkeypatch: pytest.MonkeyPatch) -> None:
