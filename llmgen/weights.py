@@ -47,8 +47,9 @@ class Below:
 
     def at(self, nodes: IntArray) -> tuple[FloatArray, FloatArray]:
         """Largest log weight, and sum of the weights in units of the largest one of all, below some nodes."""
-        if not self._known[nodes].all():
-            self._look(np.unique(nodes[~self._known[nodes]]))
+        new = nodes[~self._known[nodes]]
+        if len(new):
+            self._look(np.unique(new))
         return self._best[nodes], self._mass[nodes]
 
     def _look(self, nodes: IntArray) -> None:
