@@ -129,8 +129,14 @@ class HFEngine:
         self.batch_tokens = batch_tokens or max(PASS_TOKENS, 1_000_000_000 // bytes_a_token)
         self._kept: OrderedDict[tuple[int, ...], _Kept] = OrderedDict()
         self.usage = Usage()
-        self._forward = short(self._body) or by_transformers(self._body)
-        self._tree_works = self._check_tree()
+        for forward in filter(None, (short(self._body), by_transformers(self._body))):
+            self._forward = forward
+            fault = self._fault()
+            if fault is None:
+                break
+        self._tree_works = fault is None
+        if fault is not None:
+            logger.warning("%s runs each path as a whole, which is slow: %s", self.name, fault)
         self.usage = Usage()  # without the check
 
     @classmethod
@@ -415,8 +421,8 @@ class HFEngine:
         self._kept.clear()
 
     @torch.inference_mode()
-    def _check_tree(self) -> bool:
-        """Whether this model gives the same answers when paths are run as a tree."""
+    def _fault(self) -> str | None:
+        """Why this model does not give the same answers when paths are run as a tree by `_forward`; None if it does."""
         tokens = [int(t) for t in np.random.default_rng(0).integers(0, self._head.weight.shape[0], size=12)]
         prompts = [tuple(tokens[:7]), tuple(tokens[7:])]
         suffixes = [(), (tokens[3],), (tokens[3], tokens[9]), (tokens[5], tokens[1])]
@@ -427,18 +433,13 @@ class HFEngine:
             hidden = self._hidden_states(prompts, [suffixes, suffixes])
             fast = self._logprobs(hidden, steps)
         except (AttributeError, IndexError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
-            logger.warning("%s runs each path as a whole, which is slow: %s", self.name, error)
-            return False
+            return str(error)
         finally:
             self._kept.clear()
         slow = [self._plain(step) for step in steps]
         largest = max(float(np.abs((f - f.mean()) - (s - s.mean())).max()) for f, s in zip(fast, slow, strict=True))
         allowed = 2e-3 if self._head.weight.dtype == torch.float32 else 0.5
-        if largest > allowed:
-            logger.warning(
-                "%s runs each path as a whole, which is slow: as a tree its logits differ by %.2g", self.name, largest
-            )
-        return largest <= allowed
+        return None if largest <= allowed else f"as a tree its logits differ by {largest:.2g}"
 
 
 def _batches(things: Sequence[T], size: Callable[[T], int], limit: int) -> Iterator[list[T]]:

@@ -245,24 +245,34 @@ def test_what_is_kept_stays_within_the_budget(tiny_model: Path) -> None:
     assert sum(kept.size for kept in engine._kept.values()) <= 300
 
 
+@pytest.mark.parametrize("wrong", ["the short pass", "both passes"])
 def test_a_model_that_cannot_be_run_as_a_tree_is_run_plainly(
-    tiny_model: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    wrong: str, tiny_model: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = HFEngine.load(str(tiny_model))
     prompt = engine.tokenize(CHATS[0])
     steps = [Step(prompt, suffix, np.arange(9)) for suffix in ((), (5,), (5, 6))]
     expected = engine.next_logprobs(steps)
-    original = engine._forward
 
-    def scaled(ids: Any, positions: Any, past: Any, mask: Any = None) -> Any:
-        """Answers otherwise behind something kept than without."""
-        done = original(ids, positions, past, mask)
-        return done if past is None else done._replace(hidden=done.hidden * 1.5)
+    def broken(make: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        def made(body: Any) -> Any:
+            original = make(body)
 
-    monkeypatch.setattr(engine, "_forward", scaled)
-    engine._tree_works = engine._check_tree()
-    assert not engine._tree_works
-    assert "runs each path as a whole" in caplog.text
+            def scaled(ids: Any, positions: Any, past: Any, mask: Any = None) -> Any:
+                """Answers otherwise behind something kept than without."""
+                done = original(ids, positions, past, mask)
+                return done if past is None else done._replace(hidden=done.hidden * 1.5)
+
+            return scaled
+
+        return made
+
+    monkeypatch.setattr(hf, "short", broken(hf.short))
+    if wrong == "both passes":
+        monkeypatch.setattr(hf, "by_transformers", broken(hf.by_transformers))
+    engine = HFEngine.load(str(tiny_model))
+    assert engine._tree_works == (wrong == "the short pass")  # then it is run by transformers' own
+    assert ("runs each path as a whole" in caplog.text) == (wrong == "both passes")
     for one, other in zip(engine.next_logprobs(steps), expected, strict=True):
         assert np.allclose(one - one.mean(), other - other.mean(), atol=1e-4)
 
