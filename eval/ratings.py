@@ -1,17 +1,21 @@
 """Predicted ratings: a language model beside what needs none, and both together.
 
-    python -m eval.ratings --adapter runs/ml-100k --users 943
+    python -m eval.ratings --adapter runs/ml-100k-ratings
+    python -m eval.ratings --adapter runs/ml-100k-ratings --split random
 
-The rating of each user's last item is predicted from the ratings before it (`eval.protocol`, leave-one-out). Beside
-the model stand the mean of all ratings, the mean with the biases of user and item, and ItemKNN on what these leave
-over. The last row is a least-squares blend of the biases, ItemKNN and the model, fitted on the validation items:
-whether the model knows anything that they do not. Differences are to what is best on validation without the model.
+The rating of each user's last item is predicted from the ratings before it (`eval.protocol`, leave-one-out), or a fifth
+of all ratings, drawn at random, from the user's others, whenever those were given. Beside the model stand the mean of
+all ratings, the mean with the biases of user and item, and ItemKNN on what these leave over. The last row is a
+least-squares blend of the biases, ItemKNN and the model, fitted on held-out ratings of validation: whether the model
+knows anything that they do not. Differences are to what is best on validation without the model. Intervals are over
+users.
 
 Sources: biases and neighbourhood as in Koren, KDD 2008, equations 1 and 3, biases by damped means.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +26,7 @@ import numpy as np
 import polars as pl
 import typer
 from rich.console import Console
-from rich.progress import track
+from rich.progress import Progress
 from rich.table import Table
 
 from eval.arms import ArmConfig, Engines, build
@@ -30,10 +34,14 @@ from eval.metrics import auc, calibration_error
 from eval.protocol import Protocol, Sample, samples
 from eval.stats import interval_of_mean, paired_difference
 from eval.told import told
+from llmgen.adapters import AdapterRecord
 from llmgen.catalog import Catalog
-from llmgen.errors import DataError
+from llmgen.datasets import Dataset
+from llmgen.errors import ConfigError, DataError
 from llmgen.recommender import Recommender
-from llmgen.types import FloatArray, RatingPrediction
+from llmgen.splits import History, histories, leave_one_out, log_digest, random_split
+from llmgen.types import FloatArray, Query, RatingPrediction
+from llmgen.workspace import DataSettings, tuned_prompts
 
 DAMPING = (1.0, 3.0, 5.0, 10.0, 25.0)
 """Ratings at the mean that are added to those of a user or an item, before its bias is taken."""
@@ -126,9 +134,9 @@ class Rated(NamedTuple):
     """Questions about ratings.
 
     Attributes:
-        sample: Whose next item is rated.
-        truth: float64 [users], the ratings.
-        known: Interactions before, all with ratings.
+        sample: Whose item is rated; a user may come several times, then in a row.
+        truth: float64 [questions], the ratings.
+        known: What is fitted on, all with ratings.
     """
 
     sample: Sample
@@ -155,6 +163,63 @@ def rated(sample: Sample, interactions: pl.DataFrame) -> Rated:
     return Rated(sample.part(which), np.array([truth[number] for number in which]), known)
 
 
+def last_questions(dataset: Dataset, users: int | None, seed: int) -> tuple[Rated, Rated]:
+    """Each user's last item but one, for validation, and last, for the test, from the ratings before it.
+
+    Args:
+        dataset: With ratings.
+        users: So many, drawn at random, are asked for the test; all by default.
+        seed: Of the draw.
+
+    Raises:
+        DataError: See `eval.protocol.samples` and `rated`.
+    """
+    protocol = Protocol.model_validate({"users": users, "seed": seed})
+    tuning, final = samples(protocol, dataset)
+    return rated(tuning, dataset.interactions), rated(final, dataset.interactions)
+
+
+def random_questions(dataset: Dataset, users: int | None, seed: int) -> tuple[Rated, Rated]:
+    """The ratings that `random_split` holds out for validation and for the test, each from the user's others.
+
+    Args:
+        dataset: With ratings.
+        users: Of so many, drawn at random, the test ratings are asked; of all by default.
+        seed: Of the draw of users; the split is always the one of seed 0.
+
+    Raises:
+        DataError: See `random_split` and `rated`.
+    """
+    train, validation, test = random_split(dataset.interactions)
+    asked = test["user_id"].unique().sort()
+    if users is not None and users < len(asked):
+        asked = asked.sample(users, seed=seed)
+    test = test.filter(pl.col("user_id").is_in(asked.to_list()))
+    tuning = _of_rows(dataset, validation, [train])
+    return tuning, _of_rows(dataset, test, [train, validation])
+
+
+def _of_rows(dataset: Dataset, held: pl.DataFrame, before: Sequence[pl.DataFrame]) -> Rated:
+    """A question a row."""
+    past = histories(*before, catalog=dataset.catalog)
+    queries, held_out, times = [], [], []
+    for user, item, time in held.select("user_id", "item_id", "timestamp").iter_rows():
+        items, ratings = past.get(user, History((), ()))
+        queries.append(Query(items, None, user, ratings=ratings))
+        held_out.append((item,))
+        times.append(time)
+    sample = Sample(dataset.catalog, pl.concat(list(before)), tuple(queries), tuple(held_out), tuple(times))
+    return rated(sample, dataset.interactions)
+
+
+def some_of(asked: Rated, users: int, interactions: pl.DataFrame) -> Rated:
+    """The questions of at most so many of the users, evenly spread."""
+    names = list(dict.fromkeys(asked.sample.users))
+    chosen = {names[number] for number in np.linspace(0, len(names) - 1, min(users, len(names))).round().astype(int)}
+    which = [number for number, user in enumerate(asked.sample.users) if user in chosen]
+    return rated(asked.sample.part(which), interactions)
+
+
 def classic_predictions(asked: Rated, damping: float) -> dict[str, FloatArray]:
     """What needs no language model: name -> one prediction a user."""
     biases = Biases.fit(asked.known, damping)
@@ -170,12 +235,21 @@ def classic_predictions(asked: Rated, damping: float) -> dict[str, FloatArray]:
     }
 
 
+QUESTIONS = {"last": last_questions, "random": random_questions}
+
+
 def ask(recommender: Recommender, asked: Rated, labels: Sequence[str], title: str) -> list[RatingPrediction]:
-    """The model's distributions."""
+    """The model's distributions. What a user is asked is asked together, so that the history is read once."""
     pairs = list(zip(asked.sample.queries, asked.sample.next_items, strict=True))
+    by_user = [list(group) for _, group in itertools.groupby(pairs, key=lambda pair: pair[0].user_id)]
+    if len(by_user) == len(pairs):
+        by_user = [pairs[start : start + CHUNK] for start in range(0, len(pairs), CHUNK)]
     found: list[RatingPrediction] = []
-    for start in track(range(0, len(pairs), CHUNK), title):
-        found += recommender.rate_many(pairs[start : start + CHUNK], labels=labels)
+    with Progress(*Progress.get_default_columns(), console=Console(stderr=True)) as progress:
+        bar = progress.add_task(title, total=len(pairs))
+        for chunk in by_user:
+            found += recommender.rate_many(chunk, labels=labels)
+            progress.advance(bar, len(chunk))
     return found
 
 
@@ -189,27 +263,37 @@ def main(
     adapter: Annotated[str | None, typer.Option(help="A PEFT adapter; the untuned model without.")] = None,
     engine: Annotated[str, typer.Option(help="See load_engine.")] = "hf",
     dataset: Annotated[str, typer.Option(help="A name or path that llmgen.datasets knows.")] = "movielens-100k",
+    split: Annotated[str, typer.Option(help="last: of each user; random: a fifth of all ratings.")] = "last",
+    prompt: Annotated[str | None, typer.Option(help="Template; the adapter's by default, else rate.")] = None,
     users: Annotated[int | None, typer.Option(help="How many are asked; all by default.")] = None,
     tuning_users: Annotated[int, typer.Option(min=4, help="On so many validation users the blend is fitted.")] = 300,
-    max_history: Annotated[int, typer.Option(min=0, help="Newest items in the prompt.")] = 20,
+    max_history: Annotated[int | None, typer.Option(min=0, help="Newest items in the prompt.")] = None,
     seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write everything here.")] = None,
 ) -> None:
     """Predict, measure and print."""
     with told():
-        protocol = Protocol.model_validate({"data": {"dataset": dataset}, "users": users, "seed": seed})
-        data = protocol.load()
-        tuning, final = (rated(one, data.interactions) for one in samples(protocol, data))
+        data = DataSettings(dataset=dataset).load()
+        if split not in QUESTIONS:
+            raise ConfigError(f"split must be {' or '.join(QUESTIONS)}, not {split!r}")
+        tuning, final = QUESTIONS[split](data, users, seed)
+        record = None if adapter is None else AdapterRecord.read(adapter)
+        if split == "random" and adapter is not None:
+            _refuse_what_knows_them(adapter, record, data)
         scores = {
             damping: _rmse(classic_predictions(tuning, damping)["user + item bias"], tuning.truth)
             for damping in DAMPING
         }
         damping = min(scores, key=lambda one: scores[one])
-        some = rated(tuning.sample.spread(tuning_users), data.interactions)
+        some = some_of(tuning, tuning_users, data.interactions)
         values = sorted(set(data.interactions["rating"].drop_nulls().to_list()))
         labels = [f"{value:g}" for value in values]
         config = ArmConfig.of("model", {"engine": engine, "adapter": adapter, "max_history": max_history})
         recommender = build("model", config, final.sample, (), Engines()).recommender
+        if prompt is None and record is not None:
+            prompt = tuned_prompts(record, recommender.prompts).get("rate")
+        if prompt is not None:
+            recommender = recommender.with_prompt(prompt)
         tried, asked = classic_predictions(some, damping), classic_predictions(final, damping)
         said = ask(recommender, some, labels, "Validation")
         answers = ask(recommender, final, labels, "Rating")
@@ -224,11 +308,13 @@ def main(
                 predicted[name] = np.column_stack([predicted[part] for part in parts]) @ weights[:-1] + weights[-1]
         plain = [name for name in asked if "LM" not in name.replace("without the LM", "")]
         reference = min(plain, key=lambda name: _rmse(tried[name], some.truth))
-        rows = _rows(asked, final.truth, values, reference)
+        rows = _rows(asked, final, values, reference)
         chance = [sum(p for label, p in one.distribution.items() if float(label) >= LIKED) for one in answers]
         liked = [bool(one) for one in final.truth >= LIKED]
         more = {
-            "users": len(liked),
+            "split": split,
+            "ratings": len(liked),
+            "users": len(set(final.sample.users)),
             "damping": damping,
             "reference": reference,
             "label_mass": float(np.mean([one.label_mass for one in answers])),
@@ -242,17 +328,33 @@ def main(
             json_file.write_text(json.dumps({**more, "rows": rows}, indent=1) + "\n", encoding="utf-8")
 
 
+def _refuse_what_knows_them(adapter: str, record: AdapterRecord | None, dataset: Dataset) -> None:
+    """An adapter must have learned from nothing that `random_questions` asks for.
+
+    Raises:
+        ConfigError: Its record does not say so.
+    """
+    kept = [random_split(leave_one_out(dataset.interactions, ties=ties).train).train for ties in ("file", "item_id")]
+    if record is None or record.data not in map(log_digest, kept):
+        raise ConfigError(
+            f"the adapter {adapter} may have learned the ratings that it would be asked for: its record does not say "
+            "that it was tuned without them; tune it on the same data with the recipe's hold_out: "
+            '{"share": 0.2}'
+        )
+
+
 def _rows(
-    predicted: Mapping[str, FloatArray], truth: FloatArray, values: Sequence[float], reference: str
+    predicted: Mapping[str, FloatArray], asked: Rated, values: Sequence[float], reference: str
 ) -> list[dict[str, Any]]:
     cut = {name: np.clip(found, values[0], values[-1]) for name, found in predicted.items()}
-    least = np.abs(cut[reference] - truth)
+    least = np.abs(cut[reference] - asked.truth)
+    users = asked.sample.users
     rows = []
     for name, found in cut.items():
-        errors = np.abs(found - truth)
-        absolute = interval_of_mean(errors, seed=0)
-        squared = interval_of_mean(errors**2, seed=0)
-        difference = paired_difference(errors**2, least**2, seed=0)
+        errors = np.abs(found - asked.truth)
+        absolute = interval_of_mean(errors, seed=0, clusters=users)
+        squared = interval_of_mean(errors**2, seed=0, clusters=users)
+        difference = paired_difference(errors**2, least**2, seed=0, clusters=users)
         rows.append(
             {
                 "name": name,
@@ -283,7 +385,7 @@ def _rmse(predicted: FloatArray, truth: FloatArray) -> float:
 
 
 def _print(rows: Sequence[Mapping[str, Any]], more: Mapping[str, Any]) -> None:
-    table = Table(title=f"Ratings of {more['users']} users' last items; {more['prompt']}")
+    table = Table(title=f"{more['ratings']} ratings of {more['users']} users, {more['split']}; {more['prompt']}")
     for heading in ("", "RMSE", "MAE", f"squared error - {more['reference']}"):
         table.add_column(heading, justify="left" if not heading else "right")
     for row in rows:

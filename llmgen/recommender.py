@@ -17,7 +17,7 @@ from rich.progress import track
 
 from llmgen.catalog import Catalog
 from llmgen.downloads import cache_dir
-from llmgen.engines import Engine, GenerationConfig
+from llmgen.engines import Engine, GenerationConfig, line_break
 from llmgen.errors import ConfigError, GenerationError
 from llmgen.grounding import Grounder
 from llmgen.growth import grow
@@ -322,9 +322,11 @@ class Recommender:
         if not engine.constrained:
             return [self._rating_from_text(query, key, labels, values) for query, key in pairs]
         paths = engine.spell(labels)
-        trie = ItemTrie.build(paths)
         bare = [path[:-1] for path in paths]
-        whole = trie if _overlap(bare) else ItemTrie.build(bare)  # the end token is no part of a rating where it can go
+        if self._templates["rate"].continues:  # then the rating is a line among others
+            paths = [(*path, *line_break(engine)) for path in bare]
+        trie = ItemTrie.build(paths)
+        whole = trie if _overlap(bare) else ItemTrie.build(bare)  # the end is no part of a rating where it can go
         requests, made = [], []
         for query, key in pairs:
             item = self.catalog[self.catalog.index(key)]

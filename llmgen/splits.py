@@ -117,6 +117,20 @@ class ItemsLeftOut(NamedTuple):
     test: pl.DataFrame
 
 
+class RandomSplit(NamedTuple):
+    """The parts of a split at random, as for predicting ratings; each is sorted by user, time and order of the file.
+
+    Attributes:
+        train: Everything else.
+        validation: Of each user and item that were drawn for it, all interactions.
+        test: The same.
+    """
+
+    train: pl.DataFrame
+    validation: pl.DataFrame
+    test: pl.DataFrame
+
+
 def leave_one_out(interactions: pl.DataFrame, *, ties: Ties = "file") -> LeaveOneOut:
     """Hold out each user's last interaction for the test and the one before for validation.
 
@@ -248,6 +262,45 @@ def leave_items_out(
         marked.filter(late & new),
     )
     return ItemsLeftOut(drawn, *(part.drop("_new", "_late") for part in parts))
+
+
+def random_split(
+    interactions: pl.DataFrame, *, share: float = 0.2, validation_share: float = 0.08, seed: int = 0
+) -> RandomSplit:
+    """Hold out interactions at random, whenever they were: for ratings. A history then knows what came later.
+
+    Whether an interaction is held out depends on its user, its item and the seed alone. So it stays so in a log that
+    grows or in a part of it, and what is drawn with a smaller share is drawn with a larger one too.
+
+    Args:
+        interactions: Columns `user_id`, `item_id`, `timestamp`, `rating`; rows in the order of the file.
+        share: Of the pairs of user and item, in (0, 1), for the test.
+        validation_share: Of all pairs, in [0, 1), for validation; what of both is left, in (0, 1), is for training.
+        seed: Another seed, another draw.
+
+    Raises:
+        ValueError: Shares out of range.
+        DataError: A part that was asked for is empty, or see `leave_one_out`.
+    """
+    if not (share > 0 and validation_share >= 0 and share + validation_share < 1):
+        raise ValueError(
+            f"share must be above 0, validation_share 0 or more and both below 1 together, not {share} and "
+            f"{validation_share}"
+        )
+    ordered = _ordered(interactions, "file")
+    pairs = ordered.select("user_id", "item_id").iter_rows()
+    drawn = pl.Series([_uniform(f"{seed}\0{user}\0{item}") for user, item in pairs], dtype=pl.Float64)
+    split = RandomSplit(
+        ordered.filter(drawn >= share + validation_share),
+        ordered.filter((drawn >= share) & (drawn < share + validation_share)),
+        ordered.filter(drawn < share),
+    )
+    for name in ("train", "validation", "test") if validation_share else ("train", "test"):
+        if getattr(split, name).is_empty():
+            raise DataError(
+                f"the {name} part of {len(ordered)} interactions is empty; give more of them, or other shares"
+            )
+    return split
 
 
 def histories(*frames: pl.DataFrame, catalog: Catalog) -> dict[str, History]:

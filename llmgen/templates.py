@@ -181,7 +181,8 @@ class PromptTemplate:
         values = {name: _data(value, tokens, f"{name!r} for prompt {self.name!r}") for name, value in given.items()}
         contents = self._contents(values, ("system", "user"))
         if target is not None or self.continues:
-            answer = () if target is None else target
+            nothing: str | tuple[()] = "" if self.task in ("rate", "explain") else ()
+            answer = nothing if target is None else target
             values["target"] = _data(answer, tokens, f"target for prompt {self.name!r}")
             contents |= self._contents(values, ("assistant",))
             if target is not None and not contents.get("assistant"):

@@ -14,7 +14,7 @@ from llmgen.datasets import Dataset, k_core, load_dataset, load_tables
 from llmgen.engines import Engine, load_engine
 from llmgen.errors import ConfigError, DataError
 from llmgen.priors import Content, Ease, HistoryText, ItemKNN, ItemToItem, Popularity, Prior, Repeat, Transition, Wish
-from llmgen.recommender import Choice, Decoding, Recommender
+from llmgen.recommender import TASKS, Choice, Decoding, Recommender, Task
 from llmgen.search import Normalise
 from llmgen.splits import History, histories
 from llmgen.templates import PromptLibrary
@@ -207,13 +207,16 @@ class Workspace:
         length = settings.max_history
         if length is None:
             length = record.max_history if record else MAX_HISTORY
-        chosen = choice.prompt or (record.prompt if record else None)
+        library = PromptLibrary.default(*([settings.prompt_folder] if settings.prompt_folder else []))
+        tuned = tuned_prompts(record, library) if record else {}
+        if choice.prompt:
+            tuned[TASKS[library[choice.prompt].task]] = choice.prompt
         recommender = Recommender(
             self.catalog,
             engine,
-            prompt=settings.prompts or ((chosen,) if chosen else ()),
+            prompt=settings.prompts or tuple(tuned.values()),
             priors=priors,
-            prompts=PromptLibrary.default(*([settings.prompt_folder] if settings.prompt_folder else [])),
+            prompts=library,
             lm_weight=1.0 if choice.lm_weight is None else choice.lm_weight,
             decoding=settings.decoding or (record.decoding if record else "trie"),
             normalise=settings.normalise,
@@ -231,6 +234,23 @@ class Workspace:
         if name == "wish":
             return Wish(self.catalog, weight=settings.get("weight", 1.0))
         return FITTED[name](self.data.interactions, self.catalog, **settings)
+
+
+def tuned_prompts(record: AdapterRecord, library: PromptLibrary) -> dict[Task, str]:
+    """Prompts that an adapter wants to be asked with: the one to recommend with, and the first of each other task.
+
+    Args:
+        record: Of the adapter.
+        library: Prompts that are there; others are passed over, but for the one to recommend with.
+
+    Raises:
+        TemplateNotFoundError: The prompt to recommend with is not there.
+    """
+    chosen: dict[Task, str] = {TASKS[library[record.prompt].task]: record.prompt}
+    for name in (reference.partition("@")[0] for reference in record.prompts):
+        if name in library and library[name].task != "cold_start":
+            chosen.setdefault(TASKS[library[name].task], name)
+    return chosen
 
 
 def choose(settings: RecommenderSettings, priors: Sequence[Prior], query: Query) -> Choice:

@@ -397,6 +397,18 @@ def test_ratings_come_in_the_order_of_the_pairs_each_by_its_own_prompt() -> None
     assert recommender.rate_many([]) == []
 
 
+def test_a_rating_that_goes_on_with_a_list_ends_with_its_line() -> None:
+    """So of labels where one begins another, the first is weighed by what follows it there: a line break."""
+    labels, after_one = [str(number) for number in range(1, 11)], (DIGITS["1"],)
+    engine = Recording(logits=weighing({after_one: {ord("\n"): 3}}))
+    recommender = Recommender(FILMS, engine, prompt="rate_list")
+    rating = recommender.rate(Query([FILMS["h"]], ratings=[2.0]), "a", labels=labels)
+    assert engine.text().endswith(f"{FILMS.label(FILMS['h'])}\n2\n{FILMS.label(FILMS['a'])}\n")
+    assert rating.distribution["1"] == pytest.approx(1 / 9 * 3 / 4)
+    assert rating.distribution["10"] == pytest.approx(1 / 9 * 1 / 4)
+    assert rating.prompt.startswith("rate_list@")
+
+
 @pytest.mark.parametrize(
     "labels", [(), ("1",), ("1", "1"), ("good", "bad"), ("", "1"), ("1", "nan"), ("1", "inf"), ("-inf", "1")]
 )

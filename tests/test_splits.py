@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from llmgen.catalog import Catalog
 from llmgen.errors import DataError, UnknownItemError
-from llmgen.splits import COLUMNS, Ties, global_time, histories, leave_one_out
+from llmgen.splits import COLUMNS, Ties, global_time, histories, leave_one_out, random_split
 from llmgen.types import Item, Query
 
 Row = tuple[str, str, float, float | None]
@@ -231,6 +231,36 @@ def test_impossible_moments_are_refused(arguments: dict[str, float], message: st
 def test_no_row_left_to_train_on_is_an_error() -> None:
     with pytest.raises(DataError, match="5 of 5 rows leaves none to train on"):
         global_time(TEN, test_share=0.5, validation_share=0.5)
+
+
+def test_a_random_split_holds_every_row_once_and_pairs_together() -> None:
+    rows = [(f"u{user}", str(item), float(user * item % 7), 3.0) for user in range(60) for item in range(1, 31)]
+    whole = log(*rows, *rows[:200])  # some pairs twice
+    split = random_split(whole, share=0.2, validation_share=0.1)
+    assert pl.concat(split).sort(COLUMNS).equals(whole.sort(COLUMNS))
+    pairs = [set(part.select("user_id", "item_id").rows()) for part in split]
+    assert not pairs[0] & pairs[1] | pairs[0] & pairs[2] | pairs[1] & pairs[2]
+    for part, share in zip(pairs, (0.7, 0.1, 0.2), strict=True):  # of 1,800 pairs, four standard deviations
+        assert abs(len(part) - share * 1800) < 4 * (1800 * share * (1 - share)) ** 0.5
+    assert split.train.equals(split.train.sort("user_id", "timestamp", maintain_order=True))
+    half = random_split(whole[::2], share=0.2, validation_share=0.1)
+    for part, of_half in zip(pairs, half, strict=True):  # what is drawn does not depend on what else there is
+        assert set(of_half.select("user_id", "item_id").rows()) <= part
+    less = random_split(whole, share=0.05, validation_share=0)
+    assert set(less.test.select("user_id", "item_id").rows()) <= pairs[2]
+    assert less.validation.is_empty()
+    assert not random_split(whole, seed=1).test.equals(random_split(whole).test)
+
+
+@pytest.mark.parametrize("shares", [(0.0, 0.1), (0.2, -0.1), (0.9, 0.1), (1.2, 0.0), (float("nan"), 0.1)])
+def test_shares_that_leave_nothing_are_refused(shares: tuple[float, float]) -> None:
+    with pytest.raises(ValueError, match="share must be above 0, validation_share 0 or more and both below 1 together"):
+        random_split(log(("u", "1", 1, 3)), share=shares[0], validation_share=shares[1])
+
+
+def test_a_log_too_short_for_a_random_split_is_an_error() -> None:
+    with pytest.raises(DataError, match=r"the \w+ part of 1 interactions is empty"):
+        random_split(log(("u", "1", 1, 3)))
 
 
 @pytest.mark.parametrize(

@@ -99,6 +99,7 @@ def test_our_own_prompts_have_no_problems() -> None:
         "next_item_list",
         "rerank",
         "rate",
+        "rate_list",
         "explain",
     }
 
@@ -136,6 +137,17 @@ def test_a_prompt_that_continues_begins_the_answer_with_the_history() -> None:
     assert trained[:-1] == begun[:-1] == prompt.render(FULL | {"history": ALL[2:]})[:-1]
     assert trained[-1].content == f"{begun[-1].content}\n{ALL[2].title}"
     assert [message.role for message in prompt.render(FULL | {"history": ()})] == ["system", "user"]
+
+
+def test_a_list_of_ratings_stands_below_its_titles_and_ends_at_the_one_asked_for() -> None:
+    prompt = LIBRARY["rate_list"]
+    one, two, asked = (item.title for item in (ALL[0], ALL[1], FULL["item"]))
+    begun = prompt.render(FULL)
+    assert begun[-1] == Message("assistant", f"{one}\n4\n{two}\n3.5\n{asked}")
+    assert prompt.render(FULL, target="2")[-1].content == f"{begun[-1].content}\n2"
+    unrated = prompt.render(FULL | {"history": ALL[:1]})
+    assert unrated[-1].content == f"{one}\n?\n{asked}"
+    assert prompt.render(FULL | {"history": ()})[-1].content == asked
 
 
 # Finding

@@ -22,6 +22,7 @@ from llmgen.workspace import (
     RecommenderSettings,
     Workspace,
     choose,
+    tuned_prompts,
 )
 
 FAKE = RecommenderSettings(engine="fake")
@@ -225,6 +226,22 @@ def test_what_an_adapter_was_not_tuned_for_is_said(
     assert "it was tuned on the catalog c, and this is" in caplog.text
     assert "it was tuned with the tokenizer other, and this is utf-8" in caplog.text
     assert "it was not tuned on the prompt next_item@" in caplog.text
+
+
+def test_an_adapter_is_asked_for_ratings_as_it_was_tuned_on_them(workspace: Workspace, tmp_path: Path) -> None:
+    library = PromptLibrary.default()
+    tuned = [library[name].ref for name in ("cold_start", "next_item_list", "next_item_taste", "rate_list")]
+    record(prompts=(*tuned, "gone@0123")).write(tmp_path)
+    settings = RecommenderSettings(adapter=str(tmp_path))
+    made = workspace.build(settings, (), FakeEngine(), Choice("next_item_taste"))
+    assert [made.template(task).name for task in ("recommend", "rate", "rank")] == [  # type: ignore[arg-type]
+        "next_item_taste",
+        "rate_list",
+        "rerank",
+    ]
+    made = workspace.build(replace(settings, prompts=("rate",)), (), FakeEngine(), Choice())
+    assert (made.template().name, made.template("rate").name) == ("next_item", "rate")
+    assert tuned_prompts(record(), library) == {"recommend": "next_item_list"}
 
 
 def test_an_adapter_of_others_has_no_record_and_a_broken_one_is_an_error(tmp_path: Path) -> None:

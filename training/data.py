@@ -9,6 +9,8 @@ after a stop sees what it would have seen. Tasks:
     wish    a `cold_start` template: an item for words made of its attributes; items that nobody took come too
     rank    a `rerank` template: the item that was taken before others that the priors find likely
     rate    a `rate` template: the rating of an item behind earlier ratings
+    rates   a `rate` template that `continues` its answer: a stretch of a history, in which every rating is a target
+            given those before it
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from llmgen.engines import Engine
+from llmgen.engines import line_break
 from llmgen.errors import ConfigError
 from llmgen.priors import Prior, combine
 from llmgen.recommender import Recommender
@@ -89,8 +91,8 @@ class Mixture:
         tasks: Name -> settings.
         seed: Of everything that is drawn.
         group: So many examples in a row are of one task and one length of history, so that a batch has little padding.
-        dropout: Share of a history's items that is left out of a prompt, in half of the examples; not in `list`, where
-            every item is a target.
+        dropout: Share of a history's items that is left out of a prompt, in half of the examples; not in `list`
+            and `rates`, where every item is needed.
         candidates: How many stand in a `rank` prompt.
         folds: Into how many parts users are dealt, for cross-fitting.
         likely: Priors from which the other candidates of `rank` are drawn; uniformly without.
@@ -115,7 +117,7 @@ class Mixture:
         if recommender.engine is None:
             raise ConfigError("examples need an engine that tokenises them")
         self.recommender, self.engine = recommender, recommender.engine
-        self._line_break = _line_break(self.engine)
+        self._line_break = line_break(self.engine)
         self.catalog = recommender.catalog
         self.seed, self.group, self.dropout, self.candidates = seed, group, dropout, candidates
         self.likely = tuple(likely)
@@ -133,7 +135,9 @@ class Mixture:
             "wish": ("cold_start", self._wish),
             "rank": ("rerank", self._rank),
             "rate": ("rate", self._rate),
+            "rates": ("rate", self._rates),
         }
+        continuing = ("list", "rates")
         if unknown := sorted(set(tasks) - set(makers)):
             raise ConfigError(f"no task is called {unknown[0]!r}; there are {', '.join(makers)}")
         if not tasks or min(task.weight for task in tasks.values()) <= 0:
@@ -141,13 +145,16 @@ class Mixture:
         for name, task in tasks.items():
             for prompt in task.prompts:
                 template = recommender.prompts[prompt]
-                if template.task != makers[name][0] or template.continues != (name == "list"):
-                    kind = f"for {makers[name][0]} that {'continues' if name == 'list' else 'does not continue'}"
+                if template.task != makers[name][0] or template.continues != (name in continuing):
+                    kind = f"for {makers[name][0]} that {'continues' if name in continuing else 'does not continue'}"
                     raise ConfigError(f"the task {name!r} needs a prompt {kind} its answer, and {prompt!r} is none")
             if not task.prompts:
                 raise ConfigError(f"the task {name!r} has no prompt")
-        if "rate" in tasks and not self.rated:
-            raise ConfigError("the task 'rate' needs ratings, and no user has them for the whole history; leave it out")
+        for name in ("rate", "rates"):
+            if name in tasks and not self.rated:
+                raise ConfigError(
+                    f"the task {name!r} needs ratings, and no user has them for the whole history; leave it out"
+                )
         self.tasks = tasks
         self._makers = {name: makers[name][1] for name in tasks}
         self._shares = np.array([task.weight for task in tasks.values()]) / sum(t.weight for t in tasks.values())
@@ -235,6 +242,33 @@ class Mixture:
         ids, path = self.engine.tokenize(made.messages[:-1]), self.engine.spell([label])[0]
         return Example("rate", (*ids, *path), (Target(len(ids), len(ids) + len(path), -1, query),), self.fold_of[user])
 
+    def _rates(self, rng: np.random.Generator, task: Task, prompt: str, stretch: float) -> Example:
+        user, (items, ratings) = self._user(rng, self.rated)
+        given = ratings or ()
+        length = min(len(items), max(MIN_STRETCH, task.max_history + 1))
+        end = int(rng.integers(length, len(items) + 1))
+        shown = slice(end - length, end - 1)
+        item, label = views(self.catalog, items[end - 1 : end])[0], f"{given[end - 1]:g}"
+        query = Query(items[shown], user_id=user, ratings=given[shown])
+        made = self.recommender.messages(query, prompt=prompt, target=label, item=item, labels=self.labels)
+        first = end - 1 - made.num_items
+        lines, labels = _answer(made.messages), [f"{rating:g}" for rating in given[first:end]]
+        each = len(lines) // len(labels)  # lines an item, of which the rating is the last
+        if not each or lines[each - 1 :: each] != labels:
+            raise ConfigError(
+                f"the prompt {prompt!r} answers {lines}, in which the ratings {labels} are not at their places"
+            )
+        ids = list(self.engine.tokenize(made.messages[:-1]))
+        targets = []
+        for number, path in enumerate(self.engine.spell(lines)):
+            line = (*path[:-1], *self._line_break)
+            place, other = divmod(number + 1, each)
+            if not other:
+                known = Query(items[: first + place - 1], user_id=user, ratings=given[: first + place - 1])
+                targets.append(Target(len(ids), len(ids) + len(line), -1, known))
+            ids += line
+        return Example("rates", tuple(ids), tuple(targets), self.fold_of[user])
+
     def _titled(self, task: str, prompt: str, query: Query, item: Item, known: Query, **variables: object) -> Example:
         """A prompt whose answer is one title."""
         target = views(self.catalog, [item])
@@ -282,13 +316,6 @@ class _AgainError(Exception):
 def _answer(messages: Sequence[Message]) -> list[str]:
     """The lines of the assistant's message."""
     return messages[-1].content.split("\n")
-
-
-def _line_break(engine: Engine) -> tuple[int, ...]:
-    """The tokens between two lines of an answer."""
-    asked = (Message("user", "x"),)
-    begun = engine.tokenize((*asked, Message("assistant", "x")))
-    return begun[len(engine.tokenize(asked)) + len(engine.spell(["x"])[0]) - 1 :]
 
 
 def _words(item: Item) -> Iterator[str]:

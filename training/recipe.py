@@ -16,8 +16,8 @@ from training.data import Task
 class Recipe:
     """Fields of the YAML file, beside those of `SFTConfig`; each is also a flag.
 
-    `data`, `leave_out`, `tasks`, `priors` and `peft` are mappings, JSON as flags; once made, a recipe holds them
-    parsed.
+    `data`, `leave_out`, `hold_out`, `tasks`, `priors` and `peft` are mappings, JSON as flags; once made, a recipe holds
+    them parsed.
     """
 
     model: str = field(default="", metadata={"help": "Folder or hub name of a causal LM; SmolLM2-135M by default."})
@@ -35,6 +35,13 @@ class Recipe:
         metadata={
             "help": "share, seed and last of llmgen.splits.leave_items_out: items that are to be new in an evaluation "
             "are taken out of log and catalog, and the last part of each user's log is not learned from; {} for none."
+        },
+    )
+    hold_out: str = field(
+        default="{}",
+        metadata={
+            "help": "share, validation_share and seed of llmgen.splits.random_split: interactions drawn at random are "
+            "not learned from either, for eval.ratings --split random; {} for none."
         },
     )
     tasks: str = field(
@@ -66,7 +73,7 @@ class Recipe:
     lm_weights: str = field(default="0.05,0.1,0.2,0.4,1", metadata={"help": "Tried on them beside the priors."})
 
     def __post_init__(self) -> None:
-        for name in ("data", "leave_out", "tasks", "priors", "peft"):
+        for name in ("data", "leave_out", "hold_out", "tasks", "priors", "peft"):
             value = getattr(self, name)
             if isinstance(value, str):
                 try:
@@ -81,6 +88,10 @@ class Recipe:
             raise ConfigError(f"learn_from must be train, train+validation or all, not {self.learn_from!r}")
         if self.leave_out and self.learn_from == "all":
             raise ConfigError("learn_from: all would learn what leave_out holds out; use train or train+validation")
+        if self.hold_out and (self.learn_from != "train" or self.leave_out):
+            raise ConfigError(
+                "hold_out goes with learn_from: train and without leave_out; the others hold out otherwise"
+            )
         if not 0 <= self.prior_dropout <= 1:
             raise ConfigError(f"prior_dropout is a share, from 0 to 1, not {self.prior_dropout}")
         if not self.lm_weight > 0:

@@ -33,8 +33,8 @@ from llmgen.datasets import Dataset
 from llmgen.engines.hf import HFEngine
 from llmgen.errors import ConfigError, LLMGenError
 from llmgen.priors import Prior, Seen
-from llmgen.recommender import Recommender
-from llmgen.splits import Ties, histories, leave_items_out, leave_one_out, log_digest
+from llmgen.recommender import TASKS, Recommender
+from llmgen.splits import History, Ties, histories, leave_items_out, leave_one_out, log_digest, random_split
 from llmgen.types import Query
 from llmgen.workspace import FITTED, DataSettings
 from training.batches import Batches
@@ -115,12 +115,14 @@ def run(recipe: Recipe, args: SFTConfig) -> AdapterRecord:
     first = next(iter(tasks.values()), None)
     if first is None or not first.prompts:
         raise ConfigError("the recipe has no task with a prompt; give tasks")
-    prompt, max_history = recipe.prompt or first.prompts[0], recipe.max_history or first.max_history
     torch.manual_seed(args.seed)
     model, tokenizer = load_model(recipe)
     catalog = data.dataset.catalog
     engine = HFEngine(model, tokenizer, max_tokens=recipe.max_tokens)
     recommender = Recommender(catalog, engine, max_history=max(task.max_history for task in tasks.values()))
+    recommending = [task for task in tasks.values() if task.prompts and _recommends(recommender, task.prompts[0])]
+    served = (recommending or [replace(first, prompts=("next_item",))])[0]
+    prompt, max_history = recipe.prompt or served.prompts[0], recipe.max_history or served.max_history
     past = histories(data.known, catalog=catalog)
     fitted = fit(recipe.priors, data.known, data.dataset)
     mixture = Mixture(
@@ -206,6 +208,11 @@ def run(recipe: Recipe, args: SFTConfig) -> AdapterRecord:
     return trainer.record()
 
 
+def _recommends(recommender: Recommender, prompt: str) -> bool:
+    """Whether a prompt is one to recommend with, of those that are there; what is wrong with others, `Mixture` says."""
+    return prompt in recommender.prompts and TASKS[recommender.prompts[prompt].task] == "recommend"
+
+
 def load(recipe: Recipe) -> Data:
     """The data, and what of it is held out."""
     settings = cast(dict[str, Any], recipe.data)
@@ -228,11 +235,17 @@ def load(recipe: Recipe) -> Data:
         dataset = replace(dataset, catalog=dataset.catalog.without(left.items), interactions=known)
     else:
         train, validation, *_ = leave_one_out(dataset.interactions, ties=ties)
+        if recipe.hold_out:
+            try:
+                train = random_split(train, **cast(dict[str, Any], recipe.hold_out)).train
+            except (TypeError, ValueError) as error:
+                raise ConfigError(f"hold_out: {error}; it takes share, validation_share and seed") from None
     if recipe.learn_from == "train+validation":
         return Data(dataset, pl.concat([train, validation]), [], [])
     past = histories(train, catalog=dataset.catalog)
     users, items = validation["user_id"].to_list(), validation["item_id"].to_list()
-    queries = [Query(past[user].items, user_id=user) for user in users]
+    nothing = History((), None)  # of a user all of whose log hold_out draws
+    queries = [Query(past.get(user, nothing).items, user_id=user) for user in users]
     return Data(dataset, train, queries, items)
 
 

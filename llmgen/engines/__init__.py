@@ -117,6 +117,13 @@ class Engine(Protocol):
         """Free what the engine holds; it is not asked afterwards."""
 
 
+def line_break(engine: Engine) -> tuple[int, ...]:
+    """The tokens between two lines of an answer that a prompt begins, see `Engine.tokenize`."""
+    asked = (Message("user", "x"),)
+    begun = engine.tokenize((*asked, Message("assistant", "x")))
+    return begun[len(engine.tokenize(asked)) + len(engine.spell(["x"])[0]) - 1 :]
+
+
 def load_engine(name: str, *, adapter: str | None = None, **options: object) -> Engine:
     """The engine that a name stands for.
 

@@ -9,11 +9,13 @@ import numpy as np
 import polars as pl
 import pytest
 from typer import Typer
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 import eval.ratings
-from eval.ratings import Biases, Neighbours, blend
+from eval.ratings import Biases, Neighbours, blend, random_questions, some_of
 from llmgen.catalog import Catalog
+from llmgen.datasets import load_dataset
+from llmgen.splits import History, histories, random_split
 from llmgen.types import Item
 
 LOG = pl.DataFrame(
@@ -63,30 +65,99 @@ def test_a_blend_finds_the_weights() -> None:
     assert blend([one, other], 0.3 * one + 2 * other - 1) == pytest.approx([0.3, 2.0, -1.0])
 
 
-def test_the_program_measures_what_it_says(tmp_path: Path) -> None:
+@pytest.fixture
+def films(tmp_path: Path) -> Path:
+    """40 users, each of whom rates 8 of 15 films at random."""
     rng = np.random.default_rng(2)
     folder = tmp_path / "ml-small"
     folder.mkdir()
-    films = ["movieId,title,genres", *(f"{film},Film {film} (1990),War" for film in range(1, 16))]
+    rows = ["movieId,title,genres", *(f"{film},Film {film} (1990),War" for film in range(1, 16))]
     ratings = ["userId,movieId,rating,timestamp"]
     for user in range(1, 41):
         for place, film in enumerate(rng.permutation(15)[:8]):
             ratings.append(f"{user},{film + 1},{rng.integers(1, 6)}.0,{place}")
-    (folder / "movies.csv").write_text("\n".join(films))
+    (folder / "movies.csv").write_text("\n".join(rows))
     (folder / "ratings.csv").write_text("\n".join(ratings))
+    return folder
+
+
+def program(*arguments: str) -> Result:
     app = Typer()
     app.command()(eval.ratings.main)
+    return CliRunner().invoke(app, arguments)
+
+
+@pytest.mark.parametrize("split", ["last", "random"])
+def test_the_program_measures_what_it_says(split: str, films: Path, tmp_path: Path) -> None:
     out = tmp_path / "ratings.json"
-    arguments = ["--dataset", str(folder), "--engine", "fake", "--json", str(out), "--tuning-users", "20"]
-    done = CliRunner().invoke(app, arguments)
+    arguments = ["--dataset", str(films), "--engine", "fake", "--json", str(out), "--tuning-users", "20"]
+    done = program(*arguments, "--split", split)
     assert done.exit_code == 0, done.output
     found = json.loads(out.read_text())
     rows = {row["name"]: row for row in found["rows"]}
-    assert found["users"] == 40
-    assert sum(part["count"] for part in found["reliability"]) == 40
+    held_out = 40 if split == "last" else random_split(load_dataset(str(films)).interactions).test.height
+    assert found["ratings"] == sum(part["count"] for part in found["reliability"]) == held_out
+    assert 30 < found["users"] <= 40
     assert rows["mean"]["rmse"][0] == pytest.approx(2**0.5, abs=0.3)  # of five equally likely ratings
     assert found["reference"] in ("mean", "user + item bias", "ItemKNN", "blend without the LM")
     assert rows[found["reference"]]["mse_difference"] == [0.0, 0.0, 0.0]
     assert list(rows) == [
         "mean", "user + item bias", "ItemKNN", "LM", "blend without the LM", "blend with the LM"
     ]  # fmt: skip
+    few = program(*arguments, "--split", split, "--users", "9", "--prompt", "rate_list")
+    assert few.exit_code == 0, few.output
+    found = json.loads(out.read_text())
+    assert (found["users"], found["prompt"].partition("@")[0]) == (9, "rate_list")
+
+
+def test_a_random_question_knows_the_users_other_ratings_and_no_held_out_one(films: Path) -> None:
+    dataset = load_dataset(str(films))
+    split = random_split(dataset.interactions)
+    tuning, final = random_questions(dataset, None, 0)
+    given = {
+        (user, item): rating
+        for user, item, rating in dataset.interactions.select("user_id", "item_id", "rating").rows()
+    }
+    for asked, known, held in ((tuning, [split.train], split.validation), (final, split[:2], split.test)):
+        before = histories(*known, catalog=dataset.catalog)
+        questions = list(zip(asked.sample.users, asked.sample.next_items, strict=True))
+        assert sorted(questions) == sorted(held.select("user_id", "item_id").rows())
+        assert asked.truth.tolist() == [given[question] for question in questions]
+        for query in asked.sample.queries:
+            history = before.get(str(query.user_id), History((), ()))
+            assert (tuple(query.history), query.ratings) == (history.items, history.ratings)
+    some = some_of(final, 5, dataset.interactions)
+    assert len(set(some.sample.users)) == 5
+    assert len(some.truth) == sum(user in set(some.sample.users) for user in final.sample.users)
+
+
+def test_an_unknown_split_is_refused(films: Path) -> None:
+    done = program("--dataset", str(films), "--engine", "fake", "--split", "u1")
+    assert (done.exit_code, "split must be last or random, not 'u1'" in done.output) == (2, True)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore:.*pin_memory.*:UserWarning")
+def test_an_adapter_that_may_know_the_ratings_is_refused(films: Path, tiny_model: Path, tmp_path: Path) -> None:
+    sft = pytest.importorskip("training.sft", reason="needs llmgen[train]")
+    settings = {
+        "model": str(tiny_model),
+        "data": json.dumps({"dataset": str(films)}),
+        "tasks": json.dumps({"rates": {"prompts": ["rate_list"], "max_history": 6}}),
+        "loss": "catalog",
+        "validation_users": "0",
+        "max_steps": "2",
+        "per_device_train_batch_size": "2",
+        "disable_tqdm": "true",
+    }
+    ask = ["--dataset", str(films), "--engine", f"hf:{tiny_model}", "--tuning-users", "10", "--users", "10"]
+    for held, code in (("{}", 2), ('{"share": 0.2}', 0)):
+        folder = str(tmp_path / f"adapter{code}")
+        given = {**settings, "hold_out": held, "output_dir": folder}
+        record = sft.run(*sft.parse([part for name, text in given.items() for part in (f"--{name}", text)]))
+        assert (record.prompt, record.max_history) == ("next_item", 6)  # it was tuned on no prompt to recommend with
+        done = program(*ask, "--adapter", folder, "--split", "random")
+        assert done.exit_code == code, done.output
+        assert ("may have learned the ratings" in done.output) == (code == 2)
+        assert ("rate_list@" in done.output) == (code == 0)
+        assert program(*ask, "--adapter", folder).exit_code == 0

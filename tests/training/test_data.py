@@ -10,13 +10,14 @@ import pytest
 pytest.importorskip("transformers", reason="needs llmgen[train]")
 
 from llmgen.catalog import Catalog
+from llmgen.engines import line_break
 from llmgen.engines.chat import ChatTokenizer
 from llmgen.engines.fake import FakeEngine
 from llmgen.errors import ConfigError
 from llmgen.priors import Popularity
 from llmgen.recommender import Recommender
 from llmgen.splits import History
-from llmgen.templates import PromptLibrary
+from llmgen.templates import PromptLibrary, views
 from llmgen.types import Query
 from training.data import Example, Mixture, Task
 
@@ -26,6 +27,7 @@ TASKS = {
     "wish": Task(("cold_start", "cold_start_zh")),
     "rank": Task(("rerank",), 1.0, 5),
     "rate": Task(("rate",), 1.0, 5),
+    "rates": Task(("rate_list",), 1.0, 5),
 }
 
 
@@ -109,6 +111,28 @@ def test_a_list_teaches_every_item_from_the_second_on(catalog: Catalog, engine: 
             assert catalog[target.item] == whole[len(past)]
 
 
+def test_a_list_of_ratings_teaches_each_as_serving_asks_for_it(catalog: Catalog, engine: FakeEngine) -> None:
+    mixed = mixture(catalog, engine, {"rates": Task(("rate_list",), 1.0, 6)})
+    shorter = 0
+    for number in range(20):
+        example = mixed[number]
+        user = str(example.targets[0].query.user_id)
+        items, ratings = taken(catalog)[user]
+        assert 2 <= len(example.targets) <= 7
+        first = len(example.targets[0].query.history)
+        shorter += first > 0
+        for place, target in enumerate(example.targets):
+            at = first + place
+            assert (target.query.history, target.query.ratings) == (items[:at], (ratings or ())[:at])
+            served = Recommender(mixed.catalog, engine, prompt="rate_list", max_history=place)
+            shown = {"item": views(catalog, items[at : at + 1])[0], "labels": mixed.labels}
+            assert example.input_ids[: target.start] == served._prompt("rate", target.query, **shown).token_ids
+            (label,) = engine.spell([f"{(ratings or ())[at]:g}"])
+            line = (*label[:-1], *line_break(engine))
+            assert (example.input_ids[target.start : target.end], target.item) == (line, -1)
+    assert shorter
+
+
 def test_nothing_that_was_held_out_is_in_any_text(catalog: Catalog) -> None:
     """The items of each user are the user's own, so one that is held out can only come from a leak."""
     engine = FakeEngine()
@@ -170,8 +194,23 @@ def test_what_cannot_be_learned_is_refused(catalog: Catalog, tmp_path: Path) -> 
         mixture(catalog, engine, {"list": Task(("next_item",))})
     with pytest.raises(ConfigError, match=r"none of 1 users took 2 items"):
         Mixture(Recommender(catalog, engine), {"a": History((catalog[0],), None)}, {"next": TASKS["next"]})
-    with pytest.raises(ConfigError, match="needs ratings"):
-        Mixture(Recommender(catalog, engine), {"a": History((catalog[0], catalog[1]), None)}, {"rate": TASKS["rate"]})
+    for name in ("rate", "rates"):
+        with pytest.raises(ConfigError, match=f"the task '{name}' needs ratings"):
+            Mixture(Recommender(catalog, engine), {"a": History((catalog[0], catalog[1]), None)}, {name: TASKS[name]})
+    with pytest.raises(ConfigError, match=r"'rates' needs a prompt for rate that continues its answer"):
+        mixture(catalog, engine, {"rates": TASKS["rate"]})
+    (tmp_path / "above.jinja").write_text(
+        "---\nname: above\nversion: 1\ndescription: d\ntask: rate\ncontinues: true\n"
+        "variables: [history, item, labels]\n---\n"
+        "{% block user %}{{ labels | length }}{% endblock %}"
+        "{% block assistant %}{% for one in history %}{{ one.rating or 0 }}\n{{ one.title }}\n{% endfor %}"
+        "{{ target }}\n{{ item.title }}{% endblock %}"
+    )
+    recommender = Recommender(catalog, engine, prompts=PromptLibrary.default(tmp_path))
+    with pytest.raises(
+        ConfigError, match=r"'above' answers \[.*\], in which the ratings \['1', '2'.* not at their places"
+    ):
+        _ = Mixture(recommender, taken(catalog), {"rates": Task(("above",))})[0]
     (tmp_path / "wordy.jinja").write_text(
         "---\nname: wordy\nversion: 1\ndescription: d\ntask: next_item\nvariables: [history]\n---\n"
         "{% block user %}{{ history | length }}{% endblock %}"

@@ -22,7 +22,7 @@ from llmgen.adapters import AdapterRecord
 from llmgen.engines.fake import FakeEngine
 from llmgen.errors import ConfigError
 from llmgen.recommender import Recommender
-from llmgen.splits import histories
+from llmgen.splits import histories, random_split
 from training import sft
 from training.data import Mixture, Task
 from training.recipe import Recipe
@@ -87,6 +87,18 @@ def test_the_run_sees_no_new_item_and_nothing_late(data: dict[str, Any], learn_f
     assert not set(found.held_out) & new
 
 
+def test_the_run_sees_nothing_that_is_held_out_at_random_nor_anybodys_last_two(data: dict[str, Any]) -> None:
+    found = sft.load(recipe_of(data, leave_out={}, hold_out={"share": 0.2, "validation_share": 0.1}))
+    whole = found.dataset.interactions
+    split = random_split(whole, share=0.2, validation_share=0.1)
+    drawn = set(pl.concat([split.validation, split.test]).select("user_id", "item_id").rows())
+    last = set(whole.filter(pl.col("timestamp") >= 8).select("user_id", "item_id").rows())
+    learned = set(found.known.select("user_id", "item_id").rows())
+    assert len(drawn) > 20
+    assert learned == set(whole.select("user_id", "item_id").rows()) - drawn - last
+    assert not {(str(query.user_id), item.id) for query in found.queries for item in query.history} - learned
+
+
 def test_no_task_names_a_new_item(data: dict[str, Any]) -> None:
     found = sft.load(recipe_of(data))
     catalog = found.dataset.catalog
@@ -113,6 +125,12 @@ def test_no_task_names_a_new_item(data: dict[str, Any]) -> None:
         ({"leave_out": {"share": 1.5}}, r"leave_out: share must be between 0 and 1, not 1.5; it takes share"),
         ({"leave_out": {"part": 0.5}}, r"leave_out: .*part.*; it takes share, seed and last"),
         ({"leave_out": "{"}, "leave_out must be JSON"),
+        ({"hold_out": {"share": 0.2}}, r"hold_out goes with learn_from: train and without leave_out"),
+        ({"hold_out": {"share": 2}, "leave_out": {}}, r"hold_out: share must be above 0.*; it takes share"),
+        (
+            {"hold_out": {"part": 0.2}, "leave_out": {}},
+            r"hold_out: .*part.*; it takes share, validation_share and seed",
+        ),
     ],
 )
 def test_wrong_settings_say_what_is_wrong(data: dict[str, Any], changes: dict[str, Any], message: str) -> None:
