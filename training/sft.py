@@ -274,14 +274,15 @@ def check_earlier(recipe: Recipe, catalog: Catalog, data: str) -> None:
     Raises:
         ConfigError: It may have.
     """
-    if not (recipe.adapter and recipe.leave_out):
+    setting = "leave_out" if recipe.leave_out else "hold_out" if recipe.hold_out else ""
+    if not (recipe.adapter and setting):
         return
     earlier = AdapterRecord.read(recipe.adapter)
     written = catalog.labelled(earlier.label) if earlier is not None and earlier.label else catalog
     if earlier is None or (earlier.data, earlier.catalog) != (data, written.digest):
         raise ConfigError(
             f"the adapter {recipe.adapter!r} did not learn from the same interactions and catalog as this run, so it "
-            "may have seen what leave_out takes out; go on from one that was tuned with the same data and leave_out"
+            f"may have seen what {setting} takes out; go on from one that was tuned with the same data and {setting}"
         )
 
 

@@ -265,6 +265,8 @@ def test_an_adapter_that_may_have_seen_the_new_items_is_not_gone_on_with(
     (tmp_path / "nothing").mkdir()
     with pytest.raises(ConfigError, match="may have seen what leave_out takes out"):
         train(settings, adapter=str(tmp_path / "nothing"), leave_out=LEAVE_OUT, output_dir=out)
+    with pytest.raises(ConfigError, match="may have seen what hold_out takes out"):
+        train(settings, adapter=str(tmp_path / "run"), hold_out={"share": 0.2}, output_dir=out)
     record = train(settings, adapter=str(tmp_path / "clean"), leave_out=LEAVE_OUT, output_dir=out, max_steps="1")
     assert record.data == AdapterRecord.read(tmp_path / "clean").data  # type: ignore[union-attr]
     train(settings, adapter=str(tmp_path / "run"), output_dir=str(tmp_path / "free"), max_steps="1")
