@@ -9,8 +9,6 @@ all ratings, the mean with the biases of user and item, and ItemKNN on what thes
 least-squares blend of the biases, ItemKNN and the model, fitted on held-out ratings of validation: whether the model
 knows anything that they do not. Differences are to what is best on validation without the model. Intervals are over
 users.
-
-Sources: biases and neighbourhood as in Koren, KDD 2008, equations 1 and 3, biases by damped means.
 """
 
 from __future__ import annotations
@@ -18,9 +16,8 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, cast
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -32,10 +29,10 @@ from rich.table import Table
 from eval.arms import ArmConfig, Engines, build
 from eval.metrics import auc, calibration_error
 from eval.protocol import Protocol, Sample, samples
+from eval.rating_models import DAMPING, Biases, Neighbours, blend
 from eval.stats import interval_of_mean, paired_difference
 from eval.told import told
 from llmgen.adapters import AdapterRecord
-from llmgen.catalog import Catalog
 from llmgen.datasets import Dataset
 from llmgen.errors import ConfigError, DataError
 from llmgen.recommender import Recommender
@@ -43,91 +40,9 @@ from llmgen.splits import History, histories, leave_one_out, log_digest, random_
 from llmgen.types import FloatArray, Query, RatingPrediction
 from llmgen.workspace import DataSettings, tuned_prompts
 
-DAMPING = (1.0, 3.0, 5.0, 10.0, 25.0)
-"""Ratings at the mean that are added to those of a user or an item, before its bias is taken."""
-NEIGHBOURS, SHRINKAGE = 40, 100.0
 LIKED = 4.0
 """Ratings from here on count as liked, for the AUC and the calibration."""
 CHUNK = 16
-
-
-@dataclass(frozen=True, eq=False)
-class Biases:
-    """Mean + bias of the user + bias of the item.
-
-    Attributes:
-        mean: Of all ratings.
-        items: Id -> bias; 0 for others.
-        damping: See `DAMPING`.
-    """
-
-    mean: float
-    items: Mapping[str, float]
-    damping: float
-
-    @classmethod
-    def fit(cls, known: pl.DataFrame, damping: float) -> Biases:
-        """Of a log with ratings."""
-        mean = float(cast(float, known["rating"].mean()))
-        rows = known.group_by("item_id").agg((pl.col("rating") - mean).sum().alias("sum"), pl.len().alias("count"))
-        items = {item: total / (damping + count) for item, total, count in rows.iter_rows()}
-        return cls(mean, items, damping)
-
-    def user(self, history: Sequence[str], ratings: Sequence[float]) -> float:
-        """The bias of a user who gave these ratings; 0 for none."""
-        left = sum(
-            rating - self.mean - self.items.get(item, 0.0) for item, rating in zip(history, ratings, strict=True)
-        )
-        return left / (self.damping + len(history))
-
-    def predict(self, history: Sequence[str], ratings: Sequence[float], item: str) -> float:
-        """The user's rating of an item, not cut to the scale."""
-        return self.mean + self.user(history, ratings) + self.items.get(item, 0.0)
-
-
-class Neighbours:
-    """What the biases leave over, from the items of the user's history that were rated most alike.
-
-    Args:
-        known: A log with ratings.
-        catalog: Its items.
-        biases: Fitted on it.
-    """
-
-    def __init__(self, known: pl.DataFrame, catalog: Catalog, biases: Biases) -> None:
-        self.catalog, self.biases = catalog, biases
-        users = {user: number for number, user in enumerate(known["user_id"].unique(maintain_order=True))}
-        residuals = np.zeros((len(users), len(catalog)))
-        for user, rows in known.group_by("user_id"):
-            items, ratings = rows["item_id"].to_list(), rows["rating"].to_list()
-            bias = biases.user(items, ratings)
-            for item, rating in zip(items, ratings, strict=True):
-                residuals[users[cast(str, user[0])], catalog.index(item)] = (
-                    rating - biases.mean - bias - biases.items.get(item, 0.0)
-                )
-        there = (residuals != 0).astype(np.float64)
-        common = there.T @ there
-        lengths = np.sqrt((residuals**2).T @ there * ((residuals**2).T @ there).T)  # over the users of both
-        with np.errstate(divide="ignore", invalid="ignore"):
-            alike = np.where(lengths > 0, residuals.T @ residuals / lengths, 0.0)
-        self.similarity = alike * common / (common + SHRINKAGE)
-
-    def predict(self, history: Sequence[str], ratings: Sequence[float], item: str) -> float:
-        """The user's rating of an item, not cut to the scale."""
-        base = self.biases.predict(history, ratings, item)
-        if not history:
-            return base
-        taken = np.array(self.catalog.positions(self.catalog[one] for one in history))
-        alike = self.similarity[self.catalog.index(item), taken]
-        nearest = np.argsort(-alike, kind="stable")[:NEIGHBOURS]
-        nearest = nearest[alike[nearest] > 0]
-        if not len(nearest):
-            return base
-        bias = self.biases.user(history, ratings)
-        left = np.array(
-            [ratings[one] - self.biases.mean - bias - self.biases.items.get(history[one], 0.0) for one in nearest]
-        )
-        return base + float(alike[nearest] @ left / alike[nearest].sum())
 
 
 class Rated(NamedTuple):
@@ -251,12 +166,6 @@ def ask(recommender: Recommender, asked: Rated, labels: Sequence[str], title: st
             found += recommender.rate_many(chunk, labels=labels)
             progress.advance(bar, len(chunk))
     return found
-
-
-def blend(columns: Sequence[FloatArray], truth: FloatArray) -> FloatArray:
-    """Weights of predictions by least squares, the last one of a constant."""
-    table = np.column_stack([*columns, np.ones(len(truth))])
-    return cast(FloatArray, np.linalg.lstsq(table, truth, rcond=None)[0])
 
 
 def main(

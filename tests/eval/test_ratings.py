@@ -12,7 +12,8 @@ from typer import Typer
 from typer.testing import CliRunner, Result
 
 import eval.ratings
-from eval.ratings import Biases, Neighbours, blend, random_questions, some_of
+from eval.rating_models import Biases, Neighbours, blend
+from eval.ratings import random_questions, some_of
 from llmgen.catalog import Catalog
 from llmgen.datasets import load_dataset
 from llmgen.splits import History, histories, random_split
