@@ -93,6 +93,8 @@ class Mixture:
         group: So many examples in a row are of one task and one length of history, so that a batch has little padding.
         dropout: Share of a history's items that is left out of a prompt, in half of the examples; not in `list`
             and `rates`, where every item is needed.
+        order_noise: Share of a history's items that change places with the one behind, in half of the examples of
+            `next`.
         candidates: How many stand in a `rank` prompt.
         folds: Into how many parts users are dealt, for cross-fitting.
         likely: Priors from which the other candidates of `rank` are drawn; uniformly without.
@@ -110,6 +112,7 @@ class Mixture:
         seed: int = 0,
         group: int = 1,
         dropout: float = 0.0,
+        order_noise: float = 0.0,
         candidates: int = 10,
         folds: int = 5,
         likely: Sequence[Prior] = (),
@@ -120,6 +123,7 @@ class Mixture:
         self._line_break = line_break(self.engine)
         self.catalog = recommender.catalog
         self.seed, self.group, self.dropout, self.candidates = seed, group, dropout, candidates
+        self.order_noise = order_noise
         self.likely = tuple(likely)
         self.users = sorted(user for user, history in histories.items() if len(history.items) >= MIN_STRETCH)
         self.histories = histories
@@ -200,6 +204,8 @@ class Mixture:
         if self.dropout and rng.random() < 0.5:
             kept = rng.random(place) >= self.dropout
             items = tuple(item for item, keep in zip(items, kept, strict=True) if keep)
+        if self.order_noise and rng.random() < 0.5:
+            items = _disturbed(items, (rng.random(place) < self.order_noise).tolist())
         known = Query(history.items[:place], user_id=user)
         return self._titled("next", prompt, Query(items[-most:], user_id=user), history.items[place], known)
 
@@ -311,6 +317,15 @@ def ahead(recommender: Recommender, prompt: str, query: Query, item: Item) -> Ex
 
 class _AgainError(Exception):
     """This draw gives no example; another may."""
+
+
+def _disturbed(items: Sequence[Item], swaps: Sequence[bool]) -> tuple[Item, ...]:
+    """Items of which each that is to be swapped changes places with the one behind it."""
+    moved = list(items)
+    for place, swap in enumerate(swaps[: max(0, len(moved) - 1)]):
+        if swap:
+            moved[place], moved[place + 1] = moved[place + 1], moved[place]
+    return tuple(moved)
 
 
 def _answer(messages: Sequence[Message]) -> list[str]:

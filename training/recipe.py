@@ -49,6 +49,9 @@ class Recipe:
         metadata={"help": "Name -> prompts, weight, max_history; see training.data."},
     )
     item_dropout: float = field(default=0.0, metadata={"help": "Share of a history left out; see training.data."})
+    order_noise: float = field(
+        default=0.0, metadata={"help": "Share of neighbours in a history that change places; see training.data."}
+    )
     loss: str = field(default="residual", metadata={"help": "catalog, residual or lm; see training.loss."})
     priors: str = field(
         default='{"transition": {}}',
@@ -63,6 +66,13 @@ class Recipe:
     peft: str = field(
         default='{"peft_type": "LORA", "r": 16, "lora_alpha": 32, "target_modules": "all-linear"}',
         metadata={"help": "Arguments of peft.get_peft_config; {} tunes all weights."},
+    )
+    quantize: str = field(
+        default="",
+        metadata={
+            "help": "4bit (NF4, as QLoRA has it) or 8bit: how the model's own weights are kept while an adapter is "
+            "tuned; needs llmgen[qlora]. For GPUs; on a CPU it works and is slow."
+        },
     )
     adapter: str = field(default="", metadata={"help": "Folder of an adapter to go on tuning, in place of peft."})
     max_tokens: int = field(default=1024, metadata={"help": "Longest example."})
@@ -92,8 +102,13 @@ class Recipe:
             raise ConfigError(
                 "hold_out goes with learn_from: train and without leave_out; the others hold out otherwise"
             )
-        if not 0 <= self.prior_dropout <= 1:
-            raise ConfigError(f"prior_dropout is a share, from 0 to 1, not {self.prior_dropout}")
+        if self.quantize not in ("", "4bit", "8bit"):
+            raise ConfigError(f"quantize must be 4bit or 8bit, or empty for neither, not {self.quantize!r}")
+        if self.quantize and not (self.peft or self.adapter):
+            raise ConfigError("weights that are quantized cannot be tuned themselves; give peft, or no quantize")
+        for name in ("prior_dropout", "item_dropout", "order_noise"):
+            if not 0 <= (share := getattr(self, name)) <= 1:
+                raise ConfigError(f"{name} is a share, from 0 to 1, not {share}")
         if not self.lm_weight > 0:
             raise ConfigError(f"lm_weight must be above 0, not {self.lm_weight}: a model of weight 0 learns nothing")
 

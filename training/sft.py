@@ -12,7 +12,7 @@ from __future__ import annotations
 import importlib.metadata
 import logging
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any, NamedTuple, cast
 
@@ -23,7 +23,13 @@ import yaml
 from rich.console import Console
 from rich.text import Text
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from trl.scripts.utils import TrlParser
 from trl.trainer.sft_config import SFTConfig
 
@@ -132,6 +138,7 @@ def run(recipe: Recipe, args: SFTConfig) -> AdapterRecord:
         seed=args.seed,
         group=args.per_device_train_batch_size,
         dropout=recipe.item_dropout,
+        order_noise=recipe.order_noise,
         folds=recipe.folds,
         likely=fitted,
     )
@@ -250,17 +257,37 @@ def load(recipe: Recipe) -> Data:
 
 
 def load_model(recipe: Recipe) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The base model and its tokenizer, float32 on a CPU and bfloat16 on a GPU."""
+    """The base model and its tokenizer, float32 on a CPU and bfloat16 on a GPU, or quantized as the recipe says."""
     name = recipe.base_model()
     cuda = torch.cuda.is_available()
+    dtype, device = (torch.bfloat16, "cuda") if cuda else (torch.float32, "cpu")
+    options: dict[str, Any] = {}
+    if recipe.quantize:
+        chosen = BitsAndBytesConfig(  # type: ignore[no-untyped-call]  # the settings of QLoRA (Dettmers et al., NeurIPS 2023)
+            load_in_4bit=recipe.quantize == "4bit",
+            load_in_8bit=recipe.quantize == "8bit",
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=dtype,
+        )
+        options = {"quantization_config": chosen, "device_map": {"": device}}
     try:
-        model = AutoModelForCausalLM.from_pretrained(name, dtype=torch.bfloat16 if cuda else torch.float32)
+        model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, **options)
         tokenizer = AutoTokenizer.from_pretrained(name)
+    except ImportError as error:
+        if not recipe.quantize:
+            raise
+        raise ConfigError(f"quantize: {recipe.quantize} needs bitsandbytes; install llmgen[qlora] ({error})") from error
     except (OSError, ValueError) as error:
         raise ConfigError(f"cannot load the model {name!r}: {error}") from error
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
-    return cast(PreTrainedModel, cast(torch.nn.Module, model).to("cuda" if cuda else "cpu")), tokenizer
+    if not recipe.quantize:  # else it is where it belongs, and must not be moved
+        cast(torch.nn.Module, model).to(device)
+    for module in model.modules():  # else they are packed for inference at the first question, and have no gradients
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            setattr(module, "support_avx512bf16_for_cpu", False)  # noqa: B010  # for mypy, modules hold modules
+    return cast(PreTrainedModel, model), tokenizer
 
 
 def check_earlier(recipe: Recipe, catalog: Catalog, data: str) -> None:
@@ -288,6 +315,9 @@ def check_earlier(recipe: Recipe, catalog: Catalog, data: str) -> None:
 
 def wrap(model: PreTrainedModel, recipe: Recipe) -> PreTrainedModel:
     """The model with a fresh adapter or that of an earlier run, or as it is where all weights are tuned."""
+    if recipe.quantize:
+        prepare = cast(Callable[..., PreTrainedModel], peft.prepare_model_for_kbit_training)
+        model = prepare(model, use_gradient_checkpointing=False)  # of which `SFTConfig` decides
     if recipe.adapter:
         try:
             tuned = peft.PeftModel.from_pretrained(model, recipe.adapter, is_trainable=True)

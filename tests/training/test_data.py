@@ -19,7 +19,7 @@ from llmgen.recommender import Recommender
 from llmgen.splits import History
 from llmgen.templates import PromptLibrary, views
 from llmgen.types import Query
-from training.data import Example, Mixture, Task
+from training.data import Example, Mixture, Task, _disturbed
 
 TASKS = {
     "list": Task(("next_item_list",), 2.0, 8),
@@ -184,6 +184,30 @@ def test_dropout_leaves_items_out_of_prompts_and_not_out_of_what_is_known(catalo
     assert [a.targets[0].item for a, _ in pairs] == [b.targets[0].item for _, b in pairs]
     assert [a.targets[0].query for a, _ in pairs] == [b.targets[0].query for _, b in pairs]
     assert np.mean([len(b.input_ids) < len(a.input_ids) for a, b in pairs]) > 0.3
+
+
+def lines_of(example: Example) -> list[str]:
+    return bytes(token for token in example.input_ids if token < 256).decode().split("\n")
+
+
+def test_order_noise_moves_items_of_prompts_and_of_nothing_else(catalog: Catalog) -> None:
+    engine = FakeEngine()
+    task = {"next": Task(("next_item",), 1.0, 8)}
+    whole, noisy = mixture(catalog, engine, task), mixture(catalog, engine, task, order_noise=0.5)
+    moved = 0
+    for number in range(40):
+        one, other = whole[number], noisy[number]
+        assert [(t.item, t.query) for t in one.targets] == [(t.item, t.query) for t in other.targets]
+        shown, mixed = ([line for line in lines_of(text) if line.startswith("- ")] for text in (one, other))
+        assert len(mixed) == len(set(mixed)) == len(shown)
+        assert set(mixed) <= {f"- {catalog.label(item)}" for item in other.targets[0].query.history}
+        moved += one.input_ids != other.input_ids
+    assert 8 < moved < 30  # of 40, half with noise, of which the shortest have nothing to move
+    abc = catalog[:3]
+    assert _disturbed(abc, [False, False, True]) == abc
+    assert _disturbed(abc, [True, False, False]) == (abc[1], abc[0], abc[2])
+    assert _disturbed(abc, [True, True, False]) == (abc[1], abc[2], abc[0])
+    assert _disturbed((), []) == ()
 
 
 def test_what_cannot_be_learned_is_refused(catalog: Catalog, tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ from llmgen.engines.hf import HFEngine
 from llmgen.errors import ConfigError, TrainingError
 from llmgen.recommender import Recommender
 from llmgen.splits import History
-from llmgen.types import Query
+from llmgen.types import Message, Query
 from tests.conftest import films
 from training import sft
 from training.answers import losses
@@ -178,6 +178,38 @@ def test_other_methods_of_peft_learn(settings: dict[str, str], method: dict[str,
     assert record.steps == 3
     moved = weights(settings["output_dir"])
     assert any(value.abs().sum() > 0 for value in moved.values())
+
+
+@pytest.mark.parametrize("bits", ["4bit", "8bit"])
+def test_an_adapter_learns_beside_a_quantized_model(settings: dict[str, str], bits: str) -> None:
+    pytest.importorskip("bitsandbytes", reason="needs llmgen[qlora]")
+    recipe, args = sft.parse(flags_of(settings, quantize=bits, max_steps="3", warmup_steps="0"))
+    model = sft.load_model(recipe)[0]
+    kinds = {type(module).__name__ for module in model.modules()}
+    assert {"4bit": "Linear4bit", "8bit": "Linear8bitLt"}[bits] in kinds
+    sft.run(recipe, args)
+    moved = weights(settings["output_dir"])
+    assert any(value.abs().sum() > 0 for name, value in moved.items() if "lora_B" in name)
+    served = HFEngine.load(settings["model"], adapter=settings["output_dir"])  # beside the weights as they were
+    prompt = served.tokenize([Message("user", "Which films?")])
+    assert np.isfinite(served.next_logprobs([Step(prompt, (), np.arange(5))])[0]).all()
+
+
+def test_quantized_weights_are_not_tuned_themselves(settings: dict[str, str]) -> None:
+    with pytest.raises(ConfigError, match="quantize must be 4bit or 8bit, or empty for neither, not '3bit'"):
+        sft.parse(flags_of(settings, quantize="3bit"))
+    with pytest.raises(ConfigError, match="weights that are quantized cannot be tuned themselves"):
+        sft.parse(flags_of(settings, quantize="4bit", peft="{}"))
+
+
+def test_what_quantizing_needs_is_said(settings: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(*_: object, **options: object) -> None:
+        assert options["device_map"]
+        raise ImportError("bitsandbytes is not there")
+
+    monkeypatch.setattr(sft.AutoModelForCausalLM, "from_pretrained", missing)
+    with pytest.raises(ConfigError, match=r"quantize: 4bit needs bitsandbytes; install llmgen\[qlora\]"):
+        sft.load_model(sft.parse(flags_of(settings, quantize="4bit"))[0])
 
 
 @pytest.mark.parametrize("loss", ["catalog", "lm"])
