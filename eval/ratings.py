@@ -173,7 +173,7 @@ def main(
     engine: Annotated[str, typer.Option(help="See load_engine.")] = "hf",
     dataset: Annotated[str, typer.Option(help="A name or path that llmgen.datasets knows.")] = "movielens-100k",
     split: Annotated[str, typer.Option(help="last: of each user; random: a fifth of all ratings.")] = "last",
-    prompt: Annotated[str | None, typer.Option(help="Template; the adapter's by default, else rate.")] = None,
+    prompt: Annotated[str | None, typer.Option(help="Template; the adapter's by default, else rate_list.")] = None,
     users: Annotated[int | None, typer.Option(help="How many are asked; all by default.")] = None,
     tuning_users: Annotated[int, typer.Option(min=4, help="On so many validation users the blend is fitted.")] = 300,
     max_history: Annotated[int | None, typer.Option(min=0, help="Newest items in the prompt.")] = None,

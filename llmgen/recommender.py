@@ -66,7 +66,7 @@ TASKS: Mapping[str, Task] = {
 DEFAULT_PROMPTS: Mapping[Task, str] = {
     "recommend": "next_item",
     "rank": "rerank",
-    "rate": "rate",
+    "rate": "rate_list",
     "explain": "explain",
 }
 CHUNK = 64  # queries worked on together: bounds the priors' arrays, [64, n_items]
@@ -123,7 +123,8 @@ class Recommender:
         catalog: What can be recommended.
         engine: The language model; None recommends by the priors alone.
         prompt: Name of a prompt template, or several for different tasks; the task is the template's own. Tasks that
-            are not named keep `next_item`, `rerank`, `rate` and `explain`.
+            are not named keep `next_item`, `rerank`, `rate_list` (`rate` with an engine that can only write) and
+            `explain`.
         priors: Factors beside the language model. Seen items and filters need no mention: they are always in force.
         prompts: Where templates are looked up; those that come with llmgen by default.
         lm_weight: Weight of the LM's log-probability in the score, 0 or more.
@@ -531,7 +532,10 @@ class Recommender:
                     f"the prompts {chosen[task].name!r} and {name!r} are both for {task!r}; give one a task"
                 )
             chosen[task] = template
-        return {task: chosen.get(task) or self.prompts[name] for task, name in DEFAULT_PROMPTS.items()}
+        defaults = dict(DEFAULT_PROMPTS)
+        if self.engine is not None and not self.engine.constrained:
+            defaults["rate"] = "rate"  # one that writes its answer cannot go on with a list
+        return {task: chosen.get(task) or self.prompts[name] for task, name in defaults.items()}
 
     def _needs_engine(self, what: str) -> Engine:
         if self.engine is None:

@@ -361,13 +361,13 @@ def test_a_rating_is_the_models_distribution_over_the_labels() -> None:
     assert rating.mode == 5
     assert rating.label_mass == pytest.approx(20 / (20 + VOCABULARY - 5))
     assert rating.item == FILMS["s"]
-    assert rating.prompt.startswith("rate@")
+    assert rating.prompt.startswith("rate_list@")
 
 
 def test_of_labels_where_one_begins_another_each_has_its_share() -> None:
     labels = [str(number) for number in range(1, 11)]
     table: dict[tuple[int, ...], dict[int, float]] = {(DIGITS["1"],): {END: 3}}  # after 1: three to one that it ends
-    rating = Recommender(FILMS, FakeEngine(logits=weighing(table))).rate(Query(), "a", labels=labels)
+    rating = Recommender(FILMS, FakeEngine(logits=weighing(table)), prompt="rate").rate(Query(), "a", labels=labels)
     assert rating.distribution["1"] == pytest.approx(1 / 9 * 3 / 4)
     assert rating.distribution["10"] == pytest.approx(1 / 9 * 1 / 4)
     assert rating.distribution["7"] == pytest.approx(1 / 9)
@@ -388,7 +388,7 @@ def test_half_stars_share_their_first_digit() -> None:
 
 def test_ratings_come_in_the_order_of_the_pairs_each_by_its_own_prompt() -> None:
     engine = Recording()
-    recommender = Recommender(FILMS, engine)
+    recommender = Recommender(FILMS, engine, prompt="rate")
     queries = [Query([FILMS["h"]], ratings=[2.0]), Query([FILMS["u"], FILMS["f"]], ratings=[4.5, 3])]
     together = recommender.rate_many([(queries[0], "a"), (queries[1], FILMS["m"])])
     assert together == [recommender.rate(queries[0], "a"), recommender.rate(queries[1], "m")]
@@ -568,6 +568,7 @@ def test_a_rating_is_read_from_text_where_there_is_only_text(written: str, mode:
     rating = recommender.rate(Query(), FILMS[0], labels=("3", "3.5", "4", "5"))
     assert (rating.mode, rating.mean, sum(rating.distribution.values())) == (mode, mode, 1)
     assert math.isnan(rating.label_mass)
+    assert rating.prompt.startswith("rate@")  # what can only write cannot go on with a list
 
 
 def test_text_without_a_rating_is_no_rating() -> None:
@@ -595,7 +596,7 @@ def test_a_prompt_is_chosen_by_its_task_and_the_others_are_kept() -> None:
     plain = Recommender(FILMS, FakeEngine())
     cold = plain.with_prompt("cold_start")
     assert (plain.template().name, cold.template().name) == ("next_item", "cold_start")
-    assert [cold.template(task).name for task in ("rank", "rate", "explain")] == ["rerank", "rate", "explain"]  # type: ignore[arg-type]
+    assert [cold.template(task).name for task in ("rank", "rate", "explain")] == ["rerank", "rate_list", "explain"]  # type: ignore[arg-type]
     assert cold.with_prompt("rate").template().name == "cold_start"
     assert cold.with_prompt("next_item_zh").template().name == "next_item_zh"
     assert Recommender(FILMS, None, prompt=["rate", "next_item_taste"]).template().name == "next_item_taste"
