@@ -266,13 +266,15 @@ class HFEngine:
         missing = [prompt for prompt in prompts if prompt not in self._kept]
         if not missing:
             return
-        if len(missing) > 1 and not self._kept:
-            self._read(missing[:1], None, 0)
-            missing = missing[1:]
         donor = next(reversed(self._kept), None)
         shared = 0 if donor is None else min(_common(donor, prompt) for prompt in missing)
         if shared < MIN_SHARED:
             donor, shared = None, 0
+        first, rest = missing[0], missing[1:]
+        among = min((_common(first, prompt) for prompt in rest), default=0)
+        if among >= shared + MIN_SHARED:  # as of one user's prompts about many items: the first is read for the others
+            self._read([first], donor, shared)
+            missing, donor, shared = rest, first, among
         self._read(missing, donor, shared)
         self._forget(prompts)
 

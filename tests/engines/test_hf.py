@@ -318,3 +318,19 @@ def test_generation_stops_at_the_end_of_turn(tiny: HFEngine) -> None:
 def test_what_cannot_be_loaded_is_named(options: dict[str, str], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         HFEngine.load(**options)  # type: ignore[arg-type]
+
+
+def test_prompts_that_share_more_with_each_other_than_with_those_before_are_read_once(tiny_model: Path) -> None:
+    """As of one user's history before many items, after another user was asked for."""
+    engine = HFEngine.load(str(tiny_model))
+    head, one, other = tuple(range(20, 40)), tuple(range(40, 70)), tuple(range(70, 100))
+    wanted = np.arange(9)
+    engine.next_logprobs([Step((*head, *one), (), wanted)])
+    before = engine.usage.read_tokens
+    prompts = [(*head, *other, last) for last in range(5)]
+    answers = engine.next_logprobs([Step(prompt, (), wanted) for prompt in prompts])
+    assert engine.usage.read_tokens - before == len(other) + 1 + 4 * 1  # the head is known, the history read once
+    alone = HFEngine.load(str(tiny_model))
+    for prompt, answer in zip(prompts, answers, strict=True):
+        expected = alone.next_logprobs([Step(prompt, (), wanted)])[0]
+        assert np.allclose(answer - answer.mean(), expected - expected.mean(), atol=1e-4)
