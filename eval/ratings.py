@@ -58,6 +58,14 @@ class Rated(NamedTuple):
     truth: FloatArray
     known: pl.DataFrame
 
+    def of_some(self, users: int) -> Rated:
+        """The questions of at most so many of the users, evenly spread."""
+        names = list(dict.fromkeys(self.sample.users))
+        places = np.linspace(0, len(names) - 1, min(users, len(names))).round().astype(int)
+        chosen = {names[place] for place in places}
+        which = [number for number, user in enumerate(self.sample.users) if user in chosen]
+        return Rated(self.sample.part(which), self.truth[which], self.known)
+
 
 def rated(sample: Sample, interactions: pl.DataFrame) -> Rated:
     """The users of a sample who rated everything they took.
@@ -127,14 +135,6 @@ def _of_rows(dataset: Dataset, held: pl.DataFrame, before: Sequence[pl.DataFrame
     return rated(sample, dataset.interactions)
 
 
-def some_of(asked: Rated, users: int, interactions: pl.DataFrame) -> Rated:
-    """The questions of at most so many of the users, evenly spread."""
-    names = list(dict.fromkeys(asked.sample.users))
-    chosen = {names[number] for number in np.linspace(0, len(names) - 1, min(users, len(names))).round().astype(int)}
-    which = [number for number, user in enumerate(asked.sample.users) if user in chosen]
-    return rated(asked.sample.part(which), interactions)
-
-
 def classic_predictions(asked: Rated, damping: float) -> dict[str, FloatArray]:
     """What needs no language model: name -> one prediction a user."""
     biases = Biases.fit(asked.known, damping)
@@ -194,7 +194,7 @@ def main(
             for damping in DAMPING
         }
         damping = min(scores, key=lambda one: scores[one])
-        some = some_of(tuning, tuning_users, data.interactions)
+        some = tuning.of_some(tuning_users)
         values = sorted(set(data.interactions["rating"].drop_nulls().to_list()))
         labels = [f"{value:g}" for value in values]
         config = ArmConfig.of("model", {"engine": engine, "adapter": adapter, "max_history": max_history})

@@ -13,7 +13,7 @@ from typer.testing import CliRunner, Result
 
 import eval.ratings
 from eval.rating_models import Biases, Neighbours, blend
-from eval.ratings import random_questions, some_of
+from eval.ratings import random_questions
 from llmgen.catalog import Catalog
 from llmgen.datasets import load_dataset
 from llmgen.splits import History, histories, random_split
@@ -127,7 +127,7 @@ def test_a_random_question_knows_the_users_other_ratings_and_no_held_out_one(fil
         for query in asked.sample.queries:
             history = before.get(str(query.user_id), History((), ()))
             assert (tuple(query.history), query.ratings) == (history.items, history.ratings)
-    some = some_of(final, 5, dataset.interactions)
+    some = final.of_some(5)
     assert len(set(some.sample.users)) == 5
     assert len(some.truth) == sum(user in set(some.sample.users) for user in final.sample.users)
 
