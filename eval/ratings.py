@@ -5,10 +5,10 @@
 
 The rating of each user's last item is predicted from the ratings before it (`eval.protocol`, leave-one-out), or a fifth
 of all ratings, drawn at random, from the user's others, whenever those were given. Beside the model stand the mean of
-all ratings, the mean with the biases of user and item, and ItemKNN on what these leave over. The last row is a
-least-squares blend of the biases, ItemKNN and the model, fitted on held-out ratings of validation: whether the model
-knows anything that they do not. Differences are to what is best on validation without the model. Intervals are over
-users.
+all ratings, the mean with the biases of user and item, ItemKNN on what these leave over (`llmgen.priors.RatingKNN`),
+and last the product that `Recommender.rate` answers with, with the LM's weight that was best on held-out ratings of
+validation: whether the model knows anything that they do not. Differences are to what is best on validation without the
+model. Intervals are over users.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, cast
 
 import numpy as np
 import polars as pl
@@ -29,17 +30,26 @@ from rich.table import Table
 from eval.arms import ArmConfig, Engines, build
 from eval.metrics import auc, calibration_error
 from eval.protocol import Protocol, Sample, samples
-from eval.rating_models import DAMPING, Biases, Neighbours, blend
 from eval.stats import interval_of_mean, paired_difference
 from eval.told import told
 from llmgen.adapters import AdapterRecord
 from llmgen.datasets import Dataset
 from llmgen.errors import ConfigError, DataError
+from llmgen.priors import RatingKNN
 from llmgen.recommender import Recommender
 from llmgen.splits import History, histories, leave_one_out, log_digest, random_split
-from llmgen.types import FloatArray, Query, RatingPrediction
+from llmgen.types import FloatArray, Item, Query, RatingPrediction
 from llmgen.workspace import DataSettings, tuned_prompts
 
+MEAN, BIASES, KNN, LM, BOTH = "mean", "user + item bias", "ItemKNN", "LM", "LM x ItemKNN"
+"""Rows of the table."""
+DAMPING = (1.0, 3.0, 5.0, 10.0, 25.0)
+"""Tried for the biases."""
+NEIGHBOURS = 40
+LM_WEIGHTS = (0.0, 0.05, 0.1, 0.2, 0.35, 0.5, 0.7, 1.0, 1.5, 2.0)
+"""Tried beside ItemKNN."""
+LEAST = 1e-12
+"""Probability of a label, where less was said: it has a logarithm."""
 LIKED = 4.0
 """Ratings from here on count as liked, for the AUC and the calibration."""
 CHUNK = 16
@@ -57,6 +67,14 @@ class Rated(NamedTuple):
     sample: Sample
     truth: FloatArray
     known: pl.DataFrame
+
+    @property
+    def pairs(self) -> list[tuple[Query, Item]]:
+        """Who rates what."""
+        catalog = self.sample.catalog
+        return [
+            (q, catalog[catalog.index(i)]) for q, i in zip(self.sample.queries, self.sample.next_items, strict=True)
+        ]
 
     def of_some(self, users: int) -> Rated:
         """The questions of at most so many of the users, evenly spread."""
@@ -135,27 +153,24 @@ def _of_rows(dataset: Dataset, held: pl.DataFrame, before: Sequence[pl.DataFrame
     return rated(sample, dataset.interactions)
 
 
-def classic_predictions(asked: Rated, damping: float) -> dict[str, FloatArray]:
-    """What needs no language model: name -> one prediction a user."""
-    biases = Biases.fit(asked.known, damping)
-    nearest = Neighbours(asked.known, asked.sample.catalog, biases)
-    rows = [
-        ([item.id for item in query.history], query.ratings or (), wanted)
-        for query, wanted in zip(asked.sample.queries, asked.sample.next_items, strict=True)
-    ]
-    return {
-        "mean": np.full(len(rows), biases.mean),
-        "user + item bias": np.array([biases.predict(*row) for row in rows]),
-        "ItemKNN": np.array([nearest.predict(*row) for row in rows]),
-    }
+def classic(asked: Rated, damping: float) -> tuple[RatingKNN, RatingKNN]:
+    """What needs no language model: the biases alone, and ItemKNN."""
+    biases = RatingKNN.fit(asked.known, damping=damping, neighbours=0, name=BIASES)
+    return biases, replace(biases, neighbours=NEIGHBOURS, name=KNN)
 
 
 QUESTIONS = {"last": last_questions, "random": random_questions}
 
 
-def ask(recommender: Recommender, asked: Rated, labels: Sequence[str], title: str) -> list[RatingPrediction]:
-    """The model's distributions. What a user is asked is asked together, so that the history is read once."""
-    pairs = list(zip(asked.sample.queries, asked.sample.next_items, strict=True))
+def shares(
+    recommender: Recommender, asked: Rated, damping: float, labels: Sequence[str], title: str
+) -> tuple[dict[str, FloatArray], list[RatingPrediction]]:
+    """What each row says of each question: name -> float64 [questions, labels]; and the predictions they come from.
+
+    What a user is asked is asked together, so that the history is read once.
+    """
+    recommender = recommender.with_rating_priors(*classic(asked, damping))
+    pairs = asked.pairs
     by_user = [list(group) for _, group in itertools.groupby(pairs, key=lambda pair: pair[0].user_id)]
     if len(by_user) == len(pairs):
         by_user = [pairs[start : start + CHUNK] for start in range(0, len(pairs), CHUNK)]
@@ -165,7 +180,18 @@ def ask(recommender: Recommender, asked: Rated, labels: Sequence[str], title: st
         for chunk in by_user:
             found += recommender.rate_many(chunk, labels=labels)
             progress.advance(bar, len(chunk))
-    return found
+    given = [asked.known.filter(pl.col("rating") == float(label)).height + 1 for label in labels]
+    said = {MEAN: np.tile(np.array(given) / sum(given), (len(found), 1))}
+    for name, part in ((BIASES, BIASES), (KNN, KNN), (LM, "lm")):
+        said[name] = np.maximum([list(one.parts[part].values()) for one in found], LEAST)
+    return said, found
+
+
+def product(said: Mapping[str, FloatArray], weight: float) -> FloatArray:
+    """ItemKNN times the model to the power of a weight, float64 [questions, labels]."""
+    total = np.log(said[KNN]) + weight * np.log(said[LM])
+    total = np.exp(total - total.max(axis=1, keepdims=True))
+    return cast(FloatArray, total / total.sum(axis=1, keepdims=True))
 
 
 def main(
@@ -175,7 +201,9 @@ def main(
     split: Annotated[str, typer.Option(help="last: of each user; random: a fifth of all ratings.")] = "last",
     prompt: Annotated[str | None, typer.Option(help="Template; the adapter's by default, else rate_list.")] = None,
     users: Annotated[int | None, typer.Option(help="How many are asked; all by default.")] = None,
-    tuning_users: Annotated[int, typer.Option(min=4, help="On so many validation users the blend is fitted.")] = 300,
+    tuning_users: Annotated[
+        int, typer.Option(min=4, help="On so many validation users the LM's weight is chosen.")
+    ] = 300,
     max_history: Annotated[int | None, typer.Option(min=0, help="Newest items in the prompt.")] = None,
     seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write everything here.")] = None,
@@ -189,49 +217,35 @@ def main(
         record = None if adapter is None else AdapterRecord.read(adapter)
         if split == "random" and adapter is not None:
             _refuse_what_knows_them(adapter, record, data)
-        scores = {
-            damping: _rmse(classic_predictions(tuning, damping)["user + item bias"], tuning.truth)
-            for damping in DAMPING
-        }
+        values = np.array(sorted(set(data.interactions["rating"].drop_nulls().to_list())))
+        labels = [f"{value:g}" for value in values.tolist()]
+        scores = {damping: _rmse(classic(tuning, damping)[0].means(tuning.pairs), tuning.truth) for damping in DAMPING}
         damping = min(scores, key=lambda one: scores[one])
         some = tuning.of_some(tuning_users)
-        values = sorted(set(data.interactions["rating"].drop_nulls().to_list()))
-        labels = [f"{value:g}" for value in values]
         config = ArmConfig.of("model", {"engine": engine, "adapter": adapter, "max_history": max_history})
         recommender = build("model", config, final.sample, (), Engines()).recommender
         if prompt is None and record is not None:
             prompt = tuned_prompts(record, recommender.prompts).get("rate")
         if prompt is not None:
             recommender = recommender.with_prompt(prompt)
-        tried, asked = classic_predictions(some, damping), classic_predictions(final, damping)
-        said = ask(recommender, some, labels, "Validation")
-        answers = ask(recommender, final, labels, "Rating")
-        tried["LM"] = np.array([one.mean for one in said])
-        asked["LM"] = np.array([one.mean for one in answers])
-        for name, parts in {
-            "blend without the LM": ("user + item bias", "ItemKNN"),
-            "blend with the LM": ("user + item bias", "ItemKNN", "LM"),
-        }.items():
-            weights = blend([tried[part] for part in parts], some.truth)
-            for predicted in (tried, asked):
-                predicted[name] = np.column_stack([predicted[part] for part in parts]) @ weights[:-1] + weights[-1]
-        plain = [name for name in asked if "LM" not in name.replace("without the LM", "")]
-        reference = min(plain, key=lambda name: _rmse(tried[name], some.truth))
-        rows = _rows(asked, final, values, reference)
-        chance = [sum(p for label, p in one.distribution.items() if float(label) >= LIKED) for one in answers]
-        liked = [bool(one) for one in final.truth >= LIKED]
+        tried, _ = shares(recommender, some, damping, labels, "Validation")
+        found, answers = shares(recommender, final, damping, labels, "Rating")
+        errors = {weight: _rmse(product(tried, weight) @ values, some.truth) for weight in LM_WEIGHTS}
+        weight = min(errors, key=lambda one: errors[one])
+        reference = min((MEAN, BIASES, KNN), key=lambda name: _rmse(tried[name] @ values, some.truth))
+        found[BOTH] = product(found, weight)
         more = {
             "split": split,
-            "ratings": len(liked),
+            "ratings": len(final.truth),
             "users": len(set(final.sample.users)),
             "damping": damping,
+            "lm_weight": weight,
+            "validation_rmse": {f"{one:g}": error for one, error in errors.items()},
             "reference": reference,
             "label_mass": float(np.mean([one.label_mass for one in answers])),
-            "auc_liked": auc(chance, liked),
-            "calibration_error_liked": calibration_error(chance, liked),
             "prompt": answers[0].prompt,
-            "reliability": _reliability(chance, liked),
         }
+        rows = [_row(name, said, found[reference], final, values) for name, said in found.items()]
         _print(rows, more)
         if json_file is not None:
             json_file.write_text(json.dumps({**more, "rows": rows}, indent=1) + "\n", encoding="utf-8")
@@ -252,27 +266,24 @@ def _refuse_what_knows_them(adapter: str, record: AdapterRecord | None, dataset:
         )
 
 
-def _rows(
-    predicted: Mapping[str, FloatArray], asked: Rated, values: Sequence[float], reference: str
-) -> list[dict[str, Any]]:
-    cut = {name: np.clip(found, values[0], values[-1]) for name, found in predicted.items()}
-    least = np.abs(cut[reference] - asked.truth)
-    users = asked.sample.users
-    rows = []
-    for name, found in cut.items():
-        errors = np.abs(found - asked.truth)
-        absolute = interval_of_mean(errors, seed=0, clusters=users)
-        squared = interval_of_mean(errors**2, seed=0, clusters=users)
-        difference = paired_difference(errors**2, least**2, seed=0, clusters=users)
-        rows.append(
-            {
-                "name": name,
-                "rmse": [squared.mean**0.5, squared.low**0.5, squared.high**0.5],
-                "mae": [absolute.mean, absolute.low, absolute.high],
-                "mse_difference": [difference.mean, difference.low, difference.high],
-            }
-        )
-    return rows
+def _row(name: str, said: FloatArray, least: FloatArray, asked: Rated, values: FloatArray) -> dict[str, Any]:
+    """What is wrong with distributions, float64 [questions, labels], and how much more than with those of `least`."""
+    truth, users = asked.truth, asked.sample.users
+    errors = np.abs(said @ values - truth)
+    nats = -np.log(said[np.arange(len(truth)), np.searchsorted(values, truth)])
+    absolute, squared, surprise = (interval_of_mean(one, seed=0, clusters=users) for one in (errors, errors**2, nats))
+    difference = paired_difference(errors**2, (least @ values - truth) ** 2, seed=0, clusters=users)
+    chance, liked = said[:, values >= LIKED].sum(axis=1).clip(0, 1).tolist(), [bool(one) for one in truth >= LIKED]
+    return {
+        "name": name,
+        "rmse": [squared.mean**0.5, squared.low**0.5, squared.high**0.5],
+        "mae": [absolute.mean, absolute.low, absolute.high],
+        "nats": [surprise.mean, surprise.low, surprise.high],
+        "mse_difference": [difference.mean, difference.low, difference.high],
+        "auc_liked": auc(chance, liked),
+        "calibration_error_liked": calibration_error(chance, liked),
+        "reliability": _reliability(chance, liked),
+    }
 
 
 def _reliability(chance: Sequence[float], liked: Sequence[bool], bins: int = 10) -> list[dict[str, float]]:
@@ -295,16 +306,18 @@ def _rmse(predicted: FloatArray, truth: FloatArray) -> float:
 
 def _print(rows: Sequence[Mapping[str, Any]], more: Mapping[str, Any]) -> None:
     table = Table(title=f"{more['ratings']} ratings of {more['users']} users, {more['split']}; {more['prompt']}")
-    for heading in ("", "RMSE", "MAE", f"squared error - {more['reference']}"):
+    for heading in ("", "RMSE", "MAE", "nats", f"squared error - {more['reference']}", "liked: AUC", "calibration"):
         table.add_column(heading, justify="left" if not heading else "right")
     for row in rows:
-        cells = ["{:.4f} [{:.4f}, {:.4f}]".format(*row[name]) for name in ("rmse", "mae")]
-        table.add_row(row["name"], *cells, "{:+.4f} [{:+.4f}, {:+.4f}]".format(*row["mse_difference"]))
-    console = Console(width=130)
+        cells = ["{:.3f} [{:.3f}, {:.3f}]".format(*row[name]) for name in ("rmse", "mae", "nats")]
+        difference = "{:+.3f} [{:+.3f}, {:+.3f}]".format(*row["mse_difference"])
+        liked = (f"{row['auc_liked']:.3f}", f"{row['calibration_error_liked']:.3f}")
+        table.add_row(row["name"], *cells, difference, *liked)
+    console = Console(width=150)
     console.print(table)
     console.print(
-        f"LM, liked or not (4 and 5 of 5): AUC {more['auc_liked']:.3f}, calibration error "
-        f"{more['calibration_error_liked']:.3f}; mass on the labels {more['label_mass']:.3f}"
+        f"LM's weight {more['lm_weight']:g}, chosen on validation; its probability on the labels "
+        f"{more['label_mass']:.3f}; liked: {LIKED:g} and more"
     )
 
 

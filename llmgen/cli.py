@@ -57,12 +57,17 @@ PriorOption = Annotated[
 ]
 EngineOption = Annotated[
     str,
-    typer.Option(
-        help="hf[:MODEL] or vllm[:MODEL], by default SmolLM2-135M-Instruct; openai:URL[:MODEL]; fake; none (serve)."
-    ),
+    typer.Option(help="hf[:MODEL] or vllm[:MODEL], by default SmolLM2-135M-Instruct; openai:URL[:MODEL]; fake; none."),
 ]
 PromptsOption = Annotated[Path | None, typer.Option("--prompt-folder", help="A folder with prompts of your own.")]
 LMWeightOption = Annotated[float | None, typer.Option(min=0, help="Weight of the model in the score; 0 leaves it out.")]
+RatingPriorOption = Annotated[
+    list[str] | None,
+    typer.Option(help="name=weight: rating_knn, fitted where the log has ratings. Repeatable; 'none' for none."),
+]
+RatingLMWeightOption = Annotated[
+    float | None, typer.Option(min=0, help="Weight of the model in a rating; 0 leaves it out.")
+]
 HistoryLengthOption = Annotated[
     int | None, typer.Option(min=0, help="Newest items of the history in the prompt; 20, or as the adapter was tuned.")
 ]
@@ -219,7 +224,12 @@ def rate(
     item: Annotated[list[str], typer.Option(help="Item id to rate. Repeatable.")],
     user: UserOption = None,
     history: HistoryOption = None,
-    labels: Annotated[str, typer.Option(help="The possible ratings, separated by commas.")] = "1,2,3,4,5",
+    labels: Annotated[
+        str | None, typer.Option(help="The possible ratings, separated by commas; those of the log, else 1 to 5.")
+    ] = None,
+    rating_prior: RatingPriorOption = None,
+    rating_lm_weight: RatingLMWeightOption = None,
+    explain_scores: Annotated[bool, typer.Option("--explain-scores", help="Show what each factor expects.")] = False,
     json_: JsonOption = False,
 ) -> None:
     """Predict the ratings that a user would give, as distributions."""
@@ -228,17 +238,19 @@ def rate(
 
     settings = _settings(
         **model,
+        lm_weight=0.0,  # of recommending
+        rating_priors=_weights(rating_prior, "--rating-prior"),
+        rating_lm_weight=rating_lm_weight,
     )
-    asked = _ask(data, settings, user, history, None, task="rate", needs_engine=True)
-    ratings = asked.recommender.rate_many(
-        [(asked.query, key) for key in item], labels=[one.strip() for one in labels.split(",")]
-    )
+    asked = _ask(data, settings, user, history, None, task="rate", needs_engine=rating_lm_weight != 0)
+    possible = asked.workspace.labels if labels is None else [one.strip() for one in labels.split(",")]
+    ratings = asked.recommender.rate_many([(asked.query, key) for key in item], labels=possible)
     catalog = asked.workspace.catalog
     if json_:
         titles = [catalog.label(rating.item) for rating in ratings]
         typer.echo(to_json(RatingsBody.dump(ratings, titles), indent=2))
     else:
-        _console().print(ratings_table(catalog, ratings))
+        _console().print(ratings_table(catalog, ratings, parts=explain_scores))
 
 
 @app.command()
@@ -277,6 +289,8 @@ def serve(
     model: dict[str, object],
     scoring: dict[str, object],
     catalog: Annotated[Path | None, typer.Option(help="Items as JSON lines, without a log; see Catalog.save.")] = None,
+    rating_prior: RatingPriorOption = None,
+    rating_lm_weight: RatingLMWeightOption = None,
     save_changes: Annotated[
         bool, typer.Option("--save-changes", help="Write changes of the catalog to the file of --catalog.")
     ] = False,
@@ -295,7 +309,8 @@ def serve(
     """Serve recommendations over HTTP: recommend, rank, rate, explain, and the catalog; see /docs there."""
     from llmgen.server import Limits, ServeSettings, run
 
-    settings = _settings(**model, **scoring)
+    ratings = {"rating_priors": _weights(rating_prior, "--rating-prior"), "rating_lm_weight": rating_lm_weight}
+    settings = _settings(**model, **scoring, **ratings)
     where = ServeSettings(
         host=host,
         port=port,
@@ -384,7 +399,9 @@ def prompts_show(
     from llmgen.display import messages_text
     from llmgen.templates import views
 
-    settings = _settings(engine=engine, prompt_folder=prompt_folder, max_history=max_history, priors={})
+    settings = _settings(
+        engine=engine, prompt_folder=prompt_folder, max_history=max_history, priors={}, rating_priors={}
+    )
     asked = _ask(data, settings, user, history, text, k=k, needs_engine=True)
     catalog, seen = asked.workspace.catalog, {taken.id for taken in asked.query.history}
     unseen = [other for other in catalog if other.id not in seen]
@@ -394,7 +411,7 @@ def prompts_show(
         prompt=name,
         item=views(catalog, [shown])[0],
         candidates=views(catalog, unseen[:20]),
-        labels=("1", "2", "3", "4", "5"),
+        labels=asked.workspace.labels,
     )
     if json_:
         body = {
@@ -458,18 +475,18 @@ def _ask(
     return _Asked(workspace, query, recommender)
 
 
-def _weights(priors: list[str] | None) -> dict[str, float] | None:
+def _weights(priors: list[str] | None, option: str = "--prior") -> dict[str, float] | None:
     if priors is None:
         return None
     if priors == ["none"]:
         return {}
     weights = {}
     for words in priors:
-        name, value = _pair(words, "--prior", "name=weight")
+        name, value = _pair(words, option, "name=weight")
         try:
             weights[name] = float(value)
         except ValueError:
-            raise ConfigError(f"--prior {words}: the weight must be a number, not {value!r}") from None
+            raise ConfigError(f"{option} {words}: the weight must be a number, not {value!r}") from None
     return weights
 
 

@@ -33,14 +33,13 @@ from llmgen.schemas import (
     to_json,
 )
 from llmgen.transport import AsyncTransport, Response, Retry, Transport
-from llmgen.types import Attribute, Explanation, Item, Query, RatingPrediction, Recommendations
+from llmgen.types import RATINGS, Attribute, Explanation, Item, Query, RatingPrediction, Recommendations
 
 Answer = TypeVar("Answer")
 Result = TypeVar("Result")
 
 AT_ONCE = 32
 """Requests of `recommend_many` under way at once: enough for the service to work on many users together."""
-RATINGS = ("1", "2", "3", "4", "5")
 
 
 class QueryFields(TypedDict, total=False):

@@ -11,11 +11,11 @@ from rich.text import Text
 from llmgen.display import answer_table, explanation_text, items_table, ratings_table
 from llmgen.engines import load_engine
 from llmgen.errors import DataError
-from llmgen.priors import Transition, Wish
+from llmgen.priors import RatingKNN, Transition, Wish
 from llmgen.recommender import Recommender
 from llmgen.splits import histories, leave_one_out
 from llmgen.types import Query
-from llmgen.workspace import LM_WEIGHT_BESIDE_A_PRIOR, DataSettings
+from llmgen.workspace import LM_WEIGHT_BESIDE_A_PRIOR, UNTUNED_RATING_LM_WEIGHT, DataSettings
 
 WISH = "slow science fiction about first contact"
 NUM_CANDIDATES = 20
@@ -94,9 +94,12 @@ def run(*, user: str, engine: str, console: Console) -> None:
     heading(f"{NUM_RATED} ratings of this user, each held out and predicted from the ones before")
     start = len(history) - NUM_RATED
     pairs = [(Query(history[:i], ratings=ratings[:i]), history[i]) for i in range(start, len(history))]
+    held = pl.col("item_id").is_in([item.id for item in (*history[start:], held_out)])
+    kept = data.interactions.filter((pl.col("user_id") != user) | ~held)
+    rating = fused.with_rating_priors(RatingKNN.fit(kept), lm_weight=UNTUNED_RATING_LM_WEIGHT)
     with console.status("Rating"):
-        predicted = fused.rate_many(pairs)
-    console.print(ratings_table(catalog, predicted, ratings[start:]))
+        predicted = rating.rate_many(pairs)
+    console.print(ratings_table(catalog, predicted, ratings[start:], parts=True))
 
     heading("One reason")
     with console.status("Explaining"):

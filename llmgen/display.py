@@ -37,16 +37,26 @@ def answer_table(catalog: Catalog, answer: Recommendations, *, title: str, score
     return Group(table, Text(_verdict(answer), style="dim"))
 
 
-def ratings_table(catalog: Catalog, ratings: Sequence[RatingPrediction], truths: Sequence[float] = ()) -> Table:
-    """Predicted ratings, with the probability of each label, and the true ratings where they are known."""
+def ratings_table(
+    catalog: Catalog, ratings: Sequence[RatingPrediction], truths: Sequence[float] = (), *, parts: bool = False
+) -> Table:
+    """Predicted ratings, with the probability of each label, and the true ratings where they are known.
+
+    With `parts` also the mean that each factor has by itself.
+    """
     table = Table(box=box.SIMPLE, padding=0)  # ten half stars fit into 80 columns, beside a title
     table.add_column(catalog.noun.capitalize(), overflow="fold")
     table.add_column("Mean", justify="right", no_wrap=True)
     if truths:
         table.add_column("Truth", justify="right", no_wrap=True)
+    names = list(ratings[0].parts) if ratings and parts else []
+    for name in names:
+        table.add_column(name, justify="right", no_wrap=True)
     for label in ratings[0].distribution if ratings else ():
         table.add_column(Text(label), justify="right", no_wrap=True)
-    table.add_column("Label mass", justify="right")
+    asked = any(rating.prompt for rating in ratings)
+    if asked:
+        table.add_column("Label mass", justify="right")
     for number, rating in enumerate(ratings):
         shares = [f"{share:.0%}" for share in rating.distribution.values()]
         truth = [f"{truths[number]:g}"] if truths else []
@@ -55,8 +65,9 @@ def ratings_table(catalog: Catalog, ratings: Sequence[RatingPrediction], truths:
             title,
             f"{rating.mean:.2f}",
             *truth,
+            *(f"{rating.mean_of(name):.2f}" for name in names),
             *shares,
-            "" if math.isnan(rating.label_mass) else f"{rating.label_mass:.0%}",
+            *(["" if math.isnan(rating.label_mass) else f"{rating.label_mass:.0%}"] if asked else []),
         )
     return table
 

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import logging
 import math
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import pairwise
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol, get_args, runtime_checkable
 
@@ -17,7 +15,7 @@ from rich.progress import track
 
 from llmgen.catalog import Catalog
 from llmgen.downloads import cache_dir
-from llmgen.engines import Engine, GenerationConfig, line_break
+from llmgen.engines import Engine, GenerationConfig
 from llmgen.errors import ConfigError, GenerationError
 from llmgen.grounding import Grounder
 from llmgen.growth import grow
@@ -26,19 +24,23 @@ from llmgen.priors import (
     Evidence,
     Movable,
     Prior,
+    RatingPrior,
     Seen,
     SharedWeights,
     SparseCombined,
     Where,
+    check_rating_priors,
     chosen,
     multiply,
 )
 from llmgen.priors.sparse import LARGE_CATALOG
+from llmgen.rating import TOKENS_OF_A_LABEL, LabelShares, ask_labels, prediction, rating_values, read_labels
 from llmgen.search import Mode, Normalise, Request, SearchConfig, SearchResult, rank_by_prior, search
 from llmgen.templates import Fitted, ItemView, PromptLibrary, PromptTemplate, fit, plural, views
 from llmgen.trie import ItemTrie
 from llmgen.tuning import GRID, Metric, TunedWeights, tune_weights
 from llmgen.types import (
+    RATINGS,
     Explanation,
     FloatArray,
     Grounding,
@@ -128,6 +130,8 @@ class Recommender:
         priors: Factors beside the language model. Seen items and filters need no mention: they are always in force.
         prompts: Where templates are looked up; those that come with llmgen by default.
         lm_weight: Weight of the LM's log-probability in the score, 0 or more.
+        rating_priors: Factors beside the language model where ratings are predicted.
+        rating_lm_weight: Weight of the LM's log-probability of a rating, 0 or more.
         decoding: `trie`, `raw` or `fused` (see `llmgen.search`), or `free`: the model writes a list, and each line is
             looked up in the catalog. An engine that cannot be constrained is always used that way.
         normalise: See `SearchConfig`.
@@ -151,6 +155,8 @@ class Recommender:
         priors: Sequence[Prior] = (),
         prompts: PromptLibrary | None = None,
         lm_weight: float = 1.0,
+        rating_priors: Sequence[RatingPrior] = (),
+        rating_lm_weight: float = 1.0,
         decoding: Decoding = "trie",
         normalise: Normalise = "catalog",
         num_beams: int | None = None,
@@ -164,11 +170,16 @@ class Recommender:
             raise ConfigError("free decoding needs an engine that writes the text; give one, or use decoding='trie'")
         if max_history < 0:
             raise ValueError(f"max_history must be 0 or more, not {max_history}")
+        if not (math.isfinite(rating_lm_weight) and rating_lm_weight >= 0):
+            raise ValueError(f"rating_lm_weight must be 0 or more, not {rating_lm_weight}")
+        check_rating_priors(rating_priors)
         mode: Mode = "trie" if decoding == "free" else decoding
         self.catalog = catalog
         self.engine = engine
         self.prompts = prompts or PromptLibrary.default()
         self.priors = tuple(priors)
+        self.rating_priors = tuple(rating_priors)
+        self.rating_lm_weight = rating_lm_weight
         writes = engine is not None and not engine.constrained and lm_weight > 0
         if engine is not None and writes and decoding != "free":
             logger.warning("%s can only write free text; what it writes is looked up in the catalog", engine.name)
@@ -190,6 +201,12 @@ class Recommender:
     def with_priors(self, *priors: Prior, lm_weight: float | None = None) -> Recommender:
         """The same recommender with other priors, and another weight of the LM where one is given."""
         return self._with(priors=priors, lm_weight=self.config.lm_weight if lm_weight is None else lm_weight)
+
+    def with_rating_priors(self, *priors: RatingPrior, lm_weight: float | None = None) -> Recommender:
+        """The same recommender with other rating priors, and another weight of the LM in ratings where one is given."""
+        return self._with(
+            rating_priors=priors, rating_lm_weight=self.rating_lm_weight if lm_weight is None else lm_weight
+        )
 
     def with_catalog(self, catalog: Catalog) -> Recommender:
         """The same recommender for a changed catalog; items are the same if their ids are.
@@ -298,16 +315,16 @@ class Recommender:
             answers += answer(queries, factors.among(places), "rank", items)
         return answers
 
-    def rate(
-        self, query: Query, item: Item | str, *, labels: Sequence[str] = ("1", "2", "3", "4", "5")
-    ) -> RatingPrediction:
+    def rate(self, query: Query, item: Item | str, *, labels: Sequence[str] = RATINGS) -> RatingPrediction:
         """The rating that the user would give to an item; see `rate_many`."""
         return self.rate_many([(query, item)], labels=labels)[0]
 
     def rate_many(
-        self, pairs: Sequence[tuple[Query, Item | str]], *, labels: Sequence[str] = ("1", "2", "3", "4", "5")
+        self, pairs: Sequence[tuple[Query, Item | str]], *, labels: Sequence[str] = RATINGS
     ) -> list[RatingPrediction]:
-        """Predicted ratings, by the language model alone: a distribution over the labels for each query and item.
+        """Predicted ratings: a distribution over the labels for each query and item.
+
+        The model's probability of each label, to the power of `rating_lm_weight`, times the rating priors.
 
         Args:
             pairs: Queries, with `ratings` of their history where these are known, and items of the catalog or ids.
@@ -315,42 +332,46 @@ class Recommender:
 
         Raises:
             UnknownItemError: An item is not in the catalog.
-            ConfigError: There is no engine.
+            ConfigError: There is neither an engine nor a rating prior.
+            GenerationError: An engine that can only write wrote none of the labels.
             ValueError: Labels that are not numbers, repeat or are fewer than two.
         """
-        engine = self._needs_engine("rating")
         values = rating_values(labels)
-        if not engine.constrained:
-            return [self._rating_from_text(query, key, labels, values) for query, key in pairs]
-        paths = engine.spell(labels)
-        bare = [path[:-1] for path in paths]
-        if self._templates["rate"].continues:  # then the rating is a line among others
-            paths = [(*path, *line_break(engine)) for path in bare]
-        trie = ItemTrie.build(paths)
-        whole = trie if _overlap(bare) else ItemTrie.build(bare)  # the end is no part of a rating where it can go
-        requests, made = [], []
-        for query, key in pairs:
-            item = self.catalog[self.catalog.index(key)]
-            prompt = self._prompt("rate", query, item=views(self.catalog, [item])[0], labels=tuple(labels))
-            made.append((item, prompt))
-            requests.append(Request(prompt.token_ids, np.zeros(len(labels)), len(labels)))
-        shares = search(trie, engine, requests, SearchConfig(exact=True))
-        masses = search(whole, engine, requests, SearchConfig(mode="raw", exact=True))
-        answers = []
-        for (item, prompt), share, mass in zip(made, shares, masses, strict=True):
-            by_label = np.empty(len(labels))
-            by_label[share.items] = np.exp(share.lm_logprobs)
-            answers.append(
-                RatingPrediction(
-                    item,
-                    dict(zip(labels, by_label.tolist(), strict=True)),
-                    float(by_label @ values),
-                    float(values[by_label.argmax()]),
-                    min(1.0, float(np.exp(mass.lm_logprobs).sum())),
-                    prompt.template.ref,
-                )
-            )
-        return answers
+        asked = [(query, self.catalog[self.catalog.index(key)]) for query, key in pairs]
+        said: dict[str, Sequence[FloatArray]] = {
+            prior.name: list(prior.log_probabilities(asked, values)) for prior in self.rating_priors
+        }
+        weights = {prior.name: prior.weight for prior in self.rating_priors}
+        if self.engine is None or self.rating_lm_weight == 0:
+            if not said:
+                raise ConfigError("a rating needs a language model or a rating prior, and there is neither; give one")
+            masses, reference = [math.nan] * len(asked), ""
+        else:
+            shares, reference = self._ask_ratings(self.engine, asked, labels)
+            said = {"lm": [share.logprobs for share in shares], **said}
+            weights["lm"] = self.rating_lm_weight
+            masses = [share.mass for share in shares]
+        return [
+            prediction(item, labels, dict(zip(said, rows, strict=True)), weights, label_mass=mass, prompt=reference)
+            for (_, item), mass, *rows in zip(asked, masses, *said.values(), strict=True)
+        ]
+
+    def _ask_ratings(
+        self, engine: Engine, asked: Sequence[tuple[Query, Item]], labels: Sequence[str]
+    ) -> tuple[list[LabelShares], str]:
+        """What the model says of the labels, and the prompt that it was asked with."""
+        template = self._templates["rate"]
+        room = 0 if engine.constrained else TOKENS_OF_A_LABEL
+        prompts = [
+            self._prompt("rate", query, room, item=views(self.catalog, [item])[0], labels=tuple(labels))
+            for query, item in asked
+        ]
+        if engine.constrained:
+            tokens = [prompt.token_ids for prompt in prompts]
+            return ask_labels(engine, tokens, labels, continues=template.continues), template.ref
+        sure = 0.5 if self.rating_priors else 1.0  # one label says nothing of the others, and priors must be heard
+        items = [item for _, item in asked]
+        return read_labels(engine, [prompt.messages for prompt in prompts], items, labels, sure=sure), template.ref
 
     def explain(self, query: Query, item: Item | str, *, max_new_tokens: int = 80) -> Explanation:
         """Why an item suits a user, in the model's words, from the items of the history that speak most for it.
@@ -498,6 +519,8 @@ class Recommender:
             "priors": self.priors,
             "prompts": self.prompts,
             "lm_weight": self.config.lm_weight,
+            "rating_priors": self.rating_priors,
+            "rating_lm_weight": self.rating_lm_weight,
             "decoding": self.decoding,
             "normalise": self.config.normalise,
             "num_beams": self.config.num_beams,
@@ -632,27 +655,6 @@ class Recommender:
             tuple(places), result.exact, reference, len(prompt.token_ids), result.num_rounds, prompt.num_items
         )
 
-    def _rating_from_text(
-        self, query: Query, key: Item | str, labels: Sequence[str], values: FloatArray
-    ) -> RatingPrediction:
-        """The first label in what the model writes, where it can only write."""
-        engine = self._needs_engine("rating")
-        item = self.catalog[self.catalog.index(key)]
-        prompt = self._prompt("rate", query, TOKENS_A_LINE, item=views(self.catalog, [item])[0], labels=tuple(labels))
-        (written,) = engine.generate([prompt.messages], GenerationConfig(max_new_tokens=TOKENS_A_LINE))
-        longest_first = "|".join(re.escape(label) for label in sorted(labels, key=len, reverse=True))
-        found = re.search(rf"(?<![\w.])(?:{longest_first})(?![\w]|\.\d)", written.text)
-        if found is None:
-            raise GenerationError(
-                f"{engine.name} wrote {written.text!r} for the rating of {item.title!r}, in which none of the labels "
-                f"{', '.join(labels)} stands; try another prompt or model"
-            )
-        chosen = labels.index(found[0])
-        distribution = {label: float(number == chosen) for number, label in enumerate(labels)}
-        return RatingPrediction(
-            item, distribution, float(values[chosen]), float(values[chosen]), math.nan, prompt.template.ref
-        )
-
     def _free(
         self,
         queries: Sequence[Query],
@@ -710,30 +712,7 @@ class Recommender:
         return tuple(dict.fromkeys(reversed(query.history)))[:most]
 
 
-def rating_values(labels: Sequence[str]) -> FloatArray:
-    """The numbers that rating labels stand for, float64 [len(labels)].
-
-    Raises:
-        ValueError: Labels that are no finite numbers, repeat or are fewer than two.
-    """
-    if len(labels) < 2 or len(set(labels)) < len(labels):
-        raise ValueError(f"labels must be at least two different ratings, not {list(labels)}")
-    try:
-        values = np.array([float(label) for label in labels])
-    except ValueError:
-        values = np.array([np.nan])
-    if not np.isfinite(values).all():
-        raise ValueError(f"labels must be numbers written as strings, not {list(labels)}")
-    return values
-
-
 def _whole_sentences(text: str) -> str:
     """Without the last sentence, which was cut off in its middle; where it is the only one, marked as cut."""
     ends = [f"{text} ".rfind(mark) for mark in (". ", "! ", "? ", ".\n", "。")]
     return text[: max(ends) + 1] if max(ends) > 0 else text + " …"
-
-
-def _overlap(paths: Sequence[tuple[int, ...]]) -> bool:
-    """Whether one path begins another."""
-    ordered = sorted(paths)
-    return any(long[: len(short)] == short for short, long in pairwise(ordered))

@@ -10,6 +10,7 @@ import pydantic_core
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from llmgen.types import (
+    RATINGS,
     Attribute,
     Explanation,
     Grounding,
@@ -153,9 +154,7 @@ class RateBody(QueryBody):
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"history": ["50"], "ratings": [5], "items": ["181"]}]})
     items: list[ItemId] = Field(min_length=1, max_length=MOST_CANDIDATES)
-    labels: list[Label] = Field(
-        ["1", "2", "3", "4", "5"], min_length=2, max_length=100, description="The possible ratings."
-    )
+    labels: list[Label] = Field(list(RATINGS), min_length=2, max_length=100, description="The possible ratings.")
 
 
 class ExplainBody(QueryBody):
@@ -265,9 +264,13 @@ class RatingBody(_Body):
     mode: float
     distribution: dict[str, float]
     label_mass: float | None = Field(
-        description="Probability that the model gave to the labels before they were normalised; null in free text."
+        description="Probability that the model gave to the labels before they were normalised; null in free text, "
+        "and where no model was asked."
     )
     prompt: str
+    parts: dict[str, dict[str, float]] = Field(
+        default={}, description="What each factor says by itself: the model (lm) and the rating priors."
+    )
 
     @staticmethod
     def dump(rating: RatingPrediction, label: str) -> Document:
@@ -280,12 +283,15 @@ class RatingBody(_Body):
             "distribution": dict(rating.distribution),
             "label_mass": rating.label_mass,
             "prompt": rating.prompt,
+            "parts": {name: dict(part) for name, part in rating.parts.items()},
         }
 
     def value(self) -> RatingPrediction:
         """As the library's own type."""
         mass = math.nan if self.label_mass is None else self.label_mass
-        return RatingPrediction(self.item.value(), self.distribution, self.mean, self.mode, mass, self.prompt)
+        return RatingPrediction(
+            self.item.value(), self.distribution, self.mean, self.mode, mass, self.prompt, self.parts
+        )
 
 
 class RatingsBody(_Body):

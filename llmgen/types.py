@@ -163,6 +163,10 @@ class Recommendations(Sequence[Recommendation]):
         return iter(self.places)
 
 
+RATINGS = ("1", "2", "3", "4", "5")
+"""The possible ratings where nothing else is said."""
+
+
 @dataclass(frozen=True, slots=True)
 class RatingPrediction:
     """A predicted rating as a whole distribution.
@@ -173,9 +177,9 @@ class RatingPrediction:
         mean: Expected rating; this is what RMSE wants.
         mode: The most probable rating.
         label_mass: Probability, in [0, 1], that the model gave to the labels before they were normalised. Low means
-            that the prompt does not fit the model. NaN, and the distribution all on one label, where the engine
-            could only write a rating.
-        prompt: `name@digest` of the prompt template.
+            that the prompt does not fit the model. NaN where the engine could only write a rating, or was not asked.
+        prompt: `name@digest` of the prompt template; empty where no model was asked.
+        parts: What each factor says by itself, as a distribution: `lm` and the rating priors by their names.
     """
 
     item: Item
@@ -184,6 +188,11 @@ class RatingPrediction:
     mode: float
     label_mass: float
     prompt: str
+    parts: Mapping[str, Mapping[str, float]] = field(default_factory=dict, hash=False)
+
+    def mean_of(self, part: str) -> float:
+        """The rating that one factor expects by itself."""
+        return sum(float(label) * share for label, share in self.parts[part].items())
 
 
 @dataclass(frozen=True, slots=True)

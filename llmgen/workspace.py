@@ -13,12 +13,25 @@ from llmgen.catalog import Catalog
 from llmgen.datasets import Dataset, k_core, load_dataset, load_tables
 from llmgen.engines import Engine, load_engine
 from llmgen.errors import ConfigError, DataError
-from llmgen.priors import Content, Ease, HistoryText, ItemKNN, ItemToItem, Popularity, Prior, Repeat, Transition, Wish
+from llmgen.priors import (
+    Content,
+    Ease,
+    HistoryText,
+    ItemKNN,
+    ItemToItem,
+    Popularity,
+    Prior,
+    RatingKNN,
+    RatingPrior,
+    Repeat,
+    Transition,
+    Wish,
+)
 from llmgen.recommender import TASKS, Choice, Decoding, Recommender, Task
 from llmgen.search import Normalise
 from llmgen.splits import History, histories
 from llmgen.templates import PromptLibrary
-from llmgen.types import Attribute, Item, Query
+from llmgen.types import RATINGS, Attribute, Item, Query
 
 logger = logging.getLogger(__name__)
 
@@ -32,9 +45,14 @@ FITTED: Mapping[str, Callable[..., Prior]] = {
     "history_text": lambda interactions, catalog, **settings: HistoryText(catalog, **settings),
 }
 PRIORS = ("wish", *FITTED)
+RATING_PRIORS: Mapping[str, Callable[..., RatingPrior]] = {"rating_knn": RatingKNN.fit}
 DEFAULT_PRIORS: Mapping[str, float] = {"transition": 1.0, "wish": 1.0}
 LM_WEIGHT_BESIDE_A_PRIOR = 0.03
 """Of a model that was not tuned on the catalog, where a prior knows the user or the wish; see eval/RESULTS.md."""
+RATING_LM_WEIGHT, UNTUNED_RATING_LM_WEIGHT = 1.0, 0.1
+"""Beside a rating prior: of a model that was tuned on ratings, and of one that was not; see eval/RESULTS.md."""
+MOST_LABELS = 21
+"""0 to 10 in halves; a log with more different ratings has none that a prompt could name."""
 MAX_HISTORY = 20
 """Newest items of a history that a prompt shows, where neither the user nor an adapter's record says how many."""
 
@@ -92,7 +110,7 @@ class DataSettings:
 
 @dataclass(frozen=True)
 class RecommenderSettings:
-    """How to recommend; what is None is chosen to suit the query."""
+    """How to recommend; what is None is chosen to suit the query. The engine `none` leaves all to the priors."""
 
     engine: str = "hf"
     adapter: str | None = None
@@ -100,6 +118,8 @@ class RecommenderSettings:
     prompt_folder: Path | None = None
     priors: Mapping[str, float] | None = None
     lm_weight: float | None = None
+    rating_priors: Mapping[str, float] | None = None
+    rating_lm_weight: float | None = None
     decoding: Decoding | None = None
     normalise: Normalise = "catalog"
     num_beams: int | None = None
@@ -142,6 +162,12 @@ class Workspace:
         """User id -> what the user took, oldest first."""
         return histories(self.data.interactions, catalog=self.catalog)
 
+    @cached_property
+    def labels(self) -> tuple[str, ...]:
+        """The possible ratings: those of the log, rising; 1 to 5 where it has none, one or too many for a scale."""
+        given = self.data.interactions["rating"].drop_nulls().unique().sort().to_list()
+        return tuple(f"{rating:g}" for rating in given) if 2 <= len(given) <= MOST_LABELS else RATINGS
+
     def query(
         self,
         *,
@@ -182,6 +208,7 @@ class Workspace:
         priors = self.priors(settings)
         choice = choose(settings, priors, query)
         needs_engine = needs_engine or choice.lm_weight != 0 or settings.decoding == "free"
+        needs_engine = needs_engine and settings.engine != "none"
         engine = load_engine(settings.engine, adapter=settings.adapter) if needs_engine else None
         return self.build(settings, priors, engine, choice)
 
@@ -199,6 +226,21 @@ class Workspace:
             raise ConfigError(f"no prior is called {unknown[0]!r}; there are {', '.join(PRIORS)}")
         return [self._prior(name, weight=weight) for name, weight in weights.items()]
 
+    def rating_priors(self, settings: RecommenderSettings) -> list[RatingPrior]:
+        """The rating priors that the settings name, fitted; by default all, where the log has ratings.
+
+        Raises:
+            ConfigError: A rating prior of another name.
+            DataError: One is named, and the log has no ratings.
+        """
+        weights = settings.rating_priors
+        if weights is None:
+            rated = self.data.interactions["rating"].null_count() < len(self.data.interactions)
+            weights = dict.fromkeys(RATING_PRIORS, 1.0) if rated else {}
+        if unknown := sorted(set(weights) - set(RATING_PRIORS)):
+            raise ConfigError(f"no rating prior is called {unknown[0]!r}; there are {', '.join(RATING_PRIORS)}")
+        return [RATING_PRIORS[name](self.data.interactions, weight=weight) for name, weight in weights.items()]
+
     def build(
         self, settings: RecommenderSettings, priors: Sequence[Prior], engine: Engine | None, choice: Choice
     ) -> Recommender:
@@ -211,6 +253,10 @@ class Workspace:
         tuned = tuned_prompts(record, library) if record else {}
         if choice.prompt:
             tuned[TASKS[library[choice.prompt].task]] = choice.prompt
+        rating_lm_weight, rating_priors = settings.rating_lm_weight, self.rating_priors(settings)
+        if rating_lm_weight is None:
+            knows = not rating_priors or (record is not None and "rate" in tuned_prompts(record, library))
+            rating_lm_weight = RATING_LM_WEIGHT if knows else UNTUNED_RATING_LM_WEIGHT
         recommender = Recommender(
             self.catalog,
             engine,
@@ -218,6 +264,8 @@ class Workspace:
             priors=priors,
             prompts=library,
             lm_weight=1.0 if choice.lm_weight is None else choice.lm_weight,
+            rating_priors=rating_priors,
+            rating_lm_weight=rating_lm_weight,
             decoding=settings.decoding or (record.decoding if record else "trie"),
             normalise=settings.normalise,
             num_beams=settings.num_beams,

@@ -117,8 +117,17 @@ def test_rate_prints_distributions(llmgen: Callable[..., Ran]) -> None:
     ran = llmgen("rate --user 1 --item b --item c --labels 1,2,3 --json")
     assert [rating["item"]["id"] for rating in ran.json["ratings"]] == ["b", "c"]
     assert sum(ran.json["ratings"][0]["distribution"].values()) == pytest.approx(1)
-    table = llmgen("rate --user 1 --item b").out
+    table = llmgen("rate --user 1 --item b --labels 1,2,3,4,5").out
     assert re.search(r"Film +Mean +1 +2 +3 +4 +5 +Label mass", table)
+    with_log = llmgen("rate --user 1 --item b --json").json["ratings"][0]
+    assert list(with_log["parts"]) == ["lm", "rating_knn"]
+    assert list(with_log["distribution"]) == ["2", "3", "4", "5"]  # those of the log
+    for words, parts in {"--rating-prior none": ["lm"], "--rating-lm-weight 0": ["rating_knn"]}.items():
+        assert list(llmgen(f"rate --user 1 --item b --json {words}").json["ratings"][0]["parts"]) == parts
+    explained = llmgen("rate --user 1 --item b --explain-scores").out
+    assert re.search(r"Film +Mean +lm +rating_knn +2 +3 +4 +5 +Label mass", explained)
+    without = llmgen("rate --user 1 --item b --rating-lm-weight 0").out
+    assert re.search(r"Film +Mean +2 +3 +4 +5 *\n", without)
 
 
 def test_ten_half_stars_are_readable_at_eighty_columns(

@@ -18,6 +18,8 @@ from llmgen.workspace import (
     FITTED,
     LM_WEIGHT_BESIDE_A_PRIOR,
     PRIORS,
+    RATING_LM_WEIGHT,
+    UNTUNED_RATING_LM_WEIGHT,
     DataSettings,
     RecommenderSettings,
     Workspace,
@@ -165,6 +167,37 @@ def test_what_is_given_is_taken(workspace: Workspace) -> None:
     assert (config.num_beams, config.exact, made.max_history) == (3, True, 2)
 
 
+def test_ratings_of_the_log_stand_beside_the_model(workspace: Workspace) -> None:
+    made = workspace.build(FAKE, (), FakeEngine(), Choice())
+    assert [prior.name for prior in made.rating_priors] == ["rating_knn"]
+    assert made.rating_lm_weight == UNTUNED_RATING_LM_WEIGHT
+    assert workspace.labels == ("1", "3", "4", "5")  # those that somebody gave
+    given = replace(FAKE, rating_priors={"rating_knn": 0.5}, rating_lm_weight=0.7)
+    made = workspace.build(given, (), FakeEngine(), Choice())
+    assert ([prior.weight for prior in made.rating_priors], made.rating_lm_weight) == ([0.5], 0.7)
+    made = workspace.build(replace(FAKE, rating_priors={}), (), FakeEngine(), Choice())
+    assert (made.rating_priors, made.rating_lm_weight) == ((), 1.0)
+    with pytest.raises(ConfigError, match="no rating prior is called 'ease'; there are rating_knn"):
+        workspace.build(replace(FAKE, rating_priors={"ease": 1.0}), (), FakeEngine(), Choice())
+
+
+def test_a_log_without_ratings_has_no_prior_of_them(tables: dict[str, Any]) -> None:
+    del tables["columns"]["rating"]
+    workspace = Workspace(DataSettings(**tables).load())
+    made = workspace.build(FAKE, (), FakeEngine(), Choice())
+    assert (made.rating_priors, made.rating_lm_weight, workspace.labels) == ((), 1.0, ("1", "2", "3", "4", "5"))
+    with pytest.raises(DataError, match="none of 5 interactions has a rating"):
+        workspace.build(replace(FAKE, rating_priors={"rating_knn": 1.0}), (), FakeEngine(), Choice())
+
+
+def test_priors_alone_answer_where_there_is_no_engine(workspace: Workspace) -> None:
+    query = workspace.query(user="1")
+    made = workspace.recommender(RecommenderSettings(engine="none"), query, needs_engine=True)
+    assert made.engine is None
+    assert [place.grounding.method for place in made.recommend(query)] == ["prior", "prior"]
+    assert list(made.rate(query, "b").parts) == ["rating_knn"]
+
+
 def record(**changes: Any) -> AdapterRecord:
     made = {
         "base_model": "m",
@@ -239,6 +272,7 @@ def test_an_adapter_is_asked_for_ratings_as_it_was_tuned_on_them(workspace: Work
         "rate_list",
         "rerank",
     ]
+    assert made.rating_lm_weight == RATING_LM_WEIGHT
     made = workspace.build(replace(settings, prompts=("rate",)), (), FakeEngine(), Choice())
     assert (made.template().name, made.template("rate").name) == ("next_item", "rate")
     assert tuned_prompts(record(), library) == {"recommend": "next_item_list"}

@@ -10,6 +10,10 @@
     Content         what items say of themselves
     HistoryText     BM25 of the texts of what was taken
 
+Of ratings, not of items:
+
+    RatingKNN       biases of users and items, and how the user rated what others rate alike
+
 A prior of your own is any object with `name`, `weight` and `log_weights`; see `Prior`. For a large catalog give it
 `sparse_log_weights` too; see `SparsePrior`.
 """
@@ -20,6 +24,7 @@ from llmgen.priors.content import Content
 from llmgen.priors.filters import Seen, Where, chosen, only
 from llmgen.priors.interactions import Evidence
 from llmgen.priors.popularity import Popularity
+from llmgen.priors.ratings import RatingKNN, RatingPrior, check_rating_priors
 from llmgen.priors.sparse import SharedWeights, SparseCombined, SparsePrior, SparseRow, combine_sparse, multiply
 from llmgen.priors.wish import HistoryText, Wish, item_text
 
@@ -34,6 +39,8 @@ __all__ = [
     "Movable",
     "Popularity",
     "Prior",
+    "RatingKNN",
+    "RatingPrior",
     "Repeat",
     "Seen",
     "SharedWeights",
@@ -43,6 +50,7 @@ __all__ = [
     "Transition",
     "Where",
     "Wish",
+    "check_rating_priors",
     "chosen",
     "combine",
     "combine_sparse",

@@ -29,7 +29,8 @@ from llmgen.errors import (
     TemplateError,
     UnknownItemError,
 )
-from llmgen.recommender import TASKS, Choice, Recommender, rating_values
+from llmgen.rating import rating_values
+from llmgen.recommender import TASKS, Choice, Recommender
 from llmgen.schemas import (
     CatalogBody,
     Document,

@@ -161,6 +161,8 @@ def _workspace(
 
 def _without_log(settings: RecommenderSettings) -> RecommenderSettings:
     """Only the priors that need no log."""
+    if settings.rating_priors:
+        raise ConfigError("a rating prior is fitted on a log, and --catalog has none; give --items and --interactions")
     if settings.priors is None:
         return replace(settings, priors={"wish": 1.0})
     if fitted := sorted(set(settings.priors) - {"wish"}):

@@ -1,4 +1,4 @@
-"""Predicted ratings by hand, and the whole program with an engine that says nothing."""
+"""Predicted ratings, the whole program with an engine that says nothing."""
 
 from __future__ import annotations
 
@@ -6,64 +6,22 @@ import json
 from pathlib import Path
 
 import numpy as np
-import polars as pl
 import pytest
 from typer import Typer
 from typer.testing import CliRunner, Result
 
 import eval.ratings
-from eval.rating_models import Biases, Neighbours, blend
-from eval.ratings import random_questions
-from llmgen.catalog import Catalog
+from eval.ratings import product, random_questions
 from llmgen.datasets import load_dataset
 from llmgen.splits import History, histories, random_split
-from llmgen.types import Item
-
-LOG = pl.DataFrame(
-    {
-        "user_id": ["u", "u", "v", "v", "w", "w", "w"],
-        "item_id": ["a", "b", "a", "b", "a", "b", "c"],
-        "rating": [5.0, 4.0, 1.0, 2.0, 3.0, 3.0, 3.0],
-    }
-)
-CATALOG = Catalog([Item(one, one.upper()) for one in "abcd"])
 
 
-def test_biases_are_damped_means() -> None:
-    found = Biases.fit(LOG, damping=1.0)
-    assert found.mean == 3.0
-    assert found.items == {"a": 0.0, "b": 0.0, "c": 0.0}
-    assert found.user(["a", "b"], [5.0, 4.0]) == pytest.approx(3 / 3)  # 2 and 1 above, and one rating at the mean
-    assert found.predict(["a"], [5.0], "d") == 3 + 2 / 2
-    assert found.predict([], [], "a") == 3.0
-
-
-def test_neighbours_add_what_was_rated_alike() -> None:
-    biases = Biases.fit(LOG, damping=1.0)
-    found = Neighbours(LOG, CATALOG, biases)
-    # residuals of u: a 5 - 3 - 1 = 1, b 0; of v: a -1, b 0: nothing in common between a and b but zeros
-    assert found.similarity[0, 1] == 0
-    assert found.predict(["a"], [5.0], "b") == biases.predict(["a"], [5.0], "b")
-    rng = np.random.default_rng(0)
-    taste = rng.normal(size=200)
-    rows = [
-        (f"u{user}", item, 3 + sign * taste[user] + 0.1 * rng.normal())
-        for user in range(200)
-        for item, sign in (("a", 1), ("b", 1), ("c", -1), ("d", -1))
-    ]
-    log = pl.DataFrame(rows, schema=["user_id", "item_id", "rating"], orient="row")
-    biases = Biases.fit(log, damping=1.0)
-    found = Neighbours(log, CATALOG, biases)
-    assert found.similarity[0, 1] > 0.5 > -0.5 > found.similarity[0, 2]
-    history, ratings = ["a", "c"], [4.0, 2.0]
-    assert found.predict(history, ratings, "b") > biases.predict(history, ratings, "b") + 0.5
-    assert found.predict(history, ratings, "d") < biases.predict(history, ratings, "d") - 0.5
-
-
-def test_a_blend_finds_the_weights() -> None:
-    rng = np.random.default_rng(1)
-    one, other = rng.normal(size=(2, 50))
-    assert blend([one, other], 0.3 * one + 2 * other - 1) == pytest.approx([0.3, 2.0, -1.0])
+def test_the_product_is_itemknns_shares_times_the_models() -> None:
+    said = {"ItemKNN": np.array([[0.2, 0.8], [0.5, 0.5]]), "LM": np.array([[0.75, 0.25], [0.9, 0.1]])}
+    assert product(said, 0.0) == pytest.approx(said["ItemKNN"])
+    half = 0.2 * 0.75**0.5 / (0.2 * 0.75**0.5 + 0.8 * 0.25**0.5)
+    assert product(said, 0.5)[0] == pytest.approx([half, 1 - half])
+    assert product(said, 1.0)[1] == pytest.approx([0.9, 0.1])
 
 
 @pytest.fixture
@@ -97,14 +55,16 @@ def test_the_program_measures_what_it_says(split: str, films: Path, tmp_path: Pa
     found = json.loads(out.read_text())
     rows = {row["name"]: row for row in found["rows"]}
     held_out = 40 if split == "last" else random_split(load_dataset(str(films)).interactions).test.height
-    assert found["ratings"] == sum(part["count"] for part in found["reliability"]) == held_out
+    assert list(rows) == ["mean", "user + item bias", "ItemKNN", "LM", "LM x ItemKNN"]
+    for row in rows.values():
+        assert found["ratings"] == sum(part["count"] for part in row["reliability"]) == held_out
+        assert len(row["rmse"]) == len(row["mae"]) == len(row["nats"]) == 3
     assert 30 < found["users"] <= 40
     assert rows["mean"]["rmse"][0] == pytest.approx(2**0.5, abs=0.3)  # of five equally likely ratings
-    assert found["reference"] in ("mean", "user + item bias", "ItemKNN", "blend without the LM")
+    assert rows["mean"]["nats"][0] == pytest.approx(np.log(5), abs=0.05)
+    assert found["reference"] in ("mean", "user + item bias", "ItemKNN")
     assert rows[found["reference"]]["mse_difference"] == [0.0, 0.0, 0.0]
-    assert list(rows) == [
-        "mean", "user + item bias", "ItemKNN", "LM", "blend without the LM", "blend with the LM"
-    ]  # fmt: skip
+    assert found["lm_weight"] == float(min(found["validation_rmse"], key=found["validation_rmse"].get))
     few = program(*arguments, "--split", split, "--users", "9", "--prompt", "rate_list")
     assert few.exit_code == 0, few.output
     found = json.loads(out.read_text())

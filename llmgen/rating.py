@@ -1,0 +1,162 @@
+"""Predicted ratings: the language model's probability of each label times rating priors, as for items.
+
+log p(label) = lm_weight * log p_LM(label) + sum of weight * log p_prior(label) + a constant
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import NamedTuple, cast
+
+import numpy as np
+
+from llmgen.engines import Engine, GenerationConfig, line_break
+from llmgen.errors import GenerationError
+from llmgen.search import Request, SearchConfig, search
+from llmgen.trie import ItemTrie
+from llmgen.types import FloatArray, Item, Message, RatingPrediction
+
+TOKENS_OF_A_LABEL = 24
+"""Of free text: some models say a word or two before."""
+
+
+class LabelShares(NamedTuple):
+    """What the language model says of the labels.
+
+    Attributes:
+        logprobs: float64 [n_labels], natural logarithms of shares that sum to 1.
+        mass: Probability of all labels together before they were normalised; NaN where only a text is known.
+    """
+
+    logprobs: FloatArray
+    mass: float
+
+
+def rating_values(labels: Sequence[str]) -> FloatArray:
+    """The numbers that rating labels stand for, float64 [len(labels)].
+
+    Raises:
+        ValueError: Labels that are no finite numbers, repeat or are fewer than two.
+    """
+    if len(labels) < 2 or len(set(labels)) < len(labels):
+        raise ValueError(f"labels must be at least two different ratings, not {list(labels)}")
+    try:
+        values = np.array([float(label) for label in labels])
+    except ValueError:
+        values = np.array([np.nan])
+    if not np.isfinite(values).all():
+        raise ValueError(f"labels must be numbers written as strings, not {list(labels)}")
+    if len(set(values.tolist())) < len(labels):
+        raise ValueError(f"labels must be at least two different ratings, not {list(labels)}: two are one number")
+    return values
+
+
+def ask_labels(
+    engine: Engine, prompts: Sequence[tuple[int, ...]], labels: Sequence[str], *, continues: bool
+) -> list[LabelShares]:
+    """The probabilities of the labels after each prompt, exactly, on a trie of their tokens.
+
+    Args:
+        engine: One that can be constrained.
+        prompts: Token ids.
+        labels: See `rating_values`.
+        continues: Whether the rating is a line among others, and not the end of an answer.
+    """
+    paths = engine.spell(labels)
+    bare = [path[:-1] for path in paths]
+    if continues:
+        paths = [(*path, *line_break(engine)) for path in bare]
+    trie = ItemTrie.build(paths)
+    whole = trie if _overlap(bare) else ItemTrie.build(bare)  # the end is no part of a rating where it can go
+    requests = [Request(prompt, np.zeros(len(labels)), len(labels)) for prompt in prompts]
+    shares = search(trie, engine, requests, SearchConfig(exact=True))
+    masses = search(whole, engine, requests, SearchConfig(mode="raw", exact=True))
+    found = []
+    for share, mass in zip(shares, masses, strict=True):
+        logprobs = np.empty(len(labels))
+        logprobs[share.items] = share.lm_logprobs
+        found.append(LabelShares(logprobs, min(1.0, float(np.exp(mass.lm_logprobs).sum()))))
+    return found
+
+
+def read_labels(
+    engine: Engine, prompts: Sequence[Sequence[Message]], items: Sequence[Item], labels: Sequence[str], *, sure: float
+) -> list[LabelShares]:
+    """The first label in what the model writes about each item, where it can only write.
+
+    Args:
+        engine: Any.
+        prompts: Messages.
+        items: What each is about, for errors.
+        labels: See `rating_values`.
+        sure: In [0, 1]: so much goes to that label, and the rest to all of them alike.
+
+    Raises:
+        GenerationError: None of the labels stands in a text.
+    """
+    others = math.log((1 - sure) / len(labels)) if sure < 1 else -math.inf
+    longest_first = "|".join(re.escape(label) for label in sorted(labels, key=len, reverse=True))
+    found = []
+    written = engine.generate(prompts, GenerationConfig(max_new_tokens=TOKENS_OF_A_LABEL))
+    for item, completion in zip(items, written, strict=True):
+        label = re.search(rf"(?<![\w.])(?:{longest_first})(?![\w]|\.\d)", completion.text)
+        if label is None:
+            raise GenerationError(
+                f"{engine.name} wrote {completion.text!r} for the rating of {item.title!r}, in which none of the "
+                f"labels {', '.join(labels)} stands; try another prompt or model"
+            )
+        logprobs = np.full(len(labels), others)
+        logprobs[list(labels).index(label[0])] = np.logaddexp(others, math.log(sure))
+        found.append(LabelShares(logprobs, math.nan))
+    return found
+
+
+def multiply_shares(labels: Sequence[str], parts: Mapping[str, FloatArray], weights: Mapping[str, float]) -> FloatArray:
+    """The product of what several parts say of the labels, each to the power of its weight.
+
+    Args:
+        labels: See `rating_values`.
+        parts: Name -> float64 [n_labels], natural logarithms; -inf only where no other part is given.
+        weights: Name -> exponent.
+
+    Returns:
+        float64 [n_labels], probabilities that sum to 1; all alike without parts.
+    """
+    total = np.zeros(len(labels))
+    for name, logprobs in parts.items():
+        total += weights[name] * logprobs
+    total = np.exp(total - total.max())
+    return cast(FloatArray, total / total.sum())
+
+
+def prediction(
+    item: Item,
+    labels: Sequence[str],
+    parts: Mapping[str, FloatArray],
+    weights: Mapping[str, float],
+    *,
+    label_mass: float,
+    prompt: str,
+) -> RatingPrediction:
+    """What is said of an item's rating, from its parts; see `multiply_shares` and `RatingPrediction`."""
+    values = rating_values(labels)
+    shares = multiply_shares(labels, parts, weights)
+    by_label = {name: dict(zip(labels, np.exp(part).tolist(), strict=True)) for name, part in parts.items()}
+    return RatingPrediction(
+        item,
+        dict(zip(labels, shares.tolist(), strict=True)),
+        float(shares @ values),
+        float(values[shares.argmax()]),
+        label_mass,
+        prompt,
+        by_label,
+    )
+
+
+def _overlap(paths: Sequence[tuple[int, ...]]) -> bool:
+    """Whether one path begins another."""
+    ordered = sorted(paths)
+    return any(long[: len(short)] == short for short, long in pairwise(ordered))
