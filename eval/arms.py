@@ -20,7 +20,8 @@ from llmgen.catalog import Catalog
 from llmgen.engines import Engine, load_engine
 from llmgen.errors import ConfigError
 from llmgen.priors import Content, HistoryText, Prior, Seen, Wish, only
-from llmgen.recommender import Decoding, Recommender, Task
+from llmgen.prompting import Task
+from llmgen.recommender import Decoding, Recommender
 from llmgen.search import Normalise
 from llmgen.templates import PromptLibrary
 from llmgen.types import Query

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from llmgen.priors import HistoryText as HistoryText
     from llmgen.priors import ItemKNN as ItemKNN
     from llmgen.priors import Popularity as Popularity
+    from llmgen.priors import RatingKNN as RatingKNN
     from llmgen.priors import Transition as Transition
     from llmgen.priors import Wish as Wish
     from llmgen.recommender import Recommender as Recommender
@@ -43,6 +44,7 @@ _HOMES = {
     "Popularity": "priors",
     "PromptLibrary": "templates",
     "Query": "types",
+    "RatingKNN": "priors",
     "Recommender": "recommender",
     "Transition": "priors",
     "Wish": "priors",

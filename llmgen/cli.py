@@ -20,7 +20,8 @@ from llmgen.errors import ConfigError, LLMGenError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from llmgen.recommender import Recommender, Task
+    from llmgen.prompting import Task
+    from llmgen.recommender import Recommender
     from llmgen.types import Attribute, Query, Recommendations
     from llmgen.workspace import DataSettings, RecommenderSettings, Workspace
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol, get_args, runtime_checkable
@@ -34,9 +34,10 @@ from llmgen.priors import (
     multiply,
 )
 from llmgen.priors.sparse import LARGE_CATALOG
+from llmgen.prompting import TASKS, Prompt, Prompter, Task, needs_engine, templates_for
 from llmgen.rating import TOKENS_OF_A_LABEL, LabelShares, ask_labels, prediction, rating_values, read_labels
 from llmgen.search import Mode, Normalise, Request, SearchConfig, SearchResult, rank_by_prior, search
-from llmgen.templates import Fitted, ItemView, PromptLibrary, PromptTemplate, fit, plural, views
+from llmgen.templates import Fitted, ItemView, PromptLibrary, PromptTemplate, views
 from llmgen.trie import ItemTrie
 from llmgen.tuning import GRID, Metric, TunedWeights, tune_weights
 from llmgen.types import (
@@ -45,7 +46,6 @@ from llmgen.types import (
     FloatArray,
     Grounding,
     Item,
-    Message,
     Query,
     RatingPrediction,
     Recommendation,
@@ -57,20 +57,6 @@ logger = logging.getLogger(__name__)
 
 Decoding = Literal["trie", "raw", "fused", "free"]
 Factors = Combined | SparseCombined
-Task = Literal["recommend", "rank", "rate", "explain"]
-TASKS: Mapping[str, Task] = {
-    "next_item": "recommend",
-    "cold_start": "recommend",
-    "rerank": "rank",
-    "rate": "rate",
-    "explain": "explain",
-}
-DEFAULT_PROMPTS: Mapping[Task, str] = {
-    "recommend": "next_item",
-    "rank": "rerank",
-    "rate": "rate_list",
-    "explain": "explain",
-}
 CHUNK = 64  # queries worked on together: bounds the priors' arrays, [64, n_items]
 SMALL_CATALOG = 5_000  # below, a trie is built in memory faster than it is worth a file
 TOKENS_A_LINE = 24  # of free text: room for a long title
@@ -108,14 +94,6 @@ class Tuned(NamedTuple):
     recommender: Recommender
     score: float
     lm_scores: Mapping[float, float]
-
-
-@dataclass(frozen=True, slots=True)
-class _Prompt:
-    template: PromptTemplate
-    messages: tuple[Message, ...]
-    token_ids: tuple[int, ...]
-    num_items: int
 
 
 class Recommender:
@@ -188,7 +166,8 @@ class Recommender:
         self.max_history = max_history
         self.config = SearchConfig(mode, normalise, 0.0 if engine is None else lm_weight, num_beams, exact)
         self._cache = cache
-        self._templates = self._choose((prompt,) if isinstance(prompt, str) else prompt)
+        self._templates = templates_for((prompt,) if isinstance(prompt, str) else prompt, self.prompts, engine)
+        self._prompter = Prompter(catalog, engine, max_history)
         self._factors = self._with_filters((Seen(catalog), Where(catalog)))
 
     def with_prompt(self, *names: str) -> Recommender:
@@ -236,7 +215,7 @@ class Recommender:
         made._factors = tuple(moved.values())
         if grown and "trie" in self.__dict__:
             added = [catalog.label(catalog[position]) for position in range(known, len(catalog))]
-            made.__dict__["trie"] = grow(self.trie, self._needs_engine("a trie").spell(added))
+            made.__dict__["trie"] = grow(self.trie, needs_engine(self.engine, "a trie").spell(added))
         return made
 
     def prepare(self) -> None:
@@ -363,7 +342,7 @@ class Recommender:
         template = self._templates["rate"]
         room = 0 if engine.constrained else TOKENS_OF_A_LABEL
         prompts = [
-            self._prompt("rate", query, room, item=views(self.catalog, [item])[0], labels=tuple(labels))
+            self._prompt("rate", query, room, item=self._prompter.about(item), labels=tuple(labels))
             for query, item in asked
         ]
         if engine.constrained:
@@ -389,7 +368,7 @@ class Recommender:
         Raises:
             UnknownItemError, ConfigError, GenerationError: As `explain`; nothing is returned then.
         """
-        engine = self._needs_engine("explaining")
+        engine = needs_engine(self.engine, "explaining")
         about, prompts = [], []
         for query, key in pairs:
             item = self.catalog[self.catalog.index(key)]
@@ -402,7 +381,7 @@ class Recommender:
                 self._prompt(
                     "explain",
                     query,
-                    item=views(self.catalog, [item])[0],
+                    item=self._prompter.about(item),
                     evidence=views(self.catalog, evidence, ratings),
                     room=max_new_tokens,
                 )
@@ -477,7 +456,7 @@ class Recommender:
     @cached_property
     def trie(self) -> ItemTrie:
         """The catalog's trie under the engine's tokenizer."""
-        engine = self._needs_engine("a trie")
+        engine = needs_engine(self.engine, "a trie")
         if len(self.catalog) < SMALL_CATALOG:
             return ItemTrie.build(engine.spell(self.catalog.labels))
         key = (engine.tokenizer_digest, self.catalog.digest)
@@ -511,7 +490,7 @@ class Recommender:
                 `evidence`, `labels`.
         """
         template = self._templates["recommend"] if prompt is None else self.prompts[prompt]
-        return self._render(template, query, variables, room=0, target=target)
+        return self._prompter.render(template, query, variables, self.trie.longest, target)
 
     def _with(self, catalog: Catalog | None = None, **changes: object) -> Recommender:
         settings: dict[str, object] = {
@@ -545,65 +524,14 @@ class Recommender:
     def _shared(self) -> SharedWeights:
         return SharedWeights(len(self.catalog))
 
-    def _choose(self, names: Sequence[str]) -> dict[Task, PromptTemplate]:
-        chosen: dict[Task, PromptTemplate] = {}
-        for name in names:
-            template = self.prompts[name]
-            task = TASKS[template.task]
-            if task in chosen:
-                raise ConfigError(
-                    f"the prompts {chosen[task].name!r} and {name!r} are both for {task!r}; give one a task"
-                )
-            chosen[task] = template
-        defaults = dict(DEFAULT_PROMPTS)
-        if self.engine is not None and not self.engine.constrained:
-            defaults["rate"] = "rate"  # one that writes its answer cannot go on with a list
-        return {task: chosen.get(task) or self.prompts[name] for task, name in defaults.items()}
-
-    def _needs_engine(self, what: str) -> Engine:
-        if self.engine is None:
-            raise ConfigError(f"{what} needs a language model, and this recommender was made without an engine")
-        return self.engine
+    def _prompt(self, task: Task, query: Query, room: int = 0, **variables: object) -> Prompt:
+        """The prompt of a query; `room` tokens are kept free for the answer, by default those of the longest item."""
+        return self._prompter.prompt(self._templates[task], query, room or self.trie.longest, **variables)
 
     def _prompts(
         self, task: Task, queries: Sequence[Query], candidates: Sequence[Sequence[Item]], room: int = 0
-    ) -> list[_Prompt]:
-        shown = [views(self.catalog, items) for items in candidates or [()] * len(queries)]
-        return [self._prompt(task, query, room, candidates=c) for query, c in zip(queries, shown, strict=True)]
-
-    def _prompt(self, task: Task, query: Query, room: int = 0, **variables: object) -> _Prompt:
-        """The tokenised prompt of a query; `room` tokens are kept free for the answer."""
-        template = self._templates[task]
-        engine = self._needs_engine("a prompt")
-        fitted = self._render(template, query, variables, room)
-        return _Prompt(template, fitted.messages, engine.tokenize(fitted.messages), fitted.num_items)
-
-    def _render(
-        self,
-        template: PromptTemplate,
-        query: Query,
-        variables: Mapping[str, object],
-        room: int,
-        target: Sequence[ItemView] | str | None = None,
-    ) -> Fitted:
-        engine = self._needs_engine("a prompt")
-        shown = min(len(query.history), self.max_history)
-        newest = slice(len(query.history) - shown, None)
-        history = views(self.catalog, query.history[newest], None if query.ratings is None else query.ratings[newest])
-        always = {"noun": self.catalog.noun, "nouns": plural(self.catalog.noun), "wish": query.text, "k": query.k}
-
-        def render(number: int) -> Sequence[Message]:
-            values = {**always, **variables, "history": history[shown - number :]}
-            return template.render(values, control_tokens=engine.control_tokens, target=target)
-
-        room = room or self.trie.longest
-        return fit(
-            render,
-            lambda messages: len(engine.tokenize(messages)),
-            shown,
-            engine.max_tokens - room,
-            block=engine.block_tokens,
-        )
+    ) -> list[Prompt]:
+        return self._prompter.prompts(self._templates[task], queries, candidates, room or self.trie.longest)
 
     def _search(
         self,
@@ -614,7 +542,7 @@ class Recommender:
     ) -> list[Recommendations]:
         if self.engine is None or self.config.lm_weight == 0:
             results = [rank_by_prior(factors.row(number), query.k) for number, query in enumerate(queries)]
-            prompts = [_Prompt(self._templates[task], (), (), 0)] * len(queries)
+            prompts = [Prompt(self._templates[task], (), (), 0)] * len(queries)
         else:
             prompts = self._prompts(task, queries, candidates)
             requests = [
@@ -627,7 +555,7 @@ class Recommender:
             for number, (result, prompt) in enumerate(zip(results, prompts, strict=True))
         ]
 
-    def _answer(self, number: int, result: SearchResult, prompt: _Prompt, factors: Factors) -> Recommendations:
+    def _answer(self, number: int, result: SearchResult, prompt: Prompt, factors: Factors) -> Recommendations:
         by_prior = math.isnan(result.lm_logprobs[0])
         grounding = Grounding("prior", 0.0) if by_prior else Grounding("trie", 1.0)
         reference = "" if by_prior else prompt.template.ref
@@ -663,7 +591,7 @@ class Recommender:
         candidates: Sequence[Sequence[Item]] = (),
     ) -> list[Recommendations]:
         """The model writes lists; their lines are looked up, and empty places filled by the prior."""
-        engine = self._needs_engine("free decoding")
+        engine = needs_engine(self.engine, "free decoding")
         room = TOKENS_A_LINE * max(query.k for query in queries)
         prompts = self._prompts(task, queries, candidates, room)
         written = engine.generate([prompt.messages for prompt in prompts], GenerationConfig(max_new_tokens=room))

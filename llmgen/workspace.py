@@ -27,7 +27,8 @@ from llmgen.priors import (
     Transition,
     Wish,
 )
-from llmgen.recommender import TASKS, Choice, Decoding, Recommender, Task
+from llmgen.prompting import TASKS, Task
+from llmgen.recommender import Choice, Decoding, Recommender
 from llmgen.search import Normalise
 from llmgen.splits import History, histories
 from llmgen.templates import PromptLibrary

@@ -39,7 +39,8 @@ from llmgen.datasets import Dataset
 from llmgen.engines.hf import HFEngine
 from llmgen.errors import ConfigError, LLMGenError
 from llmgen.priors import Prior, Seen
-from llmgen.recommender import TASKS, Recommender
+from llmgen.prompting import TASKS
+from llmgen.recommender import Recommender
 from llmgen.splits import History, Ties, histories, leave_items_out, leave_one_out, log_digest, random_split
 from llmgen.types import Query
 from llmgen.workspace import FITTED, DataSettings

@@ -29,8 +29,9 @@ from llmgen.errors import (
     TemplateError,
     UnknownItemError,
 )
+from llmgen.prompting import TASKS
 from llmgen.rating import rating_values
-from llmgen.recommender import TASKS, Choice, Recommender
+from llmgen.recommender import Choice, Recommender
 from llmgen.schemas import (
     CatalogBody,
     Document,

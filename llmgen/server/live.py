@@ -9,7 +9,8 @@ from pathlib import Path
 
 from llmgen.catalog import Catalog
 from llmgen.errors import ConfigError
-from llmgen.recommender import TASKS, Choice, Recommender, Task
+from llmgen.prompting import TASKS, Task
+from llmgen.recommender import Choice, Recommender
 from llmgen.types import Item, Query
 
 Choose = Callable[[Recommender, Query], Choice]
