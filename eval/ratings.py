@@ -4,17 +4,20 @@
     python -m eval.ratings --adapter runs/ml-100k-ratings --split random
 
 The rating of each user's last item is predicted from the ratings before it (`eval.protocol`, leave-one-out), or a fifth
-of all ratings, drawn at random, from the user's others, whenever those were given. Beside the model stand the mean of
-all ratings, the mean with the biases of user and item, ItemKNN on what these leave over (`llmgen.priors.RatingKNN`),
-and last the product that `Recommender.rate` answers with, with the LM's weight that was best on held-out ratings of
-validation: whether the model knows anything that they do not. Differences are to what is best on validation without the
-model. Intervals are over users.
+of all ratings, drawn at random, from the user's others, whenever those were given; the model, which is shown some of them
+only, is shown those given about then.
+
+Beside the model stand the mean of all ratings, the mean with the biases of user and item, ItemKNN on what these leave over
+(`llmgen.priors.RatingKNN`), and last the product that `Recommender.rate` answers with, with the LM's weight that was best
+on held-out ratings of validation: whether the model knows anything that they do not. Differences are to what is best on
+validation without the model. Intervals are over users.
 """
 
 from __future__ import annotations
 
 import itertools
 import json
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -39,7 +42,7 @@ from llmgen.priors import RatingKNN
 from llmgen.recommender import Recommender
 from llmgen.splits import History, histories, leave_one_out, log_digest, random_split
 from llmgen.types import FloatArray, Item, Query, RatingPrediction
-from llmgen.workspace import DataSettings, tuned_prompts
+from llmgen.workspace import MAX_HISTORY, DataSettings, tuned_prompts
 
 MEAN, BIASES, KNN, LM, BOTH = "mean", "user + item bias", "ItemKNN", "LM", "LM x ItemKNN"
 """Rows of the table."""
@@ -120,13 +123,14 @@ def last_questions(dataset: Dataset, users: int | None, seed: int) -> tuple[Rate
     return rated(tuning, dataset.interactions), rated(final, dataset.interactions)
 
 
-def random_questions(dataset: Dataset, users: int | None, seed: int) -> tuple[Rated, Rated]:
+def random_questions(dataset: Dataset, users: int | None, seed: int, shown: int) -> tuple[Rated, Rated]:
     """The ratings that `random_split` holds out for validation and for the test, each from the user's others.
 
     Args:
         dataset: With ratings.
         users: Of so many, drawn at random, the test ratings are asked; of all by default.
         seed: Of the draw of users; the split is always the one of seed 0.
+        shown: So many ratings about the time of the one asked for come last in each history; see `around`.
 
     Raises:
         DataError: See `random_split` and `rated`.
@@ -136,17 +140,43 @@ def random_questions(dataset: Dataset, users: int | None, seed: int) -> tuple[Ra
     if users is not None and users < len(asked):
         asked = asked.sample(users, seed=seed)
     test = test.filter(pl.col("user_id").is_in(asked.to_list()))
-    tuning = _of_rows(dataset, validation, [train])
-    return tuning, _of_rows(dataset, test, [train, validation])
+    tuning = _of_rows(dataset, validation, [train], shown)
+    return tuning, _of_rows(dataset, test, [train, validation], shown)
 
 
-def _of_rows(dataset: Dataset, held: pl.DataFrame, before: Sequence[pl.DataFrame]) -> Rated:
-    """A question a row."""
+def around(given: Sequence[float], time: float, shown: int) -> slice:
+    """Where the ratings given about a moment stand.
+
+    There is a choice every half of what is shown, so that questions about one time share what the model reads.
+
+    Args:
+        given: When each rating was given, rising.
+        time: The moment.
+        shown: How many.
+
+    >>> around([0, 1, 2, 3, 4, 5, 6, 7], 3.5, 4)
+    slice(2, 6, None)
+    """
+    most, step = max(0, len(given) - shown), max(1, shown // 2)
+    middle = bisect_left(given, time) - shown / 2
+    start = min((*range(0, most, step), most), key=lambda start: abs(start - middle))
+    return slice(start, start + shown)
+
+
+def _of_rows(dataset: Dataset, held: pl.DataFrame, before: Sequence[pl.DataFrame], shown: int) -> Rated:
+    """A question a row; those of a user that are about the same time share one query."""
     past = histories(*before, catalog=dataset.catalog)
+    ordered = pl.concat(list(before)).sort("user_id", "timestamp", maintain_order=True)
+    given = dict(ordered.group_by("user_id", maintain_order=True).agg("timestamp").iter_rows())
+    made: dict[tuple[str, int], Query] = {}
     queries, held_out, times = [], [], []
     for user, item, time in held.select("user_id", "item_id", "timestamp").iter_rows():
         items, ratings = past.get(user, History((), ()))
-        queries.append(Query(items, None, user, ratings=ratings))
+        then = around(given.get(user, ()), time, shown)
+        if (user, then.start) not in made:
+            rest = [(*part[: then.start], *part[then.stop :], *part[then]) for part in (items, ratings or ())]
+            made[user, then.start] = Query(rest[0], None, user, ratings=None if ratings is None else rest[1])
+        queries.append(made[user, then.start])
         held_out.append((item,))
         times.append(time)
     sample = Sample(dataset.catalog, pl.concat(list(before)), tuple(queries), tuple(held_out), tuple(times))
@@ -159,25 +189,22 @@ def classic(asked: Rated, damping: float) -> tuple[RatingKNN, RatingKNN]:
     return biases, replace(biases, neighbours=NEIGHBOURS, name=KNN)
 
 
-QUESTIONS = {"last": last_questions, "random": random_questions}
-
-
 def shares(
     recommender: Recommender, asked: Rated, damping: float, labels: Sequence[str], title: str
 ) -> tuple[dict[str, FloatArray], list[RatingPrediction]]:
     """What each row says of each question: name -> float64 [questions, labels]; and the predictions they come from.
 
-    What a user is asked is asked together, so that the history is read once.
+    What is asked after the same history is asked together, so that it is read once.
     """
     recommender = recommender.with_rating_priors(*classic(asked, damping))
     pairs = asked.pairs
-    by_user = [list(group) for _, group in itertools.groupby(pairs, key=lambda pair: pair[0].user_id)]
-    if len(by_user) == len(pairs):
-        by_user = [pairs[start : start + CHUNK] for start in range(0, len(pairs), CHUNK)]
+    chunks = [list(group) for _, group in itertools.groupby(pairs, key=lambda pair: id(pair[0]))]
+    if len(chunks) == len(pairs):
+        chunks = [pairs[start : start + CHUNK] for start in range(0, len(pairs), CHUNK)]
     found: list[RatingPrediction] = []
     with Progress(*Progress.get_default_columns(), console=Console(stderr=True)) as progress:
         bar = progress.add_task(title, total=len(pairs))
-        for chunk in by_user:
+        for chunk in chunks:
             found += recommender.rate_many(chunk, labels=labels)
             progress.advance(bar, len(chunk))
     given = [asked.known.filter(pl.col("rating") == float(label)).height + 1 for label in labels]
@@ -204,17 +231,22 @@ def main(
     tuning_users: Annotated[
         int, typer.Option(min=4, help="On so many validation users the LM's weight is chosen.")
     ] = 300,
-    max_history: Annotated[int | None, typer.Option(min=0, help="Newest items in the prompt.")] = None,
+    max_history: Annotated[
+        int | None, typer.Option(min=0, help="Items in the prompt; as the adapter was tuned by default.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write everything here.")] = None,
 ) -> None:
     """Predict, measure and print."""
     with told():
         data = DataSettings(dataset=dataset).load()
-        if split not in QUESTIONS:
-            raise ConfigError(f"split must be {' or '.join(QUESTIONS)}, not {split!r}")
-        tuning, final = QUESTIONS[split](data, users, seed)
+        if split not in ("last", "random"):
+            raise ConfigError(f"split must be last or random, not {split!r}")
         record = None if adapter is None else AdapterRecord.read(adapter)
+        shown = max_history if max_history is not None else record.max_history if record else MAX_HISTORY
+        tuning, final = (
+            last_questions(data, users, seed) if split == "last" else random_questions(data, users, seed, shown)
+        )
         if split == "random" and adapter is not None:
             _refuse_what_knows_them(adapter, record, data)
         values = np.array(sorted(set(data.interactions["rating"].drop_nulls().to_list())))
@@ -222,7 +254,7 @@ def main(
         scores = {damping: _rmse(classic(tuning, damping)[0].means(tuning.pairs), tuning.truth) for damping in DAMPING}
         damping = min(scores, key=lambda one: scores[one])
         some = tuning.of_some(tuning_users)
-        config = ArmConfig.of("model", {"engine": engine, "adapter": adapter, "max_history": max_history})
+        config = ArmConfig.of("model", {"engine": engine, "adapter": adapter, "max_history": shown})
         recommender = build("model", config, final.sample, (), Engines()).recommender
         if prompt is None and record is not None:
             prompt = tuned_prompts(record, recommender.prompts).get("rate")

@@ -11,7 +11,7 @@ from typer import Typer
 from typer.testing import CliRunner, Result
 
 import eval.ratings
-from eval.ratings import product, random_questions
+from eval.ratings import around, product, random_questions
 from llmgen.datasets import load_dataset
 from llmgen.splits import History, histories, random_split
 
@@ -74,7 +74,7 @@ def test_the_program_measures_what_it_says(split: str, films: Path, tmp_path: Pa
 def test_a_random_question_knows_the_users_other_ratings_and_no_held_out_one(films: Path) -> None:
     dataset = load_dataset(str(films))
     split = random_split(dataset.interactions)
-    tuning, final = random_questions(dataset, None, 0)
+    tuning, final = random_questions(dataset, None, 0, 3)
     given = {
         (user, item): rating
         for user, item, rating in dataset.interactions.select("user_id", "item_id", "rating").rows()
@@ -86,10 +86,31 @@ def test_a_random_question_knows_the_users_other_ratings_and_no_held_out_one(fil
         assert asked.truth.tolist() == [given[question] for question in questions]
         for query in asked.sample.queries:
             history = before.get(str(query.user_id), History((), ()))
-            assert (tuple(query.history), query.ratings) == (history.items, history.ratings)
+            known_ratings = list(zip(history.items, history.ratings or (), strict=True))
+            asked_with = list(zip(query.history, query.ratings or (), strict=True))
+            assert sorted(asked_with, key=str) == sorted(known_ratings, key=str)  # all, in another order
+            at = [known_ratings.index(one) for one in asked_with]
+            assert at[-3:] == list(range(at[-3], at[-3] + 3))  # that the last three stood side by side
     some = final.of_some(5)
     assert len(set(some.sample.users)) == 5
     assert len(some.truth) == sum(user in set(some.sample.users) for user in final.sample.users)
+
+
+@pytest.mark.parametrize(
+    ("time", "expected"),
+    [
+        (0, [0, 1, 2, 3]),
+        (3, [0, 1, 2, 3]),
+        (3.5, [2, 3, 4, 5]),
+        (5, [2, 3, 4, 5]),
+        (6, [4, 5, 6, 7]),
+        (99, [5, 6, 7, 8]),
+    ],
+)
+def test_what_was_rated_about_then_is_shown(time: float, expected: list[int]) -> None:
+    assert list(range(9))[around(range(9), time, 4)] == expected
+    assert list(range(3))[around(range(3), time, 4)] == [0, 1, 2]
+    assert list(range(3))[around(range(3), time, 0)] == []
 
 
 def test_an_unknown_split_is_refused(films: Path) -> None:
