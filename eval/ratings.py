@@ -4,13 +4,13 @@
     python -m eval.ratings --adapter runs/ml-100k-ratings --split random
 
 The rating of each user's last item is predicted from the ratings before it (`eval.protocol`, leave-one-out), or a fifth
-of all ratings, drawn at random, from the user's others, whenever those were given; the model, which is shown some of them
-only, is shown those given about then.
+of all ratings, drawn at random, from the user's others, whenever those were given; the model, which is shown only some,
+is shown those given about then.
 
-Beside the model stand the mean of all ratings, the mean with the biases of user and item, ItemKNN on what these leave over
-(`llmgen.priors.RatingKNN`), and last the product that `Recommender.rate` answers with, with the LM's weight that was best
-on held-out ratings of validation: whether the model knows anything that they do not. Differences are to what is best on
-validation without the model. Intervals are over users.
+Beside the model stand the mean of all ratings, the mean with the biases of user and item, ItemKNN on what these leave
+over (`llmgen.priors.RatingKNN`), and last the product that `Recommender.rate` answers with, with the LM's weight that
+was best on held-out ratings of validation: whether the model knows anything that they do not. Differences are to what
+is best on validation without the model. Intervals are over users.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, cast
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -39,6 +39,7 @@ from llmgen.adapters import AdapterRecord
 from llmgen.datasets import Dataset
 from llmgen.errors import ConfigError, DataError
 from llmgen.priors import RatingKNN
+from llmgen.rating import multiply_shares
 from llmgen.recommender import Recommender
 from llmgen.splits import History, histories, leave_one_out, log_digest, random_split
 from llmgen.types import FloatArray, Item, Query, RatingPrediction
@@ -216,9 +217,8 @@ def shares(
 
 def product(said: Mapping[str, FloatArray], weight: float) -> FloatArray:
     """ItemKNN times the model to the power of a weight, float64 [questions, labels]."""
-    total = np.log(said[KNN]) + weight * np.log(said[LM])
-    total = np.exp(total - total.max(axis=1, keepdims=True))
-    return cast(FloatArray, total / total.sum(axis=1, keepdims=True))
+    parts = {name: np.log(said[name]) for name in (KNN, LM)}
+    return multiply_shares(parts, {KNN: 1.0, LM: weight})
 
 
 def main(

@@ -114,22 +114,19 @@ def read_labels(
     return found
 
 
-def multiply_shares(labels: Sequence[str], parts: Mapping[str, FloatArray], weights: Mapping[str, float]) -> FloatArray:
+def multiply_shares(parts: Mapping[str, FloatArray], weights: Mapping[str, float]) -> FloatArray:
     """The product of what several parts say of the labels, each to the power of its weight.
 
     Args:
-        labels: See `rating_values`.
-        parts: Name -> float64 [n_labels], natural logarithms; -inf only where no other part is given.
+        parts: Name -> float64 [..., n_labels], natural logarithms, at least one; -inf only where it is the only one.
         weights: Name -> exponent.
 
     Returns:
-        float64 [n_labels], probabilities that sum to 1; all alike without parts.
+        float64 [..., n_labels], probabilities that sum to 1.
     """
-    total = np.zeros(len(labels))
-    for name, logprobs in parts.items():
-        total += weights[name] * logprobs
-    total = np.exp(total - total.max())
-    return cast(FloatArray, total / total.sum())
+    total: FloatArray = sum(weights[name] * logprobs for name, logprobs in parts.items())  # type: ignore[assignment]
+    shares = np.exp(total - total.max(axis=-1, keepdims=True))
+    return cast(FloatArray, shares / shares.sum(axis=-1, keepdims=True))
 
 
 def prediction(
@@ -143,7 +140,7 @@ def prediction(
 ) -> RatingPrediction:
     """What is said of an item's rating, from its parts; see `multiply_shares` and `RatingPrediction`."""
     values = rating_values(labels)
-    shares = multiply_shares(labels, parts, weights)
+    shares = multiply_shares(parts, weights)
     by_label = {name: dict(zip(labels, np.exp(part).tolist(), strict=True)) for name, part in parts.items()}
     return RatingPrediction(
         item,

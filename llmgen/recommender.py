@@ -32,6 +32,7 @@ from llmgen.priors import (
     check_rating_priors,
     chosen,
     multiply,
+    rating_terms,
 )
 from llmgen.priors.sparse import LARGE_CATALOG
 from llmgen.prompting import TASKS, Prompt, Prompter, Task, needs_engine, templates_for
@@ -43,7 +44,6 @@ from llmgen.tuning import GRID, Metric, TunedWeights, tune_weights
 from llmgen.types import (
     RATINGS,
     Explanation,
-    FloatArray,
     Grounding,
     Item,
     Query,
@@ -317,9 +317,7 @@ class Recommender:
         """
         values = rating_values(labels)
         asked = [(query, self.catalog[self.catalog.index(key)]) for query, key in pairs]
-        said: dict[str, Sequence[FloatArray]] = {
-            prior.name: list(prior.log_probabilities(asked, values)) for prior in self.rating_priors
-        }
+        said = rating_terms(self.rating_priors, asked, values)
         weights = {prior.name: prior.weight for prior in self.rating_priors}
         if self.engine is None or self.rating_lm_weight == 0:
             if not said:
@@ -327,7 +325,7 @@ class Recommender:
             masses, reference = [math.nan] * len(asked), ""
         else:
             shares, reference = self._ask_ratings(self.engine, asked, labels)
-            said = {"lm": [share.logprobs for share in shares], **said}
+            said = {"lm": np.array([share.logprobs for share in shares]), **said}
             weights["lm"] = self.rating_lm_weight
             masses = [share.mass for share in shares]
         return [

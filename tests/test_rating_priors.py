@@ -216,6 +216,19 @@ def test_rating_priors_need_no_model(engine: FakeEngine | None) -> None:
         recommender.with_rating_priors().rate(Query(), "b")
 
 
+@pytest.mark.parametrize(
+    ("shares", "error"),
+    [
+        ((0.5, 0.5), r"'says' gave an array \(1, 2\), not \(1, 5\)"),
+        ((0.0, 0.1, 0.1, 0.3, 0.5), "'says' gave NaN or an infinity"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:divide by zero")
+def test_a_prior_that_answers_wrongly_is_refused(shares: tuple[float, ...], error: str) -> None:
+    with pytest.raises(ValueError, match=error):
+        Recommender(CATALOG, None, rating_priors=[Says(shares)]).rate(Query(), "b")
+
+
 def test_rating_priors_go_along_with_other_prompts_and_catalogs() -> None:
     recommender = Recommender(CATALOG, None, rating_priors=[RatingKNN.fit(LOG)])
     for other in (recommender.with_prompt("rate"), recommender.with_catalog(Catalog([*CATALOG, Item("z", "Z")]))):

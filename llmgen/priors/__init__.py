@@ -24,7 +24,7 @@ from llmgen.priors.content import Content
 from llmgen.priors.filters import Seen, Where, chosen, only
 from llmgen.priors.interactions import Evidence
 from llmgen.priors.popularity import Popularity
-from llmgen.priors.ratings import RatingKNN, RatingPrior, check_rating_priors
+from llmgen.priors.ratings import RatingKNN, RatingPrior, check_rating_priors, rating_terms
 from llmgen.priors.sparse import SharedWeights, SparseCombined, SparsePrior, SparseRow, combine_sparse, multiply
 from llmgen.priors.wish import HistoryText, Wish, item_text
 
@@ -58,5 +58,6 @@ __all__ = [
     "log_lift",
     "multiply",
     "only",
+    "rating_terms",
     "reweighted",
 ]

@@ -195,6 +195,26 @@ def check_rating_priors(priors: Sequence[RatingPrior]) -> None:
             raise ValueError(f"the weight of rating prior {prior.name!r} is {prior.weight}; it must be finite")
 
 
+def rating_terms(
+    priors: Sequence[RatingPrior], pairs: Sequence[tuple[Query, Item]], values: FloatArray
+) -> dict[str, FloatArray]:
+    """What each prior says by itself: name -> float64 [len(pairs), n_labels]; see `RatingPrior`.
+
+    Raises:
+        ValueError: A prior answers with the wrong shape, NaN or an infinity.
+    """
+    terms = {}
+    for prior in priors:
+        found = np.asarray(prior.log_probabilities(pairs, values), dtype=np.float64)
+        if found.shape != (len(pairs), len(values)):
+            wanted = (len(pairs), len(values))
+            raise ValueError(f"rating prior {prior.name!r} gave an array {found.shape}, not {wanted}")
+        if not np.isfinite(found).all():
+            raise ValueError(f"rating prior {prior.name!r} gave NaN or an infinity; a log-probability here is finite")
+        terms[prior.name] = found
+    return terms
+
+
 def log_normal_around(means: FloatArray, values: FloatArray, spread: float) -> FloatArray:
     """Distributions over given values that are shaped as a normal one and have given means.
 
