@@ -8,9 +8,9 @@ of all ratings, drawn at random, from the user's others, whenever those were giv
 is shown those given about then.
 
 Beside the model stand the mean of all ratings, the mean with the biases of user and item, ItemKNN on what these leave
-over (`llmgen.priors.RatingKNN`), and last the product that `Recommender.rate` answers with, with the LM's weight that
-was best on held-out ratings of validation: whether the model knows anything that they do not. Differences are to what
-is best on validation without the model. Intervals are over users.
+over (`llmgen.priors.RatingKNN`), and last the product that `Recommender.rate` answers with, with the weights of both
+that were most likely on held-out ratings of validation: whether the model knows anything that they do not. Differences
+are to what is best on validation without the model. Intervals are over users.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, cast
 
 import numpy as np
 import polars as pl
@@ -51,7 +51,8 @@ DAMPING = (1.0, 3.0, 5.0, 10.0, 25.0)
 """Tried for the biases."""
 NEIGHBOURS = 40
 LM_WEIGHTS = (0.0, 0.05, 0.1, 0.2, 0.35, 0.5, 0.7, 1.0, 1.5, 2.0)
-"""Tried beside ItemKNN."""
+KNN_WEIGHTS = (0.25, 0.35, 0.5, 0.7, 1.0)
+"""Tried together, in the product."""
 LEAST = 1e-12
 """Probability of a label, where less was said: it has a logarithm."""
 LIKED = 4.0
@@ -215,10 +216,15 @@ def shares(
     return said, found
 
 
-def product(said: Mapping[str, FloatArray], weight: float) -> FloatArray:
-    """ItemKNN times the model to the power of a weight, float64 [questions, labels]."""
+def product(said: Mapping[str, FloatArray], weights: tuple[float, float]) -> FloatArray:
+    """ItemKNN times the model, each to the power of its weight, float64 [questions, labels]."""
     parts = {name: np.log(said[name]) for name in (KNN, LM)}
-    return multiply_shares(parts, {KNN: 1.0, LM: weight})
+    return multiply_shares(parts, dict(zip((KNN, LM), weights, strict=True)))
+
+
+def surprise(shares: FloatArray, asked: Rated, values: FloatArray) -> FloatArray:
+    """Nats of each rating under distributions over rising values, float64 [questions]."""
+    return cast(FloatArray, -np.log(shares[np.arange(len(asked.truth)), np.searchsorted(values, asked.truth)]))
 
 
 def main(
@@ -262,17 +268,19 @@ def main(
             recommender = recommender.with_prompt(prompt)
         tried, _ = shares(recommender, some, damping, labels, "Validation")
         found, answers = shares(recommender, final, damping, labels, "Rating")
-        errors = {weight: _rmse(product(tried, weight) @ values, some.truth) for weight in LM_WEIGHTS}
-        weight = min(errors, key=lambda one: errors[one])
+        tries = itertools.product(KNN_WEIGHTS, LM_WEIGHTS)
+        nats = {pair: float(surprise(product(tried, pair), some, values).mean()) for pair in tries}
+        weights = min(nats, key=lambda pair: nats[pair])
         reference = min((MEAN, BIASES, KNN), key=lambda name: _rmse(tried[name] @ values, some.truth))
-        found[BOTH] = product(found, weight)
+        found[BOTH] = product(found, weights)
         more = {
             "split": split,
             "ratings": len(final.truth),
             "users": len(set(final.sample.users)),
             "damping": damping,
-            "lm_weight": weight,
-            "validation_rmse": {f"{one:g}": error for one, error in errors.items()},
+            "knn_weight": weights[0],
+            "lm_weight": weights[1],
+            "validation_nats": [[*pair, mean] for pair, mean in nats.items()],
             "reference": reference,
             "label_mass": float(np.mean([one.label_mass for one in answers])),
             "prompt": answers[0].prompt,
@@ -280,7 +288,15 @@ def main(
         rows = [_row(name, said, found[reference], final, values) for name, said in found.items()]
         _print(rows, more)
         if json_file is not None:
-            json_file.write_text(json.dumps({**more, "rows": rows}, indent=1) + "\n", encoding="utf-8")
+            asked = {
+                "user": final.sample.users,
+                "item": final.sample.next_items,
+                "rating": final.truth.tolist(),
+                **{name: found[name].round(5).tolist() for name in (KNN, LM)},
+            }
+            json_file.write_text(
+                json.dumps({**more, "rows": rows, "questions": asked}, indent=1) + "\n", encoding="utf-8"
+            )
 
 
 def _refuse_what_knows_them(adapter: str, record: AdapterRecord | None, dataset: Dataset) -> None:
@@ -302,15 +318,15 @@ def _row(name: str, said: FloatArray, least: FloatArray, asked: Rated, values: F
     """What is wrong with distributions, float64 [questions, labels], and how much more than with those of `least`."""
     truth, users = asked.truth, asked.sample.users
     errors = np.abs(said @ values - truth)
-    nats = -np.log(said[np.arange(len(truth)), np.searchsorted(values, truth)])
-    absolute, squared, surprise = (interval_of_mean(one, seed=0, clusters=users) for one in (errors, errors**2, nats))
+    nats = surprise(said, asked, values)
+    absolute, squared, unlikely = (interval_of_mean(one, seed=0, clusters=users) for one in (errors, errors**2, nats))
     difference = paired_difference(errors**2, (least @ values - truth) ** 2, seed=0, clusters=users)
     chance, liked = said[:, values >= LIKED].sum(axis=1).clip(0, 1).tolist(), [bool(one) for one in truth >= LIKED]
     return {
         "name": name,
         "rmse": [squared.mean**0.5, squared.low**0.5, squared.high**0.5],
         "mae": [absolute.mean, absolute.low, absolute.high],
-        "nats": [surprise.mean, surprise.low, surprise.high],
+        "nats": [unlikely.mean, unlikely.low, unlikely.high],
         "mse_difference": [difference.mean, difference.low, difference.high],
         "auc_liked": auc(chance, liked),
         "calibration_error_liked": calibration_error(chance, liked),
@@ -348,8 +364,8 @@ def _print(rows: Sequence[Mapping[str, Any]], more: Mapping[str, Any]) -> None:
     console = Console(width=150)
     console.print(table)
     console.print(
-        f"LM's weight {more['lm_weight']:g}, chosen on validation; its probability on the labels "
-        f"{more['label_mass']:.3f}; liked: {LIKED:g} and more"
+        f"weights {more['knn_weight']:g} of ItemKNN and {more['lm_weight']:g} of the LM, chosen on validation; the "
+        f"LM's probability on the labels {more['label_mass']:.3f}; liked: {LIKED:g} and more"
     )
 
 

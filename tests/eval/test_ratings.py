@@ -18,10 +18,11 @@ from llmgen.splits import History, histories, random_split
 
 def test_the_product_is_itemknns_shares_times_the_models() -> None:
     said = {"ItemKNN": np.array([[0.2, 0.8], [0.5, 0.5]]), "LM": np.array([[0.75, 0.25], [0.9, 0.1]])}
-    assert product(said, 0.0) == pytest.approx(said["ItemKNN"])
+    assert product(said, (1.0, 0.0)) == pytest.approx(said["ItemKNN"])
     half = 0.2 * 0.75**0.5 / (0.2 * 0.75**0.5 + 0.8 * 0.25**0.5)
-    assert product(said, 0.5)[0] == pytest.approx([half, 1 - half])
-    assert product(said, 1.0)[1] == pytest.approx([0.9, 0.1])
+    assert product(said, (1.0, 0.5))[0] == pytest.approx([half, 1 - half])
+    assert product(said, (0.5, 0.0))[0] == pytest.approx([1 / 3, 2 / 3])
+    assert product(said, (1.0, 1.0))[1] == pytest.approx([0.9, 0.1])
 
 
 @pytest.fixture
@@ -64,7 +65,11 @@ def test_the_program_measures_what_it_says(split: str, films: Path, tmp_path: Pa
     assert rows["mean"]["nats"][0] == pytest.approx(np.log(5), abs=0.05)
     assert found["reference"] in ("mean", "user + item bias", "ItemKNN")
     assert rows[found["reference"]]["mse_difference"] == [0.0, 0.0, 0.0]
-    assert found["lm_weight"] == float(min(found["validation_rmse"], key=found["validation_rmse"].get))
+    best = min(found["validation_nats"], key=lambda row: row[2])
+    assert [found["knn_weight"], found["lm_weight"]] == best[:2]
+    questions = found["questions"]
+    off = np.array(questions["LM"]) @ np.arange(1, 6) - questions["rating"]
+    assert float(np.sqrt((off**2).mean())) == pytest.approx(rows["LM"]["rmse"][0], abs=1e-3)
     few = program(*arguments, "--split", split, "--users", "9", "--prompt", "rate_list")
     assert few.exit_code == 0, few.output
     found = json.loads(out.read_text())
