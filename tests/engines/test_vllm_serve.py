@@ -166,11 +166,19 @@ def test_a_prompt_that_is_too_long_is_refused_and_leaves_nothing_behind(served: 
 
 def test_a_server_killed_in_the_middle_of_an_answer(served: dict[str | None, OpenAIEngine], server: Server) -> None:
     """The last test of this server."""
-    threading.Timer(1.0, server.stop, [signal.SIGKILL]).start()
-    start = time.monotonic()
+    gone: list[float] = []
+
+    def kill() -> None:
+        server.stop(signal.SIGKILL)
+        gone.append(time.monotonic())
+
+    killer = threading.Timer(1.0, kill)
+    killer.start()
     with pytest.raises(EngineUnavailableError, match=r"broke off|cannot reach"):
         served[None].generate([chat for chat in CHATS for _ in range(20)], GenerationConfig(max_new_tokens=1500))
-    assert time.monotonic() - start < 10
+    told = time.monotonic()
+    killer.join()
+    assert told - gone[0] < 10  # a busy machine may take its time to kill
 
 
 @pytest.mark.network
