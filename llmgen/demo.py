@@ -15,7 +15,7 @@ from llmgen.priors import RatingKNN, Transition, Wish
 from llmgen.recommender import Recommender
 from llmgen.splits import histories, leave_one_out
 from llmgen.types import Query
-from llmgen.workspace import LM_WEIGHT_BESIDE_A_PRIOR, UNTUNED_RATING_LM_WEIGHT, DataSettings
+from llmgen.workspace import LM_WEIGHT_BESIDE_A_PRIOR, RATING_WEIGHTS, DataSettings
 
 WISH = "slow science fiction about first contact"
 NUM_CANDIDATES = 20
@@ -96,7 +96,8 @@ def run(*, user: str, engine: str, console: Console) -> None:
     pairs = [(Query(history[:i], ratings=ratings[:i]), history[i]) for i in range(start, len(history))]
     held = pl.col("item_id").is_in([item.id for item in (*history[start:], held_out)])
     kept = data.interactions.filter((pl.col("user_id") != user) | ~held)
-    rating = fused.with_rating_priors(RatingKNN.fit(kept), lm_weight=UNTUNED_RATING_LM_WEIGHT)
+    beside, lm_weight = RATING_WEIGHTS
+    rating = fused.with_rating_priors(RatingKNN.fit(kept, weight=beside), lm_weight=lm_weight)
     with console.status("Rating"):
         predicted = rating.rate_many(pairs)
     console.print(ratings_table(catalog, predicted, ratings[start:], parts=True))

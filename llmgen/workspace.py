@@ -50,8 +50,9 @@ RATING_PRIORS: Mapping[str, Callable[..., RatingPrior]] = {"rating_knn": RatingK
 DEFAULT_PRIORS: Mapping[str, float] = {"transition": 1.0, "wish": 1.0}
 LM_WEIGHT_BESIDE_A_PRIOR = 0.03
 """Of a model that was not tuned on the catalog, where a prior knows the user or the wish; see eval/RESULTS.md."""
-RATING_LM_WEIGHT, UNTUNED_RATING_LM_WEIGHT = 1.0, 0.1
-"""Beside a rating prior: of a model that was tuned on ratings, and of one that was not; see eval/RESULTS.md."""
+RATING_WEIGHTS, TUNED_RATING_WEIGHTS = (0.5, 0.35), (0.25, 0.7)
+"""Of rating priors and of the model beside each other: one that was not tuned on ratings, and one that was; see
+eval/RESULTS.md. What stands alone has 1."""
 MOST_LABELS = 21
 """0 to 10 in halves; a log with more different ratings has none that a prompt could name."""
 MAX_HISTORY = 20
@@ -227,8 +228,8 @@ class Workspace:
             raise ConfigError(f"no prior is called {unknown[0]!r}; there are {', '.join(PRIORS)}")
         return [self._prior(name, weight=weight) for name, weight in weights.items()]
 
-    def rating_priors(self, settings: RecommenderSettings) -> list[RatingPrior]:
-        """The rating priors that the settings name, fitted; by default all, where the log has ratings.
+    def rating_priors(self, settings: RecommenderSettings, weight: float) -> list[RatingPrior]:
+        """The rating priors that the settings name, fitted; by default all with a weight, where the log has ratings.
 
         Raises:
             ConfigError: A rating prior of another name.
@@ -237,7 +238,7 @@ class Workspace:
         weights = settings.rating_priors
         if weights is None:
             rated = self.data.interactions["rating"].null_count() < len(self.data.interactions)
-            weights = dict.fromkeys(RATING_PRIORS, 1.0) if rated else {}
+            weights = dict.fromkeys(RATING_PRIORS, weight) if rated else {}
         if unknown := sorted(set(weights) - set(RATING_PRIORS)):
             raise ConfigError(f"no rating prior is called {unknown[0]!r}; there are {', '.join(RATING_PRIORS)}")
         return [RATING_PRIORS[name](self.data.interactions, weight=weight) for name, weight in weights.items()]
@@ -254,10 +255,14 @@ class Workspace:
         tuned = tuned_prompts(record, library) if record else {}
         if choice.prompt:
             tuned[TASKS[library[choice.prompt].task]] = choice.prompt
-        rating_lm_weight, rating_priors = settings.rating_lm_weight, self.rating_priors(settings)
-        if rating_lm_weight is None:
-            knows = not rating_priors or (record is not None and "rate" in tuned_prompts(record, library))
-            rating_lm_weight = RATING_LM_WEIGHT if knows else UNTUNED_RATING_LM_WEIGHT
+        knows = record is not None and "rate" in tuned_prompts(record, library)
+        beside, rating_lm_weight = TUNED_RATING_WEIGHTS if knows else RATING_WEIGHTS
+        if settings.rating_lm_weight is not None:
+            rating_lm_weight = settings.rating_lm_weight
+        alone = engine is None or rating_lm_weight == 0
+        rating_priors = self.rating_priors(settings, 1.0 if alone else beside)
+        if not rating_priors and settings.rating_lm_weight is None:
+            rating_lm_weight = 1.0
         recommender = Recommender(
             self.catalog,
             engine,

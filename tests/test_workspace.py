@@ -18,8 +18,8 @@ from llmgen.workspace import (
     FITTED,
     LM_WEIGHT_BESIDE_A_PRIOR,
     PRIORS,
-    RATING_LM_WEIGHT,
-    UNTUNED_RATING_LM_WEIGHT,
+    RATING_WEIGHTS,
+    TUNED_RATING_WEIGHTS,
     DataSettings,
     RecommenderSettings,
     Workspace,
@@ -170,7 +170,12 @@ def test_what_is_given_is_taken(workspace: Workspace) -> None:
 def test_ratings_of_the_log_stand_beside_the_model(workspace: Workspace) -> None:
     made = workspace.build(FAKE, (), FakeEngine(), Choice())
     assert [prior.name for prior in made.rating_priors] == ["rating_knn"]
-    assert made.rating_lm_weight == UNTUNED_RATING_LM_WEIGHT
+    assert (made.rating_priors[0].weight, made.rating_lm_weight) == RATING_WEIGHTS
+    for alone in (
+        workspace.build(FAKE, (), None, Choice()),
+        workspace.build(replace(FAKE, rating_lm_weight=0.0), (), FakeEngine(), Choice()),
+    ):
+        assert alone.rating_priors[0].weight == 1.0
     assert workspace.labels == ("1", "3", "4", "5")  # those that somebody gave
     given = replace(FAKE, rating_priors={"rating_knn": 0.5}, rating_lm_weight=0.7)
     made = workspace.build(given, (), FakeEngine(), Choice())
@@ -272,7 +277,7 @@ def test_an_adapter_is_asked_for_ratings_as_it_was_tuned_on_them(workspace: Work
         "rate_list",
         "rerank",
     ]
-    assert made.rating_lm_weight == RATING_LM_WEIGHT
+    assert (made.rating_priors[0].weight, made.rating_lm_weight) == TUNED_RATING_WEIGHTS
     made = workspace.build(replace(settings, prompts=("rate",)), (), FakeEngine(), Choice())
     assert (made.template().name, made.template("rate").name) == ("next_item", "rate")
     assert tuned_prompts(record(), library) == {"recommend": "next_item_list"}
