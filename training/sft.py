@@ -20,7 +20,9 @@ import peft
 import polars as pl
 import torch
 import yaml
+from rich import box
 from rich.console import Console
+from rich.table import Table
 from rich.text import Text
 from safetensors import SafetensorError
 from transformers import (
@@ -208,12 +210,24 @@ def run(recipe: Recipe, args: SFTConfig) -> AdapterRecord:
     trainer.save_model(str(folder))
     if not first_process:
         return trainer.record()
-    for entry in trainer.state.log_history:
-        if "eval_ndcg" in entry:
-            told = ", ".join(f"{name[5:]} {value:.4f}" for name, value in entry.items() if name.startswith("eval_ndcg"))
-            Console().print(f"step {entry['step']:g}, validation: {told}", highlight=False, soft_wrap=True)
+    _show([entry for entry in trainer.state.log_history if "eval_ndcg" in entry])
     write_card(folder, trainer.record(), data.dataset, len(data.known), trainer.state.log_history)
     return trainer.record()
+
+
+def _show(validations: Sequence[Mapping[str, float]]) -> None:
+    """A table of validations: a row a step, before and after among them."""
+    names = list(dict.fromkeys(name for entry in validations for name in entry if name.startswith("eval_ndcg")))
+    if not names:
+        return
+    titles = {"eval_ndcg": "best", "eval_ndcg_prior": "prior alone", "eval_ndcg_lm": "LM alone"}
+    table = Table(title="NDCG on validation users, LM x prior at each weight", title_justify="left", box=box.SIMPLE)
+    table.add_column("step", justify="right")
+    for name in names:
+        table.add_column(titles.get(name, name.replace("eval_ndcg_at_", "at ")), justify="right")
+    for entry in validations:
+        table.add_row(f"{entry['step']:g}", *(f"{entry[name]:.4f}" if name in entry else "" for name in names))
+    Console().print(table)
 
 
 def _recommends(recommender: Recommender, prompt: str) -> bool:
