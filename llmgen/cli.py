@@ -239,7 +239,6 @@ def rate(
 
     settings = _settings(
         **model,
-        lm_weight=0.0,  # of recommending
         rating_priors=_weights(rating_prior, "--rating-prior"),
         rating_lm_weight=rating_lm_weight,
     )
@@ -456,7 +455,7 @@ def _ask(
     k: int = 10,
     filter: list[str] | None = None,
     include_seen: bool = False,
-    needs_engine: bool = False,
+    needs_engine: bool | None = None,
 ) -> "_Asked":
     from llmgen.workspace import Workspace
 

@@ -200,7 +200,9 @@ class Workspace:
             items, text, user, k=k, ratings=ratings, filters=dict(filters or {}), exclude_seen=not include_seen
         )
 
-    def recommender(self, settings: RecommenderSettings, query: Query, *, needs_engine: bool = False) -> Recommender:
+    def recommender(
+        self, settings: RecommenderSettings, query: Query, *, needs_engine: bool | None = None
+    ) -> Recommender:
         """A recommender for queries like this one; what is not given is chosen by `choose`.
 
         Raises:
@@ -209,9 +211,10 @@ class Workspace:
         """
         priors = self.priors(settings)
         choice = choose(settings, priors, query)
-        needs_engine = needs_engine or choice.lm_weight != 0 or settings.decoding == "free"
-        needs_engine = needs_engine and settings.engine != "none"
-        engine = load_engine(settings.engine, adapter=settings.adapter) if needs_engine else None
+        if needs_engine is None:
+            needs_engine = choice.lm_weight != 0 or settings.decoding == "free"
+        loads = needs_engine and settings.engine != "none"
+        engine = load_engine(settings.engine, adapter=settings.adapter) if loads else None
         return self.build(settings, priors, engine, choice)
 
     def priors(self, settings: RecommenderSettings) -> list[Prior]:
@@ -253,16 +256,9 @@ class Workspace:
             length = record.max_history if record else MAX_HISTORY
         library = PromptLibrary.default(*([settings.prompt_folder] if settings.prompt_folder else []))
         tuned = tuned_prompts(record, library) if record else {}
+        rating_priors, rating_lm_weight = self._rating_parts(settings, engine, tuned="rate" in tuned)
         if choice.prompt:
             tuned[TASKS[library[choice.prompt].task]] = choice.prompt
-        knows = record is not None and "rate" in tuned_prompts(record, library)
-        beside, rating_lm_weight = TUNED_RATING_WEIGHTS if knows else RATING_WEIGHTS
-        if settings.rating_lm_weight is not None:
-            rating_lm_weight = settings.rating_lm_weight
-        alone = engine is None or rating_lm_weight == 0
-        rating_priors = self.rating_priors(settings, 1.0 if alone else beside)
-        if not rating_priors and settings.rating_lm_weight is None:
-            rating_lm_weight = 1.0
         recommender = Recommender(
             self.catalog,
             engine,
@@ -283,6 +279,16 @@ class Workspace:
             for difference in record.differences(**used, prompts=[recommender.template().ref]):
                 logger.warning("the adapter %s may do badly: %s", settings.adapter, difference)
         return recommender
+
+    def _rating_parts(
+        self, settings: RecommenderSettings, engine: Engine | None, *, tuned: bool
+    ) -> tuple[list[RatingPrior], float]:
+        """The rating priors and the model's weight beside them; `tuned`: whether the model learned ratings."""
+        beside, lm_weight = TUNED_RATING_WEIGHTS if tuned else RATING_WEIGHTS
+        if settings.rating_lm_weight is not None:
+            lm_weight = settings.rating_lm_weight
+        priors = self.rating_priors(settings, 1.0 if engine is None or lm_weight == 0 else beside)
+        return priors, lm_weight if priors or settings.rating_lm_weight is not None else 1.0
 
     def _prior(self, name: str, **settings: float) -> Prior:
         if name == "wish":
