@@ -205,6 +205,11 @@ class Workspace:
     ) -> Recommender:
         """A recommender for queries like this one; what is not given is chosen by `choose`.
 
+        Args:
+            settings: How to recommend.
+            query: Of the kind that will be asked.
+            needs_engine: Whether a model is loaded; by default where it has a weight in recommending.
+
         Raises:
             ConfigError: A prior of another name.
             EngineUnavailableError: See `load_engine`.

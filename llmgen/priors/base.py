@@ -188,16 +188,27 @@ def log_lift(scores: FloatArray, floor: float) -> FloatArray:
     return cast(FloatArray, np.log(positive, out=positive))
 
 
-def check_priors(priors: Sequence[Prior]) -> None:
-    """Raise ValueError where two priors have one name, or a weight is not finite."""
-    names = [prior.name for prior in priors]
+class Factor(Protocol):
+    """What has a name and a weight: a prior of items, or of ratings."""
+
+    @property
+    def name(self) -> str: ...  # noqa: D102
+    @property
+    def weight(self) -> float: ...  # noqa: D102
+
+
+def check_priors(
+    priors: Sequence[Factor], *, kind: str = "prior", several: str = "two priors", taken: Sequence[str] = ()
+) -> None:
+    """Raise ValueError where two priors have one name, one has a name that is taken, or a weight is not finite."""
+    names = [*taken, *(prior.name for prior in priors)]
     if repeated := sorted({name for name in names if names.count(name) > 1}):
         raise ValueError(
-            f"two priors are called {repeated[0]!r}; give each its own name (dataclasses.replace(..., name=))"
+            f"{several} are called {repeated[0]!r}; give each its own name (dataclasses.replace(..., name=))"
         )
     for prior in priors:
         if not np.isfinite(prior.weight):
-            raise ValueError(f"the weight of prior {prior.name!r} is {prior.weight}; it must be finite")
+            raise ValueError(f"the weight of {kind} {prior.name!r} is {prior.weight}; it must be finite")
 
 
 def check_floor(floor: float) -> None:

@@ -16,6 +16,7 @@ import polars as pl
 from scipy import sparse
 
 from llmgen.errors import DataError
+from llmgen.priors.base import check_priors
 from llmgen.types import FloatArray, IntArray, Item, Query
 
 COLUMNS = ("user_id", "item_id", "rating")
@@ -185,14 +186,7 @@ class RatingKNN:
 
 def check_rating_priors(priors: Sequence[RatingPrior]) -> None:
     """Raise ValueError where two priors have one name, one is called as the model is, or a weight is not finite."""
-    names = ["lm", *(prior.name for prior in priors)]
-    if repeated := sorted({name for name in names if names.count(name) > 1}):
-        raise ValueError(
-            f"two parts of a rating are called {repeated[0]!r}; give each its own name (dataclasses.replace(.., name=))"
-        )
-    for prior in priors:
-        if not np.isfinite(prior.weight):
-            raise ValueError(f"the weight of rating prior {prior.name!r} is {prior.weight}; it must be finite")
+    check_priors(priors, kind="rating prior", several="two parts of a rating", taken=("lm",))
 
 
 def rating_terms(
