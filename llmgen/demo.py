@@ -91,7 +91,7 @@ def run(*, user: str, engine: str, console: Console) -> None:
     place = next(place.rank for place in ranked if place.item.id == held_out.id)
     console.print(Text(f"{catalog.label(held_out)} is number {place} of {NUM_CANDIDATES}."))
 
-    heading(f"{NUM_RATED} ratings of this user, each held out and predicted from the ones before")
+    heading(f"{NUM_RATED} ratings, each predicted from the ones before: the model times ratings of like items")
     start = len(history) - NUM_RATED
     pairs = [(Query(history[:i], ratings=ratings[:i]), history[i]) for i in range(start, len(history))]
     held = pl.col("item_id").is_in([item.id for item in (*history[start:], held_out)])
