@@ -18,11 +18,9 @@ from typing import Annotated, Any, NamedTuple, cast
 
 import numpy as np
 import polars as pl
-import torch
 import typer
 import yaml
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 
 from eval.stats import interval_of_mean, paired_difference
@@ -30,20 +28,15 @@ from llmgen.adapters import AdapterRecord
 from llmgen.datasets import Dataset
 from llmgen.engines.hf import HFEngine
 from llmgen.errors import ConfigError
-from llmgen.priors import Prior, Seen, reweighted
+from llmgen.priors import Prior, reweighted
 from llmgen.recommender import Recommender
 from llmgen.splits import Ties, histories, leave_one_out
 from llmgen.types import FloatArray, Query
 from llmgen.workspace import DataSettings
-from training.answers import losses
-from training.batches import Batches, Plan
-from training.data import Mixture, Task, ahead
-from training.loss import ItemPaths
 from training.sft import fit
+from training.validation import ALONE, nats
 
 WEIGHTS = (0.0, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.6, 1.0)
-ALONE = -1.0
-"""Stands for the model without a prior, among the weights."""
 
 
 class Part(NamedTuple):
@@ -54,53 +47,15 @@ class Part(NamedTuple):
     held_out: list[str]
 
 
-def nats(
-    engine: HFEngine,
-    recommender: Recommender,
-    part: Part,
-    priors: Sequence[Prior],
-    *,
-    prompt: str,
-    weights: Sequence[float],
-    batch: int = 8,
-) -> FloatArray:
-    """Negative log-likelihood of each held-out item.
-
-    Args:
-        engine: Of the model; the recommender's.
-        recommender: Renders the prompts.
-        part: Who is asked for what.
-        priors: Fitted on `part.known`.
-        prompt: Name of the template.
-        weights: Of the LM beside the prior; `ALONE` for the model without.
-        batch: Users of one forward pass.
-
-    Returns:
-        float64 [len(weights), users].
-    """
-    catalog = recommender.catalog
-    past = histories(part.known, catalog=catalog)
-    mixture = Mixture(recommender, past, {"list" if recommender.prompts[prompt].continues else "next": Task((prompt,))})
-    batches = Batches(mixture, ItemPaths(recommender.trie), "residual", priors={-1: (Seen(catalog), *priors)})
-    found = np.empty((len(weights), len(part.queries)))
-    numbers = sorted(range(len(part.queries)), key=lambda number: len(part.queries[number].history))
-    for start in track(range(0, len(numbers), batch), "Reading users"):
-        chunk = numbers[start : start + batch]
-        examples = [ahead(recommender, prompt, part.queries[one], catalog[part.held_out[one]]) for one in chunk]
-        informed, alone = (batches.batch(examples, [speaks] * len(examples)) for speaks in (True, False))
-        plans = [(cast(Plan, (alone if weight == ALONE else informed)["plan"]), abs(weight)) for weight in weights]
-        with torch.no_grad():
-            answers = losses(engine._model, cast(torch.Tensor, informed["input_ids"]), plans)
-        for row, answer in zip(found, answers, strict=True):
-            row[chunk] = answer.items.cpu().numpy()
-    return found
-
-
 def main(
     adapter: Annotated[Path, typer.Argument(help="Folder that training.sft left.")],
     ties: Annotated[str, typer.Option(help="file or item_id.")] = "file",
     validation_users: Annotated[int, typer.Option(min=1, help="On how many the weight is chosen.")] = 300,
     base: Annotated[bool, typer.Option("--base", help="The model without the adapter.")] = False,
+    dtype: Annotated[
+        str | None, typer.Option(help="Of the weights; by default float32 on a CPU, bfloat16 on a GPU.")
+    ] = None,
+    batch: Annotated[int, typer.Option(min=1, help="Users of one pass.")] = 8,
     prior_scale: Annotated[
         float,
         typer.Option(min=0, help="Times the weights of the recipe's priors, where those were chosen for ranking."),
@@ -113,7 +68,7 @@ def main(
         raise ConfigError(f"{adapter} was not made by training.sft: it has no llmgen.json")
     settings = yaml.safe_load((adapter / "settings.yaml").read_text(encoding="utf-8"))
     data = DataSettings(**settings["data"]).load()
-    engine = HFEngine.load(settings["model"] or None, adapter=None if base else str(adapter))
+    engine = HFEngine.load(settings["model"] or None, adapter=None if base else str(adapter), dtype=dtype)
     recommender = Recommender(data.catalog, engine, prompt=record.prompt, max_history=record.max_history)
     tuning, final = _parts(data, cast(Ties, ties))
     some = np.unique(np.linspace(0, len(tuning.queries) - 1, validation_users).round().astype(int))
@@ -125,17 +80,22 @@ def main(
     def priors(part: Part) -> list[Prior]:
         return [reweighted(one, one.weight * prior_scale) for one in fit(settings["priors"], part.known, data)]
 
-    tried = nats(engine, recommender, tuning, priors(tuning), prompt=record.prompt, weights=weights)
+    def read(part: Part, weights: Sequence[float]) -> FloatArray:
+        return nats(
+            engine._model,
+            recommender,
+            part.queries,
+            part.held_out,
+            priors(part),
+            prompt=record.prompt,
+            weights=weights,
+            batch=batch,
+        )
+
+    tried = read(tuning, weights)
     means = tried.mean(axis=1)
     chosen = weights[1 + int(np.argmin(means[1 : len(WEIGHTS)]))]
-    found = nats(
-        engine,
-        recommender,
-        final,
-        priors(final),
-        prompt=record.prompt,
-        weights=[0.0, chosen, ALONE],
-    )
+    found = read(final, [0.0, chosen, ALONE])
     counts = final.known["item_id"].value_counts()
     taken = dict(counts.iter_rows())
     popularity = np.array([taken.get(item, 0) for item in final.held_out])

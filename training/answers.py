@@ -30,7 +30,7 @@ def losses(
 
     Args:
         model: What is called; it may be wrapped for several devices.
-        input_ids: int64 [batch, length].
+        input_ids: int64 [batch, length]; moved to where the model is.
         plans: With the LM's weight beside the prior for each.
         inner: The model inside, whose output layer is used; `model` by default.
     """
@@ -41,7 +41,7 @@ def losses(
         return [_decided(head, rows, plan, weight) for plan, weight in plans]
 
     with _handed(inner or model, decide) as found:
-        model(input_ids=input_ids, use_cache=False)
+        model(input_ids=input_ids.to(next(model.parameters()).device), use_cache=False)
     return found[0]
 
 
@@ -107,11 +107,12 @@ def _handed(model: nn.Module, decide: Callable[[nn.Module, Tensor], list[Losses]
 def _logits(head: nn.Module, hidden: Tensor, tokens: Tensor | None) -> Tensor:
     """Logits of some tokens, or of all; only their rows of the output layer are used where it is a plain one.
 
-    In the precision of the weights, also under autocast: bfloat16 cannot tell apart logits near 20 by less than .1.
+    Rows are multiplied in float32, as the search does: bfloat16 cannot tell apart logits near 20 by less than .1. All
+    of a vocabulary are in the precision of the weights, also under autocast.
     """
     with torch.autocast(hidden.device.type, enabled=False):
-        hidden = hidden.to(head.weight.dtype) if isinstance(head.weight, Tensor) else hidden
-        if tokens is None or type(head) is not nn.Linear:
-            logits: Tensor = head(hidden)
-            return logits if tokens is None else logits[:, tokens]
-        return linear(hidden, head.weight[tokens], None if head.bias is None else head.bias[tokens])
+        if tokens is not None and type(head) is nn.Linear:
+            bias = None if head.bias is None else head.bias[tokens].float()
+            return linear(hidden.float(), head.weight[tokens].float(), bias)
+        logits: Tensor = head(hidden.to(head.weight.dtype) if isinstance(head.weight, Tensor) else hidden)
+        return logits if tokens is None else logits[:, tokens]

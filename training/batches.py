@@ -43,39 +43,23 @@ class Plan:
     num_tokens: int
 
 
-class Batches:
-    """Makes batches of example numbers; a collator.
+class Planner:
+    """Puts examples side by side.
 
     Args:
-        mixture: The examples.
         paths: Of the catalog's trie.
         loss: See `AdapterRecord`.
         priors: Fold -> priors that do not know its users' sequences; -1 are those for an example without a user.
-        prior_dropout: Share of examples without a prior.
         pad: Token that fills up a row; nothing is asked behind a row's end, so it does not matter which.
     """
 
     def __init__(
-        self,
-        mixture: Mixture,
-        paths: ItemPaths,
-        loss: Loss,
-        *,
-        priors: Mapping[int, Sequence[Prior]] | None = None,
-        prior_dropout: float = 0.0,
-        pad: int = 0,
+        self, paths: ItemPaths, loss: Loss, *, priors: Mapping[int, Sequence[Prior]] | None = None, pad: int = 0
     ) -> None:
-        self.mixture, self.paths, self.loss = mixture, paths, loss
-        self.priors = priors or {}
-        self.prior_dropout, self.pad = prior_dropout, pad
-
-    def __call__(self, features: Sequence[Mapping[str, int]]) -> dict[str, object]:
-        """The batch of the examples `number` of some features: `input_ids`, int64 [batch, length], and `plan`."""
-        numbers = [int(feature["number"]) for feature in features]
-        return self.batch([self.mixture[number] for number in numbers], [self._informed(number) for number in numbers])
+        self.paths, self.loss, self.priors, self.pad = paths, loss, priors or {}, pad
 
     def batch(self, examples: Sequence[Example], informed: Sequence[bool]) -> dict[str, object]:
-        """The batch of some examples.
+        """The batch of some examples: `input_ids`, int64 [batch, length], and `plan`.
 
         Args:
             examples: At least one.
@@ -139,6 +123,37 @@ class Batches:
             len(texts),
             sum(len(example.input_ids) for example in examples),
         )
+
+
+class Batches(Planner):
+    """Makes batches of example numbers; a collator.
+
+    Args:
+        mixture: The examples.
+        paths: See `Planner`.
+        loss: See `Planner`.
+        priors: See `Planner`.
+        prior_dropout: Share of examples without a prior.
+        pad: See `Planner`.
+    """
+
+    def __init__(
+        self,
+        mixture: Mixture,
+        paths: ItemPaths,
+        loss: Loss,
+        *,
+        priors: Mapping[int, Sequence[Prior]] | None = None,
+        prior_dropout: float = 0.0,
+        pad: int = 0,
+    ) -> None:
+        super().__init__(paths, loss, priors=priors, pad=pad)
+        self.mixture, self.prior_dropout = mixture, prior_dropout
+
+    def __call__(self, features: Sequence[Mapping[str, int]]) -> dict[str, object]:
+        """The batch of the examples `number` of some features."""
+        numbers = [int(feature["number"]) for feature in features]
+        return self.batch([self.mixture[number] for number in numbers], [self._informed(number) for number in numbers])
 
     def _informed(self, number: int) -> bool:
         return bool(np.random.default_rng([self.mixture.seed, 2, number]).random() >= self.prior_dropout)

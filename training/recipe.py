@@ -21,6 +21,13 @@ class Recipe:
     """
 
     model: str = field(default="", metadata={"help": "Folder or hub name of a causal LM; SmolLM2-135M by default."})
+    dtype: str = field(
+        default="",
+        metadata={
+            "help": "float32 or bfloat16, of the model's own weights; by default float32 on a CPU, bfloat16 on a GPU. "
+            "Where there is room, float32 with bf16: true for the products loses less."
+        },
+    )
     data: str = field(
         default='{"dataset": "movielens-100k"}',
         metadata={"help": "Arguments of llmgen.workspace.DataSettings: a data set by name, or two tables."},
@@ -80,6 +87,13 @@ class Recipe:
     prompt: str = field(default="", metadata={"help": "Template of the validation; the first task's by default."})
     max_history: int = field(default=0, metadata={"help": "Items in its prompt; the first task's by default."})
     validation_users: int = field(default=100, metadata={"help": "How many users each validation asks; 0 for none."})
+    nats_users: int = field(
+        default=0,
+        metadata={
+            "help": "Of how many users each validation measures how likely the held-out item is, in nats, beside the "
+            "priors and alone: one pass a user, not a search. metric_for_best_model: nats chooses checkpoints by it."
+        },
+    )
     lm_weights: str = field(default="0.05,0.1,0.2,0.4,1", metadata={"help": "Tried on them beside the priors."})
 
     def __post_init__(self) -> None:
@@ -106,6 +120,8 @@ class Recipe:
             raise ConfigError(f"quantize must be 4bit or 8bit, or empty for neither, not {self.quantize!r}")
         if self.quantize and not (self.peft or self.adapter):
             raise ConfigError("weights that are quantized cannot be tuned themselves; give peft, or no quantize")
+        if self.dtype not in ("", "float32", "bfloat16"):
+            raise ConfigError(f"dtype must be float32 or bfloat16, or empty for the machine's own, not {self.dtype!r}")
         for name in ("prior_dropout", "item_dropout", "order_noise"):
             if not 0 <= (share := getattr(self, name)) <= 1:
                 raise ConfigError(f"{name} is a share, from 0 to 1, not {share}")

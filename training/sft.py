@@ -174,7 +174,7 @@ def run(recipe: Recipe, args: SFTConfig) -> AdapterRecord:
     )
     check_earlier(recipe, catalog, record.data)
     measure = None
-    if recipe.validation_users and data.queries:
+    if (recipe.validation_users or recipe.nats_users) and data.queries:
         measure = Validation(
             catalog,
             fitted,
@@ -185,6 +185,7 @@ def run(recipe: Recipe, args: SFTConfig) -> AdapterRecord:
             max_history=max_history,
             lm_weights=recipe.weights(),
             users=recipe.validation_users,
+            nats_users=recipe.nats_users,
         )
     trainer = CatalogTrainer(
         wrap(model, recipe),
@@ -272,10 +273,11 @@ def load(recipe: Recipe) -> Data:
 
 
 def load_model(recipe: Recipe) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The base model and its tokenizer, float32 on a CPU and bfloat16 on a GPU, or quantized as the recipe says."""
+    """The base model and its tokenizer, in the recipe's precision or quantized as it says."""
     name = recipe.base_model()
     cuda = torch.cuda.is_available()
-    dtype, device = (torch.bfloat16, "cuda") if cuda else (torch.float32, "cpu")
+    device, precision = ("cuda", "bfloat16") if cuda else ("cpu", "float32")
+    dtype = getattr(torch, recipe.dtype or precision)
     options: dict[str, Any] = {}
     if recipe.quantize:
         chosen = BitsAndBytesConfig(  # type: ignore[no-untyped-call]  # the settings of QLoRA (Dettmers et al., NeurIPS 2023)

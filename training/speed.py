@@ -63,7 +63,9 @@ def main(
         rows = Dataset.from_dict({"input_ids": [[1, 2]], "labels": [[1, 2]]})
         plain = SFTTrainer(model=tuned, args=args, train_dataset=rows, processing_class=tokenizer)
         steps: dict[str, Callable[[list[Example]], Tensor]] = {
-            PLAIN: lambda examples: cast(Any, plain).compute_loss(tuned, _labelled(examples, makers["lm"].pad))
+            PLAIN: lambda examples: cast(Any, plain).compute_loss(
+                tuned, _labelled(examples, makers["lm"].pad, model.device)
+            )
         }
         for name, maker in makers.items():
             steps[name] = lambda examples, maker=maker: _ours(tuned, maker, examples)  # type: ignore[misc]
@@ -76,6 +78,8 @@ def main(
                 began = time.perf_counter()
                 steps[name](examples).backward()  # type: ignore[no-untyped-call]
                 tuned.zero_grad()
+                if torch.cuda.is_available():
+                    torch.cuda.synchronize()
                 if number:  # the first one warms up
                     seconds[name].append(time.perf_counter() - began)
             if number:
@@ -89,7 +93,7 @@ def _ours(model: torch.nn.Module, maker: Batches, examples: list[Example]) -> Te
     return torch.cat(found).mean()
 
 
-def _labelled(examples: list[Example], pad: int) -> dict[str, Any]:
+def _labelled(examples: list[Example], pad: int, device: torch.device) -> dict[str, Any]:
     length = max(len(example.input_ids) for example in examples)
     ids, labels = torch.full((len(examples), length), pad), torch.full((len(examples), length), -100)
     for row, label, example in zip(ids, labels, examples, strict=True):
@@ -97,7 +101,8 @@ def _labelled(examples: list[Example], pad: int) -> dict[str, Any]:
         for target in example.targets:
             label[target.start : target.end] = row[target.start : target.end]
     mask = torch.tensor([[place < len(example.input_ids) for place in range(length)] for example in examples])
-    return {"input_ids": ids, "labels": labels, "attention_mask": mask.long()}
+    made = {"input_ids": ids, "labels": labels, "attention_mask": mask.long()}
+    return {name: tensor.to(device) for name, tensor in made.items()}
 
 
 def _report(seconds: dict[str, list[float]], tokens: list[int], json_file: Path | None) -> None:

@@ -10,12 +10,12 @@ import pytest
 
 pytest.importorskip("torch", reason="needs llmgen[train]")
 
-from eval.likelihood import ALONE, Part, nats
 from llmgen.engines.hf import HFEngine
 from llmgen.priors import Popularity, Seen, Transition, combine
 from llmgen.recommender import Recommender
 from llmgen.types import Query
 from tests.conftest import films
+from training.validation import ALONE, nats
 
 
 @pytest.mark.slow
@@ -41,7 +41,9 @@ def test_nats_are_those_of_prior_and_search(tiny_model: Path, prompt: str) -> No
     engine = HFEngine.load(str(tiny_model))
     recommender = Recommender(catalog, engine, prompt=prompt)
     weights = [0.0, 0.3, ALONE]
-    found = nats(engine, recommender, Part(known, queries, held_out), priors, prompt=prompt, weights=weights, batch=4)
+    found = nats(
+        engine._model, recommender, queries, held_out, priors, prompt=prompt, weights=weights, batch=4, quiet=True
+    )
 
     wanted = [catalog.index(item) for item in held_out]
     total = combine([Seen(catalog), *priors], queries).total
