@@ -36,7 +36,8 @@ $ llmgen recommend --engine hf --adapter {folder} --user USER
 
 {metrics}
 
-NDCG@10 on the last but one item of a sample of users, full ranking; chosen for, so optimistic. A test with intervals is
+On the last but one item of a sample of users: NDCG@10 of the full ranking; nats, the negative log-likelihood of the
+item. Chosen for, so optimistic. A test with intervals is
 `python -m eval.run --arm tuned=adapter:{folder},priors:best,lm_weight:tuned --out runs/eval`.
 
 ## Limits and licences
@@ -51,7 +52,7 @@ def write_card(
     record: AdapterRecord,
     dataset: Dataset,
     interactions: int,
-    history: Sequence[Mapping[str, float]],
+    validations: Sequence[Mapping[str, float]],
 ) -> None:
     """Write `README.md` beside an adapter.
 
@@ -60,15 +61,15 @@ def write_card(
         record: Of the run.
         dataset: That it was tuned on.
         interactions: How many it learned from.
-        history: What the trainer logged, for the curve of the validation.
+        validations: What the trainer logged of each, in order.
     """
-    rows = [entry for entry in history if "eval_ndcg" in entry]
     table = "No users were held out."
-    if rows:
-        names = [name for name in rows[-1] if name.startswith("eval_") and isinstance(rows[-1][name], float)]
+    if validations:
+        last = validations[-1]
+        names = [name for name in last if name.startswith("eval_") and isinstance(last[name], float)]
         heads = [name.removeprefix("eval_") for name in names]
         lines = ["| step | " + " | ".join(heads) + " |", "|" + "---|" * (len(heads) + 1)]
-        for row in rows:
+        for row in validations:
             lines.append(f"| {row['step']:g} | " + " | ".join(f"{row.get(name, 0.0):.4f}" for name in names) + " |")
         table = "\n".join(lines)
     nouns = f"{dataset.catalog.noun}s"

@@ -211,24 +211,34 @@ def run(recipe: Recipe, args: SFTConfig) -> AdapterRecord:
     trainer.save_model(str(folder))
     if not first_process:
         return trainer.record()
-    _show([entry for entry in trainer.state.log_history if "eval_ndcg" in entry])
-    write_card(folder, trainer.record(), data.dataset, len(data.known), trainer.state.log_history)
+    validations = [entry for entry in trainer.state.log_history if "eval_ndcg" in entry or "eval_nats" in entry]
+    _show(validations)
+    write_card(folder, trainer.record(), data.dataset, len(data.known), validations)
     return trainer.record()
 
 
 def _show(validations: Sequence[Mapping[str, float]]) -> None:
-    """A table of validations: a row a step, before and after among them."""
-    names = list(dict.fromkeys(name for entry in validations for name in entry if name.startswith("eval_ndcg")))
-    if not names:
-        return
-    titles = {"eval_ndcg": "best", "eval_ndcg_prior": "prior alone", "eval_ndcg_lm": "LM alone"}
-    table = Table(title="NDCG on validation users, LM x prior at each weight", title_justify="left", box=box.SIMPLE)
-    table.add_column("step", justify="right")
-    for name in names:
-        table.add_column(titles.get(name, name.replace("eval_ndcg_at_", "at ")), justify="right")
-    for entry in validations:
-        table.add_row(f"{entry['step']:g}", *(f"{entry[name]:.4f}" if name in entry else "" for name in names))
-    Console().print(table)
+    """Tables of validations: a row a step, before and after among them."""
+    tables = {
+        "ndcg": "NDCG on validation users, LM x prior at each weight",
+        "nats": "Nats an item on validation users, at the weight that is best",
+    }
+    titles = {"": "best", "prior": "prior alone", "lm": "LM alone", "weight": "LM's weight"}
+    for measure, title in tables.items():
+        start = f"eval_{measure}"
+        names = list(dict.fromkeys(name for entry in validations for name in entry if name.startswith(start)))
+        if not names:
+            continue
+        table = Table(title=title, title_justify="left", box=box.SIMPLE)
+        table.add_column("step", justify="right")
+        for name in names:
+            rest = name.removeprefix(start).removeprefix("_")
+            table.add_column(titles.get(rest, rest.replace("at_", "at ")), justify="right")
+        for entry in validations:
+            if start in entry:
+                cells = (f"{entry[name]:.4g}" if name.endswith("_weight") else f"{entry[name]:.4f}" for name in names)
+                table.add_row(f"{entry['step']:g}", *cells)
+        Console().print(table)
 
 
 def _recommends(recommender: Recommender, prompt: str) -> bool:

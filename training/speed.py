@@ -23,6 +23,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 from torch import Tensor
+from transformers.trainer_utils import IntervalStrategy
 from trl.trainer.sft_trainer import SFTTrainer
 
 from llmgen.engines.hf import HFEngine
@@ -60,6 +61,7 @@ def main(
         makers = {loss: Batches(mixture, paths, loss, priors=crossed) for loss in ("lm", "catalog", "residual")}
         tuned = sft.wrap(model, recipe)
         args.dataset_kwargs, args.remove_unused_columns = {"skip_prepare_dataset": True}, False
+        args.eval_strategy, args.load_best_model_at_end = IntervalStrategy.NO, False
         rows = Dataset.from_dict({"input_ids": [[1, 2]], "labels": [[1, 2]]})
         plain = SFTTrainer(model=tuned, args=args, train_dataset=rows, processing_class=tokenizer)
         steps: dict[str, Callable[[list[Example]], Tensor]] = {

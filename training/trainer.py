@@ -172,7 +172,8 @@ class CatalogTrainer(SFTTrainer):
 
     def record(self) -> AdapterRecord:
         """The record of the run as it stands."""
-        weight = self._record.metrics.get("eval_lm_weight", self.lm_weight)
+        metrics = self._record.metrics
+        weight = metrics.get("eval_lm_weight", metrics.get("eval_nats_weight", self.lm_weight))
         return self._record.model_copy(update={"steps": self.state.global_step, "lm_weight": weight})
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:

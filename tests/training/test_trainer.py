@@ -33,7 +33,7 @@ from llmgen.splits import History
 from llmgen.types import Message, Query
 from tests.conftest import films
 from training import sft
-from training.answers import losses
+from training.answers import _logits, losses
 from training.batches import Batches
 from training.data import Mixture, Task
 from training.loss import ItemPaths
@@ -47,50 +47,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::FutureWarning"),
     pytest.mark.filterwarnings("ignore:.*pin_memory.*:UserWarning"),
 ]
-
-
-@pytest.fixture(scope="module")
-def tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The films and a log of 24 users as files: everybody goes through the films in an order of their own."""
-    folder = tmp_path_factory.mktemp("tables")
-    catalog, rng = films(40), np.random.default_rng(0)
-    pl.DataFrame(
-        [{"item_id": one.id, "title": one.title, "year": one.attributes["year"]} for one in catalog]
-    ).write_csv(folder / "items.csv")
-    rows = []
-    for user in range(24):
-        start, step = rng.integers(40), 1 + user % 3
-        rows += [
-            {"user_id": f"u{user}", "item_id": str(1 + (start + step * place) % 40), "timestamp": place, "rating": 3.0}
-            for place in range(8)
-        ]
-    pl.DataFrame(rows).write_csv(folder / "log.csv")
-    return folder
-
-
-@pytest.fixture
-def settings(tables: Path, tiny_model: Path, tmp_path: Path) -> dict[str, str]:
-    data = {
-        "items": str(tables / "items.csv"),
-        "interactions": str(tables / "log.csv"),
-        "columns": {"rating": "rating"},
-        "attributes": ["year"],
-        "noun": "film",
-        "label": "{title} ({year})",
-    }
-    return {
-        "model": str(tiny_model),
-        "data": json.dumps(data),
-        "tasks": json.dumps({"list": {"prompts": ["next_item_list"], "max_history": 6}}),
-        "priors": json.dumps({"transition": {}}),
-        "validation_users": "0",
-        "output_dir": str(tmp_path / "run"),
-        "max_steps": "4",
-        "save_steps": "2",
-        "per_device_train_batch_size": "4",
-        "disable_tqdm": "true",
-        "learning_rate": "0.01",
-    }
 
 
 def flags_of(settings: dict[str, str], **changes: str) -> list[str]:
@@ -124,6 +80,53 @@ def test_a_run_leaves_adapter_record_card_and_settings(
         HFEngine.load(settings["model"], adapter=adapter).next_logprobs([step])[0] for adapter in (None, str(folder))
     )
     assert np.abs(plain - tuned).max() > 1e-4
+
+
+def test_likelihood_on_validation_chooses_the_checkpoint(
+    settings: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    chosen = {"eval_strategy": "steps", "load_best_model_at_end": "true", "metric_for_best_model": "nats"}
+    record = train(
+        settings,
+        nats_users="24",
+        lm_weights="0.3,1",
+        max_steps="6",
+        eval_steps="2",
+        learning_rate="1",  # wild, so that later is not better
+        greater_is_better="false",
+        **chosen,
+    )
+    states = Path(settings["output_dir"]).glob("checkpoint-*/trainer_state.json")
+    history = max((json.loads(state.read_text())["log_history"] for state in states), key=len)
+    measured = {entry["step"]: entry for entry in history if "eval_nats" in entry}
+    assert sorted(measured) == [2, 4, 6]
+    assert len({entry["eval_nats_prior"] for entry in measured.values()}) == 1
+    assert not any("eval_ndcg" in entry for entry in measured.values())
+    best = min(measured, key=lambda step: measured[step]["eval_nats"])
+    assert record.metrics["eval_nats"] == measured[best]["eval_nats"]
+    assert record.lm_weight == measured[best]["eval_nats_weight"]
+    printed, card = capsys.readouterr().out, (Path(settings["output_dir"]) / "README.md").read_text()
+    for step, entry in measured.items():
+        assert re.search(rf"^ +{step} +{entry['eval_nats']:.4f} +{entry['eval_nats_weight']:g} ", printed, re.MULTILINE)
+        assert re.search(rf"^\| {step} .*\| {entry['eval_nats_lm']:.4f} \|", card, re.MULTILINE)
+    kept = weights(Path(settings["output_dir"]) / f"checkpoint-{best}")
+    for name, value in weights(settings["output_dir"]).items():
+        assert torch.equal(value, kept[name])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_weights_are_in_the_precision_that_is_asked_for(settings: dict[str, str], dtype: str) -> None:
+    recipe, _ = sft.parse(flags_of(settings, dtype=dtype))
+    assert sft.load_model(recipe)[0].dtype == getattr(torch, dtype)
+
+
+def test_logits_of_a_bfloat16_model_are_not_rounded_to_bfloat16() -> None:
+    head = torch.nn.Linear(64, 9, bias=False, dtype=torch.bfloat16)
+    hidden = 10 * torch.randn(5, 64, generator=torch.Generator().manual_seed(0)).bfloat16()
+    tokens = torch.tensor([7, 2])
+    exact = hidden.double() @ head.weight[tokens].double().T
+    assert (_logits(head, hidden, tokens) - exact).abs().max() < 1e-4
+    assert (head(hidden)[:, tokens] - exact).abs().max() > 1e-3
 
 
 def test_a_stopped_run_ends_where_an_unbroken_one_does(settings: dict[str, str], tmp_path: Path) -> None:
@@ -246,6 +249,7 @@ def test_all_weights_can_be_tuned(settings: dict[str, str]) -> None:
         ({"data": '{"itms": "x"}'}, "data: .*itms"),
         ({"model": "/nowhere/at/all"}, "cannot load the model '/nowhere/at/all'"),
         ({"learn_from": "test"}, "learn_from must be"),
+        ({"dtype": "float8"}, "dtype must be float32 or bfloat16"),
         ({"folds": "1"}, "too few for 1 folds"),
         ({"lm_weights": "a"}, "lm_weights are numbers"),
         ({"output_dir": "pyproject.toml"}, "is a file"),
