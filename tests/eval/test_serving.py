@@ -67,9 +67,9 @@ def test_nothing_to_measure_is_refused(flag: str, capsys: pytest.CaptureFixture[
 def test_without_a_device_everything_is_skipped_with_its_reason(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(gpu_check, "missing", lambda: "no CUDA device for this test")
+    monkeypatch.setattr(gpu_check, "missing", lambda: "no CUDA device: llmgen[vllm]")
     assert gpu_check.main(["--out", str(tmp_path / "runs" / "check.json")]) == 0
-    assert "no CUDA device for this test" in capsys.readouterr().out
+    assert "no CUDA device: llmgen[vllm]" in capsys.readouterr().out
     checks = json.loads((tmp_path / "runs" / "check.json").read_text())["checks"]
     assert [check["state"] for check in checks] == ["skipped"] * 3
 

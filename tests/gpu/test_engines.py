@@ -59,6 +59,11 @@ def exact() -> HFEngine:
 
 
 @pytest.fixture(scope="session")
+def plain() -> HFEngine:
+    return load_engine("hf")  # type: ignore[return-value]
+
+
+@pytest.fixture(scope="session")
 def vllm(adapter: Path) -> Iterator[VLLMEngine]:
     engine = load_engine(
         "vllm", adapter=str(adapter), gpu_memory_utilization=0.3, max_model_len=4096, enforce_eager=True
@@ -80,9 +85,9 @@ class TestTransformers(EngineContract):
 
     tolerance = BFLOAT16
 
-    @pytest.fixture(scope="class")
-    def engine(self) -> Engine:
-        return load_engine("hf")
+    @pytest.fixture
+    def engine(self, plain: HFEngine) -> Engine:
+        return plain
 
     @pytest.fixture(autouse=True)
     def _adapter(self, adapter: Path) -> None:

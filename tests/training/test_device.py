@@ -1,0 +1,45 @@
+"""On a CUDA device: a run trains, validates and ends, and its adapter is the same one on a CPU."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="needs llmgen[train]")
+pytest.importorskip("trl", reason="needs llmgen[train]")
+
+from llmgen.engines.hf import HFEngine
+from llmgen.recommender import Recommender
+from training import sft
+from training.validation import ALONE, nats
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
+    pytest.mark.filterwarnings("default"),  # of whatever else runs on this machine; this is no check of style
+]
+
+
+@pytest.mark.parametrize("loss", ["lm", "catalog", "residual"])
+def test_what_was_learned_on_the_device_holds_on_a_cpu(settings: dict[str, str], loss: str) -> None:
+    more = {"loss": loss, "dtype": "float32", "nats_users": "24", "lm_weights": "0.3"}
+    given = [part for name, value in {**settings, **more}.items() for part in (f"--{name}", value)]
+    recipe, args = sft.parse(given)
+    record = sft.run(recipe, args)
+    data = sft.load(recipe)
+    engine = HFEngine.load(settings["model"], adapter=settings["output_dir"], device="cpu")
+    recommender = Recommender(data.dataset.catalog, engine, prompt=record.prompt, max_history=record.max_history)
+    found = nats(
+        engine._model,
+        recommender,
+        data.queries,
+        data.held_out,
+        sft.fit(recipe.priors, data.known, data.dataset),
+        prompt=record.prompt,
+        weights=[0.3, ALONE],
+        quiet=True,
+    ).mean(axis=1)
+    assert found[0] == pytest.approx(record.metrics["eval_nats"], abs=1e-3)
+    assert found[1] == pytest.approx(record.metrics["eval_nats_lm"], abs=1e-3)
+    assert "adapter_model.safetensors" in {path.name for path in Path(settings["output_dir"]).iterdir()}
