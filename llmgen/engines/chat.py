@@ -17,6 +17,13 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
+PROBE = (
+    "Alien³ (1979)\n\n  l'été, straße, ﬁne NAÏVE ½ 12345.67%\t'don't' <b>—…</b> [x_y]/z@q.com #1!?\r\n"
+    "七人の侍、기생충 Сталкер كفرناحوم שלום नमस्ते ไทย e\u0301 \u200b 👩‍👩‍👧🎬 𝒜 \\ ~^`|"
+)
+"""What tokenizers read in different ways: spaces, digits, accents, ligatures, scripts, signs, breaks."""
+
+
 class ChatTokenizer:
     """What engines ask of a tokenizer.
 
@@ -26,7 +33,8 @@ class ChatTokenizer:
     Attributes:
         end: The token with which an answer ends.
         control_tokens: Strings that the tokenizer reads as control tokens.
-        digest: SHA-256 of the tokenizer's own definition and the end token, 16 hex digits.
+        digest: SHA-256 of vocabulary, end token and the tokens of a probe, 16 hex digits. Not of the tokenizer's file,
+            which versions of transformers write in different ways for the same tokens.
 
     Raises:
         ConfigError: The tokenizer has no end token.
@@ -38,9 +46,9 @@ class ChatTokenizer:
         self.control_tokens = frozenset(
             {*tokenizer.all_special_tokens, *(token.content for token in tokenizer.added_tokens_decoder.values())}
         )
-        backend = getattr(tokenizer, "backend_tokenizer", None)
-        definition = backend.to_str() if backend is not None else repr(sorted(tokenizer.get_vocab().items()))
-        self.digest = hashlib.sha256(f"{definition}\0{self.end}".encode()).hexdigest()[:16]
+        probe = tokenizer(PROBE, add_special_tokens=False)["input_ids"]
+        known = repr((sorted(tokenizer.get_vocab().items()), probe, self.end))
+        self.digest = hashlib.sha256(known.encode()).hexdigest()[:16]
         self._line_break = tuple(tokenizer("\n", add_special_tokens=False)["input_ids"])
         self._knows_system = tokenizer.chat_template is not None and self._takes_system_message()
 
