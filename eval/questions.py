@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -13,6 +14,8 @@ from llmgen.adapters import AdapterRecord
 from llmgen.datasets import Dataset
 from llmgen.errors import ConfigError
 from llmgen.splits import log_digest
+
+logger = logging.getLogger(__name__)
 
 LARGE = frozenset({"bm25", "content", "ease", "mix"})
 """Classics that a run is too large for at times."""
@@ -55,13 +58,15 @@ def from_log(config: RunConfig) -> Questions:
     """
     dataset = config.protocol.load()
     tuning, final = samples(config.protocol, dataset)
-    weighing = None
+    weighing, notes = None, list[str]()
     if config.protocol.split == "new_items":
         _refuse_adapters_that_know_them(config, dataset, tuning, final)
         weighing = not_drawn(config.protocol, dataset)
+    else:
+        notes += _unsure(config, dataset, tuning, final)
     keep = any(arm.lm_weight == "tuned" for arm in config.arms.values())
     standing, known = classics(config.classics, config.protocol, tuning, final, config.also, keep=keep)
-    notes = [*_notes(config, config.protocol, known)]
+    notes = [*_notes(config, config.protocol, known), *notes]
     if config.classics != "none" and (missing := sorted(LARGE.difference(arm.name for arm in standing))):
         notes.append(f"Too large for {', '.join(missing)}, which are left out.")
     if weighing is not None:
@@ -90,6 +95,43 @@ def _refuse_adapters_that_know_them(config: RunConfig, dataset: Dataset, tuning:
             f"arm {name!r}: the adapter {arm.adapter} may know the new items: its record does not say that it was "
             f"tuned on this log and catalog without them; tune it with the recipe's leave_out: {{{settings}}}, "
             f"ties: {config.protocol.ties}, and the same data"
+        )
+
+
+def _unsure(config: RunConfig, dataset: Dataset, tuning: Sample, final: Sample) -> list[str]:
+    """Whose adapters may know the held-out items, of those that were tuned on this catalog.
+
+    Raises:
+        ConfigError: One does: it learned from the whole log.
+    """
+    adapters = {name: arm.adapter for name, arm in config.arms.items() if arm.adapter is not None}
+    records = {name: AdapterRecord.read(adapter) for name, adapter in adapters.items()}
+    clean = {log_digest(one.known) for one in (tuning, final)} if adapters else set()
+    found = []
+    for name, record in records.items():
+        if record is None or record.data in clean:
+            continue
+        refuse_whole_log(f"arm {name!r}: the adapter {adapters[name]}", record, dataset)
+        written = dataset.catalog.labelled(record.label) if record.label else dataset.catalog
+        if record.catalog == written.digest:
+            found.append(
+                f"{name}: the adapter {adapters[name]} may know the items that are looked for: it was tuned on this "
+                "catalog, and not on this log without them."
+            )
+            logger.warning(found[-1])
+    return found
+
+
+def refuse_whole_log(who: str, record: AdapterRecord | None, dataset: Dataset) -> None:
+    """An adapter must not have learned from all of a data set if it is asked for a part of it.
+
+    Raises:
+        ConfigError: It has.
+    """
+    if record is not None and record.data == log_digest(dataset.interactions):
+        raise ConfigError(
+            f"{who} learned from the whole log, what it would be asked for among it; tune it with the recipe's "
+            "learn_from: train"
         )
 
 

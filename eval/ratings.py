@@ -33,6 +33,7 @@ from rich.table import Table
 from eval.arms import ArmConfig, Engines, build
 from eval.metrics import auc, calibration_error
 from eval.protocol import Protocol, Sample, samples
+from eval.questions import refuse_whole_log
 from eval.stats import interval_of_mean, paired_difference
 from eval.told import told
 from llmgen.adapters import AdapterRecord
@@ -255,6 +256,7 @@ def main(
         )
         if split == "random" and adapter is not None:
             _refuse_what_knows_them(adapter, record, data)
+        refuse_whole_log(f"the adapter {adapter}", record, data)
         values = np.array(sorted(set(data.interactions["rating"].drop_nulls().to_list())))
         labels = [f"{value:g}" for value in values.tolist()]
         scores = {damping: _rmse(classic(tuning, damping)[0].means(tuning.pairs), tuning.truth) for damping in DAMPING}

@@ -148,3 +148,8 @@ def test_an_adapter_that_may_know_the_ratings_is_refused(films: Path, tiny_model
         assert ("may have learned the ratings" in done.output) == (code == 2)
         assert ("rate_list@" in done.output) == (code == 0)
         assert program(*ask, "--adapter", folder).exit_code == 0
+    folder = str(tmp_path / "all")
+    given = {**settings, "learn_from": "all", "output_dir": folder}
+    sft.run(*sft.parse([part for name, text in given.items() for part in (f"--{name}", text)]))
+    done = program(*ask, "--adapter", folder)
+    assert (done.exit_code, "learned from the whole log" in done.output) == (2, True)
