@@ -62,17 +62,8 @@ def tests() -> list[Check]:
     """The tests for a device, one line a class or lone test."""
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
-        command = [
-            sys.executable,
-            "-m",
-            "pytest",
-            "-m",
-            "gpu",
-            "tests/gpu",
-            "tests/training",
-            "-q",
-            f"--junitxml={report}",
-        ]
+        marked = ["-m", "gpu", "tests/gpu", "tests/training"]
+        command = [sys.executable, "-m", "pytest", *marked, "-q", f"--junitxml={report}"]
         try:
             done = subprocess.run(command, cwd=ROOT, timeout=TESTS_S, check=False)
         except subprocess.TimeoutExpired:

@@ -54,3 +54,8 @@ def settings(tables: Path, tiny_model: Path, tmp_path: Path) -> dict[str, str]:
         "disable_tqdm": "true",
         "learning_rate": "0.01",
     }
+
+
+def flags_of(settings: dict[str, str], **changes: str) -> list[str]:
+    """Settings and changes to them, as flags of `training.sft`."""
+    return [part for name, value in {**settings, **changes}.items() for part in (f"--{name}", value)]

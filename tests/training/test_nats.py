@@ -15,7 +15,7 @@ from llmgen.priors import Popularity, Seen, Transition, combine
 from llmgen.recommender import Recommender
 from llmgen.types import Query
 from tests.conftest import films
-from training.validation import ALONE, nats
+from training.validation import ALONE, Validation, nats
 
 
 @pytest.mark.slow
@@ -55,3 +55,22 @@ def test_nats_are_those_of_prior_and_search(tiny_model: Path, prompt: str) -> No
         place = next(place for place in recommender.recommend(asked) if place.item.id == item)
         assert lost == pytest.approx(-place.terms["lm"], rel=1e-4)
     assert not np.allclose(found[1], found[0])
+
+    measured = Validation(
+        catalog,
+        priors,
+        queries,
+        held_out,
+        engine._chat.tokenizer,
+        prompt=prompt,
+        max_history=recommender.max_history,
+        lm_weights=(0.3, 1.0),
+        users=0,
+        nats_users=6,
+    )(engine._model)
+    each = nats(engine._model, recommender, queries, held_out, priors, prompt=prompt, weights=[0.3, 1.0], quiet=True)
+    means = dict(zip((0.3, 1.0), each.mean(axis=1), strict=True))
+    best = min(means, key=lambda weight: means[weight])
+    assert measured == pytest.approx(
+        {"nats": means[best], "nats_weight": best, "nats_prior": found[0].mean(), "nats_lm": found[2].mean()}, rel=1e-5
+    )

@@ -32,6 +32,7 @@ from llmgen.recommender import Recommender
 from llmgen.splits import History
 from llmgen.types import Message, Query
 from tests.conftest import films
+from tests.training.conftest import flags_of
 from training import sft
 from training.answers import _logits, losses
 from training.batches import Batches
@@ -47,10 +48,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::FutureWarning"),
     pytest.mark.filterwarnings("ignore:.*pin_memory.*:UserWarning"),
 ]
-
-
-def flags_of(settings: dict[str, str], **changes: str) -> list[str]:
-    return [part for name, value in {**settings, **changes}.items() for part in (f"--{name}", value)]
 
 
 def train(settings: dict[str, str], **changes: str) -> AdapterRecord:
@@ -261,8 +258,7 @@ def test_wrong_settings_say_what_is_wrong(settings: dict[str, str], changes: dic
 
 
 def test_the_command_tells_errors_and_returns_2(settings: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
-    flags = [part for name, value in {**settings, "loss": "msl"}.items() for part in (f"--{name}", value)]
-    assert sft.main(flags) == 2
+    assert sft.main(flags_of(settings, loss="msl")) == 2
     assert "loss must be" in capsys.readouterr().err
 
 
@@ -359,7 +355,7 @@ def test_a_model_that_says_nothing_gains_nothing_over_the_prior(
 
 
 def test_cross_fitted_priors_do_not_know_their_users(settings: dict[str, str]) -> None:
-    recipe, _ = sft.parse([part for name, value in settings.items() for part in (f"--{name}", value)])
+    recipe, _ = sft.parse(flags_of(settings))
     data = sft.load(recipe)
     users = sorted(set(data.known["user_id"]))
     fold_of = {user: number % 3 for number, user in enumerate(users)}
