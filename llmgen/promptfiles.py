@@ -24,7 +24,7 @@ from llmgen.defuse import find_token
 from llmgen.errors import TemplateError
 from llmgen.types import Role
 
-Task = Literal["next_item", "cold_start", "rerank", "rate", "explain"]
+Task = Literal["next_item", "cold_start", "rerank", "rate", "explain", "describe"]
 
 ROLES: tuple[Role, ...] = get_args(Role)
 VARIABLES: Mapping[Task, frozenset[str]] = {
@@ -33,7 +33,10 @@ VARIABLES: Mapping[Task, frozenset[str]] = {
     "rerank": frozenset({"noun", "nouns", "history", "candidates", "wish", "k"}),
     "rate": frozenset({"noun", "nouns", "history", "item", "labels"}),
     "explain": frozenset({"noun", "nouns", "history", "item", "evidence", "wish"}),
+    "describe": frozenset({"noun", "nouns", "item"}),
 }
+TEXTS: Mapping[Task, str] = {"rate": "1", "explain": "text", "describe": "text"}
+"""Tasks whose answers are text and not items -> an answer such as there might be."""
 OPTIONAL: Mapping[str, object] = {"wish": None, "evidence": ()}
 # Enough for prompts; none is random, writes HTML or reaches into objects.
 _FILTERS = frozenset(

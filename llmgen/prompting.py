@@ -20,7 +20,7 @@ TASKS: Mapping[str, Task] = {
     "rate": "rate",
     "explain": "explain",
 }
-"""What templates are for -> what a recommender does with them."""
+"""What templates are for -> what a recommender does with them; those that only teach are not here."""
 DEFAULT_PROMPTS: Mapping[Task, str] = {
     "recommend": "next_item",
     "rank": "rerank",
@@ -119,12 +119,12 @@ def templates_for(names: Sequence[str], library: PromptLibrary, engine: Engine |
 
     Raises:
         TemplateNotFoundError, TemplateError: A prompt is not there or wrong.
-        ConfigError: Two prompts for one task.
+        ConfigError: Two prompts for one task, or one for none.
     """
     chosen: dict[Task, PromptTemplate] = {}
     for name in names:
         template = library[name]
-        task = TASKS[template.task]
+        task = task_of(template)
         if task in chosen:
             raise ConfigError(f"the prompts {chosen[task].name!r} and {name!r} are both for {task!r}; give one a task")
         chosen[task] = template
@@ -132,6 +132,21 @@ def templates_for(names: Sequence[str], library: PromptLibrary, engine: Engine |
     if engine is not None and not engine.constrained:
         defaults["rate"] = "rate"  # one that writes its answer cannot go on with a list
     return {task: chosen.get(task) or library[name] for task, name in defaults.items()}
+
+
+def task_of(template: PromptTemplate) -> Task:
+    """What a recommender does with a template.
+
+    Raises:
+        ConfigError: Nothing, for it is there to learn from.
+    """
+    if template.task not in TASKS:
+        served = ", ".join(TASKS)
+        raise ConfigError(
+            f"the prompt {template.name!r}, for {template.task!r}, is there to learn from and answers no query; "
+            f"name one for {served}"
+        )
+    return TASKS[template.task]
 
 
 def needs_engine(engine: Engine | None, what: str) -> Engine:

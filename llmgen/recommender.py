@@ -35,7 +35,7 @@ from llmgen.priors import (
     rating_terms,
 )
 from llmgen.priors.sparse import LARGE_CATALOG
-from llmgen.prompting import TASKS, Prompt, Prompter, Task, needs_engine, templates_for
+from llmgen.prompting import Prompt, Prompter, Task, needs_engine, task_of, templates_for
 from llmgen.rating import TOKENS_OF_A_LABEL, LabelShares, ask_labels, prediction, rating_values, read_labels
 from llmgen.search import Mode, Normalise, Request, SearchConfig, SearchResult, rank_by_prior, search
 from llmgen.templates import Fitted, ItemView, PromptLibrary, PromptTemplate, views
@@ -172,9 +172,8 @@ class Recommender:
 
     def with_prompt(self, *names: str) -> Recommender:
         """The same recommender with other prompts for the tasks of the named templates."""
-        kept = [
-            t.name for task, t in self._templates.items() if task not in {TASKS[self.prompts[n].task] for n in names}
-        ]
+        given = {task_of(self.prompts[name]) for name in names}
+        kept = [template.name for task, template in self._templates.items() if task not in given]
         return self._with(prompt=(*kept, *names))
 
     def with_priors(self, *priors: Prior, lm_weight: float | None = None) -> Recommender:

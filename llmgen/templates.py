@@ -12,11 +12,13 @@ calls one item, and several), and:
     rerank       history, candidates, wish, k
     rate         history (with ratings), item, labels
     explain      history, item, evidence, wish
+    describe     item (its title alone); only to learn from
 
 `history` (oldest first), `candidates` and `evidence` are sequences of `ItemView`, `item` is one, `wish` is a string or
 None, `k` an int, `labels` the possible ratings as strings. `wish` and `evidence` may be left out when rendering: they
 are None and empty then. `history` may be empty. In the `assistant` block, the training answer, there is also `target`:
-ItemViews in next_item, cold_start and rerank, one of the labels in rate, text in explain.
+ItemViews in next_item, cold_start and rerank, one of the labels in rate, text in explain
+and describe.
 
 With `continues: true` in the front matter the prompt begins the answer: `target` is empty then, and what the assistant
 block makes of it are lines that stand already. A history told that way is a list that the model only has to go on
@@ -45,6 +47,7 @@ from llmgen.errors import MissingVariableError, TemplateError, TemplateNotFoundE
 from llmgen.promptfiles import (
     OPTIONAL,
     ROLES,
+    TEXTS,
     FrontMatter,
     Source,
     Task,
@@ -181,7 +184,7 @@ class PromptTemplate:
         values = {name: _data(value, tokens, f"{name!r} for prompt {self.name!r}") for name, value in given.items()}
         contents = self._contents(values, ("system", "user"))
         if target is not None or self.continues:
-            nothing: str | tuple[()] = "" if self.task in ("rate", "explain") else ()
+            nothing: str | tuple[()] = "" if self.task in TEXTS else ()
             answer = nothing if target is None else target
             values["target"] = _data(answer, tokens, f"target for prompt {self.name!r}")
             contents |= self._contents(values, ("assistant",))
@@ -475,7 +478,7 @@ def _try_out(template: PromptTemplate, used: Sequence[Source]) -> None:
     full: dict[str, object] = {"noun": "item", "nouns": "items", "history": (item, ItemView("title")), "wish": "wish"}
     full |= {"candidates": (item, item), "item": item, "labels": ("1", "2"), "evidence": (item,), "k": 2}
     bare = full | {"history": (), "candidates": (item,), "wish": None, "evidence": (), "k": 1}
-    target = {"rate": "1", "explain": "text"}.get(template.task, (item, item))
+    target = TEXTS.get(template.task, (item, item))
     blocks = {block.name for part in used for block in part.tree.find_all(nodes.Block)}
     for variables in (full, bare):
         template.render(variables, target=target if "assistant" in blocks else None)

@@ -27,7 +27,7 @@ from llmgen.priors import (
     Transition,
     Wish,
 )
-from llmgen.prompting import TASKS, Task
+from llmgen.prompting import TASKS, Task, task_of
 from llmgen.recommender import Choice, Decoding, Recommender
 from llmgen.search import Normalise
 from llmgen.splits import History, histories
@@ -263,7 +263,7 @@ class Workspace:
         tuned = tuned_prompts(record, library) if record else {}
         rating_priors, rating_lm_weight = self._rating_parts(settings, engine, tuned="rate" in tuned)
         if choice.prompt:
-            tuned[TASKS[library[choice.prompt].task]] = choice.prompt
+            tuned[task_of(library[choice.prompt])] = choice.prompt
         recommender = Recommender(
             self.catalog,
             engine,
@@ -311,10 +311,10 @@ def tuned_prompts(record: AdapterRecord, library: PromptLibrary) -> dict[Task, s
     Raises:
         TemplateNotFoundError: The prompt to recommend with is not there.
     """
-    chosen: dict[Task, str] = {TASKS[library[record.prompt].task]: record.prompt}
+    chosen: dict[Task, str] = {task_of(library[record.prompt]): record.prompt}
     for name in (reference.partition("@")[0] for reference in record.prompts):
-        if name in library and library[name].task != "cold_start":
-            chosen.setdefault(TASKS[library[name].task], name)
+        if name in library and library[name].task in TASKS and library[name].task != "cold_start":
+            chosen.setdefault(task_of(library[name]), name)
     return chosen
 
 

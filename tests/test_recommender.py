@@ -613,6 +613,14 @@ def test_two_prompts_for_one_task_or_none_of_that_name_are_refused() -> None:
         Recommender(FILMS, None, prompt="next_itme")
 
 
+def test_a_prompt_to_learn_from_answers_no_query() -> None:
+    told = "'describe', for 'describe', is there to learn from and answers no query; name one for next_item, cold"
+    with pytest.raises(ConfigError, match=told):
+        Recommender(FILMS, None, prompt="describe")
+    with pytest.raises(ConfigError, match=told):
+        Recommender(FILMS, None).with_prompt("describe")
+
+
 def test_other_priors_leave_the_rest_as_it_was() -> None:
     engine = Recording()
     first = Recommender(FILMS, engine, prompt="cold_start", decoding="raw", lm_weight=0.4, max_history=3, num_beams=7)

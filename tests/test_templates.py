@@ -48,7 +48,11 @@ FULL: dict[str, Any] = {
     "k": 5,
 }
 BARE: dict[str, Any] = FULL | {"history": (), "wish": None, "evidence": ()}
-TARGETS: dict[str, Any] = {"rate": "4", "explain": "You liked Alien, and this is space again."}
+TARGETS: dict[str, Any] = {
+    "rate": "4",
+    "explain": "You liked Alien, and this is space again.",
+    "describe": "space, slow",
+}
 
 FRONT = "---\nname: mine\nversion: 1\ndescription: Mine.\ntask: next_item\nvariables: [{}]\n---\n"
 GOOD = FRONT.format("k") + "{% block user %}Give {{ k }}.{% endblock %}"
@@ -101,6 +105,7 @@ def test_our_own_prompts_have_no_problems() -> None:
         "rate",
         "rate_list",
         "explain",
+        "describe",
     }
 
 

@@ -268,7 +268,7 @@ def test_what_an_adapter_was_not_tuned_for_is_said(
 
 def test_an_adapter_is_asked_for_ratings_as_it_was_tuned_on_them(workspace: Workspace, tmp_path: Path) -> None:
     library = PromptLibrary.default()
-    tuned = [library[name].ref for name in ("cold_start", "next_item_list", "next_item_taste", "rate_list")]
+    tuned = [library[name].ref for name in ("cold_start", "describe", "next_item_list", "next_item_taste", "rate_list")]
     record(prompts=(*tuned, "gone@0123")).write(tmp_path)
     settings = RecommenderSettings(adapter=str(tmp_path))
     made = workspace.build(settings, (), FakeEngine(), Choice("next_item_taste"))

@@ -3,14 +3,16 @@
 An example is drawn anew each time it is asked for, from nothing but the seed and its number, so a run that goes on
 after a stop sees what it would have seen. Tasks:
 
-    list    a template that `continues` its answer: a stretch of a history, in which every item from the second on is
-            a target given those before it
-    next    a `next_item` template: one target behind a history that is cut at a random point
-    wish    a `cold_start` template: an item for words made of its attributes; items that nobody took come too
-    rank    a `rerank` template: the item that was taken before others that the priors find likely
-    rate    a `rate` template: the rating of an item behind earlier ratings
-    rates   a `rate` template that `continues` its answer: a stretch of a history, in which every rating is a target
-            given those before it
+    list      a template that `continues` its answer: a stretch of a history, in which every item from the second on is
+              a target given those before it
+    next      a `next_item` template: one target behind a history that is cut at a random point
+    wish      a `cold_start` template: an item for words made of its attributes; items that nobody took come too
+    describe  a `describe` template: what the catalog shows of an item for its title, the way back of `wish`; items
+              that nobody took come too
+    rank      a `rerank` template: the item that was taken before others that the priors find likely
+    rate      a `rate` template: the rating of an item behind earlier ratings
+    rates     a `rate` template that `continues` its answer: a stretch of a history, in which every rating is a target
+              given those before it
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from llmgen.errors import ConfigError
 from llmgen.priors import Prior, combine
 from llmgen.recommender import Recommender
 from llmgen.splits import History
-from llmgen.templates import views
+from llmgen.templates import ItemView, views
 from llmgen.types import Item, Message, Query
 
 MIN_STRETCH = 2
@@ -137,6 +139,7 @@ class Mixture:
             "list": ("next_item", self._list),
             "next": ("next_item", self._next),
             "wish": ("cold_start", self._wish),
+            "describe": ("describe", self._describe),
             "rank": ("rerank", self._rank),
             "rate": ("rate", self._rate),
             "rates": ("rate", self._rates),
@@ -159,6 +162,13 @@ class Mixture:
                 raise ConfigError(
                     f"the task {name!r} needs ratings, and no user has them for the whole history; leave it out"
                 )
+        self._described = [view for view in views(self.catalog, self.catalog) if view.details]
+        if "describe" in tasks and not self._described:
+            shows = f"only {', '.join(self.catalog.shown)}, which no item has" if self.catalog.shown else "no attribute"
+            raise ConfigError(
+                f"the task 'describe' needs something to say of an item, and this catalog shows {shows}; name "
+                "attributes to show, or leave the task out"
+            )
         self.tasks = tasks
         self._makers = {name: makers[name][1] for name in tasks}
         self._shares = np.array([task.weight for task in tasks.values()]) / sum(t.weight for t in tasks.values())
@@ -218,6 +228,11 @@ class Mixture:
         query = Query(text=", ".join(words[number] for number in chosen))
         return self._titled("wish", prompt, query, item, query)
 
+    def _describe(self, rng: np.random.Generator, task: Task, prompt: str, stretch: float) -> Example:
+        item = self._described[int(rng.integers(len(self._described)))]
+        made = self.recommender.messages(Query(), prompt=prompt, target=item.details, item=ItemView(item.title))
+        return self._worded("describe", made.messages, Query())
+
     def _rank(self, rng: np.random.Generator, task: Task, prompt: str, stretch: float) -> Example:
         user, history, place = self._moment(rng, self.users)
         item, known = history.items[place], Query(history.items[:place], user_id=user, k=1)
@@ -245,8 +260,7 @@ class Mixture:
             raise ConfigError(
                 f"the prompt {prompt!r} answers {_answer(made.messages)}, and the label alone is asked for"
             )
-        ids, path = self.engine.tokenize(made.messages[:-1]), self.engine.spell([label])[0]
-        return Example("rate", (*ids, *path), (Target(len(ids), len(ids) + len(path), -1, query),), self.fold_of[user])
+        return self._worded("rate", made.messages, query)
 
     def _rates(self, rng: np.random.Generator, task: Task, prompt: str, stretch: float) -> Example:
         user, (items, ratings) = self._user(rng, self.rated)
@@ -281,9 +295,16 @@ class Mixture:
         made = self.recommender.messages(query, prompt=prompt, target=target, **variables)
         ids = self.engine.tokenize(made.messages[:-1])
         (path,) = self._paths(prompt, _answer(made.messages), [item])
-        fold = -1 if known.user_id is None else self.fold_of[known.user_id]
         place = Target(len(ids), len(ids) + len(path), self.catalog.index(item), known)
-        return Example(task, (*ids, *path), (place,), fold)
+        return Example(task, (*ids, *path), (place,), self._fold(known))
+
+    def _worded(self, task: str, messages: Sequence[Message], known: Query) -> Example:
+        """Messages of which the last, the answer, is text."""
+        ids, path = self.engine.tokenize(messages[:-1]), self.engine.spell([messages[-1].content])[0]
+        return Example(task, (*ids, *path), (Target(len(ids), len(ids) + len(path), -1, known),), self._fold(known))
+
+    def _fold(self, known: Query) -> int:
+        return -1 if known.user_id is None else self.fold_of[known.user_id]
 
     def _paths(self, prompt: str, lines: Sequence[str], items: Sequence[Item]) -> list[tuple[int, ...]]:
         """The token paths of an answer's lines, which must be those that the search looks for."""

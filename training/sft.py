@@ -243,7 +243,7 @@ def _show(validations: Sequence[Mapping[str, float]]) -> None:
 
 def _recommends(recommender: Recommender, prompt: str) -> bool:
     """Whether a prompt is one to recommend with, of those that are there; what is wrong with others, `Mixture` says."""
-    return prompt in recommender.prompts and TASKS[recommender.prompts[prompt].task] == "recommend"
+    return prompt in recommender.prompts and TASKS.get(recommender.prompts[prompt].task) == "recommend"
 
 
 def load(recipe: Recipe) -> Data:

@@ -341,9 +341,9 @@ def _add_catalog(app: FastAPI, state: _State) -> None:
 
     @app.get("/v1/prompts", tags=["catalog"])
     async def prompts() -> PromptsBody:
-        """All prompt templates, and which one each task uses where a request names none."""
+        """The prompt templates that can be asked with, and which one each task uses where a request names none."""
         recommender = state.live.now.recommender
-        templates = [recommender.prompts[name] for name in recommender.prompts.names()]
+        templates = [template for name in recommender.prompts if (template := recommender.prompts[name]).task in TASKS]
         return PromptsBody(
             prompts=[PromptBody.of(template, TASKS[template.task]) for template in templates],
             used={task: recommender.template(task).name for task in ("recommend", "rank", "rate", "explain")},

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from llmgen.catalog import Catalog
 from llmgen.errors import ConfigError
-from llmgen.prompting import TASKS, Task
+from llmgen.prompting import Task, task_of
 from llmgen.recommender import Choice, Recommender
 from llmgen.types import Item, Query
 
@@ -59,10 +59,10 @@ class Snapshot:
 
         Raises:
             TemplateNotFoundError: There is no such prompt.
-            ConfigError: The prompt is for another task.
+            ConfigError: The prompt is for another task, or for none.
         """
         if choice.prompt is not None:
-            given = TASKS[self.recommender.prompts[choice.prompt].task]
+            given = task_of(self.recommender.prompts[choice.prompt])
             if given != task:
                 raise ConfigError(f"the prompt {choice.prompt!r} is for {given!r}, not for {task!r}")
         if choice not in self._variants:

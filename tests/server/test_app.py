@@ -25,6 +25,7 @@ from llmgen.priors import Popularity
 from llmgen.recommender import Choice, Recommender
 from llmgen.schemas import RecommendationsBody, StatusBody
 from llmgen.server import Limits, create_app
+from llmgen.templates import PromptLibrary
 from llmgen.transport import Retry
 from llmgen.types import FloatArray, Item, Query
 from tests.server.conftest import running
@@ -92,6 +93,7 @@ def eventually(what: Any, seconds: float = 10.0) -> None:
         ("POST", "/v1/recommend", b'{"history": ["1"], "ratings": [NaN]}', 422, "finite"),
         ("POST", "/v1/recommend", b'{"filters": {"year": []}}', 422, "no value at all"),
         ("POST", "/v1/recommend", b'{"prompt": "rate"}', 422, "is for 'rate', not for 'recommend'"),
+        ("POST", "/v1/recommend", b'{"prompt": "describe"}', 422, "is there to learn from and answers no query"),
         ("POST", "/v1/recommend", b'{"prompt": "../../etc/passwd"}', 422, "no prompt is called"),
         ("POST", "/v1/recommend", b'{"text": "' + b"x" * 10_001 + b'"}', 422, "body.text"),
         ("POST", "/v1/rank", b'{"candidates": []}', 422, "body.candidates"),
@@ -149,6 +151,11 @@ def test_the_log_has_no_words_of_users(recommender: Recommender, caplog: pytest.
         ["POST", "none", "401"],
     ]
     assert not any(word in caplog.text for word in ("secret wish", "user-77", KEY))
+
+
+def test_prompts_are_those_that_can_be_asked_with(url: str) -> None:
+    names = [prompt["name"] for prompt in httpx2.get(f"{url}/v1/prompts").json()["prompts"]]
+    assert names == sorted(set(PromptLibrary.default()) - {"describe"})
 
 
 def test_schema_and_docs(url: str) -> None:

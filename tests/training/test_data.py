@@ -17,7 +17,7 @@ from llmgen.errors import ConfigError
 from llmgen.priors import Popularity
 from llmgen.recommender import Recommender
 from llmgen.splits import History
-from llmgen.templates import PromptLibrary, views
+from llmgen.templates import ItemView, PromptLibrary, views
 from llmgen.types import Query
 from training.data import Example, Mixture, Task, _disturbed
 
@@ -25,6 +25,7 @@ TASKS = {
     "list": Task(("next_item_list",), 2.0, 8),
     "next": Task(("next_item", "next_item_taste", "next_item_zh"), 1.0, 6),
     "wish": Task(("cold_start", "cold_start_zh")),
+    "describe": Task(("describe",)),
     "rank": Task(("rerank",), 1.0, 5),
     "rate": Task(("rate",), 1.0, 5),
     "rates": Task(("rate_list",), 1.0, 5),
@@ -157,6 +158,34 @@ def test_items_that_nobody_took_are_learned_from_wishes(catalog: Catalog) -> Non
     untouched = set(range(sum(range(13)), len(catalog)))
     assert found & untouched
     assert {mixed[number].fold for number in range(9)} == {-1}
+
+
+def test_what_the_catalog_shows_is_learned_from_titles_and_never_stands_in_the_prompt(
+    catalog: Catalog, engine: FakeEngine
+) -> None:
+    """Serving would ask with the title, and the answer is what stands beside it in a list of candidates."""
+    mixed = mixture(catalog, engine, {"describe": TASKS["describe"]})
+    shown: dict[tuple[int, ...], set[tuple[int, ...]]] = {}  # two items may have one title
+    untouched = set()
+    for number, view in enumerate(views(catalog, catalog)):
+        asked = mixed.recommender.messages(Query(), prompt="describe", item=ItemView(view.title, "not to be seen"))
+        prompt = tuple(engine.tokenize(asked.messages))
+        shown.setdefault(prompt, set()).update(engine.spell([view.details]))
+        if number >= sum(range(13)):
+            untouched.add(prompt)
+    found = set()
+    for number in range(200):
+        example = mixed[number]
+        (target,) = example.targets
+        prompt = example.input_ids[: target.start]
+        assert example.input_ids[target.start :] in shown[prompt]
+        assert (target.end, target.item, target.query, example.fold) == (len(example.input_ids), -1, Query(), -1)
+        found.add(prompt)
+    assert found & untouched
+    with pytest.raises(ConfigError, match=r"'describe' needs something to say .* this catalog shows no attribute"):
+        mixture(Catalog(catalog, label=catalog.label_format), engine, {"describe": TASKS["describe"]})
+    with pytest.raises(ConfigError, match="this catalog shows only smell, which no item has"):
+        mixture(Catalog(catalog, shown=["smell"]), engine, {"describe": TASKS["describe"]})
 
 
 def test_candidates_hold_the_taken_item_and_none_of_the_history(catalog: Catalog) -> None:
