@@ -93,8 +93,8 @@ class Mixture:
         tasks: Name -> settings.
         seed: Of everything that is drawn.
         group: So many examples in a row are of one task and one length of history, so that a batch has little padding.
-        dropout: Share of a history's items that is left out of a prompt, in half of the examples; not in `list`
-            and `rates`, where every item is needed.
+        dropout: Share of a history's items that is left out of a prompt, in half of the examples; in `list` of what is
+            asked for too, so that no stretch is seen twice in one form. Not in `rates`.
         order_noise: Share of a history's items that change places with the one behind, in half of the examples of
             `next`.
         candidates: How many stand in a `rank` prompt.
@@ -191,17 +191,24 @@ class Mixture:
 
     def _list(self, rng: np.random.Generator, task: Task, prompt: str, stretch: float) -> Example:
         user, history = self._user(rng, self.users)
-        length = min(len(history.items), max(MIN_STRETCH, task.max_history))
-        end = int(rng.integers(length, len(history.items) + 1))
-        made = self.recommender.messages(Query(history.items[end - length : end], user_id=user), prompt=prompt)
-        shown = history.items[end - made.num_items : end]
-        lines = _answer(made.messages)
+        places = np.arange(len(history.items))
+        if self.dropout and rng.random() < 0.5:
+            places = places[rng.random(len(places)) >= self.dropout]
+        if len(places) < MIN_STRETCH:
+            raise _AgainError
+        length = min(len(places), max(MIN_STRETCH, task.max_history))
+        end = int(rng.integers(length, len(places) + 1))
+        query = Query(tuple(history.items[place] for place in places[end - length : end]), user_id=user)
+        made = self.recommender.messages(query, prompt=prompt)
+        shown = places[end - made.num_items : end].tolist()
+        paths = self._paths(prompt, _answer(made.messages), [history.items[place] for place in shown])
         ids = list(self.engine.tokenize(made.messages[:-1]))
         targets = []
-        for place, path in enumerate(self._paths(prompt, lines, shown)):
-            if place:
-                known = Query(history.items[: end - len(shown) + place], user_id=user)
-                targets.append(Target(len(ids), len(ids) + len(path) - 1, self.catalog.index(shown[place]), known))
+        for number, (place, path) in enumerate(zip(shown, paths, strict=True)):
+            if number:
+                known = Query(history.items[:place], user_id=user)
+                item = self.catalog.index(history.items[place])
+                targets.append(Target(len(ids), len(ids) + len(path) - 1, item, known))
             ids += [*path[:-1], *self._line_break]
         if not targets:  # no room for two
             raise _AgainError

@@ -10,6 +10,7 @@ import pytest
 pytest.importorskip("transformers", reason="needs llmgen[train]")
 
 from llmgen.catalog import Catalog
+from llmgen.defuse import defuse
 from llmgen.engines import line_break
 from llmgen.engines.chat import ChatTokenizer
 from llmgen.engines.fake import FakeEngine
@@ -213,6 +214,26 @@ def test_dropout_leaves_items_out_of_prompts_and_not_out_of_what_is_known(catalo
     assert [a.targets[0].item for a, _ in pairs] == [b.targets[0].item for _, b in pairs]
     assert [a.targets[0].query for a, _ in pairs] == [b.targets[0].query for _, b in pairs]
     assert np.mean([len(b.input_ids) < len(a.input_ids) for a, b in pairs]) > 0.3
+
+
+def test_dropout_leaves_items_out_of_lists_and_asks_for_the_others(catalog: Catalog) -> None:
+    engine = FakeEngine()
+    task = {"list": Task(("next_item_list",), 1.0, 6)}
+    whole, thinned = mixture(catalog, engine, task), mixture(catalog, engine, task, dropout=0.4)
+    gaps = 0
+    for number in range(60):
+        example = thinned[number]
+        items = taken(catalog)[str(example.targets[0].query.user_id)].items
+        asked = [len(target.query.history) for target in example.targets]
+        assert asked == sorted(set(asked))
+        assert [target.item for target in example.targets] == [catalog.index(items[place]) for place in asked]
+        titles = lines_of(example)[-len(asked) - 1 : -1]  # the last line is empty
+        assert titles == [defuse(catalog.label(items[place])) for place in asked]
+        gaps += asked != list(range(asked[0], asked[0] + len(asked)))
+    assert 10 < gaps < 40  # half of them, and of the shortest ones few have a gap
+    for example in (whole[number] for number in range(30)):
+        asked = [len(target.query.history) for target in example.targets]
+        assert asked == list(range(asked[0], asked[0] + len(asked)))
 
 
 def lines_of(example: Example) -> list[str]:
