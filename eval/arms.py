@@ -56,6 +56,8 @@ class ArmConfig(BaseModel):
         priors: `none`; `best`, the classic baseline that was best on validation; the name of a classic; or
             name -> settings of a fit, its weight among them.
         lm_weight: Weight of the model beside the priors; `tuned` chooses it on validation users.
+        tuning_adapter: The adapter that a `tuned` weight is chosen with, where `adapter` has learned the validation
+            items too (`learn_from: train+validation`): one of the same recipe that has not.
         exchanged: A control: the model is told of another user, and the priors are the user's own. See
             `eval.exchanged`.
     """
@@ -74,6 +76,7 @@ class ArmConfig(BaseModel):
     exact: bool = False
     priors: str | Mapping[str, Mapping[str, int | float]] = NONE
     lm_weight: float | Literal["tuned"] = 1.0
+    tuning_adapter: str | None = None
     exchanged: bool = False
 
     @field_validator("priors", mode="before")

@@ -23,14 +23,16 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
+from eval.questions import refuse_whole_log
 from eval.stats import interval_of_mean, paired_difference
+from eval.told import told
 from llmgen.adapters import AdapterRecord
 from llmgen.datasets import Dataset
 from llmgen.engines.hf import HFEngine
 from llmgen.errors import ConfigError
-from llmgen.priors import Prior, reweighted
+from llmgen.priors import reweighted
 from llmgen.recommender import Recommender
-from llmgen.splits import Ties, histories, leave_one_out
+from llmgen.splits import Ties, histories, leave_one_out, log_digest
 from llmgen.types import FloatArray, Query
 from llmgen.workspace import DataSettings
 from training.sft import fit
@@ -47,10 +49,34 @@ class Part(NamedTuple):
     held_out: list[str]
 
 
+class Measured(NamedTuple):
+    """Nats of the held-out items.
+
+    Attributes:
+        model: Its name.
+        weight: Of the LM.
+        validation: Weight -> mean on the validation items; empty where the weight was given.
+        rows: Means with intervals, of all items and by popularity.
+        users: By prior, both and LM alone, of each user.
+    """
+
+    model: str
+    weight: float
+    validation: dict[str, float]
+    rows: list[dict[str, Any]]
+    users: list[list[float]]
+
+
 def main(
     adapter: Annotated[Path, typer.Argument(help="Folder that training.sft left.")],
     ties: Annotated[str, typer.Option(help="file or item_id.")] = "file",
     validation_users: Annotated[int, typer.Option(min=1, help="On how many the weight is chosen.")] = 300,
+    weight: Annotated[
+        float | None,
+        typer.Option(
+            min=0, help="Of the LM, instead of choosing it: for an adapter that learned the validation items."
+        ),
+    ] = None,
     base: Annotated[bool, typer.Option("--base", help="The model without the adapter.")] = False,
     dtype: Annotated[
         str | None, typer.Option(help="Of the weights; by default float32 on a CPU, bfloat16 on a GPU.")
@@ -63,38 +89,74 @@ def main(
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write everything here.")] = None,
 ) -> None:
     """Measure, print and write."""
+    with told():
+        measured = measure(
+            adapter,
+            ties=cast(Ties, ties),
+            validation_users=validation_users,
+            weight=weight,
+            base=base,
+            dtype=dtype,
+            batch=batch,
+            prior_scale=prior_scale,
+        )
+    _print(measured)
+    if json_file is not None:
+        body = {"adapter": str(adapter), "base": base, "prior_scale": prior_scale, **measured._asdict()}
+        json_file.write_text(json.dumps(body, indent=1) + "\n", encoding="utf-8")
+
+
+def measure(
+    adapter: Path,
+    *,
+    ties: Ties,
+    validation_users: int,
+    weight: float | None,
+    base: bool,
+    dtype: str | None,
+    batch: int,
+    prior_scale: float,
+) -> Measured:
+    """What each held-out item costs.
+
+    Raises:
+        ConfigError: The adapter has no record, or it learned what it would be measured on.
+    """
     record = AdapterRecord.read(adapter)
     if record is None:
         raise ConfigError(f"{adapter} was not made by training.sft: it has no llmgen.json")
     settings = yaml.safe_load((adapter / "settings.yaml").read_text(encoding="utf-8"))
     data = DataSettings(**settings["data"]).load()
+    refuse_whole_log(f"the adapter {adapter}", record, data)
+    tuning, final = _parts(data, ties)
+    if weight is None and record.data == log_digest(final.known):
+        raise ConfigError(
+            f"{adapter} has learned the validation items, and the LM's weight would be chosen on them; give --weight, "
+            "as an adapter of the same recipe with learn_from: train has it"
+        )
     engine = HFEngine.load(settings["model"] or None, adapter=None if base else str(adapter), dtype=dtype)
     recommender = Recommender(data.catalog, engine, prompt=record.prompt, max_history=record.max_history)
-    tuning, final = _parts(data, cast(Ties, ties))
-    some = np.unique(np.linspace(0, len(tuning.queries) - 1, validation_users).round().astype(int))
-    tuning = tuning._replace(
-        queries=[tuning.queries[one] for one in some], held_out=[tuning.held_out[one] for one in some]
-    )
-    weights = [*WEIGHTS, ALONE]
-
-    def priors(part: Part) -> list[Prior]:
-        return [reweighted(one, one.weight * prior_scale) for one in fit(settings["priors"], part.known, data)]
 
     def read(part: Part, weights: Sequence[float]) -> FloatArray:
+        fitted = fit(settings["priors"], part.known, data)
         return nats(
             engine._model,
             recommender,
             part.queries,
             part.held_out,
-            priors(part),
+            [reweighted(one, one.weight * prior_scale) for one in fitted],
             prompt=record.prompt,
             weights=weights,
             batch=batch,
         )
 
-    tried = read(tuning, weights)
-    means = tried.mean(axis=1)
-    chosen = weights[1 + int(np.argmin(means[1 : len(WEIGHTS)]))]
+    chosen, curve = weight, dict[str, float]()
+    if chosen is None:
+        some = np.unique(np.linspace(0, len(tuning.queries) - 1, validation_users).round().astype(int)).tolist()
+        asked = Part(tuning.known, [tuning.queries[one] for one in some], [tuning.held_out[one] for one in some])
+        means = read(asked, [*WEIGHTS, ALONE]).mean(axis=1).tolist()
+        chosen = WEIGHTS[1 + int(np.argmin(means[1 : len(WEIGHTS)]))]
+        curve = dict(zip([*(f"{one:g}" for one in WEIGHTS), "alone"], means, strict=True))
     found = read(final, [0.0, chosen, ALONE])
     counts = final.known["item_id"].value_counts()
     taken = dict(counts.iter_rows())
@@ -107,21 +169,7 @@ def main(
         "more often": popularity > edges[1],
     }
     rows = [_row(name, found[:, inside]) for name, inside in groups.items()]
-    curve = {
-        f"{weight:g}" if weight != ALONE else "alone": float(mean) for weight, mean in zip(weights, means, strict=True)
-    }
-    _print(rows, f"{engine.name}, weight {chosen:g} chosen on {len(some)} validation items")
-    Console(width=200).print("validation, nats by weight:", {name: round(mean, 4) for name, mean in curve.items()})
-    if json_file is not None:
-        result = {
-            "adapter": str(adapter),
-            "base": base,
-            "prior_scale": prior_scale,
-            "weight": chosen,
-            "validation": curve,
-            "rows": rows,
-        }
-        json_file.write_text(json.dumps({**result, "users": found.tolist()}, indent=1) + "\n", encoding="utf-8")
+    return Measured(engine.name, chosen, curve, rows, found.tolist())
 
 
 def _parts(data: Dataset, ties: Ties) -> tuple[Part, Part]:
@@ -149,14 +197,19 @@ def _row(name: str, found: FloatArray) -> dict[str, Any]:
     }
 
 
-def _print(rows: Sequence[dict[str, Any]], title: str) -> None:
-    table = Table(title=title)
+def _print(measured: Measured) -> None:
+    console = Console(width=200)
+    how = "chosen on validation items" if measured.validation else "as given"
+    table = Table(title=f"{measured.model}, weight {measured.weight:g} {how}")
     for heading in ("held-out items", "n", "prior", "LM x prior", "LM alone", "gain of the LM, nats"):
         table.add_column(heading)
-    for row in rows:
+    for row in measured.rows:
         cells = ["{:.3f} [{:.3f}, {:.3f}]".format(*row[name]) for name in ("prior", "both", "alone")]
         table.add_row(row["items"], str(row["n"]), *cells, "{:+.4f} [{:+.4f}, {:+.4f}]".format(*row["gain"]))
-    Console(width=200).print(table)
+    console.print(table)
+    if measured.validation:
+        curve = {name: round(mean, 4) for name, mean in measured.validation.items()}
+        console.print("validation, nats by weight:", curve)
 
 
 if __name__ == "__main__":

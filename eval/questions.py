@@ -64,6 +64,7 @@ def from_log(config: RunConfig) -> Questions:
         weighing = not_drawn(config.protocol, dataset)
     else:
         notes += _unsure(config, dataset, tuning, final)
+        _refuse_weights_on_learned_items(config, tuning, final)
     keep = any(arm.lm_weight == "tuned" for arm in config.arms.values())
     standing, known = classics(config.classics, config.protocol, tuning, final, config.also, keep=keep)
     notes = [*_notes(config, config.protocol, known), *notes]
@@ -120,6 +121,22 @@ def _unsure(config: RunConfig, dataset: Dataset, tuning: Sample, final: Sample) 
             )
             logger.warning(found[-1])
     return found
+
+
+def _refuse_weights_on_learned_items(config: RunConfig, tuning: Sample, final: Sample) -> None:
+    """The adapter that a weight is chosen with must not have learned the items that it is chosen on.
+
+    Raises:
+        ConfigError: One has: of the log it knows more than what was there before them.
+    """
+    for name, arm in config.arms.items():
+        adapter = arm.tuning_adapter or arm.adapter
+        record = AdapterRecord.read(adapter) if adapter and arm.lm_weight == "tuned" else None
+        if record is not None and record.data == log_digest(final.known) != log_digest(tuning.known):
+            raise ConfigError(
+                f"arm {name!r}: the adapter {adapter} has learned the validation items, and lm_weight would be chosen "
+                "on them; give tuning_adapter, one of the same recipe with learn_from: train, or a number"
+            )
 
 
 def refuse_whole_log(who: str, record: AdapterRecord | None, dataset: Dataset) -> None:

@@ -154,8 +154,9 @@ def _arm(
     before = questions.weighing is None  # what is fitted then knows no more than the sample to choose on
     some = replace((questions.weighing or questions.tuning).spread(config.tuning_users), candidates=None)
     measures = Measures(some, config.protocol.k)
+    sibling = settings.model_copy(update={"adapter": settings.tuning_adapter or settings.adapter})
     tried = [
-        build(f"{name} {weight:g}", settings, some, questions.known, engines, lm_weight=weight, tuning=before)
+        build(f"{name} {weight:g}", sibling, some, questions.known, engines, lm_weight=weight, tuning=before)
         for weight in config.lm_weights
     ]
     stores = [Store(out, arm, some) for arm in tried]

@@ -25,12 +25,12 @@ def data(tmp_path: Path) -> dict[str, str]:
     return {"items": str(tmp_path / "items.csv"), "interactions": str(tmp_path / "log.csv")}
 
 
-def config(data: dict[str, str], split: str, adapter: Path) -> RunConfig:
+def config(data: dict[str, str], split: str, adapter: Path, **arm: Any) -> RunConfig:
     return RunConfig.model_validate(
         {
             "protocol": {"data": data, "split": split},
             "classics": "none",
-            "arms": {"tuned": ArmConfig(adapter=str(adapter))},
+            "arms": {"tuned": ArmConfig(adapter=str(adapter), **arm)},
         }
     )
 
@@ -60,3 +60,22 @@ def test_an_adapter_may_have_learned_what_came_before(data: dict[str, str], spli
     assert warned.startswith(f"tuned: the adapter {tmp_path / 'c'} may know the items that are looked for")
     with pytest.raises(ConfigError, match=r"arm 'tuned': the adapter .* learned from the whole log"):
         from_log(config(data, split, record(tmp_path / "e", log, catalog=catalog)))
+
+
+@pytest.mark.parametrize("split", ["leave_one_out", "time"])
+def test_a_weight_is_not_chosen_on_items_that_the_adapter_learned(
+    data: dict[str, str], split: str, tmp_path: Path
+) -> None:
+    dataset = config(data, split, tmp_path).protocol.load()
+    log, catalog = dataset.interactions, dataset.catalog.digest
+    train, validation, *_ = (
+        leave_one_out(log) if split == "leave_one_out" else global_time(log, test_share=0.1, validation_share=0.1)
+    )
+    before = record(tmp_path / "before", train, catalog=catalog)
+    after = record(tmp_path / "after", pl.concat([train, validation]), catalog=catalog)
+    from_log(config(data, split, before, lm_weight="tuned"))
+    from_log(config(data, split, after, lm_weight=0.1))
+    from_log(config(data, split, after, lm_weight="tuned", tuning_adapter=str(before)))
+    for settings in ({}, {"tuning_adapter": str(after)}):
+        with pytest.raises(ConfigError, match=r"adapter .*after has learned the validation items, .* tuning_adapter"):
+            from_log(config(data, split, after, lm_weight="tuned", **settings))
