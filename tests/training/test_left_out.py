@@ -106,6 +106,7 @@ def test_no_task_names_a_new_item(data: dict[str, Any]) -> None:
         "list": Task(("next_item_list",), 1.0, 8),
         "next": Task(("next_item",), 1.0, 8),
         "wish": Task(("cold_start",)),
+        "describe": Task(("describe",)),
         "rank": Task(("rerank",), 1.0, 8),
         "rate": Task(("rate",), 1.0, 8),
     }

@@ -217,12 +217,13 @@ def test_other_losses_and_tasks(settings: dict[str, str], loss: str) -> None:
     tasks = {
         "next": {"prompts": ["next_item", "next_item_taste"], "max_history": 4},
         "wish": {"prompts": ["cold_start"]},
+        "describe": {"prompts": ["describe"]},
         "rate": {"prompts": ["rate"], "max_history": 4},
         "rank": {"prompts": ["rerank"], "max_history": 4},
     }
     record = train(settings, loss=loss, tasks=json.dumps(tasks), max_steps="6", learn_from="all", item_dropout="0.2")
     assert record.loss == loss
-    assert len(record.prompts) == 5
+    assert len(record.prompts) == 6
 
 
 def test_all_weights_can_be_tuned(settings: dict[str, str]) -> None:
