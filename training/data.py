@@ -162,7 +162,8 @@ class Mixture:
                 raise ConfigError(
                     f"the task {name!r} needs ratings, and no user has them for the whole history; leave it out"
                 )
-        self._described = [view for view in views(self.catalog, self.catalog) if view.details]
+        shown = views(self.catalog, self.catalog) if "describe" in tasks else ()
+        self._described = [view for view in shown if view.details]
         if "describe" in tasks and not self._described:
             shows = f"only {', '.join(self.catalog.shown)}, which no item has" if self.catalog.shown else "no attribute"
             raise ConfigError(
