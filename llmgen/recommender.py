@@ -15,7 +15,7 @@ from rich.progress import track
 
 from llmgen.catalog import Catalog
 from llmgen.downloads import cache_dir
-from llmgen.engines import Engine, GenerationConfig
+from llmgen.engines import Engine, GenerationConfig, line_break
 from llmgen.errors import ConfigError, GenerationError
 from llmgen.grounding import Grounder
 from llmgen.growth import grow
@@ -518,6 +518,11 @@ class Recommender:
         return (*(prior for prior in filters if prior.name not in given), *self.priors)
 
     @cached_property
+    def _line_end(self) -> int:
+        """The token behind an item in a list that goes on."""
+        return line_break(needs_engine(self.engine, "a list"))[0]
+
+    @cached_property
     def _shared(self) -> SharedWeights:
         return SharedWeights(len(self.catalog))
 
@@ -546,7 +551,8 @@ class Recommender:
                 Request(prompt.token_ids, factors.row(number), query.k)
                 for number, (prompt, query) in enumerate(zip(prompts, queries, strict=True))
             ]
-            results = search(self.trie, self.engine, requests, self.config)
+            end = self._line_end if self._templates[task].continues else None
+            results = search(self.trie, self.engine, requests, self.config, end=end)
         return [
             self._answer(number, result, prompt, factors)
             for number, (result, prompt) in enumerate(zip(results, prompts, strict=True))

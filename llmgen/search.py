@@ -108,11 +108,21 @@ class SearchResult(NamedTuple):
     """How often the model was asked."""
 
 
-def search(trie: ItemTrie, engine: Engine, requests: Sequence[Request], config: SearchConfig) -> list[SearchResult]:
+def search(
+    trie: ItemTrie, engine: Engine, requests: Sequence[Request], config: SearchConfig, *, end: int | None = None
+) -> list[SearchResult]:
     """The best items of each request.
 
     Requests are worked on together, as many at a time as the engine's `batch_tokens` allow; those with the same prompt
     share its cost. No answer depends on the company.
+
+    Args:
+        trie: Of the catalog.
+        engine: Whose tokens the trie and the prompts are made of.
+        requests: At least one.
+        config: How to search.
+        end: The token with which an item ends behind these prompts, such as a line break in a list that goes on; by
+            default the one with which the trie's paths end.
 
     Raises:
         SearchError: No item of a request has a weight above 0.
@@ -123,7 +133,7 @@ def search(trie: ItemTrie, engine: Engine, requests: Sequence[Request], config: 
     if config.lm_weight == 0:
         return [rank_by_prior(request.log_prior, request.k) for request in requests]
     results: dict[int, SearchResult] = {}
-    paths = _Paths.of(trie)
+    paths = _Paths.of(trie, end)
     for numbers in _batches(requests, engine.batch_tokens):
         batch = _Batch(trie, [requests[number] for number in numbers], config, paths)
         while len((chosen := batch.choose()).node):
@@ -162,9 +172,17 @@ class _Paths(NamedTuple):
     """Tokens of all children of a node; always the same array, so that engines need look at it only once."""
     end: Callable[[int], int]
     """The first node, from this one on downwards, that has not just one child."""
+    tokens: Callable[[IntArray], IntArray]
+    """Tokens on the edges into some nodes and places, as the model is asked for them."""
 
     @staticmethod
-    def of(trie: ItemTrie) -> _Paths:
+    def of(trie: ItemTrie, ending: int | None) -> _Paths:
+        own = trie.path(0)[-1]
+
+        def tokens(nodes: IntArray) -> IntArray:
+            found = trie.token[nodes].astype(np.int64)
+            return found if ending is None else np.where(found == own, ending, found)
+
         # element by element, a memoryview is three times as quick as an array
         token, parent, first, num_nodes = trie.token.data, trie.parent.data, trie.first.data, trie.num_nodes
         spelled: dict[int, tuple[int, ...]] = {0: ()}
@@ -182,7 +200,7 @@ class _Paths(NamedTuple):
 
         @cache
         def below(node: int) -> IntArray:
-            return trie.token[first[node] : first[node + 1]].astype(np.int64)
+            return tokens(np.arange(first[node], first[node + 1]))
 
         @cache
         def end(node: int) -> int:
@@ -190,7 +208,7 @@ class _Paths(NamedTuple):
                 node = first[node]
             return node
 
-        return _Paths(spelling, below, end)
+        return _Paths(spelling, below, end, tokens)
 
 
 class _Nodes(NamedTuple):
@@ -287,7 +305,7 @@ class _Batch:
         if asks_all:
             wanted = map(self.paths.below, chosen.node.tolist())
         else:
-            wanted = np.split(self.trie.token[children[alive]].astype(np.int64), _starts(asked)[1:])
+            wanted = np.split(self.paths.tokens(children[alive]), _starts(asked)[1:])
         spellings = map(self.paths.spelling, chosen.node.tolist())
         prompts = [self.prompts[owner] for owner in chosen.owner.tolist()]
         lm = np.concatenate(engine.next_logprobs(list(map(Step, prompts, spellings, wanted, repeat(raw)))))

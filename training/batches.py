@@ -75,6 +75,7 @@ class Planner:
         items: list[tuple[int, Target]] = []  # place before the first token, in the joined rows
         texts: list[tuple[int, Target]] = []
         answers: list[Sequence[int]] = []
+        ends: list[int] = []
         rows: list[int] = []
         log_priors: list[FloatArray] = []
         known = 0
@@ -91,6 +92,7 @@ class Planner:
                     answers.append(example.input_ids[target.start : target.end])
                 else:
                     items.append(where)
+                    ends.append(example.input_ids[target.end - 1])
                     rows.append(known if speaks else -1)
                     known += speaks
         choices, places = None, np.zeros(0, np.int64)
@@ -101,10 +103,9 @@ class Planner:
                 spoken = np.array(rows) >= 0
                 wanted = np.array([target.item for _, target in items])[spoken]
                 prior_nats[spoken] = np.logaddexp.reduce(weights, axis=1) - weights[np.arange(len(wanted)), wanted]
-            lengths = np.array([target.end - target.start for _, target in items])
             choices = self.paths.choices(
                 np.array([target.item for _, target in items]),
-                lengths,
+                np.array(ends),
                 np.concatenate(log_priors) if log_priors else None,
                 np.array(rows),
             )

@@ -40,7 +40,7 @@ class Target(NamedTuple):
 
     Attributes:
         start: Place of its first token.
-        end: One past the place of its last token.
+        end: One past the place of its last token, which says that it ends here.
         item: Catalog index; -1 where the answer is no item but text.
         query: What was known before it.
     """
@@ -209,7 +209,7 @@ class Mixture:
             if number:
                 known = Query(history.items[:place], user_id=user)
                 item = self.catalog.index(history.items[place])
-                targets.append(Target(len(ids), len(ids) + len(path) - 1, item, known))
+                targets.append(Target(len(ids), len(ids) + len(path), item, known))
             ids += [*path[:-1], *self._line_break]
         if not targets:  # no room for two
             raise _AgainError
@@ -339,7 +339,7 @@ def ahead(recommender: Recommender, prompt: str, query: Query, item: Item) -> Ex
         raise ConfigError("examples need an engine that tokenises them")
     ids = engine.tokenize(recommender.messages(query, prompt=prompt).messages)
     (path,) = engine.spell([recommender.catalog.label(item)])
-    spelled = path[:-1] if recommender.prompts[prompt].continues else path
+    spelled = (*path[:-1], line_break(engine)[0]) if recommender.prompts[prompt].continues else path
     target = Target(len(ids), len(ids) + len(spelled), recommender.catalog.index(item), query)
     return Example(prompt, (*ids, *spelled), (target,), -1)
 

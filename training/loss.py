@@ -57,6 +57,7 @@ class ItemPaths:
 
     def __init__(self, trie: ItemTrie) -> None:
         self.trie = trie
+        self._end = trie.path(0)[-1]
         leaves = np.flatnonzero(trie.first[:-1] == trie.first[1:])
         leaves = leaves[np.argsort(trie.lo[leaves])]
         self._leaf = np.empty(trie.num_items, np.int64)  # by catalog index
@@ -65,14 +66,14 @@ class ItemPaths:
         self._position[trie.order] = np.arange(trie.num_items)
 
     def choices(
-        self, items: IntArray, lengths: IntArray, log_priors: FloatArray | None = None, rows: IntArray | None = None
+        self, items: IntArray, ends: IntArray, log_priors: FloatArray | None = None, rows: IntArray | None = None
     ) -> Choices:
         """The choices on the way to each item.
 
         Args:
             items: int64 [n_targets], catalog indices.
-            lengths: int64 [n_targets], how many tokens of its path each target has in the text; later choices, such as
-                whether a title ends here where a line break stands for the end, are left out.
+            ends: int64 [n_targets], the token with which each target ends in the text: that of the trie's paths, or a
+                line break in a list that goes on.
             log_priors: float64 [n_rows, num_items] in catalog order; -inf removes an item, and with it the options that
                 lead to nothing else.
             rows: int64 [n_targets], the row of each target, -1 for none; all are -1 without priors.
@@ -96,7 +97,6 @@ class ItemPaths:
         target, node, child = (np.concatenate(parts) for parts in (targets, nodes, taken))
         place = self._depth(node)
         order = np.lexsort((place, target))
-        order = order[place[order] < lengths[target[order]]]
         target, node, child, place = target[order], node[order], child[order], place[order]
         children, splits = trie.children(node)
         choice = np.repeat(np.arange(len(node)), np.diff(splits))
@@ -113,6 +113,7 @@ class ItemPaths:
             option_taken = (np.cumsum(kept) - 1)[option_taken]
             children, choice, log_mass = children[kept], choice[kept], log_mass[kept]
         tokens = trie.token[children].astype(np.int64)
+        tokens = np.where(tokens == self._end, ends[target[choice]], tokens)
         return Choices(target, place, option_taken, choice, tokens, log_mass, rows[target] >= 0)
 
     def _depth(self, nodes: IntArray) -> IntArray:
