@@ -589,6 +589,29 @@ def test_each_query_of_many_gets_its_own_text() -> None:
     assert [ids(answer) for answer in answers] == [["u"], ["f"], ["u"]]
 
 
+# Titles that begin others
+
+
+def test_a_title_that_begins_another_ends_in_a_list_with_the_line_break() -> None:
+    """After `Ghost` the model says that a line break is likely; whether the answer ends, it was not asked in a list."""
+    catalog = Catalog([Item("a", "Ghost"), Item("b", "Ghost Dog")])
+
+    def logits(prompt: tuple[int, ...], suffix: tuple[int, ...]) -> FloatArray:
+        says = np.zeros(VOCABULARY)
+        if bytes(suffix) == b"Ghost":
+            says[ord("\n")] = 3.0
+        return says
+
+    listing = Recommender(catalog, FakeEngine(logits=logits), prompt="next_item_list")
+    share = math.exp(3) / (math.exp(3) + 1)
+    assert [place.probability for place in listing.recommend(Query(k=2))] == pytest.approx([share, 1 - share])
+    answering = listing.with_prompt("next_item").recommend(Query(k=2))
+    assert [place.probability for place in answering] == pytest.approx([0.5, 0.5])
+    raw = Recommender(catalog, FakeEngine(logits=logits), prompt="next_item_list", decoding="raw").recommend(Query(k=1))
+    ended = 3 - math.log(math.exp(3) + VOCABULARY - 1)
+    assert raw[0].terms["lm"] == pytest.approx(5 * math.log(1 / VOCABULARY) + ended)
+
+
 # Prompts and variants
 
 

@@ -177,6 +177,17 @@ def test_scores_are_right_and_the_certificate_never_lies(
 
 
 @settings(max_examples=200, deadline=None)
+@given(batches(most=1))
+def test_an_item_may_end_with_another_token_than_the_paths_of_the_trie(
+    problem: tuple[list[tuple[int, ...]], FakeEngine, list[Request], SearchConfig],
+) -> None:
+    paths, engine, (request,), config = problem
+    broken = 10  # in no path
+    result = search(ItemTrie.build(paths), engine, [request], config, end=broken)[0]
+    check([(*path[:-1], broken) for path in paths], engine, request, config, result)
+
+
+@settings(max_examples=200, deadline=None)
 @given(batches())
 def test_no_answer_depends_on_the_company_and_all_are_right(
     problem: tuple[list[tuple[int, ...]], FakeEngine, list[Request], SearchConfig],

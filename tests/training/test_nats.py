@@ -10,19 +10,28 @@ import pytest
 
 pytest.importorskip("torch", reason="needs llmgen[train]")
 
+from llmgen.catalog import Catalog
 from llmgen.engines.hf import HFEngine
 from llmgen.priors import Popularity, Seen, Transition, combine
 from llmgen.recommender import Recommender
-from llmgen.types import Query
+from llmgen.types import Item, Query
 from tests.conftest import films
 from training.validation import ALONE, Validation, nats
 
 
+def beginning_alike() -> Catalog:
+    """Titles of which most begin another one."""
+    words = ("Dog", "Star", "City")
+    return Catalog(
+        [Item(str(number + 1), " ".join([f"Film{number // 4}", *words[: number % 4]])) for number in range(40)]
+    )
+
+
 @pytest.mark.slow
+@pytest.mark.parametrize("named", [films(40), beginning_alike()], ids=["films", "beginning alike"])
 @pytest.mark.parametrize("prompt", ["next_item", "next_item_list"])
-def test_nats_are_those_of_prior_and_search(tiny_model: Path, prompt: str) -> None:
-    catalog = films(40)
-    assert len(set(catalog.labels)) == 40
+def test_nats_are_those_of_prior_and_search(tiny_model: Path, prompt: str, named: Catalog) -> None:
+    assert len(set(named.labels)) == 40
     rows = [
         {
             "user_id": f"u{user}",
@@ -34,19 +43,19 @@ def test_nats_are_those_of_prior_and_search(tiny_model: Path, prompt: str) -> No
         for place in range(5)
     ]
     known = pl.DataFrame(rows, schema_overrides={"rating": pl.Float64})
-    histories = [tuple(catalog[row["item_id"]] for row in rows if row["user_id"] == f"u{user}") for user in range(6)]
+    histories = [tuple(named[row["item_id"]] for row in rows if row["user_id"] == f"u{user}") for user in range(6)]
     queries = [Query(history, user_id=f"u{user}", k=40) for user, history in enumerate(histories)]
     held_out = [str(1 + (7 * user + 15) % 40) for user in range(6)]
-    priors = [Transition.fit(known, catalog), Popularity.fit(known, catalog, weight=0.5)]
+    priors = [Transition.fit(known, named), Popularity.fit(known, named, weight=0.5)]
     engine = HFEngine.load(str(tiny_model))
-    recommender = Recommender(catalog, engine, prompt=prompt)
+    recommender = Recommender(named, engine, prompt=prompt)
     weights = [0.0, 0.3, ALONE]
     found = nats(
         engine._model, recommender, queries, held_out, priors, prompt=prompt, weights=weights, batch=4, quiet=True
     )
 
-    wanted = [catalog.index(item) for item in held_out]
-    total = combine([Seen(catalog), *priors], queries).total
+    wanted = [named.index(item) for item in held_out]
+    total = combine([Seen(named), *priors], queries).total
     expected = np.logaddexp.reduce(total, axis=1) - total[np.arange(6), wanted]
     assert found[0] == pytest.approx(expected, rel=1e-5)
 
@@ -57,7 +66,7 @@ def test_nats_are_those_of_prior_and_search(tiny_model: Path, prompt: str) -> No
     assert not np.allclose(found[1], found[0])
 
     measured = Validation(
-        catalog,
+        named,
         priors,
         queries,
         held_out,
