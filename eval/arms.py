@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from eval.baselines import FACTOR_GRIDS, GRIDS, REPEAT_GRID, Part, Result, tune_baselines
 from eval.classics import Among, Random, RepeatLast
@@ -79,6 +79,17 @@ class ArmConfig(BaseModel):
     tuning_adapter: str | None = None
     exchanged: bool = False
 
+    @model_validator(mode="after")
+    def _tuned(self) -> ArmConfig:
+        if self.tuning_adapter is not None and self.lm_weight != "tuned":
+            raise ValueError(f"tuning_adapter goes with lm_weight: tuned, not with {self.lm_weight}")
+        return self
+
+    @property
+    def adapters(self) -> tuple[str, ...]:
+        """The adapters that it asks, the one to choose the weight with among them."""
+        return tuple(one for one in (self.adapter, self.tuning_adapter) if one is not None)
+
     @field_validator("priors", mode="before")
     @classmethod
     def _bare(cls, value: Any) -> Any:
@@ -113,8 +124,9 @@ class ArmConfig(BaseModel):
         except ValidationError as error:
             first = error.errors()[0]
             known = ", ".join(cls.model_fields)
-            where = ".".join(map(str, first["loc"]))
-            raise ConfigError(f"arm {name!r}, {where}: {first['msg']}; an arm has {known}") from None
+            where = f", {'.'.join(map(str, first['loc']))}" if first["loc"] else ""
+            said = first["msg"].removeprefix("Value error, ")
+            raise ConfigError(f"arm {name!r}{where}: {said}; an arm has {known}") from None
 
 
 @dataclass(frozen=True, eq=False)

@@ -83,17 +83,15 @@ def _refuse_adapters_that_know_them(config: RunConfig, dataset: Dataset, tuning:
     """
     catalog = dataset.catalog.without(config.protocol.left_out(dataset).items)
     logs = {log_digest(one.known) for one in (tuning, final)}
-    for name, arm in config.arms.items():
-        if arm.adapter is None:
-            continue
-        record = AdapterRecord.read(arm.adapter)
+    for name, adapter in _adapters(config):
+        record = AdapterRecord.read(adapter)
         if record is not None and record.data in logs:
             written = catalog.labelled(record.label) if record.label else catalog
             if record.catalog == written.digest:
                 continue
         settings = ", ".join(f"{key}: {value}" for key, value in config.protocol.leave_out.items())
         raise ConfigError(
-            f"arm {name!r}: the adapter {arm.adapter} may know the new items: its record does not say that it was "
+            f"arm {name!r}: the adapter {adapter} may know the new items: its record does not say that it was "
             f"tuned on this log and catalog without them; tune it with the recipe's leave_out: {{{settings}}}, "
             f"ties: {config.protocol.ties}, and the same data"
         )
@@ -105,22 +103,27 @@ def _unsure(config: RunConfig, dataset: Dataset, tuning: Sample, final: Sample) 
     Raises:
         ConfigError: One does: it learned from the whole log.
     """
-    adapters = {name: arm.adapter for name, arm in config.arms.items() if arm.adapter is not None}
-    records = {name: AdapterRecord.read(adapter) for name, adapter in adapters.items()}
+    adapters = list(_adapters(config))
     clean = {log_digest(one.known) for one in (tuning, final)} if adapters else set()
     found = []
-    for name, record in records.items():
+    for name, adapter in adapters:
+        record = AdapterRecord.read(adapter)
         if record is None or record.data in clean:
             continue
-        refuse_whole_log(f"arm {name!r}: the adapter {adapters[name]}", record, dataset)
+        refuse_whole_log(f"arm {name!r}: the adapter {adapter}", record, dataset)
         written = dataset.catalog.labelled(record.label) if record.label else dataset.catalog
         if record.catalog == written.digest:
             found.append(
-                f"{name}: the adapter {adapters[name]} may know the items that are looked for: it was tuned on this "
+                f"{name}: the adapter {adapter} may know the items that are looked for: it was tuned on this "
                 "catalog, and not on this log without them."
             )
             logger.warning(found[-1])
     return found
+
+
+def _adapters(config: RunConfig) -> Iterator[tuple[str, str]]:
+    """Name of the arm and adapter, of all that a run asks."""
+    return ((name, adapter) for name, arm in config.arms.items() for adapter in arm.adapters)
 
 
 def _refuse_weights_on_learned_items(config: RunConfig, tuning: Sample, final: Sample) -> None:

@@ -79,3 +79,8 @@ def test_a_weight_is_not_chosen_on_items_that_the_adapter_learned(
     for settings in ({}, {"tuning_adapter": str(after)}):
         with pytest.raises(ConfigError, match=r"adapter .*after has learned the validation items, .* tuning_adapter"):
             from_log(config(data, split, after, lm_weight="tuned", **settings))
+    whole = record(tmp_path / "whole", log, catalog=catalog)
+    with pytest.raises(ConfigError, match=r"adapter .*whole learned from the whole log"):
+        from_log(config(data, split, before, lm_weight="tuned", tuning_adapter=str(whole)))
+    with pytest.raises(ConfigError, match=r"arm 'a': tuning_adapter goes with lm_weight: tuned, not with 1.0"):
+        ArmConfig.of("a", {"adapter": str(after), "tuning_adapter": str(before)})
