@@ -11,6 +11,14 @@ import pytest
 
 from tests.conftest import films
 
+REAL_RUNS = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+    pytest.mark.filterwarnings("ignore:.*pin_memory.*:UserWarning"),
+]
+"""Of a file whose tests run TRL and PEFT, whose warnings are not ours."""
+
 
 @pytest.fixture(scope="session")
 def tables(tmp_path_factory: pytest.TempPathFactory) -> Path:

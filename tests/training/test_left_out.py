@@ -23,16 +23,12 @@ from llmgen.engines.fake import FakeEngine
 from llmgen.errors import ConfigError
 from llmgen.recommender import Recommender
 from llmgen.splits import histories, random_split
+from tests.training.conftest import REAL_RUNS
 from training import sft
 from training.data import Mixture, Task
 from training.recipe import Recipe
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::FutureWarning"),
-    pytest.mark.filterwarnings("ignore:.*pin_memory.*:UserWarning"),
-]
+pytestmark = REAL_RUNS
 
 LEAVE_OUT = {"share": 0.25, "last": 0.3}
 LORA = {"peft_type": "LORA", "r": 4, "target_modules": ["q_proj", "v_proj"]}

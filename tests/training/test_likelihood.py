@@ -16,15 +16,10 @@ from typer.testing import CliRunner
 from eval import likelihood
 from llmgen.priors import Seen, Transition, combine
 from llmgen.workspace import DataSettings
-from tests.training.conftest import flags_of
+from tests.training.conftest import REAL_RUNS, flags_of
 from training import sft
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::FutureWarning"),
-    pytest.mark.filterwarnings("ignore:.*pin_memory.*:UserWarning"),
-]
+pytestmark = REAL_RUNS
 
 
 def measured(adapter: str, *flags: str) -> tuple[int, str, dict[str, object]]:

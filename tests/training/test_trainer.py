@@ -32,7 +32,7 @@ from llmgen.recommender import Recommender
 from llmgen.splits import History
 from llmgen.types import Message, Query
 from tests.conftest import films
-from tests.training.conftest import flags_of
+from tests.training.conftest import REAL_RUNS, flags_of
 from training import sft
 from training.answers import _logits, losses
 from training.batches import Batches
@@ -42,12 +42,7 @@ from training.trainer import WHOLE, CatalogTrainer, _as_served, last_checkpoint
 
 ROOT = Path(__file__).parents[2]
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::FutureWarning"),
-    pytest.mark.filterwarnings("ignore:.*pin_memory.*:UserWarning"),
-]
+pytestmark = REAL_RUNS
 
 
 def train(settings: dict[str, str], **changes: str) -> AdapterRecord:
