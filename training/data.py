@@ -29,7 +29,7 @@ from llmgen.priors import Prior, combine
 from llmgen.recommender import Recommender
 from llmgen.splits import History
 from llmgen.templates import ItemView, views
-from llmgen.types import Item, Message, Query
+from llmgen.types import IntArray, Item, Message, Query
 
 MIN_STRETCH = 2
 """Items of the shortest history that teaches anything: one, and the one after it."""
@@ -192,9 +192,7 @@ class Mixture:
 
     def _list(self, rng: np.random.Generator, task: Task, prompt: str, stretch: float) -> Example:
         user, history = self._user(rng, self.users)
-        places = np.arange(len(history.items))
-        if self.dropout and rng.random() < 0.5:
-            places = places[rng.random(len(places)) >= self.dropout]
+        places = self._thinned(rng, len(history.items))
         if len(places) < MIN_STRETCH:
             raise _AgainError
         length = min(len(places), max(MIN_STRETCH, task.max_history))
@@ -218,10 +216,7 @@ class Mixture:
     def _next(self, rng: np.random.Generator, task: Task, prompt: str, stretch: float) -> Example:
         user, history, place = self._moment(rng, self.users)
         most = task.max_history if stretch >= 0.5 else max(1, round(2 * stretch * task.max_history))
-        items = history.items[:place]
-        if self.dropout and rng.random() < 0.5:
-            kept = rng.random(place) >= self.dropout
-            items = tuple(item for item, keep in zip(items, kept, strict=True) if keep)
+        items = tuple(history.items[one] for one in self._thinned(rng, place))
         if self.order_noise and rng.random() < 0.5:
             items = _disturbed(items, (rng.random(place) < self.order_noise).tolist())
         known = Query(history.items[:place], user_id=user)
@@ -325,6 +320,13 @@ class Mixture:
     def _user(self, rng: np.random.Generator, users: Sequence[str]) -> tuple[str, History]:
         user = users[int(rng.integers(len(users)))]
         return user, self.histories[user]
+
+    def _thinned(self, rng: np.random.Generator, count: int) -> IntArray:
+        """Places in a history of so many items: all of them, or in half of the examples those that dropout leaves."""
+        places = np.arange(count)
+        if self.dropout and rng.random() < 0.5:
+            places = places[rng.random(count) >= self.dropout]
+        return places
 
     def _moment(self, rng: np.random.Generator, users: Sequence[str]) -> tuple[str, History, int]:
         """A user and the place of one item of the history that has another before it."""
