@@ -49,7 +49,7 @@ os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
 try:
     from vllm import LLM, EngineArgs, RequestOutput, SamplingParams
     from vllm.config.lora import MaxLoRARanks
-    from vllm.exceptions import VLLMError
+    from vllm import exceptions as vllm_exceptions
     from vllm.lora.request import LoRARequest
     from vllm.platforms import current_platform
     from vllm.sampling_params import MAX_LOGPROB_TOKEN_IDS
@@ -63,6 +63,12 @@ except ImportError as error:
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+REFUSALS: tuple[type[Exception], ...] = tuple(
+    getattr(vllm_exceptions, name) for name in ("VLLMError", "VLLMValidationError") if hasattr(vllm_exceptions, name)
+)
+"""What vLLM raises about a request or a model that it does not take; the first is not in 0.26."""
+NOT_STARTED: tuple[type[Exception], ...] = (OSError, RuntimeError, TypeError, ValueError, *REFUSALS)
 
 CPU_BLOCK = 32  # vLLM's default of 128 makes every path read up to 127 tokens of its prompt again
 CPU_CACHE_BYTES = 2 * 1024**3  # vLLM's default is 92 % of the machine's memory
@@ -353,7 +359,7 @@ class _Host:
             raise EngineUnavailableError(
                 f"vLLM's engine core died during a call, perhaps for want of memory ({error}); {remedy}"
             ) from error
-        if isinstance(error, VLLMError):
+        if isinstance(error, REFUSALS):
             raise GenerationError(f"vLLM refused a request: {error}") from error
 
 
@@ -409,7 +415,7 @@ def _answer(question: _Question, row: tuple[IntArray, FloatArray]) -> FloatArray
     if tokens[1:last].tolist() != question.wanted:
         raise GenerationError(
             f"vLLM did not answer with the log-probabilities of the {last - 1} tokens it was asked for; llmgen knows "
-            "vLLM 0.32"
+            "vLLM 0.26 and 0.32"
         )
     return logprobs[1:last]
 
@@ -465,7 +471,7 @@ def _start(arguments: Mapping[str, Any]) -> LLM:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of what torch and others will do away with; nothing a user can act on
             return LLM(**arguments)
-    except (OSError, RuntimeError, TypeError, ValueError, VLLMError) as error:
+    except NOT_STARTED as error:
         raise EngineUnavailableError(
             f"vLLM cannot start with the model {arguments['model']!r}: {error}\nName a folder with a transformers "
             "model, or a model of the hub where that can be reached; what vLLM's processes said stands above."
