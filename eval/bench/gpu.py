@@ -12,8 +12,8 @@ Without a card the same runs on vLLM's CPU build: a rehearsal, whose numbers say
 from __future__ import annotations
 
 import argparse
-import cProfile
 import contextlib
+import cProfile
 import importlib.util
 import io
 import json
@@ -36,6 +36,7 @@ from llmgen.catalog import Catalog
 from llmgen.engines import Step, load_engine
 from llmgen.models import demo_model
 from llmgen.recommender import Recommender
+from llmgen.search import Request, SearchConfig, search
 from llmgen.types import IntArray, Query, Recommendations
 
 if TYPE_CHECKING:
@@ -298,22 +299,22 @@ def equal(dtypes: Sequence[str], *, users: int, model: str | None = None, **opti
     """
     catalog, asked = queries_of("movielens-100k", users)
     reference = load_engine(f"hf:{model or demo_model()}", dtype="float32")
-    expected = Recommender(catalog, reference, num_beams=4 * K).recommend_many(asked)
-    prompts = [reference.tokenize([*_messages(catalog, query)]) for query in asked[:8]]
+    recommender = Recommender(catalog, reference)
+    prompts = [reference.tokenize(recommender.messages(query).messages) for query in asked]
+    requests = [Request(prompt, np.zeros(len(catalog)), K) for prompt in prompts]
+    config = SearchConfig(num_beams=4 * K, exact=True)
+    expected = search(recommender.trie, reference, requests, config)
     wanted: IntArray = np.arange(1000, dtype=np.int64)
-    steps = [Step(prompt, path, wanted, full=True) for prompt in prompts for path in ((), prompt[:3])]
+    steps = [Step(prompt, path, wanted, full=True) for prompt in prompts[:8] for path in ((), prompt[:3])]
     truth = reference.next_logprobs(steps)
     for dtype in dtypes:
         engine: VLLMEngine = load_engine(f"vllm:{model or ''}", dtype=dtype, **options)  # type: ignore[assignment]
         try:
-            found = Recommender(catalog, engine, num_beams=4 * K).recommend_many(asked)
+            found = search(recommender.trie, engine, requests, config)
             apart = [np.abs(one - other) for one, other in zip(engine.next_logprobs(steps), truth, strict=True)]
         finally:
             engine.close()
-        lists = [
-            ([place.item.id for place in ours], [place.item.id for place in theirs])
-            for ours, theirs in zip(found, expected, strict=True)
-        ]
+        lists = [(ours.items.tolist(), theirs.items.tolist()) for ours, theirs in zip(found, expected, strict=True)]
         yield {
             "stage": "equal",
             "dtype": dtype,
@@ -324,10 +325,6 @@ def equal(dtypes: Sequence[str], *, users: int, model: str | None = None, **opti
             "largest_logprob_difference": float(max(part.max() for part in apart)),
             "mean_logprob_difference": float(np.mean([part.mean() for part in apart])),
         }
-
-
-def _messages(catalog: Catalog, query: Query) -> Sequence[Any]:
-    return Recommender(catalog, load_engine("fake")).messages(query).messages
 
 
 def catalogs_of(sources: Sequence[str], made: Sequence[int]) -> dict[str, Catalog]:

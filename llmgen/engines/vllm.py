@@ -48,8 +48,8 @@ os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
 
 try:
     from vllm import LLM, EngineArgs, RequestOutput, SamplingParams
-    from vllm.config.lora import MaxLoRARanks
     from vllm import exceptions as vllm_exceptions
+    from vllm.config.lora import MaxLoRARanks
     from vllm.lora.request import LoRARequest
     from vllm.platforms import current_platform
     from vllm.sampling_params import MAX_LOGPROB_TOKEN_IDS
