@@ -33,11 +33,11 @@ from eval.bench.catalogs import catalog_of, made_up, read
 from eval.bench.logs import queries as made_up_queries
 from eval.serving import K, machine, queries_of
 from llmgen.catalog import Catalog
-from llmgen.engines import Step, load_engine
+from llmgen.engines import Engine, Step, load_engine
 from llmgen.models import demo_model
 from llmgen.recommender import Recommender
-from llmgen.search import Request, SearchConfig, search
-from llmgen.types import IntArray, Query, Recommendations
+from llmgen.search import Request, SearchConfig, SearchResult, search
+from llmgen.types import FloatArray, IntArray, Query, Recommendations
 
 if TYPE_CHECKING:
     from llmgen.engines.vllm import VLLMEngine
@@ -48,6 +48,7 @@ USERS = (64, 256, 16, 1)
 """At a time, most telling first."""
 BEAM_SEARCH_USERS = 16
 """Above this `LLM.beam_search` would take the time of all other arms together."""
+TRANSFORMERS_USERS = 64
 SHAPES = {
     "1.5b": {"hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 24, "num_attention_heads": 32},
     "8b": {"hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32, "num_attention_heads": 32},
@@ -190,7 +191,7 @@ def speed(
                 other = Recommender(catalog, beside, num_beams=K, max_history=MOST_HISTORY, cache=Path(cache))
             for count in users:
                 arms = arms_of(recommender, asked[:count], prompts[:count], beam_search=beam_search)
-                if other is not None:
+                if other is not None and count <= TRANSFORMERS_USERS:
                     arms[TRANSFORMERS] = partial(_recommend, other, asked[:count])
                 for arm, act in arms.items():
                     yield {"stage": "speed", **about, "users": count, "arm": arm, **timed(engine, act, count, repeats)}
@@ -298,22 +299,26 @@ def equal(dtypes: Sequence[str], *, users: int, model: str | None = None, **opti
         options: Of vLLM.
     """
     catalog, asked = queries_of("movielens-100k", users)
-    reference = load_engine(f"hf:{model or demo_model()}", dtype="float32")
-    recommender = Recommender(catalog, reference)
-    prompts = [reference.tokenize(recommender.messages(query).messages) for query in asked]
-    requests = [Request(prompt, np.zeros(len(catalog)), K) for prompt in prompts]
     config = SearchConfig(num_beams=4 * K, exact=True)
-    expected = search(recommender.trie, reference, requests, config)
     wanted: IntArray = np.arange(1000, dtype=np.int64)
-    steps = [Step(prompt, path, wanted, full=True) for prompt in prompts[:8] for path in ((), prompt[:3])]
-    truth = reference.next_logprobs(steps)
-    for dtype in dtypes:
-        engine: VLLMEngine = load_engine(f"vllm:{model or ''}", dtype=dtype, **options)  # type: ignore[assignment]
+    requests: list[Request] = []
+    steps: list[Step] = []
+
+    def ask(engine: Engine) -> tuple[list[SearchResult], list[FloatArray]]:
+        recommender = Recommender(catalog, engine)
+        if not requests:
+            prompts = [engine.tokenize(recommender.messages(query).messages) for query in asked]
+            requests.extend(Request(prompt, np.zeros(len(catalog)), K) for prompt in prompts)
+            steps.extend(Step(prompt, path, wanted, full=True) for prompt in prompts[:8] for path in ((), prompt[:3]))
         try:
-            found = search(recommender.trie, engine, requests, config)
-            apart = [np.abs(one - other) for one, other in zip(engine.next_logprobs(steps), truth, strict=True)]
+            return search(recommender.trie, engine, requests, config), engine.next_logprobs(steps)
         finally:
             engine.close()
+
+    by_dtype = {dtype: ask(load_engine(f"vllm:{model or ''}", dtype=dtype, **options)) for dtype in dtypes}
+    expected, truth = ask(load_engine(f"hf:{model or demo_model()}", dtype="float32"))
+    for dtype, (found, answers) in by_dtype.items():
+        apart = [np.abs(one - other) for one, other in zip(answers, truth, strict=True)]
         lists = [(ours.items.tolist(), theirs.items.tolist()) for ours, theirs in zip(found, expected, strict=True)]
         yield {
             "stage": "equal",
@@ -352,7 +357,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     if any(count < 1 for count in [*(options.users or ()), *options.made_up, options.repeats]):
         parser.error("--users, --made-up and --repeats must be 1 or more")
-    about = machine()
     extra = {name: json.loads(value) for name, _, value in (text.partition("=") for text in options.option)}
 
     def tell(finding: Mapping[str, Any]) -> None:
@@ -362,17 +366,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
             with options.out.open("a", encoding="utf-8") as file:
                 file.write(line + "\n")
 
-    tell({"stage": "machine", **about})
     if options.what == "equal":
         for finding in equal(options.dtype or ["float32", "bfloat16"], users=max(options.users or [50]), **extra):
             tell(finding)
+        tell({"stage": "machine", **machine()})
         return
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         model, needed = model_of(options.shape, Path(folder))
-        dtype = (options.dtype or ["bfloat16" if about["cuda"] else "float32"])[0]
-        engine: VLLMEngine = load_engine(f"vllm:{model}", **{"dtype": dtype, **needed, **extra})  # type: ignore[assignment]
+        dtype = (options.dtype or ["auto"])[0]
+        needed = needed if options.dtype is None else {**needed, "dtype": dtype}
+        engine: VLLMEngine = load_engine(f"vllm:{model}", **{**needed, **extra})  # type: ignore[assignment]
+        dtype = str(engine.llm.model_config.dtype).removeprefix("torch.")
         name = options.shape or Path(model).name
+        tell({"stage": "machine", **machine()})  # not before: where CUDA was touched, vLLM starts its core afresh
         tell({"stage": "start", "model": name, "dtype": dtype, "seconds": time.perf_counter() - start})
         try:
             for finding in speed(
