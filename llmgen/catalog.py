@@ -192,7 +192,7 @@ class Catalog(Sequence[Item]):
         stored: dict[str, object] = {}
         items = []
         try:
-            text = path.read_text(encoding="utf-8")
+            text = path.read_text(encoding="utf-8-sig")  # with or without the mark that spreadsheets write
         except UnicodeDecodeError as error:
             raise DataError(f"{path} is not UTF-8 (byte {error.start}); save it as UTF-8") from None
         for number, line in enumerate(text.split("\n"), start=1):
@@ -236,7 +236,7 @@ class Catalog(Sequence[Item]):
 
     def _spell(self, item: Item) -> str:
         # several values of one attribute are written with commas between them
-        shown = {name: ", ".join(map(str, v)) if isinstance(v, tuple) else v for name, v in item.attributes.items()}
+        shown = {name: _written(value) for name, value in item.attributes.items()}
         try:
             return self.label_format.format(title=item.title, **shown).strip()
         except KeyError:
@@ -274,6 +274,12 @@ class _Shelf:
 
 _GROWING = Lock()
 """Held while a shelf gets more items: two catalogs that grow from one at the same time may not both get them there."""
+
+
+def _written(value: Attribute) -> Attribute:
+    if isinstance(value, tuple):
+        return ", ".join(map(str, value))
+    return int(value) if isinstance(value, float) and value.is_integer() else value  # a year is 1979, not 1979.0
 
 
 def _lines(items: Iterable[Item]) -> Iterator[str]:

@@ -33,6 +33,10 @@ class Item:
     title: str
     attributes: Mapping[str, Attribute] = field(default_factory=lambda: NOTHING, hash=False)
 
+    def __post_init__(self) -> None:
+        if not (isinstance(self.id, str) and isinstance(self.title, str)):
+            raise ValueError(f"id and title of an item are strings, not {self.id!r} and {self.title!r}; write str(id)")
+
 
 @dataclass(frozen=True, slots=True)
 class Query:

@@ -13,10 +13,12 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from llmgen.catalog import Catalog
 from llmgen.datasets import INTERACTIONS, Dataset, load_dataset, load_tables
 from llmgen.datasets.cleaning import front_articles, split_year
 from llmgen.errors import DataError
 from llmgen.splits import leave_one_out
+from llmgen.types import Item
 
 LATEST_SMALL = Path(__file__).parents[2] / "shared/data/ml-latest-small/ml-latest-small.zip"
 needs_latest_small = pytest.mark.skipif(
@@ -317,7 +319,7 @@ def test_100k_holds_out_one_item_a_user_and_the_tie_rule_decides_which() -> None
 # A user's own tables -----------------------------------------------------------------------------------------------
 
 ITEMS = "item_id,title,brand,price,tags,year\n007,Red Mug,Acme,9.50,kitchen|red,2001\nB2,Blue Mug,,4,kitchen,\n"
-LOG = "user_id,item_id,timestamp,stars\n01,007,100,5\n01,B2,1970-01-01T00:03:20,\n01,007,300,4\n"
+LOG = "user_id,item_id,timestamp,stars\n01,007,100,5\n01,B2,200,\n01,007,300,4\n"
 ATTRIBUTES = ("brand", "price", "tags", "year")
 
 
@@ -375,8 +377,84 @@ def test_columns_go_by_their_own_names(tmp_path: Path) -> None:
     ],
 )
 def test_times_are_read(tmp_path: Path, written: str, seconds: float) -> None:
-    log = f"user_id,item_id,timestamp\nu,007,{written}\nu,B2,7\n"
-    assert own(tmp_path, log=log).interactions["timestamp"].to_list() == [seconds, 7.0]
+    log = f"user_id,item_id,timestamp\nu,007,{written}\n"
+    assert own(tmp_path, log=log).interactions["timestamp"].to_list() == [seconds]
+
+
+@pytest.mark.parametrize(
+    ("written", "read_as"),
+    [
+        (("86400", "172800"), None),
+        (("1356998400000", "1357084800000"), "milliseconds"),
+        (("1356998400000000", "1357084800000000"), "microseconds"),
+        (("1356998400000000000", "1357084800000000000"), "nanoseconds"),
+        (("20130101", "20130102"), "dates such as"),
+        (("20130101.0", "20130102.0"), "dates such as"),
+        (("20130101000000", "20130102000000"), "dates such as"),
+    ],
+)
+@pytest.mark.parametrize("form", ["csv", "jsonl", "parquet"])
+def test_the_unit_of_times_is_found_and_told(
+    tmp_path: Path, written: tuple[str, str], read_as: str | None, form: str
+) -> None:
+    own(tmp_path)
+    path = tmp_path / f"log.{form}"
+    numbers = [float(one) if "." in one else int(one) for one in written]
+    frame = pl.DataFrame({"user_id": ["u", "u"], "item_id": ["007", "B2"], "timestamp": numbers})
+    {"csv": frame.write_csv, "jsonl": frame.write_ndjson, "parquet": frame.write_parquet}[form](path)
+    data = load_tables(tmp_path / "items.csv", path)
+    first = 86400 if read_as is None else 15706 * 86400  # days from 1970 to 2013: 43 years, of which 11 are leap years
+    assert data.interactions["timestamp"].to_list() == [first, first + 86400]
+    assert [found.rule.partition("read as ")[2][: len(read_as or "")] for found in data.report.rules] == (
+        [read_as] if read_as else []
+    )
+
+
+@pytest.mark.parametrize("on_bad", ["error", "drop"])
+@pytest.mark.parametrize(
+    ("written", "examples"),
+    [
+        (("81", "2021-01-29", "20210130"), "'2021-01-29' and '81'"),
+        (("81", "20210129", "20210130"), "'20210129' and '81'"),
+        (("2021-01-29", "20210130", "20210131"), "'2021-01-29' and '20210130'"),
+    ],
+)
+def test_times_of_two_kinds_are_refused_with_both(
+    tmp_path: Path, written: tuple[str, ...], examples: str, on_bad: str
+) -> None:
+    log = "user_id,item_id,timestamp\n" + "".join(f"u,007,{one}\n" for one in written)
+    with pytest.raises(DataError, match=f"more than one kind, such as {examples}"):
+        own(tmp_path, log=log, on_bad=on_bad)
+
+
+def test_years_that_a_data_frame_made_floats_of_are_whole(tmp_path: Path) -> None:
+    items = "item_id,title,year,price\n1,Alien,1979.0,9.5\n2,Alien,2003.0,4.0\n3,Dune,,\n"
+    options = {"attributes": ("year", "price"), "label": "{title} ({year})"}
+    log = "user_id,item_id,timestamp\nu,1,1\n"
+    labels = ("Alien (1979)", "Alien (2003)", "Dune")
+    catalog = own(tmp_path, items, log, **options).catalog
+    assert catalog.labels == labels
+    assert [type(item.attributes["price"]) for item in catalog[:2]] == [float, float]
+    pl.read_csv(tmp_path / "items.csv", schema_overrides={"item_id": pl.String}).write_parquet(tmp_path / "i.parquet")
+    read = load_tables(tmp_path / "i.parquet", tmp_path / "log.csv", **options).catalog  # type: ignore[arg-type]
+    assert read.labels == labels
+    assert read["1"].attributes == {"year": 1979, "price": 9.5}
+
+
+def test_lists_as_a_data_frame_writes_them_are_lists(tmp_path: Path) -> None:
+    items = """item_id,title,genres\n1,Alien,"['Horror', ""Children's""]"\n2,Up,[]\n3,Dune,\n"""
+    catalog = own(tmp_path, items, "user_id,item_id,timestamp\nu,1,1\n", attributes=("genres",)).catalog
+    assert [item.attributes.get("genres") for item in catalog] == [("Horror", "Children's"), (), None]
+
+
+def test_a_log_whose_every_row_is_bad_says_why(tmp_path: Path) -> None:
+    log = "user_id,item_id,timestamp\nu,007,soon\nu,B2,later\nu,9,1\n"
+    with pytest.raises(
+        DataError, match=r"none of 3 rows.*1 times item_id: an item.*2 times timestamp: not a time.*soon"
+    ):
+        own(tmp_path, log=log, on_bad="drop")
+    with pytest.raises(DataError, match=r"none of 1 rows is an item: 1 times title: empty or not text \(row 1"):
+        own(tmp_path, "item_id,title\n1, \n", log, on_bad="drop")
 
 
 def test_tsv_gzip_bom_crlf_quotes_and_line_breaks(tmp_path: Path) -> None:
@@ -412,7 +490,7 @@ def test_json_lines_keep_types_and_make_ids_strings(tmp_path: Path) -> None:
     )
     (tmp_path / "log.ndjson").write_text(
         '{"user_id": 1, "item_id": 7, "timestamp": 5, "stars": 3}\n'
-        '{"user_id": "1", "item_id": "07", "timestamp": "1970-01-01T00:00:06"}\n'
+        '{"user_id": "1", "item_id": "07", "timestamp": "6"}\n'
     )
     data = load_tables(
         tmp_path / "items.jsonl", tmp_path / "log.ndjson", attributes=("tags", "price", "new"), rating="stars"
@@ -624,3 +702,14 @@ def test_catalog_survives_saving(tmp_path: Path) -> None:
     catalog = own(tmp_path, attributes=ATTRIBUTES).catalog
     catalog.save(tmp_path / "saved.jsonl")
     assert type(catalog).from_jsonl(tmp_path / "saved.jsonl").digest == catalog.digest
+
+
+def test_a_file_with_the_mark_of_spreadsheets_is_a_catalog(tmp_path: Path) -> None:
+    (tmp_path / "saved.jsonl").write_bytes(b'\xef\xbb\xbf{"id": "1", "title": "Alien", "year": 1979.0}\n')
+    catalog = Catalog.from_jsonl(tmp_path / "saved.jsonl", label="{title} ({year})")
+    assert catalog.labels == ("Alien (1979)",)
+
+
+def test_an_id_that_is_no_string_is_an_error_where_the_item_is_made() -> None:
+    with pytest.raises(ValueError, match=r"strings, not 1 and 'Alien'; write str\(id\)"):
+        Item(1, "Alien")  # type: ignore[arg-type]

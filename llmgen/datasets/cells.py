@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import math
 import re
 from collections.abc import Sequence
@@ -14,18 +15,50 @@ import polars as pl
 from llmgen.errors import DataError
 from llmgen.types import Attribute
 
+EXACT = 2**53  # beyond it a float is not one whole number
+COMPACT = ((19000101, 21001231, "%Y%m%d"), (19000101000000, 21001231235959, "%Y%m%d%H%M%S"))
+"""Smallest, largest and form of dates that are written as one number."""
+UNITS = ((1e11, 1e14, 1e3, "milliseconds"), (1e14, 1e17, 1e6, "microseconds"), (1e17, 1e20, 1e9, "nanoseconds"))
+"""From, to, how many a second: 1e11 seconds are the year 5138, 1e11 milliseconds the year 1973, and so on."""
+BY_CHANCE = 0.2  # of numbers of eight digits in the range of dates one in 27 is a date by chance
+
 
 def typed(cells: Sequence[str | None], separator: str) -> list[Attribute | None]:
     """A column of text cells by the one type that all of them have."""
     filled = [cell.strip() if cell is not None and cell.strip() else None for cell in cells]
     present = [cell for cell in filled if cell is not None]
+    lists = [None if cell is None else _written_list(cell) for cell in filled]
+    if present and all(cell is None or made is not None for cell, made in zip(filled, lists, strict=True)):
+        return list(lists)
     if separator and any(separator in cell for cell in present):
         return [None if cell is None else _parts(cell, separator) for cell in filled]
     if present and all(re.fullmatch(r"-?(0|[1-9][0-9]*)", cell) for cell in present):
         return [None if cell is None else int(cell) for cell in filled]
     if present and all(re.fullmatch(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]+)?", cell) for cell in present):
-        return [None if cell is None else float(cell) for cell in filled]
+        return whole([None if cell is None else float(cell) for cell in filled])
     return list(filled)
+
+
+def whole(column: Sequence[Attribute | None]) -> list[Attribute | None]:
+    """A column of floats as whole numbers where all of them are.
+
+    Data frames make floats of a column of whole numbers as soon as one cell is empty: a year is then written 1979.0.
+    """
+    numbers = [value for value in column if isinstance(value, float)]
+    if not all(value.is_integer() and abs(value) < EXACT for value in numbers):
+        return list(column)
+    return [int(value) if isinstance(value, float) else value for value in column]
+
+
+def _written_list(cell: str) -> tuple[str, ...] | None:
+    """The texts of a list as Python and JSON write it; None where a cell is none."""
+    if not (cell.startswith("[") and cell.endswith("]")):
+        return None
+    try:
+        parts = ast.literal_eval(cell)
+    except (ValueError, SyntaxError):
+        return None
+    return tuple(parts) if isinstance(parts, list) and all(isinstance(part, str) for part in parts) else None
 
 
 def _parts(cell: str, separator: str) -> tuple[str, ...]:
@@ -52,31 +85,82 @@ def attribute(cell: object) -> Read:
     return Read(None, False)
 
 
-def seconds(column: pl.Series, name: str, path: Path) -> pl.Series:
-    """Seconds since 1970 UTC; null where a cell is no time."""
+class Times(NamedTuple):
+    """Seconds since 1970 UTC, null where a cell is no time; and what was read, where it was not seconds or ISO 8601."""
+
+    seconds: pl.Series
+    read_as: str | None
+
+
+def times(column: pl.Series, name: str, path: Path) -> Times:
+    """A column of times.
+
+    Raises:
+        DataError: The column is of another type, or holds times of more than one kind, which nobody can tell apart.
+    """
     kind = column.dtype
-    if kind.is_numeric():
-        return column.cast(pl.Float64)
     if kind == pl.Date or isinstance(kind, pl.Datetime):
-        return column.dt.epoch("us").cast(pl.Float64) / 1e6
+        return Times(column.dt.epoch("us").cast(pl.Float64) / 1e6, None)
+    if kind.is_numeric():
+        return _numbers(column.cast(pl.Float64), name, path)
     if kind not in (pl.String, pl.Object):
         raise DataError(f"{path}, column {name!r}: a time is a number, a date or text, not {kind}; cast the column")
     if kind == pl.Object:
-        return pl.Series(name, [_moment(cell) for cell in column], pl.Float64)
-    found = column.str.strip_chars().cast(pl.Float64, strict=False)
-    others = column.filter(found.is_null() & column.is_not_null()).unique()
+        column = pl.Series(name, [_text(cell) for cell in column], pl.String)
+    column = column.str.strip_chars()
+    found = column.cast(pl.Float64, strict=False)
+    others = column.filter(found.is_null() & column.is_not_null()).unique(maintain_order=True)
     if others.is_empty():
-        return found
+        return _numbers(found, name, path)
     moments = pl.Series([_moment(text) for text in others], dtype=pl.Float64)
-    return found.fill_null(column.replace_strict(others, moments, default=None, return_dtype=pl.Float64))
+    dates, numbers = others.filter(moments.is_not_null()), column.filter(found.is_finite().fill_null(False))
+    if dates.is_empty():
+        return _numbers(found, name, path)
+    if not numbers.is_empty():
+        raise _mixed(path, name, dates[0], numbers[0])
+    return Times(column.replace_strict(others, moments, default=None, return_dtype=pl.Float64), None)
 
 
-def _moment(cell: object) -> float | None:
-    number = _number(cell)
-    if number is not None or not isinstance(cell, str):
-        return number
+def _numbers(found: pl.Series, name: str, path: Path) -> Times:
+    """Numbers by what all of them are: dates written as one number, or a time in one unit."""
+    finite = found.filter(found.is_finite().fill_null(False))
+    for smallest, largest, form in COMPACT:
+        near = finite.filter((finite >= smallest) & (finite <= largest)).unique()
+        moments = {value: moment for value in near if (moment := _compact(value, form)) is not None}
+        is_date = finite.is_in(list(moments))
+        if is_date.all() and not finite.is_empty():
+            seconds = found.replace_strict(moments, default=None, return_dtype=pl.Float64)
+            return Times(seconds, f"dates such as {next(iter(moments)):.0f}")
+        if is_date.sum() > BY_CHANCE * finite.len():
+            raise _mixed(path, name, f"{finite.filter(is_date)[0]:.0f}", f"{finite.filter(~is_date)[0]:.0f}")
+    sizes = finite.abs().filter(finite != 0)
+    for lowest, highest, a_second, unit in UNITS:
+        if not sizes.is_empty() and (sizes >= lowest).all() and (sizes < highest).all():
+            return Times(found / a_second, unit)
+    return Times(found, None)
+
+
+def _mixed(path: Path, name: str, one: str, other: str) -> DataError:
+    return DataError(
+        f"{path}, column {name!r}: times of more than one kind, such as {one!r} and {other!r}; write all of them "
+        "alike, as seconds since 1970 or as ISO 8601 such as 2011-12-09T12:50:00"
+    )
+
+
+def _compact(value: float, form: str) -> float | None:
     try:
-        moment = datetime.fromisoformat(cell.strip())
+        return datetime.strptime(f"{value:.0f}", form).replace(tzinfo=UTC).timestamp() if value.is_integer() else None
+    except ValueError:
+        return None
+
+
+def _text(cell: object) -> str | None:
+    return str(cell) if isinstance(cell, str | int | float) and not isinstance(cell, bool) else None
+
+
+def _moment(text: str) -> float | None:
+    try:
+        moment = datetime.fromisoformat(text)
     except ValueError:
         return None
     return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()

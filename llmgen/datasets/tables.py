@@ -13,7 +13,7 @@ from typing import Literal
 import polars as pl
 
 from llmgen.catalog import Catalog
-from llmgen.datasets.cells import attribute, blank, is_filled, odd_ones, ratings, seconds, typed
+from llmgen.datasets.cells import attribute, blank, is_filled, odd_ones, ratings, times, typed, whole
 from llmgen.datasets.files import Columns, read_columns
 from llmgen.datasets.report import INTERACTIONS, Dataset, Table, Tally
 from llmgen.errors import DataError
@@ -50,11 +50,13 @@ def load_tables(
         item_id: Column of the item's id, in both files.
         title: Column of its title.
         user_id: Column of the user's id.
-        timestamp: Column of the time: seconds since 1970 UTC, or ISO 8601 (without an offset it is taken as UTC).
+        timestamp: Column of the time, all cells of one kind: seconds since 1970 UTC, or milli-, micro- or nanoseconds,
+            or ISO 8601 (without an offset it is taken as UTC), or dates such as 20111209; the report says which.
         rating: Column of a number, or None where there are no ratings; an empty cell is no rating.
         attributes: Columns of the item file to keep; an empty cell is an attribute that the item lacks. In CSV and
-            TSV a column becomes tuples of strings if any of its cells holds the list separator, else whole numbers or
-            numbers if all its cells are such (`007` is not), else strings.
+            TSV a column becomes tuples of strings if any of its cells holds the list separator or all are lists such
+            as `['a', 'b']`, else whole numbers (`1979.0` is one) or numbers if all its cells are such (`007` is
+            not), else strings.
         list_separator: Between the values of one CSV or TSV cell.
         noun: What the catalog calls one item in prompts, singular.
         label: How it writes an item: a format string over `title` and `attributes`.
@@ -110,6 +112,11 @@ class _Judge:
         examples = [f"row {row + 1}: {value(row)!r}" for row in bad[:3]]
         self.tally.add_many(f"{column}: {rule}", self.table, "dropped", len(bad), examples)
 
+    def reasons(self) -> str:
+        """Why rows of this file were dropped, with examples."""
+        dropped = [one for one in self.tally.found.items() if one[0][1:] == (self.table, "dropped")]
+        return "; ".join(f"{count:,} times {rule} ({examples[0]})" for (rule, *_), (count, examples) in dropped)
+
 
 def _catalog(
     table: Columns,
@@ -137,13 +144,13 @@ def _catalog(
             kept[column] = typed(cells, list_separator)
             continue
         read = [attribute(cell) for cell in cells]
-        kept[column] = [found.value for found in read]
+        kept[column] = whole([found.value for found in read])
         rule = "neither text, number, boolean nor list of texts"
         good = _sift(good, judge, rule, column, cells, [not found.fine for found in read].__getitem__)
         odd = odd_ones(kept[column])
         good = _sift(good, judge, "of another type than the rows before", column, cells, odd.__getitem__)
     if not good:
-        raise DataError(f"{judge.path}: none of {table.rows} rows is an item; see the columns {item_id!r}, {title!r}")
+        raise DataError(f"{judge.path}: none of {table.rows} rows is an item: {judge.reasons()}")
     made = []
     for row in good:
         known = {column: value for column in attributes if (value := kept[column][row]) is not None}
@@ -170,21 +177,23 @@ def _log(table: Columns, judge: _Judge, columns: dict[str, str], catalog: Catalo
     hint = f"the catalog has ids such as {', '.join(repr(one) for one in catalog.ids[:3])}"
     known = frame[item_id].is_in(list(catalog.ids)).fill_null(False)
     sift("an item that the item file does not have", item_id, ~known, hint)
-    times = seconds(frame[timestamp], timestamp, path)
+    moments, read_as = times(frame[timestamp], timestamp, path)
+    if read_as is not None:
+        judge.tally.add_many(f"{timestamp}: read as {read_as}", "interactions", "noted", frame.height, ())
     sift("no time", timestamp, blank(frame[timestamp]))
     hint = "wanted seconds since 1970, or ISO 8601 such as 2011-12-09T12:50:00"
-    sift("not a time", timestamp, ~times.is_finite().fill_null(False), hint)
-    hint = "this looks like milliseconds; divide by 1000"
-    sift("not seconds since 1970", timestamp, times.abs().fill_null(0.0) >= LATEST_S, hint)
+    sift("not a time", timestamp, ~moments.is_finite().fill_null(False), hint)
+    hint = "other rows are in seconds, and this looks like milliseconds; divide it by 1000"
+    sift("not seconds since 1970", timestamp, moments.abs().fill_null(0.0) >= LATEST_S, hint)
     values = pl.Series([None], dtype=pl.Float64).new_from_index(0, frame.height)
     if "rating" in columns:
         values = ratings(frame[columns["rating"]], path)
         unread = ~blank(frame[columns["rating"]]) & ~values.is_finite().fill_null(False)
         sift("not a rating", columns["rating"], unread)
-    made = {"user_id": frame[user_id], "item_id": frame[item_id], "timestamp": times, "rating": values}
+    made = {"user_id": frame[user_id], "item_id": frame[item_id], "timestamp": moments, "rating": values}
     log = pl.DataFrame(made, schema=dict(INTERACTIONS)).filter(good)
     if log.is_empty():
-        raise DataError(f"{path}: none of {table.rows} rows is an interaction with an item of the catalog")
+        raise DataError(f"{path}: none of {table.rows} rows is an interaction: {judge.reasons()}")
     return log
 
 
