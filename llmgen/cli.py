@@ -88,10 +88,17 @@ def _data(
     dataset: Annotated[
         str, typer.Option(help="movielens-100k, or a folder or zip of MovieLens files.")
     ] = "movielens-100k",
-    items: Annotated[Path | None, typer.Option(help="Your table of items: CSV, TSV, JSONL or Parquet.")] = None,
+    items: Annotated[Path | None, typer.Option(help="Your table of items: CSV, TSV, JSON or Parquet.")] = None,
     interactions: Annotated[Path | None, typer.Option(help="Your table of who took what when.")] = None,
     column: Annotated[
-        list[str] | None, typer.Option(help="ours=yours for item_id, title, user_id, timestamp, rating. Repeatable.")
+        list[str] | None,
+        typer.Option(help="ours=yours for item_id, title, user_id, timestamp (none: no times), rating. Repeatable."),
+    ] = None,
+    items_column: Annotated[
+        list[str] | None, typer.Option(help="The same for --items alone: item_id, title. Repeatable.")
+    ] = None,
+    interactions_column: Annotated[
+        list[str] | None, typer.Option(help="The same for --interactions alone. Repeatable.")
     ] = None,
     attribute: Annotated[
         list[str] | None, typer.Option(help="Column of your items to keep and show. Repeatable.")
@@ -105,7 +112,20 @@ def _data(
     from llmgen.workspace import DataSettings
 
     columns = dict(_pair(text, "--column", "ours=yours") for text in column or [])
-    return DataSettings(dataset, items, interactions, columns, tuple(attribute or ()), noun, label, drop_bad)
+    of_items = dict(_pair(text, "--items-column", "ours=yours") for text in items_column or [])
+    of_log = dict(_pair(text, "--interactions-column", "ours=yours") for text in interactions_column or [])
+    return DataSettings(
+        dataset,
+        items,
+        interactions,
+        columns,
+        tuple(attribute or ()),
+        noun,
+        label,
+        drop_bad,
+        items_columns=of_items,
+        interactions_columns=of_log,
+    )
 
 
 def _model(

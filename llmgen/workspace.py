@@ -67,7 +67,7 @@ class DataSettings:
     items: Path | None = None
     interactions: Path | None = None
     columns: Mapping[str, str] = field(default_factory=dict)
-    """Ours -> theirs, for the tables: item_id, title, user_id, timestamp, rating."""
+    """Ours -> theirs, for the tables: item_id, title, user_id, timestamp (`none` where there are no times), rating."""
     attributes: Sequence[str] = ()
     noun: str = "item"
     label: str | None = None
@@ -75,6 +75,10 @@ class DataSettings:
     drop_bad: bool = False
     core: int = 0
     """Users and items with fewer interactions are left out, see `k_core`; 0 keeps all."""
+    items_columns: Mapping[str, str] = field(default_factory=dict)
+    """Ours -> theirs in the table of items alone: item_id, title."""
+    interactions_columns: Mapping[str, str] = field(default_factory=dict)
+    """Ours -> theirs in the table of interactions alone: item_id, user_id, timestamp, rating."""
 
     def load(self, *, progress: bool = True) -> Dataset:
         """Read and clean the data.
@@ -95,13 +99,23 @@ class DataSettings:
         if self.items is None or self.interactions is None:
             missing = "--items" if self.items is None else "--interactions"
             raise ConfigError(f"a table of items and one of interactions belong together; {missing} is missing")
-        known = {"item_id", "title", "user_id", "timestamp", "rating"}
-        if unknown := sorted(set(self.columns) - known):
-            raise ConfigError(f"--column knows {', '.join(sorted(known))}; not {unknown[0]!r}")
+        of_items, of_log = {"item_id", "title"}, {"item_id", "user_id", "timestamp", "rating"}
+        for option, given, known in (
+            ("--column", self.columns, of_items | of_log),
+            ("--items-column", self.items_columns, of_items),
+            ("--interactions-column", self.interactions_columns, of_log),
+        ):
+            if unknown := sorted(set(given) - known):
+                raise ConfigError(f"{option} knows {', '.join(sorted(known))}; not {unknown[0]!r}")
+        columns: dict[str, str | None] = {**self.columns, **self.items_columns}
+        columns |= {name: theirs for name, theirs in self.interactions_columns.items() if name != "item_id"}
+        if columns.get("timestamp") == "none":
+            columns["timestamp"] = None
         return load_tables(
             self.items,
             self.interactions,
-            **{**{name: name for name in known - {"rating"}}, **self.columns},
+            **columns,  # type: ignore[arg-type]  # the names are checked
+            interactions_item_id=self.interactions_columns.get("item_id", self.columns.get("item_id", "item_id")),
             attributes=self.attributes,
             noun=self.noun,
             label="{title}" if self.label is None else self.label,

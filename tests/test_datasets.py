@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import bz2
 import dataclasses
 import gzip
 import json
+import lzma
 import zipfile
 from collections.abc import Callable
 from datetime import UTC, date, datetime
@@ -16,9 +18,10 @@ import pytest
 from llmgen.catalog import Catalog
 from llmgen.datasets import INTERACTIONS, Dataset, load_dataset, load_tables
 from llmgen.datasets.cleaning import front_articles, split_year
-from llmgen.errors import DataError
+from llmgen.errors import ConfigError, DataError
 from llmgen.splits import leave_one_out
 from llmgen.types import Item
+from llmgen.workspace import DataSettings
 
 LATEST_SMALL = Path(__file__).parents[2] / "shared/data/ml-latest-small/ml-latest-small.zip"
 needs_latest_small = pytest.mark.skipif(
@@ -529,6 +532,9 @@ BAD_ROWS = [  # item file, log, what the error says, rows dropped from the items
         0,
         1,
     ),
+    (MUGS + "3,Jug, large,2001,x\n", LINES, r"items\.csv, row 3, .*5 cells under a header of 3.*quote what", 1, 0),
+    (MUGS + '3,"Jug, large",2001,x\n', LINES, r"items\.csv, row 3, .*4 cells under a header of 3.*quote what", 1, 0),
+    (MUGS, LINES + "u,1,30,1,2\n", r"log\.csv, row 3, .*5 cells under a header of 4.*quote what", 0, 1),
     (MUGS, LINES + ",1,30,1\n", r"log\.csv, row 3, column 'user_id': no id", 0, 1),
     (MUGS, LINES + "u,,30,1\n", r"log\.csv, row 3, column 'item_id': no id", 0, 1),
     (MUGS, LINES + "u,1,,1\n", r"log\.csv, row 3, column 'timestamp': no time: None", 0, 1),
@@ -576,12 +582,14 @@ def test_bad_row_is_named_or_dropped_and_counted(
             LINES.replace("timestamp", "when"),
             r"log\.csv has no column 'timestamp' but 'user_id', 'item_id', 'when'",
         ),
-        (MUGS, LINES.replace(",", ";"), r"log\.csv has no column 'user_id' but 'user_id;item_id;timestamp;stars'"),
+        (
+            MUGS,
+            LINES.replace(",", ";").replace("user_", "U"),
+            r"log\.csv has no column 'user_id' but 'Uid', 'item_id', 't",
+        ),
         ("", LINES, r"items\.csv is empty"),
         ("item_id,title\n", LINES, r"items\.csv has no rows"),
         (MUGS, "user_id,item_id,timestamp\n", r"log\.csv has no rows"),
-        (MUGS + "3,Jug, large,2001,x\n", LINES, r"items\.csv, row 3: 5 cells under a header of 3.*quote the cell"),
-        (MUGS + '3,"Jug, large",2001,x\n', LINES, r"items\.csv, row 3: 4 cells under a header of 3.*quote the cell"),
         (MUGS + '3,"Jug" large,2001\n', LINES, r"items\.csv, row 3: .*quotes"),
         (MUGS + '3,"Jug,2001\n4,Pot,2002\n', LINES, r"items\.csv, row 3: .*quotes"),
     ],
@@ -610,7 +618,7 @@ def test_other_encoding_is_named_with_its_line(tmp_path: Path) -> None:
     ("name", "content", "message"),
     [
         ("no.csv", None, r"no\.csv does not exist"),
-        ("a.xlsx", b"PK", r"a\.xlsx: cannot read \.xlsx; wanted \.csv, \.tsv, \.jsonl, \.ndjson, \.parquet"),
+        ("a.xlsx", b"PK", r"a\.xlsx: cannot read \.xlsx; wanted \.csv, \.tsv, .*\.jsonl, .*\.parquet, .*\.zip"),
         ("a", b"", "a file without suffix"),
         ("a.csv.gz", b"item_id,title\n", r"a\.csv\.gz is not an intact gzip file"),
         ("a.csv.gz", gzip.compress(b"item_id,title\n1,a\n", mtime=0)[:-9], r"a\.csv\.gz is not an intact gzip file"),
@@ -713,3 +721,84 @@ def test_a_file_with_the_mark_of_spreadsheets_is_a_catalog(tmp_path: Path) -> No
 def test_an_id_that_is_no_string_is_an_error_where_the_item_is_made() -> None:
     with pytest.raises(ValueError, match=r"strings, not 1 and 'Alien'; write str\(id\)"):
         Item(1, "Alien")  # type: ignore[arg-type]
+
+
+SHOP_ITEMS, SHOP_LOG = "item_id,title,genres\n7,Mug,a\n8,Cup,b\n", "user_id,item_id,timestamp\nu,8,2\nu,7,1\n"
+SHOP_ROWS = [("u", "8", 2.0, None), ("u", "7", 1.0, None)]
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
+@pytest.mark.parametrize("quote", ["", '"'])
+@pytest.mark.parametrize("suffix", ["csv", "tsv", "txt"])
+def test_the_separator_is_the_one_that_finds_the_columns(
+    tmp_path: Path, separator: str, quote: str, suffix: str
+) -> None:
+    for name, text in (("items", SHOP_ITEMS), ("log", SHOP_LOG)):
+        quoted = text.replace("item_id", f"{quote}item_id{quote}").replace("Mug", f"{quote}Mug{quote}")
+        (tmp_path / f"{name}.{suffix}").write_text(quoted.replace(",", separator))
+    data = load_tables(tmp_path / f"items.{suffix}", tmp_path / f"log.{suffix}")
+    assert [item.title for item in data.catalog] == ["Mug", "Cup"]
+    assert data.interactions.rows() == SHOP_ROWS
+
+
+@pytest.mark.parametrize(
+    ("suffix", "pack"),
+    [
+        ("csv.gz", gzip.compress),
+        ("csv.bz2", bz2.compress),
+        ("csv.xz", lzma.compress),
+        ("csv", lambda content: content.decode().encode("utf-16")),
+    ],
+)
+def test_packed_files_and_those_of_spreadsheets_are_read(
+    tmp_path: Path, suffix: str, pack: Callable[[bytes], bytes]
+) -> None:
+    own(tmp_path, SHOP_ITEMS, SHOP_LOG)
+    (tmp_path / f"packed.{suffix}").write_bytes(pack(SHOP_LOG.encode()))
+    assert load_tables(tmp_path / "items.csv", tmp_path / f"packed.{suffix}").interactions.rows() == SHOP_ROWS
+
+
+@pytest.mark.parametrize("as_list", [True, False])
+def test_json_is_lines_or_one_list_in_a_zip_as_well(tmp_path: Path, as_list: bool) -> None:
+    own(tmp_path, SHOP_ITEMS, SHOP_LOG)
+    records = [{"user_id": user, "item_id": item, "timestamp": time} for user, item, time, _ in SHOP_ROWS]
+    text = json.dumps(records, indent=1) if as_list else "\n".join(map(json.dumps, records))
+    (tmp_path / "log.json.gz").write_bytes(gzip.compress(text.encode()))
+    assert load_tables(tmp_path / "items.csv", tmp_path / "log.json.gz").interactions.rows() == SHOP_ROWS
+    with zipfile.ZipFile(tmp_path / "log.json.zip", "w") as archive:
+        archive.writestr("log.json", text)
+    assert load_tables(tmp_path / "items.csv", tmp_path / "log.json.zip").interactions.rows() == SHOP_ROWS
+
+
+def test_files_of_recbole_are_tables(tmp_path: Path) -> None:
+    (tmp_path / "shop.item").write_text("item_id:token\ttitle:token_seq\n7\tMug\n8\tCup\n")
+    (tmp_path / "shop.inter").write_text("user_id:token\titem_id:token\ttimestamp:float\nu\t8\t2\nu\t7\t1\n")
+    assert load_tables(tmp_path / "shop.item", tmp_path / "shop.inter").interactions.rows() == SHOP_ROWS
+
+
+def test_where_there_are_no_times_the_order_of_the_file_counts(tmp_path: Path) -> None:
+    data = own(tmp_path, SHOP_ITEMS, "user_id,item_id\nu,8\nv,8\nu,7\n")
+    assert data.interactions.rows() == [("u", "8", 0.0, None), ("v", "8", 1.0, None), ("u", "7", 2.0, None)]
+    assert data.report.count("no times: the order of the file") == 3
+    with_weeks = "user_id,item_id,week\nu,8,1\n"
+    with pytest.raises(DataError, match=r"no column 'timestamp' but .*'week'.*timestamp=None"):
+        own(tmp_path, SHOP_ITEMS, with_weeks)
+    assert own(tmp_path, SHOP_ITEMS, with_weeks, timestamp=None).interactions.height == 1
+
+
+def test_the_id_of_an_item_may_have_another_name_in_each_file(tmp_path: Path) -> None:
+    own(tmp_path, SHOP_ITEMS, SHOP_LOG)
+    (tmp_path / "artists.csv").write_text("id,name\n7,Mug\n8,Cup\n")
+    (tmp_path / "plays.csv").write_text("userID,artistID,when\nu,8,2\nu,7,1\n")
+    settings = DataSettings(
+        items=tmp_path / "artists.csv",
+        interactions=tmp_path / "plays.csv",
+        columns={"user_id": "userID"},
+        items_columns={"item_id": "id", "title": "name"},
+        interactions_columns={"item_id": "artistID", "timestamp": "when"},
+    )
+    assert settings.load().interactions.rows() == SHOP_ROWS
+    in_order = dataclasses.replace(settings, interactions_columns={"item_id": "artistID", "timestamp": "none"})
+    assert in_order.load().interactions["timestamp"].to_list() == [0.0, 1.0]
+    with pytest.raises(ConfigError, match="--items-column knows item_id, title; not 'user_id'"):
+        dataclasses.replace(settings, items_columns={"user_id": "x"}).load()

@@ -1,12 +1,15 @@
-"""Files of tables -> columns: CSV, TSV, JSON lines and Parquet, whole or refused with the place that is wrong."""
+"""Files of tables -> columns: CSV, TSV, RecBole, JSON and Parquet, whole or refused with the place that is wrong."""
 
 from __future__ import annotations
 
+import bz2
 import csv
 import difflib
 import gzip
 import io
 import json
+import lzma
+import zipfile
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,9 +19,26 @@ import polars as pl
 
 from llmgen.errors import DataError
 
-SEPARATORS = {".csv": ",", ".tsv": "\t"}
-JSON_LINES = (".jsonl", ".ndjson")
+SEPARATORS = {".csv": ",", ".tsv": "\t", ".txt": "\t", ".inter": "\t", ".item": "\t"}
+"""What stands between the cells, unless the header has the wanted columns only with another one of `OTHERS`."""
+OTHERS = (",", "\t", ";", "|")
+JSON_LINES = (".jsonl", ".ndjson", ".json")
 FORMATS = (*SEPARATORS, *JSON_LINES, ".parquet")
+PACKED = {".gz": "gzip", ".bz2": "bzip2", ".xz": "xz", ".zip": "zip"}
+KINDS = (":token", ":token_seq", ":float", ":float_seq")  # RecBole writes one behind the name of each column
+
+
+class MissingColumnError(DataError):
+    """A file lacks a column.
+
+    Attributes:
+        column: That one.
+        found: Those that it has.
+    """
+
+    def __init__(self, message: str, column: str, found: Sequence[str]) -> None:
+        super().__init__(message)
+        self.column, self.found = column, tuple(found)
 
 
 class Columns(NamedTuple):
@@ -39,15 +59,19 @@ class Columns(NamedTuple):
 
 def read_columns(path: Path, wanted: Sequence[str], *, ids: Sequence[str]) -> Columns:
     """The wanted columns of a file, ids as strings."""
-    suffix = path.with_suffix("").suffix if path.suffix == ".gz" else path.suffix
-    if suffix.lower() not in FORMATS or (path.suffix == ".gz" and suffix == ".parquet"):
-        raise DataError(f"{path}: cannot read {path.suffix or 'a file without suffix'}; wanted {', '.join(FORMATS)}")
+    packed = path.suffix.lower() in PACKED
+    suffix = (path.with_suffix("") if packed else path).suffix.lower()
+    if suffix not in FORMATS or (packed and suffix == ".parquet"):
+        raise DataError(
+            f"{path}: cannot read {path.suffix or 'a file without suffix'}; wanted {', '.join(FORMATS)}, all but the "
+            f"last also packed as {', '.join(PACKED)}"
+        )
     wanted = list(dict.fromkeys(wanted))
     try:
-        if suffix.lower() == ".parquet":
+        if suffix == ".parquet":
             table = _parquet(path, wanted, ids)
-        elif suffix.lower() in SEPARATORS:
-            table = _csv(path, _bytes(path), SEPARATORS[suffix.lower()], wanted)
+        elif suffix in SEPARATORS:
+            table = _csv(path, _bytes(path), SEPARATORS[suffix], wanted)
         else:
             table = _json_lines(path, _bytes(path), wanted, ids)
     except FileNotFoundError:
@@ -60,12 +84,9 @@ def read_columns(path: Path, wanted: Sequence[str], *, ids: Sequence[str]) -> Co
 
 
 def _bytes(path: Path) -> bytes:
-    content = path.read_bytes()
-    if path.suffix == ".gz":
-        try:
-            content = gzip.decompress(content)
-        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-            raise DataError(f"{path} is not an intact gzip file: {error}") from error
+    content = _unpacked(path, path.read_bytes())
+    if content.startswith((b"\xff\xfe", b"\xfe\xff")):  # spreadsheets save "Unicode text" so
+        content = content.decode("utf-16", "surrogatepass").encode("utf-8", "surrogatepass")
     content = content.removeprefix(b"\xef\xbb\xbf")  # spreadsheets write it
     if not content.strip():
         raise DataError(f"{path} is empty")
@@ -79,26 +100,60 @@ def _bytes(path: Path) -> bytes:
     return content
 
 
+def _unpacked(path: Path, content: bytes) -> bytes:
+    kind = PACKED.get(path.suffix.lower())
+    try:
+        if kind == "gzip":
+            return gzip.decompress(content)
+        if kind == "bzip2":
+            return bz2.decompress(content)
+        if kind == "xz":
+            return lzma.decompress(content)
+        if kind == "zip":
+            with zipfile.ZipFile(io.BytesIO(content)) as archive:
+                names = [name for name in archive.namelist() if not name.endswith("/")]
+                if len(names) != 1:
+                    raise DataError(f"{path} holds {len(names)} files; wanted a zip of one table")
+                return archive.read(names[0])
+    except (EOFError, OSError, ValueError, zlib.error, lzma.LZMAError, zipfile.BadZipFile) as error:
+        raise DataError(f"{path} is not an intact {kind} file: {error}") from error
+    return content
+
+
 def _csv(path: Path, content: bytes, separator: str, wanted: Sequence[str]) -> Columns:
-    content = content.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+    content = content.replace(b"\r\n", b"\n").replace(b"\r", b"\n").lstrip(b"\n")
+    first, _, rest = content.partition(b"\n")
+    cells_by = {one: _names(next(csv.reader([first.decode()], delimiter=one))) for one in (separator, *OTHERS)}
+    separator = next((one for one, names in cells_by.items() if set(wanted) <= set(names)), separator)
+    header = cells_by[separator]
+    if len(header) == 1:  # another separator finds more: what lacks is told by the names that a reader sees
+        separator, header = max(cells_by.items(), key=lambda one: len(one[1]))
+    _check_columns(path, header, wanted)
     # polars is many times faster, but reads a stray quote (12" vinyl) as the start of a cell of several lines.
-    frame = _quoted(path, content, separator, wanted) if b'"' in content else _plain(path, content, separator, wanted)
+    if b'"' in content:
+        return _quoted(path, content, separator, header, wanted)
+    try:
+        schema = {str(place): pl.String for place in range(len(header))}
+        frame = pl.read_csv(io.BytesIO(rest), separator=separator, schema=schema, quote_char=None, has_header=False)
+    except pl.exceptions.NoDataError:
+        return _columns([], header, wanted)
+    except pl.exceptions.PolarsError:  # a row has more cells than the header; which one, the slow way tells
+        lines = (line.split(separator) for line in rest.decode().split("\n"))
+        return _columns([cells for cells in lines if any(cells)], header, wanted)
+    frame = frame.filter(~pl.all_horizontal(pl.all().is_null()))
+    frame = frame.select(pl.col(str(header.index(column))).alias(column) for column in wanted)
     return Columns(frame, frame.height, is_text=True, broken={})
 
 
-def _plain(path: Path, content: bytes, separator: str, wanted: Sequence[str]) -> pl.DataFrame:
-    header = content.split(b"\n", 1)[0].decode().split(separator)
-    _check_columns(path, header, wanted)
-    try:
-        frame = pl.read_csv(io.BytesIO(content), separator=separator, infer_schema=False, quote_char=None)
-    except pl.exceptions.PolarsError as error:
-        lines = (line.split(separator) for line in content.decode().split("\n"))
-        _check_widths(path, [cells for cells in lines if any(cells)])
-        raise DataError(f"{path} is not a table: {str(error).splitlines()[0]}") from error
-    return frame.filter(~pl.all_horizontal(pl.all().is_null())).select(wanted)
+def _names(header: Sequence[str]) -> list[str]:
+    """The names of columns, without the kinds that RecBole writes behind them."""
+    names = [name.strip() for name in header]
+    if all(name.endswith(KINDS) for name in names):
+        return [name.rpartition(":")[0] for name in names]
+    return names
 
 
-def _quoted(path: Path, content: bytes, separator: str, wanted: Sequence[str]) -> pl.DataFrame:
+def _quoted(path: Path, content: bytes, separator: str, header: Sequence[str], wanted: Sequence[str]) -> Columns:
     rows: list[list[str]] = []
     reader = csv.reader(io.StringIO(content.decode(), newline=""), delimiter=separator, strict=True)
     try:
@@ -107,24 +162,22 @@ def _quoted(path: Path, content: bytes, separator: str, wanted: Sequence[str]) -
         raise DataError(
             f"{path}, row {max(len(rows), 1)}: {error}; a cell that holds quotes stands in quotes, its own doubled"
         ) from None
-    header = rows[0]
-    _check_columns(path, header, wanted)
-    _check_widths(path, rows)
+    return _columns(rows[1:], header, wanted)
+
+
+def _columns(rows: Sequence[Sequence[str]], header: Sequence[str], wanted: Sequence[str]) -> Columns:
+    broken = {
+        row: f"{len(cells)} cells under a header of {len(header)}: {list(cells)!r}; quote what holds the separator"
+        for row, cells in enumerate(rows)
+        if len(cells) > len(header)
+    }
     cells_of = {column: header.index(column) for column in wanted}
     columns = {
-        column: [cells[place] or None if place < len(cells) else None for cells in rows[1:]]
+        column: [cells[place] or None if place < len(cells) else None for cells in rows]
         for column, place in cells_of.items()
     }
-    return pl.DataFrame(columns, schema=dict.fromkeys(wanted, pl.String))
-
-
-def _check_widths(path: Path, rows: Sequence[Sequence[str]]) -> None:
-    for row, cells in enumerate(rows):
-        if len(cells) > len(rows[0]):
-            raise DataError(
-                f"{path}, row {row}: {len(cells)} cells under a header of {len(rows[0])}: {list(cells)!r}; "
-                "quote the cell that holds the separator"
-            )
+    frame = pl.DataFrame(columns, schema=dict.fromkeys(wanted, pl.String))
+    return Columns(frame, frame.height, is_text=True, broken=broken)
 
 
 def _parquet(path: Path, wanted: Sequence[str], ids: Sequence[str]) -> Columns:
@@ -145,7 +198,13 @@ def _json_lines(path: Path, content: bytes, wanted: Sequence[str], ids: Sequence
     cells: dict[str, list[object]] = {column: [] for column in wanted}
     broken: dict[int, str] = {}
     seen: dict[str, None] = {}
-    lines = [line for line in content.decode().split("\n") if line.strip()]
+    text = content.decode()
+    if text.lstrip().startswith("["):  # the whole file is one list
+        try:
+            text = "\n".join(json.dumps(record) for record in json.loads(text))
+        except json.JSONDecodeError as error:
+            raise DataError(f"{path}, line {error.lineno}: not JSON ({error.msg})") from None
+    lines = [line for line in text.split("\n") if line.strip()]
     for row, line in enumerate(lines):
         record: object = None
         try:
@@ -177,4 +236,5 @@ def _check_columns(path: Path, found: Sequence[str], wanted: Sequence[str]) -> N
         if column not in found:
             near = difflib.get_close_matches(column, found, 1, 0.5)
             hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise DataError(f"{path} has no column {column!r} but {', '.join(map(repr, found[:12]))}{hint}")
+            names = ", ".join(map(repr, found[:12]))
+            raise MissingColumnError(f"{path} has no column {column!r} but {names}{hint}", column, found)

@@ -14,7 +14,7 @@ import polars as pl
 
 from llmgen.catalog import Catalog
 from llmgen.datasets.cells import attribute, blank, is_filled, odd_ones, ratings, times, typed, whole
-from llmgen.datasets.files import Columns, read_columns
+from llmgen.datasets.files import Columns, MissingColumnError, read_columns
 from llmgen.datasets.report import INTERACTIONS, Dataset, Table, Tally
 from llmgen.errors import DataError
 from llmgen.types import Attribute, Item
@@ -29,8 +29,9 @@ def load_tables(
     item_id: str = "item_id",
     title: str = "title",
     user_id: str = "user_id",
-    timestamp: str = "timestamp",
+    timestamp: str | None = "timestamp",
     rating: str | None = None,
+    interactions_item_id: str | None = None,
     attributes: Sequence[str] = (),
     list_separator: str = "|",
     noun: str = "item",
@@ -41,18 +42,23 @@ def load_tables(
 ) -> Dataset:
     """A data set from a table of items and a table of who took what when.
 
-    Files are `.csv`, `.tsv`, `.jsonl` or `.ndjson` (each also with `.gz`) or `.parquet`; text is UTF-8. Ids are
-    strings, as written: `007` stays `007`. One user may take one item many times.
+    Files are `.csv`, `.tsv` or `.txt` (cells between commas, tabs, semicolons or bars: whichever finds the columns in
+    the header), RecBole's `.inter` and `.item`, `.jsonl`, `.ndjson` or `.json` (lines, or one list), each also packed
+    as `.gz`, `.bz2`, `.xz` or `.zip`, or `.parquet`; text is UTF-8, or UTF-16 with its mark. Ids are strings, as
+    written: `007` stays `007`. One user may take one item many times.
 
     Args:
         items: File with one row an item: its id, its title, attributes.
         interactions: File with one row an interaction, in an order that means something where times are equal.
-        item_id: Column of the item's id, in both files.
+        item_id: Column of the item's id, in both files; see `interactions_item_id`.
         title: Column of its title.
         user_id: Column of the user's id.
         timestamp: Column of the time, all cells of one kind: seconds since 1970 UTC, or milli-, micro- or nanoseconds,
             or ISO 8601 (without an offset it is taken as UTC), or dates such as 20111209; the report says which.
+            None where the file has no times: then its order says what came first. So it does, and the report says so,
+            where the file has nothing but the other columns.
         rating: Column of a number, or None where there are no ratings; an empty cell is no rating.
+        interactions_item_id: Column of the item's id in the file of interactions, where it has another name there.
         attributes: Columns of the item file to keep; an empty cell is an attribute that the item lacks. In CSV and
             TSV a column becomes tuples of strings if any of its cells holds the list separator or all are lists such
             as `['a', 'b']`, else whole numbers (`1979.0` is one) or numbers if all its cells are such (`007` is
@@ -78,10 +84,20 @@ def load_tables(
     judge = _Judge("items", items, on_bad, tally)
     catalog = _catalog(item_table, judge, item_id, title, attributes, list_separator, noun, label, shown)
 
-    columns = {"user_id": user_id, "item_id": item_id, "timestamp": timestamp}
-    if rating is not None:
-        columns["rating"] = rating
-    log_table = read_columns(interactions, list(columns.values()), ids=(user_id, item_id))
+    columns = {"user_id": user_id, "item_id": interactions_item_id or item_id}
+    ids = tuple(columns.values())
+    columns |= {} if timestamp is None else {"timestamp": timestamp}
+    columns |= {} if rating is None else {"rating": rating}
+    try:
+        log_table = read_columns(interactions, list(columns.values()), ids=ids)
+    except MissingColumnError as error:
+        if error.column != timestamp:
+            raise
+        del columns["timestamp"]
+        if not set(error.found) <= set(columns.values()):
+            more = "name the column of the times, or say timestamp=None (--column timestamp=none) where there is none"
+            raise DataError(f"{error}; {more}") from None
+        log_table = read_columns(interactions, list(columns.values()), ids=ids)
     log = _log(log_table, _Judge("interactions", interactions, on_bad, tally), columns, catalog)
 
     source = f"{items.name} + {interactions.name}"
@@ -141,7 +157,10 @@ def _catalog(
     for column in attributes:
         cells = table.frame[column].to_list()
         if table.is_text:
-            kept[column] = typed(cells, list_separator)
+            kept[column] = [None] * len(cells)
+            found_types = typed([cells[row] for row in good], list_separator)  # what is left out decides on no type
+            for row, value in zip(good, found_types, strict=True):
+                kept[column][row] = value
             continue
         read = [attribute(cell) for cell in cells]
         kept[column] = whole([found.value for found in read])
@@ -171,20 +190,25 @@ def _log(table: Columns, judge: _Judge, columns: dict[str, str], catalog: Catalo
         judge.judge(rule, column, rows, lambda row: frame[column][row], hint)
         good &= ~bad
 
-    user_id, item_id, timestamp = columns["user_id"], columns["item_id"], columns["timestamp"]
+    user_id, item_id = columns["user_id"], columns["item_id"]
     for column in (user_id, item_id):
         sift("no id", column, blank(frame[column]))
     hint = f"the catalog has ids such as {', '.join(repr(one) for one in catalog.ids[:3])}"
     known = frame[item_id].is_in(list(catalog.ids)).fill_null(False)
     sift("an item that the item file does not have", item_id, ~known, hint)
-    moments, read_as = times(frame[timestamp], timestamp, path)
-    if read_as is not None:
-        judge.tally.add_many(f"{timestamp}: read as {read_as}", "interactions", "noted", frame.height, ())
-    sift("no time", timestamp, blank(frame[timestamp]))
-    hint = "wanted seconds since 1970, or ISO 8601 such as 2011-12-09T12:50:00"
-    sift("not a time", timestamp, ~moments.is_finite().fill_null(False), hint)
-    hint = "other rows are in seconds, and this looks like milliseconds; divide it by 1000"
-    sift("not seconds since 1970", timestamp, moments.abs().fill_null(0.0) >= LATEST_S, hint)
+    if "timestamp" in columns:
+        timestamp = columns["timestamp"]
+        moments, read_as = times(frame[timestamp], timestamp, path)
+        if read_as is not None:
+            judge.tally.add_many(f"{timestamp}: read as {read_as}", "interactions", "noted", frame.height, ())
+        sift("no time", timestamp, blank(frame[timestamp]))
+        hint = "wanted seconds since 1970, or ISO 8601 such as 2011-12-09T12:50:00"
+        sift("not a time", timestamp, ~moments.is_finite().fill_null(False), hint)
+        hint = "other rows are in seconds, and this looks like milliseconds; divide it by 1000"
+        sift("not seconds since 1970", timestamp, moments.abs().fill_null(0.0) >= LATEST_S, hint)
+    else:
+        moments = pl.Series(range(frame.height), dtype=pl.Float64)
+        judge.tally.add_many("no times: the order of the file", "interactions", "noted", frame.height, ())
     values = pl.Series([None], dtype=pl.Float64).new_from_index(0, frame.height)
     if "rating" in columns:
         values = ratings(frame[columns["rating"]], path)
