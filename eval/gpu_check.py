@@ -2,12 +2,17 @@
 
     python -m eval.gpu_check --out runs/gpu-check.json
 
-1. The tests that are marked `gpu`: the contract of the engines on the device, for transformers and, where it is
-   installed, for vLLM, that both give the same numbers, and a run of training.
-2. Where vLLM is installed: the search beside vLLM's own beam search and greedy decoding (`eval.serving`).
+In this order, most telling first, and the report is written anew after each:
 
-Each runs in a process of its own with a time limit, under eight minutes in all. The exit code is 0 if nothing failed,
-also where there is no device: what was skipped is then listed with its reason. It is 1 if something failed.
+1. Where vLLM is installed: requests a second beside prefill, greedy decoding and `LLM.beam_search` (`eval.bench.gpu
+   speed`).
+2. Likewise: top tens and log-probabilities beside transformers in float32 (`eval.bench.gpu equal`).
+3. The tests that are marked `gpu`: the contract of the engines on the device, for transformers and, where it is
+   installed, for vLLM, that both give the same numbers, and a run of training.
+
+Each runs in a process of its own with a time limit, under eight minutes in all; what a benchmark found before its limit
+counts. The exit code is 0 if nothing failed, also where there is no device: what was skipped is then listed with its
+reason. It is 1 if something failed.
 """
 
 from __future__ import annotations
@@ -20,7 +25,7 @@ import sys
 import tempfile
 import time
 import xml.etree.ElementTree as ET
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -30,9 +35,16 @@ from rich.table import Table
 from rich.text import Text
 
 from eval import serving
+from eval.bench import gpu
 
-TESTS_S = 240
-TIMES_S = 220
+SPEED_S = 180
+EQUAL_S = 110
+TESTS_S = 180
+PARALLEL_USERS = 16
+BEAM_SEARCH_TIMES = 7.0
+"""How many times as long `LLM.beam_search` of the same width is to take for `PARALLEL_USERS` users."""
+SAME_LISTS = 50
+"""Top tens in float32 that are to be those of transformers, all of them."""
 ROOT = Path(__file__).parent.parent
 
 State = Literal["passed", "failed", "skipped"]
@@ -63,7 +75,8 @@ def tests() -> list[Check]:
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
         marked = ["-m", "gpu", "tests/gpu", "tests/training"]
-        command = [sys.executable, "-m", "pytest", *marked, "-q", f"--junitxml={report}"]
+        # warnings of what else runs on such a machine, also of what pytest finds while it ends, are not failures
+        command = [sys.executable, "-m", "pytest", *marked, "-q", "-W", "default", f"--junitxml={report}"]
         try:
             done = subprocess.run(command, cwd=ROOT, timeout=TESTS_S, check=False)
         except subprocess.TimeoutExpired:
@@ -98,26 +111,71 @@ def read_report(text: str) -> list[Check]:
     return checks
 
 
-def times() -> tuple[list[Check], dict[str, Any] | None]:
-    """The search beside vLLM's own ways, and the record that `eval.serving` wrote."""
-    if importlib.util.find_spec("vllm") is None:
-        return [Check("speed on vLLM", "skipped", "vLLM is not installed: pip install 'llmgen[vllm]'")], None
+def findings(what: str, timeout_s: int, *options: str) -> tuple[list[dict[str, Any]], str]:
+    """What `eval.bench.gpu` found before its time was up, and why it did not come to its end; empty if it did."""
     with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "serving.json"
-        command = [sys.executable, "-m", "eval.serving", "--users", "20", "--together", "32", "--out", str(out)]
+        out = Path(folder) / "findings.jsonl"
+        command = [sys.executable, "-m", "eval.bench.gpu", what, "--out", str(out), *options]
         try:
-            done = subprocess.run(command, cwd=ROOT, timeout=TIMES_S, check=False)
+            ended = subprocess.run(command, cwd=ROOT, timeout=timeout_s, check=False).returncode
+            reason = f"eval.bench.gpu {what} ended with {ended}" if ended else ""
         except subprocess.TimeoutExpired:
-            return [Check("speed on vLLM", "failed", f"not done after {TIMES_S} s")], None
-        if done.returncode or not out.exists():
-            return [Check("speed on vLLM", "failed", f"eval.serving ended with {done.returncode}")], None
-        record: dict[str, Any] = json.loads(out.read_text(encoding="utf-8"))
+            reason = f"not done after {timeout_s} s"
+        lines = out.read_text(encoding="utf-8").splitlines() if out.exists() else []
+        return [json.loads(line) for line in lines], reason
+
+
+def speed_checks(found: Sequence[Mapping[str, Any]]) -> list[Check]:
+    """Requests a second as `eval.bench.gpu speed` found them, a line a catalog and number of users.
+
+    The state is of `BEAM_SEARCH_TIMES`; where `LLM.beam_search` was not timed a line is there to be read.
+    """
+    timed: dict[tuple[str, int], dict[str, Mapping[str, Any]]] = {}
+    for row in found:
+        if row["stage"] == "speed":
+            timed.setdefault((row["catalog"], row["users"]), {})[row["arm"]] = row
     checks = []
-    for name, wanted in serving.TARGETS.items():
-        value = record["alone"][name]["ratio"]["value"]
-        state: State = "passed" if value >= wanted else "failed"
-        checks.append(Check(f"speed against {name}", state, f"{value:.2f} times the search's time, wanted {wanted}"))
-    return checks, record
+    for (catalog, users), arms in timed.items():
+        if gpu.OURS not in arms:
+            continue
+        ours = arms[gpu.OURS]
+        ratios = {name: arm["p50_s"] / ours["p50_s"] for name, arm in arms.items() if name != gpu.OURS}
+        told = [f"{ours['requests_s']:.0f} requests/s"]
+        told += [f"{name} takes {ratio:.2f} times as long" for name, ratio in ratios.items()]
+        missed = users == PARALLEL_USERS and ratios.get(gpu.BEAM, BEAM_SEARCH_TIMES) < BEAM_SEARCH_TIMES
+        wanted = f" (wanted {BEAM_SEARCH_TIMES:g})" if missed else ""
+        checks.append(Check(f"{catalog}, {users} users", "failed" if missed else "passed", ", ".join(told) + wanted))
+    return checks
+
+
+def equality_checks(found: Sequence[Mapping[str, Any]]) -> list[Check]:
+    """Top tens beside transformers as `eval.bench.gpu equal` found them; in float32 all are to be the same."""
+    checks = []
+    for row in found:
+        if row["stage"] == "equal":
+            missed = row["dtype"] == "float32" and row["same_lists"] < row["users"]
+            told = (
+                f"{row['same_lists']} of {row['users']} top tens the same, {row['same_sets']} with the same items, "
+                f"overlap {row['overlap']:.3f}, largest difference of a log-probability "
+                f"{row['largest_logprob_difference']:.2g}"
+            )
+            checks.append(Check(f"vLLM in {row['dtype']}", "failed" if missed else "passed", told))
+    return checks
+
+
+def on_vllm() -> Iterator[tuple[list[Check], list[dict[str, Any]]]]:
+    """Both benchmarks, one after the other: their lines and what they found."""
+    if importlib.util.find_spec("vllm") is None:
+        reason = "vLLM is not installed: pip install 'llmgen[vllm]'"
+        yield [Check(name, "skipped", reason) for name in ("speed on vLLM", "equality on vLLM")], []
+        return
+    for what, timeout_s, read, options in (
+        ("speed", SPEED_S, speed_checks, ("--dtype", "bfloat16")),
+        ("equal", EQUAL_S, equality_checks, ("--users", str(SAME_LISTS))),
+    ):
+        found, reason = findings(what, timeout_s, *options)
+        checks = read(found)
+        yield checks + ([Check(f"{what} on vLLM", "failed", reason)] if reason else []), found
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -128,14 +186,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     options = parser.parse_args(arguments)
     start = time.monotonic()
-    record = None
+    checks: list[Check] = []
+    found: list[dict[str, Any]] = []
+
+    def write() -> None:
+        written = {
+            "machine": serving.machine(),
+            "seconds": time.monotonic() - start,
+            "checks": [asdict(check) for check in checks],
+            "findings": found,
+        }
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        options.out.write_text(json.dumps(written, indent=1) + "\n", encoding="utf-8")
+
     if reason := missing():
-        names = ("transformers on the device", "vLLM on the device", "speed on vLLM")
-        checks = [Check(name, "skipped", reason) for name in names]
+        names = ("speed on vLLM", "equality on vLLM", "tests on the device")
+        checks += [Check(name, "skipped", reason) for name in names]
     else:
-        checks = tests()
-        timed, record = times()
-        checks += timed
+        for lines, rows in on_vllm():
+            checks += lines
+            found += rows
+            write()
+        checks += tests()
+    write()
     about = serving.machine()
     table = Table(title=f"{about['cuda'] or 'no CUDA device'}, commit {about['commit']}")
     for column in ("check", "state", "detail"):
@@ -145,14 +218,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console = Console(width=140)
     console.print(table)
     console.print(", ".join(f"{package} {number}" for package, number in about["versions"].items()), highlight=False)
-    written = {
-        "machine": about,
-        "seconds": time.monotonic() - start,
-        "checks": [asdict(check) for check in checks],
-        "serving": record,
-    }
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(written, indent=1) + "\n", encoding="utf-8")
     return int(any(check.state == "failed" for check in checks))
 
 

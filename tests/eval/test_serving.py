@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
 from eval import gpu_check, serving
+from eval.bench import gpu
 from llmgen.catalog import Catalog
 from llmgen.grounding import Grounder
 from llmgen.types import Item
 
+ROOT = Path(__file__).parents[2]
 FILMS = Catalog([Item("1", "Alien", {"year": 1979}), Item("2", "Heat", {"year": 1995})], label="{title} ({year})")
 
 
@@ -92,5 +96,70 @@ def test_a_report_is_read_by_class() -> None:
 def test_a_check_that_failed_shows_in_the_exit_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu_check, "missing", str)
     monkeypatch.setattr(gpu_check, "tests", lambda: [gpu_check.Check("TestVLLM", "failed", "0 of 1 passed")])
-    monkeypatch.setattr(gpu_check, "times", lambda: ([], None))
+    monkeypatch.setattr(
+        gpu_check, "on_vllm", lambda: iter([([gpu_check.Check("speed", "passed", "")], [{"stage": "x"}])])
+    )
     assert gpu_check.main(["--out", str(tmp_path / "check.json")]) == 1
+    written = json.loads((tmp_path / "check.json").read_text())
+    assert [check["state"] for check in written["checks"]] == ["passed", "failed"]
+    assert written["findings"] == [{"stage": "x"}]
+
+
+def speed_of(arm: str, p50_s: float, users: int = 16) -> dict[str, object]:
+    return {"stage": "speed", "catalog": "c", "users": users, "arm": arm, "p50_s": p50_s, "requests_s": users / p50_s}
+
+
+@pytest.mark.parametrize(("beam_search_s", "state"), [(13.9, "failed"), (14.0, "passed")])
+def test_the_beam_search_is_to_take_seven_times_as_long(beam_search_s: float, state: str) -> None:
+    rows = [speed_of(gpu.READ, 1.0), speed_of(gpu.OURS, 2.0), speed_of(gpu.BEAM, beam_search_s)]
+    (check,) = gpu_check.speed_checks(rows)
+    assert check.state == state
+    assert "8 requests/s, prefill alone takes 0.50 times as long" in check.detail
+
+
+@pytest.mark.parametrize(("dtype", "same", "state"), [("float32", 49, "failed"), ("bfloat16", 7, "passed")])
+def test_only_float32_is_to_give_the_same_lists(dtype: str, same: int, state: str) -> None:
+    row = {"same_lists": same, "same_sets": 50, "overlap": 1.0, "largest_logprob_difference": 0.1, "users": 50}
+    (check,) = gpu_check.equality_checks([{"stage": "equal", "dtype": dtype, **row}])
+    assert check.state == state
+    assert check.detail.startswith(f"{same} of 50 top tens the same, 50 with the same items")
+
+
+def test_what_was_found_before_a_time_limit_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    def stopped(command: list[str], **options: object) -> None:
+        Path(command[command.index("--out") + 1]).write_text('{"stage": "start"}\n')
+        raise gpu_check.subprocess.TimeoutExpired(command, 5)
+
+    monkeypatch.setattr(gpu_check.subprocess, "run", stopped)
+    assert gpu_check.findings("speed", 5) == ([{"stage": "start"}], "not done after 5 s")
+
+
+def test_seconds_are_counted_by_name_and_the_method_is_whole_again() -> None:
+    clock = gpu.Clock()
+    catalog = FILMS
+    plain = catalog.index
+    with clock.watching(catalog, "index", "look-ups"):
+        assert catalog.index(catalog["2"]) == 1
+    assert set(clock.seconds) == {"look-ups"}
+    assert catalog.index == plain
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_a_card_runs_on_a_cpu(tmp_path: Path) -> None:
+    """A rehearsal at toy size: every arm answers, and both engines give the same lists in float32."""
+    pytest.importorskip("vllm", reason="needs vLLM")
+    out = tmp_path / "findings.jsonl"
+    for what in (
+        ["speed", "--users", "2", "--repeats", "1", "--made-up", "500"],
+        ["equal", "--users", "2", "--dtype", "float32"],
+    ):
+        command = [sys.executable, "-m", "eval.bench.gpu", *what, "--out", str(out)]
+        subprocess.run(command, check=True, timeout=400, cwd=ROOT)
+    found = [json.loads(line) for line in out.read_text().splitlines()]
+    arms = [row["arm"] for row in found if row["stage"] == "speed"]
+    assert arms == [gpu.READ, gpu.OURS, gpu.GREEDY, gpu.BEAM] * 2
+    ours = next(row for row in found if row.get("arm") == gpu.OURS)
+    assert sum(ours["share"].values()) == pytest.approx(1)
+    assert ours["read_tokens_a_request"] >= ours["prompt_tokens"] / 2  # two prompts begin alike
+    (equal,) = [row for row in found if row["stage"] == "equal"]
+    assert equal["same_lists"] == equal["users"] == 2
