@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from llmgen.bm25 import BM25Index, top_of
 from llmgen.catalog import Catalog
 from llmgen.damage import KINDS, damage
-from llmgen.text import TitleYear, clean_line, normalise, split_key, split_year
+from llmgen.text import TitleYear, clean_line, cleaned, normalise, split_key, split_year
 from llmgen.types import Grounding, Item, Method
 
 DEFAULT_THRESHOLD = 0.7  # what calibration finds on MovieLens; used where a catalog is too small to calibrate on
@@ -35,7 +35,9 @@ _ROMAN = {"ii": "2", "iii": "3", "iv": "4", "v": "5", "vi": "6", "vii": "7", "vi
 _PARENTHESES = re.compile(r"^(.*\S)\s*\(([^()]+)\)$")
 _ALSO_KNOWN_AS = re.compile(r"^a\.?k\.?a\.?\s+", re.I)
 _DIGITS = re.compile(r"\d+")
-_RULE = re.compile(r"^\s*(?:```\w*|[-=*_~#]{2,})\s*$")
+_TITLE_KEYS = ("title", "name", "label", "item", "film", "movie", "product", "song", "book", "标题", "名称")
+_YEAR = re.compile(r"(?:1[89]|20)\d\d")
+_RULE = re.compile(r"^\s*(?:```\w*|[-=*_~#]{2,}|\|(?:\s*:?-+:?\s*\|)+)\s*$")
 
 
 class Match(NamedTuple):
@@ -187,7 +189,7 @@ class Grounder:
         if allowed is not None and allowed.shape != (len(self.catalog),):
             raise ValueError(f"allowed must have shape ({len(self.catalog)},), one place an item, not {allowed.shape}")
         text = text[:MAX_CHARACTERS].strip()
-        spellings = tuple(dict.fromkeys((text, clean_line(text))))
+        spellings = tuple(dict.fromkeys((text, *cleaned(text))))
         for spelling in spellings:
             if spelling in self._exact:
                 return self._match(self._exact[spelling], "exact", 1.0, text, allowed)
@@ -203,8 +205,8 @@ class Grounder:
     def ground_lines(self, completion: str, *, allowed: NDArray[np.bool_] | None = None) -> list[Match]:
         """The items that the lines of an answer name, in order, one match a line, repeats kept.
 
-        Blank lines, rules and code fences are skipped. An answer that is a JSON list of strings is read as one line a
-        string. Only the first 1,000 lines are read.
+        Blank lines, rules and code fences are skipped. An answer that holds JSON is read as one line a title: strings
+        of a list, or `title`, `name` and the like of objects, also nested ones. Only the first 1,000 lines are read.
 
         Raises:
             ValueError: `allowed` has another shape.
@@ -435,12 +437,37 @@ def _trigrams(key: str) -> list[str]:
 
 
 def _lines(completion: str) -> list[str]:
-    start, end = completion.find("["), completion.rfind("]")
-    if 0 <= start < end:
-        try:
-            listed = json.loads(completion[start : end + 1])
-        except (ValueError, RecursionError):
-            listed = None
-        if isinstance(listed, list) and all(isinstance(entry, str) for entry in listed):
-            return [entry for entry in listed if entry.strip()]
-    return [line for line in completion.splitlines() if line.strip() and not _RULE.match(line)]
+    for opening, closing in ("[]", "{}"):
+        start, end = completion.find(opening), completion.rfind(closing)
+        if 0 <= start < end and (listed := _listed(completion[start : end + 1])):
+            return listed
+    lines: list[str] = []
+    for line in completion.splitlines():
+        if line.strip() and not _RULE.match(line):
+            lines += (_listed(line.strip().rstrip(",")) if line.lstrip().startswith("{") else []) or [line]
+    return lines
+
+
+def _listed(text: str) -> list[str]:
+    """The titles in JSON, or none where it is no JSON, or one of something else."""
+    try:
+        return _titles(json.loads(text))
+    except (ValueError, RecursionError):
+        return []
+
+
+def _titles(value: object) -> list[str]:
+    """Titles in order: strings of lists, and what objects call by one of `_TITLE_KEYS`, with their year."""
+    if isinstance(value, str):
+        return [value] if value.strip() else []
+    if isinstance(value, list):
+        return [title for entry in value for title in _titles(entry)]
+    if not isinstance(value, dict):
+        return []
+    keyed = {str(key).lower(): entry for key, entry in value.items()}
+    for key in _TITLE_KEYS:
+        title = keyed.get(key)
+        if isinstance(title, str) and title.strip():
+            year = str(keyed.get("year", ""))
+            return [f"{title} ({year})" if _YEAR.fullmatch(year) and year not in title else title]
+    return [title for entry in value.values() if isinstance(entry, list | dict) for title in _titles(entry)]

@@ -22,6 +22,10 @@ from llmgen.types import FloatArray, Item, Message, RatingPrediction
 TOKENS_OF_A_LABEL = 24
 """Of free text: some models say a word or two before."""
 
+_NUMBER = re.compile(r"(?<![A-Za-z0-9.,])-?\d+(?:[.,]\d+)?(?![A-Za-z]|[.,]?\d)")
+_TO = "to|-|–|—|and|through|bis|到|至|~|～"
+_OUT_OF = "/|out of|of|von|sur|分之"
+
 
 class LabelShares(NamedTuple):
     """What the language model says of the labels.
@@ -85,33 +89,65 @@ def ask_labels(
 def read_labels(
     engine: Engine, prompts: Sequence[Sequence[Message]], items: Sequence[Item], labels: Sequence[str], *, sure: float
 ) -> list[LabelShares]:
-    """The first label in what the model writes about each item, where it can only write.
+    """The rating in what the model writes about each item, where it can only write; see `shares_in`.
 
     Args:
         engine: Any.
         prompts: Messages.
         items: What each is about, for errors.
         labels: See `rating_values`.
-        sure: In [0, 1]: so much goes to that label, and the rest to all of them alike.
+        sure: In (0, 1]: so much goes to what is named, and the rest to all labels alike.
 
     Raises:
         GenerationError: None of the labels stands in a text.
     """
     others = math.log((1 - sure) / len(labels)) if sure < 1 else -math.inf
-    longest_first = "|".join(re.escape(label) for label in sorted(labels, key=len, reverse=True))
     found = []
     written = engine.generate(prompts, GenerationConfig(max_new_tokens=TOKENS_OF_A_LABEL))
     for item, completion in zip(items, written, strict=True):
-        label = re.search(rf"(?<![\w.])(?:{longest_first})(?![\w]|\.\d)", completion.text)
-        if label is None:
+        shares = shares_in(completion.text, labels, title=item.title)
+        if not shares.any():
             raise GenerationError(
                 f"{engine.name} wrote {completion.text!r} for the rating of {item.title!r}, in which none of the "
                 f"labels {', '.join(labels)} stands; try another prompt or model"
             )
-        logprobs = np.full(len(labels), others)
-        logprobs[list(labels).index(label[0])] = np.logaddexp(others, math.log(sure))
-        found.append(LabelShares(logprobs, math.nan))
+        with np.errstate(divide="ignore"):
+            found.append(LabelShares(np.logaddexp(others, math.log(sure) + np.log(shares)), math.nan))
     return found
+
+
+def shares_in(text: str, labels: Sequence[str], *, title: str = "") -> FloatArray:
+    """What a text says of a rating, float64 [n_labels]: shares that sum to 1, or zeros where it names none.
+
+    Numbers that tell the scale ("1 to 5", "out of 5", "/5") or stand in the item's title are no ratings, nor are those
+    outside the labels' range. Several different ratings share evenly; one between two labels ("4.5") goes to both, in
+    such shares that it is their mean.
+
+    >>> shares_in("On a scale of 1 to 5, I say 4", ["1", "2", "3", "4", "5"]).tolist()
+    [0.0, 0.0, 0.0, 1.0, 0.0]
+    >>> shares_in("4.5", ["3", "4", "5"]).tolist()
+    [0.0, 0.5, 0.5]
+    """
+    values = rating_values(labels)
+    order = values.argsort()
+    lowest, highest = (rf"{labels[place]}(?:[.,]0+)?" for place in (order[0], order[-1]))
+    if title:
+        text = re.sub(rf"(?<!\w){re.escape(title)}(?!\w)", " ", text, flags=re.IGNORECASE)
+    text = re.sub(
+        rf"(?<![A-Za-z0-9.,]){lowest}\s*(?:{_TO})\s*{highest}(?![A-Za-z]|[.,]?\d)", " ", text, flags=re.IGNORECASE
+    )
+    text = re.sub(rf"(?<=\d)\s*(?:{_OUT_OF})\s*{highest}(?![A-Za-z]|[.,]?\d)", " ", text, flags=re.IGNORECASE)
+    named = {float(number.replace(",", ".")) for number in _NUMBER.findall(text)}
+    named = {value for value in named if values[order[0]] <= value <= values[order[-1]]}
+    shares = np.zeros(len(labels))
+    for value in sorted(named):
+        above = int(np.searchsorted(values[order], value))
+        upper, lower = order[above], order[max(above - 1, 0)]
+        part = 1.0 if values[upper] == value else float((value - values[lower]) / (values[upper] - values[lower]))
+        shares[upper] += part
+        if part < 1:
+            shares[lower] += 1 - part
+    return shares / max(len(named), 1)
 
 
 def multiply_shares(parts: Mapping[str, FloatArray], weights: Mapping[str, float]) -> FloatArray:

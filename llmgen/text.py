@@ -31,7 +31,22 @@ _APOSTROPHE = re.compile(r"(?<=\w)['’‘ʼ`´](?=\w)")  # not in "Rock 'n' Rol
 _BRACKETED_YEAR = re.compile(r"[\s,]*[(\[]\s*((?:1[89]|20)\d\d)\s*[)\]]\s*$")
 _BARE_YEAR = re.compile(r"(?<=[^\s,\-–—/])(?:\s*,\s*|\s+[-–—/]\s+|\s+)((?:1[89]|20)\d\d)\s*$")
 
-_NUMBERING = re.compile(r"^\s*(?:[-*•‣◦·–—]\s+|#?\d{1,4}[.)]\s+|\(\d{1,2}\)\s+|[a-zA-Z]\)\s+)")
+_NUMBERING = re.compile(
+    r"""^\s*(?:
+        [-*•‣◦·–—+>▪●○■□✓✔➤→]\s+                       # bullets and quotes
+      | \#?\d{1,4}[.)]\s+ | \d{1,3}[.)](?=[^\W\d])       # 1. Alien, 1.Alien
+      | \d{1,3}\s*(?:[、．）]|[:：]\s*(?=\S)|\s[-–—]\s)    # 1、异形, 1: Alien, 1 - Alien
+      | \#\d{1,3}[:：]?\s+                               # #1 Alien
+      | [(（［【\[]\d{1,2}[)）］】\]][.:：]?\s*             # (1) Alien, [1] Alien, 【1】异形
+      | [①-⑳]\s*
+      | 第?[一二三四五六七八九十]{1,3}[、：:.．]\s*         # 一、异形
+      | [a-zA-Z]\)\s+
+      | (?:no\.?|nr\.?|number|title|film|movie|item|product|song|book|pick|choice|recommendation|电影|推荐)
+        \s*\#?\d{0,3}\s*[:：]\s*                        # Title: Alien, Film 1: Alien
+    )""",
+    re.VERBOSE | re.IGNORECASE,
+)
+_LEVELS = 3  # of numbering: "- **1.** Title: Alien"
 _QUOTES = {'"': '"', "'": "'", "“": "”", "„": "“", "‘": "’", "«": "»", "「": "」", "『": "』", "《": "》", "`": "`"}
 _MARKUP = ("***", "**", "__", "*", "_", "`")
 _COMMENT_AFTER_YEAR = re.compile(r"([(\[](?:1[89]|20)\d\d[)\]])[\"'”’»」』》*_`]*\s*(?:[-–—:|.,;]|\().*$", re.S)
@@ -134,10 +149,39 @@ def clean_line(line: str) -> str:
     >>> clean_line('1. **"Alien" (1979)** - A crew wakes up.'), clean_line("- 12 Angry Men")
     ('Alien (1979)', '12 Angry Men')
     """
-    line = " ".join(line.split())
-    numbering = _NUMBERING.match(line)
-    if numbering and numbering.end() < len(line):
-        line = line[numbering.end() :]
+    return cleaned(line)[-1]
+
+
+def cleaned(line: str) -> list[str]:
+    """A line of a model's answer, cleaned step by step; the last one is `clean_line`.
+
+    What looks like numbering may be the title's own (`2001: A Space Odyssey`), so what stands between is worth a look.
+
+    >>> cleaned("**1. 9: The Last Resort**")
+    ['1. 9: The Last Resort', '9: The Last Resort', 'The Last Resort']
+    """
+    line = _cell(" ".join(line.split()))
+    steps: list[str] = []
+    for level in range(_LEVELS + 1):
+        numbering = _NUMBERING.match(line)
+        if level == 0 and numbering is None:
+            line = _unwrap(line)
+            numbering = _NUMBERING.match(line)
+        steps.append(_without_comment(line))
+        if level == _LEVELS or numbering is None or numbering.end() >= len(line):
+            break
+        line = _unwrap(line[numbering.end() :])
+    return list(dict.fromkeys(steps))
+
+
+def _cell(line: str) -> str:
+    """The first cell of a row of a table that is not a number; any other line as it is."""
+    if not (line.startswith("|") and line.endswith("|") and len(line) > 1):
+        return line
+    return next((cell for part in line.split("|") if (cell := part.strip()) and not cell.rstrip(".").isdigit()), line)
+
+
+def _without_comment(line: str) -> str:
     line = _unwrap(line)
     line = _COMMENT_AFTER_YEAR.sub(r"\1", line)
     for dash in _DASH.finditer(line):

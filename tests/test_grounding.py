@@ -284,3 +284,51 @@ def test_every_arm_is_measured_on_the_same_texts(many: Catalog) -> None:
     assert results[ARMS[0]].absent["remakes"].wrong == 0
     with pytest.raises(ValueError, match="no arm is called 'magic'"):
         make("magic", many, precision=0.9, seed=0)
+
+
+FORMS = """Alien|1. Alien|1.Alien|1) Alien|1)Alien|01. Alien|10. Alien|1: Alien|1 - Alien|1 – Alien|#1 Alien
+#1: Alien|#1. Alien|(1) Alien|[1] Alien|[1]. Alien|- Alien|* Alien|+ Alien|• Alien|> Alien|→ Alien
+✓ Alien|- 1. Alien|a) Alien|**Alien**|*Alien*|__Alien__|`Alien`|"Alien"|'Alien'|“Alien”|«Alien»
+**1. Alien**|**1.** Alien|1. **Alien**|1. "Alien"|- **Alien**|**1) Alien**|Alien,|1. Alien,|"Alien",
+1. Alien (1979)|1. Alien (1979) - a crew wakes up|**1. Alien (1979)**
+1. **Alien** (1979): a crew wakes up|1. *Alien* (1979)|Title: Alien|Film 1: Alien|**Title:** Alien
+1. Title: Alien|Movie: "Alien"|No. 1: Alien|1、Alien|1．Alien|（1）Alien|【1】Alien|①Alien|一、Alien
+第一：Alien|《Alien》|1. 《Alien》|1、《Alien》|「Alien」|电影：Alien|推荐1：Alien"""
+
+
+@pytest.mark.parametrize("line", [form for row in FORMS.splitlines() for form in row.split("|")])
+def test_usual_forms_of_a_list_are_read(line: str) -> None:
+    films = Catalog([Item("1", "Alien", {"year": 1979}), Item("2", "Heat", {"year": 1995})], label="{title} ({year})")
+    match = Grounder(films, threshold=10.0).ground(line)
+    assert match.item is not None, line
+    assert match.item.id == "1"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        '[{"title": "Alien"}, {"title": "Heat"}]',
+        'Here you are:\n```json\n[{"name": "Alien", "year": 1979}, {"name": "Heat", "year": "1995"}]\n```',
+        '{"recommendations": [{"title": "Alien"}, {"title": "Heat"}]}',
+        '{"films": ["Alien", "Heat"]}',
+        '{"title": "Alien", "why": "space"}\n{"title": "Heat", "why": "crime"}',
+        "| # | Title | Year |\n|---|:--|--:|\n| 1 | Alien | 1979 |\n| 2. | **Heat** | 1995 |",
+    ],
+)
+def test_json_and_tables_are_read(answer: str) -> None:
+    films = Catalog([Item("1", "Alien", {"year": 1979}), Item("2", "Heat", {"year": 1995})], label="{title} ({year})")
+    found = [match.item.id for match in Grounder(films, threshold=10.0).ground_lines(answer) if match.item]
+    assert found == ["1", "2"]
+
+
+@pytest.mark.parametrize("line", ["{}", "1. {}", "**1. {}**", "1: {}", "- {}"])
+@pytest.mark.parametrize(
+    "title", ["2001: A Space Odyssey", "9: The Last Resort", "8 - Women", "12 Angry Men", "No.: X", "M) Y"]
+)
+def test_what_looks_like_numbering_may_be_the_titles_own(line: str, title: str) -> None:
+    films = Catalog(
+        [Item("1", title), Item("2", "A Space Odyssey"), Item("3", "Women"), Item("4", "X"), Item("5", "Y")]
+    )
+    match = Grounder(films, threshold=10.0).ground(line.format(title))
+    assert match.item is not None
+    assert match.item.id == "1"

@@ -17,6 +17,7 @@ from llmgen.engines.fake import FakeEngine
 from llmgen.errors import ConfigError, DataError
 from llmgen.priors import RatingKNN
 from llmgen.priors.ratings import log_normal_around
+from llmgen.rating import shares_in
 from llmgen.recommender import Recommender
 from llmgen.types import FloatArray, Item, Query
 
@@ -256,3 +257,38 @@ def test_one_written_label_is_half_sure_beside_a_prior() -> None:
 def test_parts_that_do_not_go_together_are_refused(settings: dict[str, object], error: str) -> None:
     with pytest.raises(ValueError, match=error):
         Recommender(CATALOG, None, **settings)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("text", "shares"),
+    [
+        ("4", {"4": 1}),
+        ("4.0", {"4": 1}),
+        ("**4**", {"4": 1}),
+        ("4/5", {"4": 1}),
+        ("4 out of 5 stars", {"4": 1}),
+        ("5/5", {"5": 1}),
+        ("4星", {"4": 1}),
+        ("评分:4分", {"4": 1}),
+        ("On a scale of 1 to 5, I say 4", {"4": 1}),
+        ("1-5: 2", {"2": 1}),
+        ("Toy Story 2 (1995) gets a 4", {"4": 1}),  # the 2 is the title's
+        ("4.5", {"4": 1 / 2, "5": 1 / 2}),
+        ("4,25", {"4": 3 / 4, "5": 1 / 4}),
+        ("between 3 and 4", {"3": 1 / 2, "4": 1 / 2}),
+        ("From 1 to 5", {}),
+        ("42", {}),
+        ("4th of July", {}),
+        ("nothing", {}),
+    ],
+)
+def test_the_rating_is_looked_for_and_not_the_first_number(text: str, shares: dict[str, float]) -> None:
+    labels = ["1", "2", "3", "4", "5"]
+    found = shares_in(text, labels, title="Toy Story 2")
+    assert {label: share for label, share in zip(labels, found.tolist(), strict=True) if share} == shares
+
+
+def test_labels_between_which_a_rating_lies_are_neighbours_by_value() -> None:
+    assert shares_in("3", ["10", "0"]).tolist() == pytest.approx([0.3, 0.7])
+    assert shares_in("0.75", ["1.0", "0.5", "1.5"]).tolist() == [0.5, 0.5, 0.0]
+    assert shares_in("-1", ["-1", "1"]).tolist() == [1.0, 0.0]

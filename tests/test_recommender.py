@@ -572,7 +572,7 @@ def test_a_rating_is_read_from_text_where_there_is_only_text(written: str, mode:
 
 
 def test_text_without_a_rating_is_no_rating() -> None:
-    recommender = Recommender(FILMS, FakeEngine(["I liked 12 of them, 4.75 say"], constrained=False))
+    recommender = Recommender(FILMS, FakeEngine(["I liked 12 of them, 5.75 say"], constrained=False))
     with pytest.raises(GenerationError, match="none of the labels 1, 2, 3, 4, 5"):
         recommender.rate(Query(), FILMS[0])
 
