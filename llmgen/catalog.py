@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,6 +17,9 @@ from typing import overload
 
 from llmgen.errors import CatalogError, DataError, UnknownItemError
 from llmgen.types import Attribute, Item
+
+HALF = re.compile("[\ud800-\udfff]")
+"""One of the two halves by which UTF-16 writes a character, alone."""
 
 
 class Catalog(Sequence[Item]):
@@ -29,7 +33,7 @@ class Catalog(Sequence[Item]):
         shown: Attributes that prompts may show beside a title, in this order. Anything else stays out of prompts.
 
     Raises:
-        CatalogError: No items, an id twice, an empty id, a blank title.
+        CatalogError: No items, an id twice, an empty id, a blank title, text with half a character (a lone surrogate).
 
     >>> films = Catalog([Item("1", "Alien", {"year": 1979})], noun="film", label="{title} ({year})")
     >>> films.label(films["1"])
@@ -53,6 +57,7 @@ class Catalog(Sequence[Item]):
                 raise CatalogError(f"item {position} ({item.title!r}) has an empty id; give it one")
             if not item.title.strip():
                 raise CatalogError(f"item {item.id!r} has a blank title; give it one or leave it out")
+            _check_characters(item)
             known = self._shelf.index.setdefault(item.id, position)
             if known != position:
                 raise CatalogError(f"id {item.id!r} stands twice, at items {known} and {position}")
@@ -180,6 +185,9 @@ class Catalog(Sequence[Item]):
     def from_jsonl(cls, path: Path | str, **settings: object) -> Catalog:
         """Read what `save` wrote, or plain lines of `{"id": ..., "title": ..., any attributes}`.
 
+        Attributes may stand in an object of their own, `{"id": ..., "title": ..., "attributes": {...}}`; one that is
+        called `id` or `title` must.
+
         Args:
             path: The file, UTF-8.
             settings: `noun`, `label`, `shown`: used instead of the file's own.
@@ -238,7 +246,7 @@ class Catalog(Sequence[Item]):
         # several values of one attribute are written with commas between them
         shown = {name: _written(value) for name, value in item.attributes.items()}
         try:
-            return self.label_format.format(title=item.title, **shown).strip()
+            return self.label_format.format(**{**shown, "title": item.title}).strip()
         except KeyError:
             return item.title.strip()
 
@@ -276,6 +284,14 @@ _GROWING = Lock()
 """Held while a shelf gets more items: two catalogs that grow from one at the same time may not both get them there."""
 
 
+def _check_characters(item: Item) -> None:
+    """Half a character, as a text that was cut at a length has one, cannot be written to any file or answer."""
+    for text in (item.id, item.title, *item.attributes, *item.attributes.values()):
+        for part in text if isinstance(text, tuple) else (text,):
+            if isinstance(part, str) and not part.isascii() and HALF.search(part):
+                raise CatalogError(f"item {item.id!r} has half a character in {part!r}; take it out")
+
+
 def _written(value: Attribute) -> Attribute:
     if isinstance(value, tuple):
         return ", ".join(map(str, value))
@@ -284,7 +300,11 @@ def _written(value: Attribute) -> Attribute:
 
 def _lines(items: Iterable[Item]) -> Iterator[str]:
     for item in items:
-        yield json.dumps({"id": item.id, "title": item.title, **item.attributes}, ensure_ascii=False) + "\n"
+        record: dict[str, object] = {"id": item.id, "title": item.title}
+        # side by side, as long as no attribute has the name of what stands there: that is how digests have always been
+        clash = not record.keys().isdisjoint(item.attributes)
+        record |= {"attributes": dict(item.attributes)} if clash else item.attributes
+        yield json.dumps(record, ensure_ascii=False) + "\n"
 
 
 def _item(record: object, path: Path, number: int) -> Item:
@@ -294,9 +314,12 @@ def _item(record: object, path: Path, number: int) -> Item:
     for name in ("id", "title"):
         if not isinstance(record.get(name), str):
             raise DataError(f"{where}: {name!r} must be a string, not {record.get(name)!r}")
+    given = {name: value for name, value in record.items() if name not in ("id", "title")}
+    if given.keys() == {"attributes"} and isinstance(given["attributes"], dict):
+        given = given["attributes"]
     attributes: dict[str, Attribute] = {}
-    for name, value in record.items():
-        if name in ("id", "title") or value is None:
+    for name, value in given.items():
+        if value is None:
             continue
         if isinstance(value, list) and all(isinstance(part, str) for part in value):
             attributes[name] = tuple(value)

@@ -18,7 +18,7 @@ import pytest
 from llmgen.catalog import Catalog
 from llmgen.datasets import INTERACTIONS, Dataset, load_dataset, load_tables
 from llmgen.datasets.cleaning import front_articles, split_year
-from llmgen.errors import ConfigError, DataError
+from llmgen.errors import CatalogError, ConfigError, DataError
 from llmgen.splits import leave_one_out
 from llmgen.types import Item
 from llmgen.workspace import DataSettings
@@ -802,3 +802,48 @@ def test_the_id_of_an_item_may_have_another_name_in_each_file(tmp_path: Path) ->
     assert in_order.load().interactions["timestamp"].to_list() == [0.0, 1.0]
     with pytest.raises(ConfigError, match="--items-column knows item_id, title; not 'user_id'"):
         dataclasses.replace(settings, items_columns={"user_id": "x"}).load()
+
+
+def test_entities_are_decoded_and_control_characters_taken_out(tmp_path: Path) -> None:
+    own(tmp_path, SHOP_ITEMS, SHOP_LOG)
+    records = [
+        {"item_id": 7, "title": "AT&amp;T &amp;quot;phone&amp;quot;", "tags": ["R&amp;B", "R&D"]},
+        {"item_id": 8, "title": "Cup \x1b[31mred &#27;[0m", "tags": ["a"]},
+    ]
+    (tmp_path / "items.jsonl").write_text("\n".join(map(json.dumps, records)))
+    data = load_tables(tmp_path / "items.jsonl", tmp_path / "log.csv", attributes=("tags",))
+    assert [item.title for item in data.catalog] == ['AT&T "phone"', "Cup [31mred [0m"]
+    assert data.catalog["7"].attributes["tags"] == ("R&B", "R&D")
+    assert {found.rule: found.count for found in data.report.rules} == {
+        "title: HTML entities decoded": 2,
+        "title: control characters taken out": 1,
+        "tags: HTML entities decoded": 1,
+    }
+    assert "\x1b" not in str(data.report)
+
+
+@pytest.mark.parametrize("record", [{"title": "Cut \ud83d"}, {"title": "Cup", "tags": ["\ud83d"]}])
+def test_half_a_character_is_a_bad_row_and_no_item(tmp_path: Path, record: dict[str, str | list[str]]) -> None:
+    own(tmp_path, SHOP_ITEMS, SHOP_LOG)
+    lines = ['{"item_id": 7, "title": "Mug", "tags": ["\\ud83d\\ude00"]}', json.dumps({"item_id": 9, **record})]
+    (tmp_path / "items.jsonl").write_text("\n".join([*lines, '{"item_id": 8, "title": "Cup"}']))
+    paths = tmp_path / "items.jsonl", tmp_path / "log.csv"
+    with pytest.raises(DataError, match=r"items\.jsonl, row 2.*half a character"):
+        load_tables(*paths, attributes=("tags",))
+    assert load_tables(*paths, attributes=("tags",), on_bad="drop").catalog.ids == ("7", "8")
+    with pytest.raises(CatalogError, match="item '9' has half a character"):
+        title = record["title"]
+        assert isinstance(title, str)
+        Catalog([Item("9", title, {"tags": tuple(record.get("tags", ()))})])
+
+
+def test_attributes_called_like_what_every_item_has_survive_saving(tmp_path: Path) -> None:
+    items = [Item("50", "Alien", {"id": "x", "title": "Xenomorph", "year": 1979}), Item("51", "Dune", {"year": 1984})]
+    catalog = Catalog(items, label="{title} ({year})")
+    assert catalog.labels == ("Alien (1979)", "Dune (1984)")
+    catalog.save(tmp_path / "saved.jsonl")
+    read = Catalog.from_jsonl(tmp_path / "saved.jsonl")
+    assert (list(read), read.digest) == (items, catalog.digest)
+    old = '{"id": "50", "title": "Alien", "year": 1979, "attributes": "many"}\n'
+    (tmp_path / "old.jsonl").write_text(old)
+    assert Catalog.from_jsonl(tmp_path / "old.jsonl")["50"].attributes == {"year": 1979, "attributes": "many"}

@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import polars as pl
 
+from llmgen.catalog import HALF
 from llmgen.errors import DataError
 
 SEPARATORS = {".csv": ",", ".tsv": "\t", ".txt": "\t", ".inter": "\t", ".item": "\t"}
@@ -222,6 +223,9 @@ def _json_lines(path: Path, content: bytes, wanted: Sequence[str], ids: Sequence
                     broken.setdefault(row, f"{column} must be a string or a whole number, not {cell!r}")
                     cell = None
                 cell = None if cell is None else str(cell)
+            if "\\u" in line and HALF.search(json.dumps(cell, ensure_ascii=False)):
+                broken.setdefault(row, f"{column} has half a character: {cell!r}")
+                cell = None
             cells[column].append(cell)
     if lines and len(broken) < len(lines):
         _check_columns(path, list(seen), wanted)

@@ -8,12 +8,12 @@ from __future__ import annotations
 import string
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import polars as pl
 
 from llmgen.catalog import Catalog
-from llmgen.datasets.cells import attribute, blank, is_filled, odd_ones, ratings, times, typed, whole
+from llmgen.datasets.cells import attribute, blank, is_filled, odd_ones, plain, ratings, times, typed, whole
 from llmgen.datasets.files import Columns, MissingColumnError, read_columns
 from llmgen.datasets.report import INTERACTIONS, Dataset, Table, Tally
 from llmgen.errors import DataError
@@ -145,7 +145,7 @@ def _catalog(
     label: str,
     shown: Sequence[str],
 ) -> Catalog:
-    ids, titles = table.frame[item_id].to_list(), table.frame[title].to_list()
+    ids, titles = table.frame[item_id].to_list(), _plain(table.frame[title].to_list(), title, judge.tally)
     good = _without_broken(table, judge)
     good = _sift(good, judge, "no id", item_id, ids, lambda row: not is_filled(ids[row]))
     first: dict[str, int] = {}
@@ -155,7 +155,7 @@ def _catalog(
     good = _sift(good, judge, "empty or not text", title, titles, lambda row: not is_filled(titles[row]))
     kept: dict[str, list[Attribute | None]] = {}
     for column in attributes:
-        cells = table.frame[column].to_list()
+        cells = _plain(table.frame[column].to_list(), column, judge.tally)
         if table.is_text:
             kept[column] = [None] * len(cells)
             found_types = typed([cells[row] for row in good], list_separator)  # what is left out decides on no type
@@ -175,6 +175,24 @@ def _catalog(
         known = {column: value for column in attributes if (value := kept[column][row]) is not None}
         made.append(Item(ids[row], " ".join(titles[row].split()), known))
     return Catalog(made, noun=noun, label=label, shown=shown)
+
+
+def _plain(cells: Sequence[object], column: str, tally: Tally) -> list[Any]:
+    """The cells as `plain` text where they are text or lists of it, counted."""
+    made: list[Any] = list(cells)
+    for row, cell in enumerate(cells):
+        parts = [cell] if isinstance(cell, str) else cell
+        if not isinstance(parts, list | pl.Series) or not all(isinstance(part, str) for part in parts):
+            continue
+        read = [plain(part) for part in parts]
+        example = f"row {row + 1}: {cell!r}"
+        if any(part.decoded for part in read):
+            tally.add(f"{column}: HTML entities decoded", "items", "changed", example)
+        if any(part.stripped for part in read):
+            tally.add(f"{column}: control characters taken out", "items", "changed", example)
+        texts = [part.text for part in read]
+        made[row] = texts[0] if isinstance(cell, str) else texts
+    return made
 
 
 def _log(table: Columns, judge: _Judge, columns: dict[str, str], catalog: Catalog) -> pl.DataFrame:
