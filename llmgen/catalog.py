@@ -18,6 +18,8 @@ from typing import overload
 from llmgen.errors import CatalogError, DataError, UnknownItemError
 from llmgen.types import Attribute, Item
 
+LONGEST_LABEL = 500
+"""Characters of an item in prompts and answers; a context of 1,024 tokens holds it."""
 HALF = re.compile("[\ud800-\udfff]")
 """One of the two halves by which UTF-16 writes a character, alone."""
 
@@ -29,7 +31,9 @@ class Catalog(Sequence[Item]):
         items: At least one; ids unique and not empty, titles not blank.
         noun: What one item is called in a prompt, singular: film, product, song, article.
         label: How an item is written in prompts and answers, a format string over `title` and the attributes, those
-            with several values with commas. An item that lacks an attribute of it is written by its title alone.
+            with several values with commas. An item that lacks an attribute of it is written by its title alone. What
+            is longer than `LONGEST_LABEL` characters, such as a description in the place of a title, is cut behind a
+            word.
         shown: Attributes that prompts may show beside a title, in this order. Anything else stays out of prompts.
 
     Raises:
@@ -246,9 +250,9 @@ class Catalog(Sequence[Item]):
         # several values of one attribute are written with commas between them
         shown = {name: _written(value) for name, value in item.attributes.items()}
         try:
-            return self.label_format.format(**{**shown, "title": item.title}).strip()
+            return _cut(self.label_format.format(**{**shown, "title": item.title}).strip())
         except KeyError:
-            return item.title.strip()
+            return _cut(item.title.strip())
 
     def _dump(self) -> str:
         settings = {"noun": self.noun, "label": self.label_format, "shown": list(self.shown)}
@@ -290,6 +294,15 @@ def _check_characters(item: Item) -> None:
         for part in text if isinstance(text, tuple) else (text,):
             if isinstance(part, str) and not part.isascii() and HALF.search(part):
                 raise CatalogError(f"item {item.id!r} has half a character in {part!r}; take it out")
+
+
+def _cut(label: str) -> str:
+    """A label of at most `LONGEST_LABEL` characters, cut behind a word where there is one in its second half."""
+    if len(label) <= LONGEST_LABEL:
+        return label
+    start = label[: LONGEST_LABEL + 1]
+    end = max(start.rfind(space) for space in (" ", "\n", "\t"))
+    return label[: end if end > LONGEST_LABEL // 2 else LONGEST_LABEL].rstrip()
 
 
 def _written(value: Attribute) -> Attribute:

@@ -18,9 +18,11 @@ import pytest
 from llmgen.catalog import Catalog
 from llmgen.datasets import INTERACTIONS, Dataset, load_dataset, load_tables
 from llmgen.datasets.cleaning import front_articles, split_year
+from llmgen.engines import load_engine
 from llmgen.errors import CatalogError, ConfigError, DataError
+from llmgen.recommender import Recommender
 from llmgen.splits import leave_one_out
-from llmgen.types import Item
+from llmgen.types import Item, Query
 from llmgen.workspace import DataSettings
 
 LATEST_SMALL = Path(__file__).parents[2] / "shared/data/ml-latest-small/ml-latest-small.zip"
@@ -847,3 +849,15 @@ def test_attributes_called_like_what_every_item_has_survive_saving(tmp_path: Pat
     old = '{"id": "50", "title": "Alien", "year": 1979, "attributes": "many"}\n'
     (tmp_path / "old.jsonl").write_text(old)
     assert Catalog.from_jsonl(tmp_path / "old.jsonl")["50"].attributes == {"year": 1979, "attributes": "many"}
+
+
+def test_a_description_in_the_place_of_a_title_stops_nobody(tmp_path: Path, tiny_model: Path) -> None:
+    words = "word " * 1800  # 9,000 characters
+    data = own(tmp_path, f"item_id,title\n7,{words}\n8,{'x' * 600}\n9,Cup\n", "user_id,item_id,timestamp\nu,7,1\n")
+    assert data.catalog.labels == (words[:499], "x" * 500, "Cup")  # 100 words, and the spaces between them
+    assert data.catalog["7"].title == words.strip()
+    assert data.report.count("title: cut to 500 characters in prompts and answers") == 2
+    recommender = Recommender(data.catalog, load_engine(f"hf:{tiny_model}"))
+    for taken, others in (("7", {"8", "9"}), ("9", {"7", "8"})):
+        answer = recommender.recommend(Query([data.catalog[taken]], k=2))
+        assert {place.item.id for place in answer} == others

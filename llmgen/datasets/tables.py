@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import polars as pl
 
-from llmgen.catalog import Catalog
+from llmgen.catalog import LONGEST_LABEL, Catalog
 from llmgen.datasets.cells import attribute, blank, is_filled, odd_ones, plain, ratings, times, typed, whole
 from llmgen.datasets.files import Columns, MissingColumnError, read_columns
 from llmgen.datasets.report import INTERACTIONS, Dataset, Table, Tally
@@ -174,6 +174,9 @@ def _catalog(
     for row in good:
         known = {column: value for column in attributes if (value := kept[column][row]) is not None}
         made.append(Item(ids[row], " ".join(titles[row].split()), known))
+    long = [f"item {item.id}: {item.title[:40]!r}…" for item in made if len(item.title) > LONGEST_LABEL]
+    rule = f"{title}: cut to {LONGEST_LABEL} characters in prompts and answers"
+    judge.tally.add_many(rule, "items", "noted", len(long), long)
     return Catalog(made, noun=noun, label=label, shown=shown)
 
 
