@@ -128,7 +128,7 @@ class Client:
         transport: Transport | None = None,
     ) -> None:
         self._headers = _headers(api_key, timeout_s)
-        self._transport = transport or Transport(base_url, timeout_s=timeout_s, retry=retry)
+        self._transport = transport or Transport(_service(base_url), timeout_s=timeout_s, retry=retry)
         self._names: tuple[str, ...] = ()
         self._by_task: dict[str, str] | None = None
 
@@ -256,7 +256,7 @@ class AsyncClient:
         transport: AsyncTransport | None = None,
     ) -> None:
         self._headers = _headers(api_key, timeout_s)
-        self._transport = transport or AsyncTransport(base_url, timeout_s=timeout_s, retry=retry)
+        self._transport = transport or AsyncTransport(_service(base_url), timeout_s=timeout_s, retry=retry)
         self._names: tuple[str, ...] = ()
         self._by_task: dict[str, str] | None = None
 
@@ -351,6 +351,11 @@ class AsyncClient:
         return _read(call, await self._transport.request(call.method, call.path, body=call.body, headers=self._headers))
 
 
+def _service(base_url: str) -> str:
+    """The address of the service, of which its own paths, that begin with /v1, are no part."""
+    return base_url.rstrip("/").removesuffix("/v1")
+
+
 def _headers(api_key: str | None, timeout_s: float) -> dict[str, str]:
     headers = {"content-type": "application/json", "x-timeout": str(timeout_s)}
     if api_key is not None:
@@ -362,6 +367,9 @@ def _headers(api_key: str | None, timeout_s: float) -> dict[str, str]:
 
 def _body(kind: type[QueryBody], query: Query | None, fields: QueryFields, **more: object) -> bytes:
     if query is None:
+        for item_id in fields.get("history", ()):
+            if not isinstance(item_id, str):
+                raise ValueError(f"the history of a client's query holds ids, which are strings, not {item_id!r}")
         body = kind.model_validate({**fields, **more})
     elif fields:
         raise ValueError(f"give a query or its fields, not both: {', '.join(fields)}")

@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, NamedTuple, Self
+from urllib.request import getproxies, proxy_bypass
 
 import httpx2
 
@@ -109,7 +110,12 @@ class _Settings:
         if isinstance(error, httpx2.TimeoutException):
             made = APITimeoutError(f"{self.base_url}{path} did not answer within {self.timeout_s:g} s")
         elif isinstance(error, httpx2.ConnectError):
-            made = APIConnectionError(f"cannot reach {self.base_url}{path}: {why}; is the server up?")
+            host = httpx2.URL(self.base_url).host
+            proxied = httpx2.URL(self.base_url).scheme in getproxies() and not proxy_bypass(host)
+            hint = (
+                f"a proxy is set for it (HTTP_PROXY); NO_PROXY={host} goes without" if proxied else "is the server up?"
+            )
+            made = APIConnectionError(f"cannot reach {self.base_url}{path}: {why}; {hint}")
         else:
             made = APIConnectionError(f"{self.base_url}{path} broke off: {why}; is the server still up?")
         made.__cause__ = error

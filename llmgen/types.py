@@ -63,6 +63,9 @@ class Query:
     def __post_init__(self) -> None:
         if self.k < 1:
             raise ValueError(f"k is the length of the answer and must be 1 or more, not {self.k}")
+        for taken in self.history:
+            if not isinstance(taken, Item):
+                raise ValueError(f"a history holds items, not {taken!r}; write catalog[{str(taken)!r}] for an id")
         if self.ratings is not None and len(self.ratings) != len(self.history):
             raise ValueError(f"{len(self.ratings)} ratings for a history of {len(self.history)}; give one an item")
 

@@ -288,3 +288,24 @@ def test_keys(small: Catalog) -> None:
                 Client(url, api_key=unsendable)
         with Client(url) as client:
             assert client.status().status == "ok"
+
+
+def test_the_address_may_end_in_v1_as_those_of_other_services_do(url: str, small: Catalog) -> None:
+    for address in (f"{url}/v1", f"{url}/v1/"):
+        with Client(address) as client:
+            assert client.item(small[0].id) == small[0]
+
+
+def test_a_history_of_the_wrong_kind_is_one_clear_error(remote: Client) -> None:
+    with pytest.raises(ValueError, match=r"a history holds items, not '1'; write catalog\['1'\]"):
+        Query(history=["1"])  # type: ignore[list-item]
+    with pytest.raises(ValueError, match=r"^the history of a client's query holds ids, which are strings, not 1$"):
+        remote.recommend(history=[1])  # type: ignore[list-item]
+
+
+def test_a_proxy_that_is_in_the_way_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.delenv("no_proxy", raising=False)
+    with Client("http://127.0.0.1:1", retry=ONCE) as client, pytest.raises(APIConnectionError, match="NO_PROXY=127"):
+        client.status()
