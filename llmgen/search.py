@@ -38,7 +38,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmgen.engines import Engine, Step
-from llmgen.errors import SearchError
+from llmgen.errors import GenerationError, SearchError
 from llmgen.mass import Weighed, intervals, mass_of
 from llmgen.trie import ItemTrie
 from llmgen.types import FloatArray, IntArray
@@ -309,6 +309,13 @@ class _Batch:
         spellings = map(self.paths.spelling, chosen.node.tolist())
         prompts = [self.prompts[owner] for owner in chosen.owner.tolist()]
         lm = np.concatenate(engine.next_logprobs(list(map(Step, prompts, spellings, wanted, repeat(raw)))))
+        if not (lm < np.inf).all():  # NaN is not below it either; -inf is a token that the model rules out
+            broken = np.unique(chosen.owner[asked[~(lm < np.inf)]]).tolist()
+            raise GenerationError(
+                f"{engine.name} gave log-probabilities that are NaN or +inf after {len(broken)} of "
+                f"{len(self.prompts)} prompts (numbers {', '.join(map(str, broken[:5]))} of the batch, from 0); its "
+                "weights are damaged, or too large for its dtype: try float32"
+            )
         if not raw:
             lm = lm - np.logaddexp.reduceat(lm, _starts(asked))[asked]
         parent = parent[alive]

@@ -32,7 +32,8 @@ class ChatTokenizer:
 
     Attributes:
         end: The token with which an answer ends.
-        control_tokens: Strings that the tokenizer reads as control tokens.
+        control_tokens: Strings that the tokenizer reads as control tokens: special tokens, and added ones that the
+            chat template writes. Other added tokens, such as item tokens that a model was tuned on, are ordinary text.
         digest: SHA-256 of vocabulary, end token and the tokens of a probe, 16 hex digits. Not of the tokenizer's file,
             which versions of transformers write in different ways for the same tokens.
 
@@ -43,12 +44,15 @@ class ChatTokenizer:
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self.tokenizer = tokenizer
         self.end = self._end_of_turn()
-        self.control_tokens = frozenset(
-            {*tokenizer.all_special_tokens, *(token.content for token in tokenizer.added_tokens_decoder.values())}
-        )
+        template = str(tokenizer.chat_template or "")
+        added = {token.content: token.special for token in tokenizer.added_tokens_decoder.values()}
+        controls = {content for content, special in added.items() if special or content in template}
+        self.control_tokens = frozenset({*tokenizer.all_special_tokens, *controls})
         probe = tokenizer(PROBE, add_special_tokens=False)["input_ids"]
-        known = repr((sorted(tokenizer.get_vocab().items()), probe, self.end))
+        ordinary = sorted(added.keys() - self.control_tokens)
+        known = repr((sorted(tokenizer.get_vocab().items()), probe, self.end, *ordinary))
         self.digest = hashlib.sha256(known.encode()).hexdigest()[:16]
+        self._beginning = self._begins_with()
         self._line_break = tuple(tokenizer("\n", add_special_tokens=False)["input_ids"])
         self._knows_system = tokenizer.chat_template is not None and self._takes_system_message()
 
@@ -87,7 +91,7 @@ class ChatTokenizer:
         chat = [{"role": message.role, "content": message.content} for message in messages]
         if self.tokenizer.chat_template is None:
             text = "".join(f"{turn['role'].capitalize()}: {turn['content']}\n\n" for turn in chat) + "Assistant:"
-            return tuple(self.tokenizer(text)["input_ids"])
+            return (*self._beginning, *self.tokenizer(text, add_special_tokens=False)["input_ids"])
         if chat[0]["role"] == "system" and not self._knows_system:
             chat = [{"role": "user", "content": f"{chat[0]['content']}\n\n{chat[1]['content']}"}, *chat[2:]]
         ids = self.tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=True, return_dict=False)
@@ -106,6 +110,17 @@ class ChatTokenizer:
     def decode(self, ids: Sequence[int]) -> str:
         """The text of what a model wrote, without control tokens."""
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
+
+    def ends(self, *of_the_model: int | Sequence[int] | None) -> frozenset[int]:
+        """All tokens that end an answer: the chat's own and those of a model's configurations, one or several each."""
+        listed = ((ids,) if isinstance(ids, int) else ids or () for ids in of_the_model)
+        return frozenset({self.end, *(token for ids in listed for token in ids)})
+
+    def _begins_with(self) -> tuple[int, ...]:
+        """What the tokenizer itself puts before a text; what it puts behind one has no place in a prompt."""
+        bare, whole = (list(self.tokenizer("a", add_special_tokens=add)["input_ids"]) for add in (False, True))
+        before = (place for place in range(len(whole)) if whole[place : place + len(bare)] == bare)
+        return tuple(whole[: next(before, 0)])
 
     def _end_of_turn(self) -> int:
         """The token with which an answer ends: the control token that the chat template puts behind it, else eos."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -25,6 +26,7 @@ from llmgen.types import Completion, FloatArray, IntArray, Message
 
 try:
     import torch
+    import transformers
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils.logging import disable_progress_bar
 
@@ -116,10 +118,13 @@ class HFEngine:
         plain: Any = model
         if hasattr(model, "get_base_model"):  # a PEFT adapter is wrapped around it
             plain = plain.get_base_model()
+        self._plain_model = plain
         self._body = plain.get_decoder()
         self._head = plain.get_output_embeddings()
         self._device = self._head.weight.device
         config = plain.config.get_text_config()
+        own = getattr(plain, "generation_config", None)
+        self._ends = self._chat.ends(getattr(config, "eos_token_id", None), getattr(own, "eos_token_id", None))
         self.max_tokens = max_tokens or int(getattr(config, "max_position_embeddings", 4096))
         window = getattr(config, "sliding_window", None)
         self._tree_limit = min(self.max_tokens, window) if window else self.max_tokens
@@ -233,29 +238,43 @@ class HFEngine:
         prompts = [self.tokenize(chat) for chat in chats]
         answers: dict[int, Completion] = {}
         by_length = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-        torch.manual_seed(config.seed)
-        sampling = {"do_sample": True, "temperature": config.temperature} if config.temperature else {}
-        for numbers in _batches(by_length, lambda i: len(prompts[i]) + config.max_new_tokens, self.batch_tokens):
-            longest = max(len(prompts[i]) for i in numbers)
-            ids = torch.full((len(numbers), longest), self._chat.end, device=self._device)
-            mask = torch.zeros((len(numbers), longest), dtype=torch.long, device=self._device)
-            for row, i in enumerate(numbers):
-                ids[row, longest - len(prompts[i]) :] = torch.tensor(prompts[i], device=self._device)
-                mask[row, longest - len(prompts[i]) :] = 1
-            written = self._model.generate(
-                input_ids=ids,
-                attention_mask=mask,
-                max_new_tokens=config.max_new_tokens,
-                eos_token_id=self._chat.end,
-                pad_token_id=self._chat.end,
-                **{"do_sample": False, **sampling},
-            )[:, longest:].tolist()
-            for i, row_ids in zip(numbers, written, strict=True):
-                finished = self._chat.end in row_ids
-                kept = row_ids[: row_ids.index(self._chat.end)] if finished else row_ids
-                text = self._chat.decode(kept)
-                answers[i] = Completion(text, len(kept), finished)
+        settings = transformers.GenerationConfig(  # type: ignore[no-untyped-call]
+            max_new_tokens=config.max_new_tokens,
+            do_sample=config.temperature > 0,
+            temperature=config.temperature or None,
+            top_k=0 if config.temperature else None,
+            eos_token_id=sorted(self._ends),
+            pad_token_id=self._chat.end,
+        )
+        # `generate` draws from torch's own generator, which is put back as it was: others of this process use it too
+        with torch.random.fork_rng([self._device] if self._device.type == "cuda" else []), self._own_settings():
+            torch.manual_seed(config.seed)
+            for numbers in _batches(by_length, lambda i: len(prompts[i]) + config.max_new_tokens, self.batch_tokens):
+                longest = max(len(prompts[i]) for i in numbers)
+                ids = torch.full((len(numbers), longest), self._chat.end, device=self._device)
+                mask = torch.zeros((len(numbers), longest), dtype=torch.long, device=self._device)
+                for row, i in enumerate(numbers):
+                    ids[row, longest - len(prompts[i]) :] = torch.tensor(prompts[i], device=self._device)
+                    mask[row, longest - len(prompts[i]) :] = 1
+                written = self._model.generate(input_ids=ids, attention_mask=mask, generation_config=settings)
+                for i, row_ids in zip(numbers, written[:, longest:].tolist(), strict=True):
+                    end = next((place for place, token in enumerate(row_ids) if token in self._ends), None)
+                    kept = row_ids[:end]
+                    answers[i] = Completion(self._chat.decode(kept), len(kept), end is not None)
         return [answers[i] for i in range(len(prompts))]
+
+    @contextmanager
+    def _own_settings(self) -> Iterator[None]:
+        """The model without a generation configuration of its own, whose penalties and beams nobody asked for."""
+        models = {id(model): model for model in (self._model, self._plain_model)}.values()
+        before = [model.generation_config for model in models]
+        for model in models:
+            model.generation_config = transformers.GenerationConfig()  # type: ignore[no-untyped-call]
+        try:
+            yield
+        finally:
+            for model, settings in zip(models, before, strict=True):
+                model.generation_config = settings
 
     def _prefill(self, prompts: Sequence[tuple[int, ...]]) -> None:
         """Read the prompts that are not kept yet, from the end of what they share with one that is."""
@@ -439,6 +458,11 @@ class HFEngine:
         finally:
             self._kept.clear()
         slow = [self._plain(step) for step in steps]
+        if not all(np.isfinite(row).all() for row in slow):
+            raise EngineUnavailableError(
+                f"{self.name} gives logits that are not finite (NaN or infinite) for a few tokens; its weights are "
+                "damaged, or too large for its dtype: try dtype='float32' or other weights"
+            )
         largest = max(float(np.abs((f - f.mean()) - (s - s.mean())).max()) for f, s in zip(fast, slow, strict=True))
         allowed = 2e-3 if self._head.weight.dtype == torch.float32 else 0.5
         return None if largest <= allowed else f"as a tree its logits differ by {largest:.2g}"

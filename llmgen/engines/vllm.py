@@ -109,6 +109,8 @@ class VLLMEngine:
         self.tokenize, self.spell = self._chat.tokenize, self._chat.spell
         self.tokenizer_digest = self._chat.digest
         self.control_tokens = self._chat.control_tokens
+        own = llm.model_config.try_get_generation_config().get("eos_token_id")
+        self._ends = self._chat.ends(getattr(llm.model_config.hf_text_config, "eos_token_id", None), own)
         self._model_name = name or f"vllm:{_short(str(llm.model_config.model))}"
         self.name = self._model_name
         config = llm.llm_engine.vllm_config
@@ -197,20 +199,19 @@ class VLLMEngine:
 
     def generate(self, chats: Sequence[Sequence[Message]], config: GenerationConfig) -> list[Completion]:
         """See `Engine`; the samples of one chat do not depend on the others, but on its place among them."""
-        end = self._chat.end
 
         def read(output: RequestOutput) -> Completion:
             ids = list(output.outputs[0].token_ids)
-            finished = end in ids
-            kept = ids[: ids.index(end)] if finished else ids
-            return Completion(self._chat.decode(kept), len(kept), finished)
+            end = next((place for place, token in enumerate(ids) if token in self._ends), None)
+            kept = ids[:end]
+            return Completion(self._chat.decode(kept), len(kept), end is not None)
 
         params = [
             SamplingParams(
                 max_tokens=config.max_new_tokens,
                 temperature=config.temperature,
                 seed=config.seed + number if config.temperature else None,
-                stop_token_ids=[end],
+                stop_token_ids=sorted(self._ends),
                 ignore_eos=True,  # the chat's own end is what ends an answer, as in the other engines
                 detokenize=False,
             )

@@ -13,6 +13,7 @@ import pytest
 pytest.importorskip("transformers", reason="needs llmgen[hf]")
 
 from llmgen.engines.chat import ChatTokenizer
+from llmgen.types import Message
 
 
 def changed(model: Path, folder: Path, change: Callable[[dict[str, Any]], None]) -> str:
@@ -54,3 +55,46 @@ def test_another_end_is_another_digest(tiny_model: Path, tmp_path: Path) -> None
         "{% for message in messages %}{{ message.content }}<|endoftext|>{% endfor %}", encoding="utf-8"
     )
     assert ChatTokenizer.load(str(folder)).digest != ChatTokenizer.load(str(tiny_model)).digest
+
+
+def loaded(tiny_model: Path, **changes: Any) -> Any:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    for name, value in changes.items():
+        setattr(tokenizer, name, value)
+    return tokenizer
+
+
+def test_ordinary_added_tokens_are_text_and_special_ones_are_not(tiny_model: Path) -> None:
+    plain = loaded(tiny_model)
+    before = ChatTokenizer(plain).digest
+    plain.add_tokens(["Alien", "<a_1>", "<|mark|>"])
+    plain.add_tokens(["<|ctl|>"], special_tokens=True)
+    plain.chat_template = "{% for m in messages %}<|mark|>{{ m.content }}{% endfor %}"
+    chat = ChatTokenizer(plain)
+    assert {"<|ctl|>", "<|mark|>"} <= chat.control_tokens  # a role marker need not be special
+    assert not {"Alien", "<a_1>"} & chat.control_tokens
+    ids = plain.convert_tokens_to_ids(["Alien", "<a_1>"])
+    assert [chat.spell([text])[0] for text in ("Alien", "<a_1>")] == [(number, chat.end) for number in ids]
+    assert chat.digest != before
+
+
+def test_nothing_stands_behind_a_prompt_and_the_beginning_stands_once(tiny_model: Path) -> None:
+    """A tokenizer that writes `<s> text </s>`, as T5's and some of Llama's do, and no chat template."""
+    from tokenizers.processors import TemplateProcessing
+
+    tokenizer = loaded(tiny_model, chat_template=None)
+    first, last = tokenizer.convert_ids_to_tokens([3, tokenizer.eos_token_id])
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single=f"{first} $A {last}", special_tokens=[(first, 3), (last, tokenizer.eos_token_id)]
+    )
+    assert tokenizer("a")["input_ids"][-1] == tokenizer.eos_token_id
+    ids = ChatTokenizer(tokenizer).tokenize([Message("user", "a")])
+    assert list(ids) == [3, *tokenizer("User: a\n\nAssistant:", add_special_tokens=False)["input_ids"]]
+
+
+def test_all_tokens_that_end_an_answer(tiny_model: Path) -> None:
+    chat = ChatTokenizer(loaded(tiny_model))
+    assert chat.ends(None, [7, 8], 9) == {chat.end, 7, 8, 9}
+    assert chat.ends() == {chat.end}

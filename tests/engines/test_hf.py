@@ -12,7 +12,7 @@ import pytest
 
 from llmgen.catalog import Catalog
 from llmgen.engines import Engine, GenerationConfig, Step, load_engine
-from llmgen.errors import ConfigError, EngineUnavailableError
+from llmgen.errors import ConfigError, EngineUnavailableError, GenerationError
 from llmgen.search import Request, SearchConfig, search
 from llmgen.trie import ItemTrie
 from tests.engines.contract import CHATS, EngineContract
@@ -334,3 +334,57 @@ def test_prompts_that_share_more_with_each_other_than_with_those_before_are_read
     for prompt, answer in zip(prompts, answers, strict=True):
         expected = alone.next_logprobs([Step(prompt, (), wanted)])[0]
         assert np.allclose(answer - answer.mean(), expected - expected.mean(), atol=1e-4)
+
+
+def test_a_models_own_generation_settings_do_not_count(tiny_model: Path) -> None:
+    from transformers import GenerationConfig as Theirs
+
+    engine = HFEngine.load(str(tiny_model))
+    config = GenerationConfig(max_new_tokens=12)
+    expected = engine.generate(CHATS, config)
+    sampled = engine.generate(CHATS, GenerationConfig(max_new_tokens=12, temperature=1.5, seed=3))
+    own = Theirs(repetition_penalty=3.0, num_beams=3, top_k=1, do_sample=True, min_new_tokens=12, bad_words_ids=[[5]])
+    engine._model.generation_config = own
+    assert engine.generate(CHATS, config) == expected
+    assert engine.generate(CHATS, GenerationConfig(max_new_tokens=12, temperature=1.5, seed=3)) == sampled
+    assert engine._model.generation_config is own
+
+
+def test_every_end_token_of_the_model_ends_an_answer(tiny_model: Path) -> None:
+    engine = HFEngine.load(str(tiny_model))
+    config = GenerationConfig(max_new_tokens=12)
+    (whole,) = engine.generate(CHATS[:1], config)
+    ids = engine._model.generate(
+        input_ids=torch.tensor([engine.tokenize(CHATS[0])]), max_new_tokens=12, do_sample=False, pad_token_id=0
+    )[0, len(engine.tokenize(CHATS[0])) :].tolist()
+    assert whole.num_tokens == 12  # nothing has ended it
+    engine._model.generation_config.eos_token_id = [engine._chat.end, ids[5]]
+    (cut,) = HFEngine(engine._model, engine._chat.tokenizer).generate(CHATS[:1], config)
+    assert (cut.num_tokens, cut.finished) == (ids.index(ids[5]), True)
+
+
+def test_torchs_own_generator_is_left_as_it_was(tiny: HFEngine) -> None:
+    torch.manual_seed(1)
+    expected = torch.rand(3)
+    torch.manual_seed(1)
+    tiny.generate(CHATS[:1], GenerationConfig(max_new_tokens=3, temperature=1.0))
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_weights_that_are_no_numbers_are_refused_at_load(tiny_model: Path) -> None:
+    engine = HFEngine.load(str(tiny_model))
+    with torch.no_grad():
+        engine._head.weight.fill_(torch.nan)
+    with pytest.raises(EngineUnavailableError, match="not finite"):
+        HFEngine(engine._model, engine._chat.tokenizer)
+
+
+def test_logits_that_are_no_numbers_are_one_error(tiny_model: Path, catalog: Catalog) -> None:
+    engine = HFEngine.load(str(tiny_model))
+    trie = ItemTrie.build(engine.spell(catalog.labels))
+    requests = [Request(engine.tokenize(chat), np.zeros(len(catalog)), 5) for chat in CHATS[:2]]
+    search(trie, engine, requests, SearchConfig())
+    with torch.no_grad():
+        engine._head.weight.fill_(torch.nan)
+    with pytest.raises(GenerationError, match=r"NaN or \+inf after 2 of 2 prompts"):
+        search(trie, engine, requests, SearchConfig())
