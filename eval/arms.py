@@ -302,6 +302,8 @@ def build(
     settings |= {"prompt": recommender.template(task).ref, "max_history": length, "lm_weight": weight}
     if priors:
         settings["prior_weights"] = {prior.name: prior.weight for prior in priors}
+        if isinstance(config.priors, str):  # chosen elsewhere: other settings of the same name give other answers
+            settings["prior_settings"] = dict(_classic_of(name, config.priors, known).settings)
     if engine is not None:
         settings |= {"model": engine.name, "tokenizer": engine.tokenizer_digest}
     if config.adapter is not None:
@@ -325,14 +327,7 @@ def _priors(name: str, config: ArmConfig, sample: Sample, known: Sequence[Result
     if wanted == NONE:
         return []
     if isinstance(wanted, str):
-        by_name = {result.name: result for result in known}
-        if wanted == BEST and known:
-            chosen = max(known, key=lambda result: result.validation)
-        elif wanted in by_name:
-            chosen = by_name[wanted]
-        else:
-            there = ", ".join([NONE, *([BEST] if known else []), *by_name])
-            raise ConfigError(f"arm {name!r}: no priors are called {wanted!r}; there are {there}")
+        chosen = _classic_of(name, wanted, known)
         return _soft(chosen.tuned if tuning else chosen.priors)
     fitted: list[Prior] = []
     for one, settings in wanted.items():
@@ -346,6 +341,21 @@ def _priors(name: str, config: ArmConfig, sample: Sample, known: Sequence[Result
         except TypeError as error:
             raise ConfigError(f"arm {name!r}, prior {one}: {error}") from None
     return fitted
+
+
+def _classic_of(name: str, wanted: str, known: Sequence[Result]) -> Result:
+    """The baseline whose priors an arm wants.
+
+    Raises:
+        ConfigError: There is none of that name.
+    """
+    by_name = {result.name: result for result in known}
+    if wanted == BEST and known:
+        return max(known, key=lambda result: result.validation)
+    if wanted in by_name:
+        return by_name[wanted]
+    there = ", ".join([NONE, *([BEST] if known else []), *by_name])
+    raise ConfigError(f"arm {name!r}: no priors are called {wanted!r}; there are {there}")
 
 
 def _everyones(sample: Sample) -> list[Prior]:

@@ -203,8 +203,9 @@ def _ask_all(config: RunConfig, arms: Sequence[Arm], sample: Sample, baseline: s
 def _watch(
     config: RunConfig, names: Sequence[str], stores: Mapping[str, Store], sample: Sample, baseline: str
 ) -> Callable[[int], bool]:
-    """After each batch: is the sign of every arm's difference certain?"""
-    watched = {name: Sequential() for name in names if name != baseline}
+    """After each batch: is the sign of every arm's difference certain? The arms share an error of .05."""
+    others = [name for name in names if name != baseline]
+    watched = {name: Sequential(1 - 0.05 / len(others)) for name in others}
     seen = 0
 
     def enough(done: int) -> bool:

@@ -43,6 +43,7 @@ from llmgen.trie import ItemTrie
 from llmgen.tuning import GRID, Metric, TunedWeights, tune_weights
 from llmgen.types import (
     RATINGS,
+    Completion,
     Explanation,
     Grounding,
     Item,
@@ -161,7 +162,9 @@ class Recommender:
         writes = engine is not None and not engine.constrained and lm_weight > 0
         if engine is not None and writes and decoding != "free":
             logger.warning("%s can only write free text; what it writes is looked up in the catalog", engine.name)
-        self.decoding: Decoding = "free" if writes else decoding
+        # at weight 0 nothing is written; what was asked for is kept for recommenders made from this one
+        self.decoding: Decoding = "free" if writes or (decoding == "free" and lm_weight > 0) else mode
+        self._wanted_decoding = decoding
         self._ranks_by_text = writes
         self.max_history = max_history
         self.config = SearchConfig(mode, normalise, 0.0 if engine is None else lm_weight, num_beams, exact)
@@ -497,7 +500,7 @@ class Recommender:
             "lm_weight": self.config.lm_weight,
             "rating_priors": self.rating_priors,
             "rating_lm_weight": self.rating_lm_weight,
-            "decoding": self.decoding,
+            "decoding": self._wanted_decoding,
             "normalise": self.config.normalise,
             "num_beams": self.config.num_beams,
             "exact": self.config.exact,
@@ -595,11 +598,17 @@ class Recommender:
     ) -> list[Recommendations]:
         """The model writes lists; their lines are looked up, and empty places filled by the prior."""
         engine = needs_engine(self.engine, "free decoding")
-        room = TOKENS_A_LINE * max(query.k for query in queries)
-        prompts = self._prompts(task, queries, candidates, room)
-        written = engine.generate([prompt.messages for prompt in prompts], GenerationConfig(max_new_tokens=room))
+        lists: dict[int, tuple[Prompt, Completion]] = {}
+        for k in sorted({query.k for query in queries}):  # what is written must not depend on who else is asked about
+            numbers = [number for number, query in enumerate(queries) if query.k == k]
+            room = TOKENS_A_LINE * k
+            among = [candidates[number] for number in numbers] if candidates else ()
+            prompts = self._prompts(task, [queries[number] for number in numbers], among, room)
+            written = engine.generate([prompt.messages for prompt in prompts], GenerationConfig(max_new_tokens=room))
+            lists.update(zip(numbers, zip(prompts, written, strict=True), strict=True))
         answers = []
-        for number, (query, prompt, completion) in enumerate(zip(queries, prompts, written, strict=True)):
+        for number, query in enumerate(queries):
+            prompt, completion = lists[number]
             row = factors.row(number)
             weights = row.dense() if isinstance(row, SparseWeights) else row
             fallback = rank_by_prior(weights, len(self.catalog)).items  # raises where nothing is eligible

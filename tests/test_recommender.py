@@ -898,3 +898,33 @@ def test_many_ranks_and_reasons_are_as_one_by_one(catalog: Catalog) -> None:
     about = [(query, "9") for query in queries]
     assert recommender.explain_many(about) == [recommender.explain(query, item) for query, item in about]
     assert recommender.rank_many([]) == recommender.explain_many([]) == []
+
+
+class Counts(FakeEngine):
+    """Writes as many letters as there is room for."""
+
+    def generate(self, chats: Sequence[Sequence[Message]], config: GenerationConfig) -> list[Completion]:
+        """See `Engine`."""
+        self.rooms = [*getattr(self, "rooms", []), *[config.max_new_tokens] * len(chats)]
+        return super().generate(chats, config)
+
+
+def test_a_list_does_not_depend_on_the_length_of_the_others() -> None:
+    engine = Counts([WRITTEN])
+    recommender = Recommender(FILMS, engine, decoding="free")
+    alone = recommender.recommend(Query(k=2))
+    together = recommender.recommend_many([Query(k=5), Query(k=2), Query(k=5)])
+    assert [len(answer) for answer in together] == [5, 2, 5]
+    assert together[1] == alone
+    assert engine.rooms == [48, 48, 120, 120]  # 24 tokens a line, whoever else is asked about
+
+
+@pytest.mark.parametrize("decoding", ["trie", "free"])
+def test_at_weight_0_nothing_is_written(decoding: Any) -> None:
+    engine = FakeEngine([WRITTEN], constrained=decoding == "free")
+    writing = Recommender(FILMS, engine, decoding=decoding)
+    assert writing.decoding == "free"
+    silent = writing.with_priors(Table(np.arange(6.0)), lm_weight=0.0)
+    assert [place.item.id for place in silent.recommend(Query(k=3))] == ["f", "u", "h"]
+    assert {place.grounding.method for place in silent.recommend(Query(k=3))} == {"prior"}
+    assert writing.with_priors(lm_weight=0.0).with_priors(lm_weight=1.0).decoding == "free"

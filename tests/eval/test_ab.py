@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,13 @@ from typer.testing import CliRunner
 
 import eval.ab
 import eval.run
-from eval import arms
+from eval import answers, arms
 from eval.ab import Gate, planned
 from eval.answers import locked
-from eval.arms import ArmConfig
+from eval.arms import ArmConfig, classics
 from eval.compare import compare, compatible
 from eval.config import RunConfig
+from eval.protocol import samples
 from eval.questions import from_log
 from eval.results import Difference, Results
 from eval.summary import verdict
@@ -413,3 +415,46 @@ def test_a_store_answers_only_its_own_question(log: dict[str, Any], engine: Read
     found = execute(shorter, tmp_path)
     assert {len(shown.items) for example in found.examples for shown in example.answers.values()} == {2}
     assert len(list((tmp_path / "answers").iterdir())) == 4
+
+
+def test_arms_of_which_one_is_stopped_early_share_the_error(
+    log: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    levels: list[float] = []
+
+    class Watched(eval.run.Sequential):
+        def __init__(self, level: float = 0.95) -> None:
+            levels.append(level)
+            super().__init__(level)
+
+    monkeypatch.setattr(eval.run, "Sequential", Watched)
+    eval.run._watch(config(log, stop_early=True), ["A", "B", "C", "D"], {}, None, "A")  # type: ignore[arg-type]
+    assert levels == [1 - 0.05 / 3] * 3
+
+
+def test_priors_of_one_name_and_other_settings_are_another_arm(log: dict[str, Any]) -> None:
+    """Else a run that goes on in a folder would take the lists of the first fit for its own."""
+    chosen = config(log)
+    dataset = chosen.protocol.load()
+    tuning, final = samples(chosen.protocol, dataset)
+    _, results = classics("defaults", chosen.protocol, tuning, final)
+    first = next(result for result in results if result.settings)
+    changed = replace(first, settings={name: value + 1 for name, value in first.settings.items()})
+    one, other = (
+        arms.build(
+            "A", ArmConfig(prompt="next_item", priors=first.name, engine="fake"), final, [result], arms.Engines()
+        )
+        for result in (first, changed)
+    )
+    assert one.digest != other.digest
+
+
+def test_the_digest_of_the_code_covers_what_makes_an_arm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "eval"
+    folder.mkdir()
+    (folder / "arms.py").write_text("a = 1")
+    monkeypatch.setattr(answers, "__file__", str(folder / "answers.py"))
+    digest = answers.code_digest.__wrapped__  # computed anew, not remembered
+    before = digest()
+    (folder / "arms.py").write_text("a = 2")
+    assert digest() != before
