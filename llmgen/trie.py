@@ -17,6 +17,7 @@ import logging
 import os
 import shutil
 import tempfile
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -31,7 +32,8 @@ logger = logging.getLogger(__name__)
 Int32Array = NDArray[np.int32]
 IndexArray = NDArray[np.int64]
 ARRAYS = ("first", "token", "lo", "hi", "parent", "order", "position", "leaf", "tail")
-FORMAT = 3
+FORMAT = 4
+PART = 1 << 22  # bytes read at once
 
 
 class Children(NamedTuple):
@@ -227,7 +229,7 @@ class ItemTrie:
         try:
             for name in ARRAYS:
                 np.save(scratch / f"{name}.npy", getattr(self, name))
-            about = {"format": FORMAT, "longest": self.longest}
+            about = {"format": FORMAT, "longest": self.longest, "crc32": _checksums(scratch, self.longest)}
             (scratch / "trie.json").write_text(json.dumps(about), encoding="utf-8")
             try:
                 scratch.rename(folder)
@@ -241,12 +243,19 @@ class ItemTrie:
     def load(cls, folder: Path) -> ItemTrie:
         """Map the arrays that `save` wrote into memory, read-only, shared between processes.
 
+        All bytes are read once and compared with their checksums.
+
         Raises:
-            OSError, ValueError: The folder is not there, not whole, or of another format.
+            OSError, ValueError: The folder is not there, not whole, changed since it was written, or of another format.
         """
         stored = json.loads((folder / "trie.json").read_text(encoding="utf-8"))
-        if stored.get("format") != FORMAT:
+        if not isinstance(stored, dict) or stored.get("format") != FORMAT:
             raise ValueError(f"{folder} holds a trie of another format: {stored}")
+        kept, found = stored.get("crc32"), _checksums(folder, stored.get("longest"))
+        if kept != found:
+            kept = kept if isinstance(kept, dict) else {}
+            broken = [name for name, value in found.items() if kept.get(name) != value]
+            raise ValueError(f"{folder} is not as it was written: {', '.join(broken) or 'trie.json'}")
         arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in ARRAYS}
         return cls(**arrays, longest=stored["longest"])
 
@@ -263,13 +272,24 @@ class ItemTrie:
         target = folder / name
         try:
             return cls.load(target)
-        except FileNotFoundError:
-            pass
         except (OSError, ValueError) as error:
-            logger.warning("the stored trie %s is broken and is built again: %s", target, error)
-            shutil.rmtree(target)
+            if target.exists():
+                logger.warning("the stored trie %s is broken and is built again: %s", target, error)
+                target.unlink() if target.is_file() else shutil.rmtree(target)
         cls.build(paths()).save(target)
         return cls.load(target)
+
+
+def _checksums(folder: Path, longest: object) -> dict[str, int]:
+    """CRC-32 of each file of arrays, and of the length in trie.json: finds every flipped bit."""
+    found = {"longest": zlib.crc32(str(longest).encode())}
+    for name in ARRAYS:
+        with (folder / f"{name}.npy").open("rb") as file:
+            value = 0
+            while part := file.read(PART):
+                value = zlib.crc32(part, value)
+        found[name] = value
+    return found
 
 
 def _sorted(tokens: Int32Array, base: int) -> IndexArray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmgen.engines.fake import FakeEngine
-from llmgen.trie import ItemTrie
+from llmgen.trie import ARRAYS, ItemTrie
 
 TITLES = [
     ["Alien", "Aliens", "Alien 3", "Alien"],
@@ -129,9 +130,42 @@ def test_another_catalog_or_tokenizer_is_another_trie(tmp_path: Path) -> None:
     assert other.path(0) == (2, 0)
 
 
-def test_a_broken_store_is_built_again(tmp_path: Path) -> None:
+def _flipped(file: Path, place: int) -> None:
+    content = bytearray(file.read_bytes())
+    content[place] ^= 1
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize("name", [f"{name}.npy" for name in ARRAYS])
+@pytest.mark.parametrize(
+    "harm",
+    [
+        lambda file: file.write_bytes(b"broken"),
+        lambda file: file.write_bytes(b""),
+        lambda file: file.unlink(),
+        lambda file: _flipped(file, -1),
+    ],
+    ids=["garbage", "empty", "missing", "one bit"],
+)
+def test_a_broken_store_is_built_again_with_a_warning(
+    tmp_path: Path, name: str, harm: Callable[[Path], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    paths = [[5, 6, 7, 0], [5, 0]]
+    ItemTrie.cached(tmp_path, ("key",), lambda: paths)
+    (stored,) = tmp_path.iterdir()
+    harm(stored / name)
+    made = ItemTrie.cached(tmp_path, ("key",), lambda: paths)
+    assert [made.path(item) for item in (0, 1)] == [(5, 6, 7, 0), (5, 0)]
+    assert len(caplog.records) == 1
+    assert str(stored) in caplog.text
+    assert [folder.name for folder in tmp_path.iterdir()] == [stored.name]
+    ItemTrie.cached(tmp_path, ("key",), lambda: pytest.fail("what was built again is kept"))
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"format": 4}', '{"format": 4, "longest": 9, "crc32": {}}'])
+def test_a_store_whose_description_is_broken_is_built_again(tmp_path: Path, content: str) -> None:
     ItemTrie.cached(tmp_path, ("key",), lambda: [[1, 0]])
     (stored,) = tmp_path.iterdir()
-    (stored / "token.npy").write_bytes(b"broken")
+    (stored / "trie.json").write_text(content)
     assert ItemTrie.cached(tmp_path, ("key",), lambda: [[1, 0]]).path(0) == (1, 0)
-    assert [folder.name for folder in tmp_path.iterdir()] == [stored.name]
+    assert ItemTrie.load(stored).longest == 2

@@ -43,7 +43,7 @@ def read_keys(environment: str, file: Path | None) -> tuple[str, ...]:
     keys = [key.strip() for key in environment.split(",") if key.strip()]
     if file is not None:
         try:
-            lines = file.read_text(encoding="utf-8").splitlines()
+            lines = file.read_text(encoding="utf-8-sig").splitlines()  # Windows editors begin a file with a mark
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"cannot read API keys from {file}: {error}") from error
         found = [line.partition("#")[0].strip() for line in lines]

@@ -123,6 +123,8 @@ def test_keys_come_from_the_environment_and_a_file(tmp_path: Path) -> None:
     file.write_text(f"# ours\n{'a' * 16}  # Ann's\n\n{'b' * 20}\n")
     assert read_keys(f" {'c' * 16},{'a' * 16},", file) == ("c" * 16, "a" * 16, "b" * 20)
     assert read_keys("", None) == ()
+    file.write_bytes(b"\xef\xbb\xbf" + b"d" * 16 + b"\r\n")  # as Windows editors write it
+    assert read_keys("", file) == ("d" * 16,)
     file.write_text("# none\n")
     with pytest.raises(ConfigError, match="holds no API key"):
         read_keys("", file)
