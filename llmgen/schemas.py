@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Self
 
 import pydantic_core
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from llmgen.types import (
     RATINGS,
@@ -32,8 +32,19 @@ LONGEST_TEXT = 10_000
 
 ItemId = Annotated[str, StringConstraints(min_length=1, max_length=512)]
 Number = Annotated[float, Field(allow_inf_nan=False)]
+
+
+def _of_64_bits(value: bool | int | float | str | list[str]) -> bool | int | float | str | list[str]:
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        raise ValueError(
+            f"an integer has 64 bits with its sign, and this one needs {value.bit_length() + 1}; write it as text"
+        )
+    return value
+
+
 AttributeValue = Annotated[
     bool | int | Number | str | list[str],
+    AfterValidator(_of_64_bits),
     Field(description="A word, a number, a boolean, or several words."),
 ]
 Label = Annotated[str, StringConstraints(min_length=1, max_length=32)]
@@ -69,10 +80,17 @@ class ItemBody(_Body):
         return Item(self.id, self.title, {name: _attribute(value) for name, value in self.attributes.items()})
 
 
+def _addressable(item: ItemBody) -> ItemBody:
+    """An item whose id can stand in a path, so that what was put can be read and deleted."""
+    if "\n" in item.id or item.id in (".", ".."):
+        raise ValueError(f"the id {item.id!r} cannot stand in a URL; use one without line breaks that is not . or ..")
+    return item
+
+
 class NewItemsBody(_Body):
     """Items to put into the catalog: an item with a known id takes that item's place."""
 
-    items: list[ItemBody] = Field(min_length=1, max_length=10_000)
+    items: list[Annotated[ItemBody, AfterValidator(_addressable)]] = Field(min_length=1, max_length=10_000)
 
 
 class CatalogBody(_Body):

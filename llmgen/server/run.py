@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import os
 import signal
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -66,7 +68,8 @@ def run(data: DataSettings, settings: RecommenderSettings, where: ServeSettings)
     check_exposure(where.host, keys, insecure=where.insecure)
     if where.save_changes and where.catalog is None:
         raise ConfigError("--save-changes writes to the file of --catalog; give one")
-    with _listen(where.host, where.port) as listener:  # before anything that takes long
+    held = _hold(where.catalog) if where.save_changes and where.catalog is not None else nullcontext()
+    with held, _listen(where.host, where.port) as listener:  # before anything that takes long
         _run(data, settings, where, keys, listener)
 
 
@@ -132,6 +135,33 @@ class _Announced(uvicorn.Server):
         await super().startup(sockets)
         if self.started:
             self._say()
+
+
+@contextmanager
+def _hold(catalog: Path) -> Iterator[None]:
+    """Be the one process that saves a catalog: each holds all items in memory, and would write over what others put.
+
+    The lock is on a file beside the catalog, as that itself is replaced at each change; it ends with the process.
+    """
+    path = catalog.resolve()
+    beside = path.with_name(f".{path.name}.lock")
+    try:
+        file = beside.open("a+", encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"--save-changes cannot write beside {catalog}: {error}") from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise ConfigError(
+                f"{file.read().strip() or 'another process'} saves its changes in {catalog} already; stop it, serve "
+                "without --save-changes, or give another --catalog"
+            ) from None
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        file.flush()
+        yield
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -361,6 +361,26 @@ def test_no_answer_mixes_two_catalogs(small: Catalog) -> None:
     assert len(set.union(*digests.values())) == len(digests)
 
 
+@pytest.mark.parametrize(
+    ("item", "says"),
+    [
+        ({"id": "x", "title": "X", "attributes": {"year": 2**63}}, "this one needs 65"),
+        ({"id": "x", "title": "X", "attributes": {"year": -(10**400)}}, "this one needs 1330"),  # log2(10) * 400
+        ({"id": "a\nb", "title": "X"}, "cannot stand in a URL"),
+        ({"id": "..", "title": "X"}, "cannot stand in a URL"),
+    ],
+)
+def test_an_item_that_could_not_be_kept_or_read_is_refused(small: Catalog, item: dict[str, Any], says: str) -> None:
+    with running(create_app(Recommender(small, None))) as url:
+        answer = httpx2.put(f"{url}/v1/items", json={"items": [item]})
+        assert (answer.status_code, says in answer.json()["message"]) == (422, True), answer.text
+        largest = {"id": "x", "title": "X", "attributes": {"year": 2**63 - 1}}
+        assert httpx2.put(f"{url}/v1/items", json={"items": [largest]}).status_code == 200
+        assert httpx2.get(f"{url}/v1/items/x").json()["attributes"] == {"year": 2**63 - 1}
+        asked = httpx2.post(f"{url}/v1/recommend", json={"filters": {"year": 2**64}})
+        assert asked.status_code == 422
+
+
 def test_a_changed_catalog_is_written_before_it_is_used(small: Catalog, tmp_path: Path) -> None:
     path = tmp_path / "items.jsonl"
     small.save(path)

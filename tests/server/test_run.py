@@ -75,6 +75,23 @@ def test_a_catalog_is_served_reloaded_and_saved(items: Path, small: Catalog) -> 
         assert client.recommend(Query(k=1))
 
 
+def test_only_one_process_saves_its_changes_in_a_file(items: Path) -> None:
+    """Each has all items in memory: the second would write over what the first has put."""
+    saving = ["--catalog", str(items), "--save-changes"]
+    with serving(*saving) as (process, url), Client(url) as client:
+        command = [sys.executable, "-m", "llmgen", "serve", "--engine", "fake", "--port", "0", *saving]
+        second = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        said = " ".join(second.stderr.split())
+        assert second.returncode == 1
+        assert f"process {process.pid} on {socket.gethostname()} saves its changes in" in said
+        with serving("--catalog", str(items)):  # to read it is free
+            client.put_items([Item("put", "Put While Another Serves")])
+        process.kill()
+        process.wait(20)
+    with serving(*saving) as (_, url), Client(url) as client:  # a lock does not outlive who was killed
+        assert client.item("put").title == "Put While Another Serves"
+
+
 def test_stopping_answers_what_is_under_way(items: Path) -> None:
     with serving("--catalog", str(items), "--gather", "700") as (process, url):
         answers: list[int] = []
