@@ -17,6 +17,9 @@ from numpy.typing import NDArray
 from llmgen.trie import ItemTrie
 from llmgen.types import FloatArray, IntArray
 
+CANCELLED = 1e-6
+"""Share of a sum that must be left after a subtraction for ten of its digits to be right."""
+
 
 class Below:
     """What is below the nodes of a trie, each node looked at when it is first asked about.
@@ -192,9 +195,13 @@ class SparseWeights:
         if top == -np.inf:
             return top
         replaced = self.shared.log_weights[self.items] + self.rest
-        others = self.shared.mass * np.exp(self.shared.top + self.rest - top) - np.exp(replaced - top).sum()
-        with np.errstate(divide="ignore"):
-            return float(np.log(max(others, 0.0) + np.exp(self.values - top).sum()) + top)
+        whole = self.shared.mass * np.exp(self.shared.top + self.rest - top)
+        others = whole - np.exp(replaced - top).sum()
+        if others > CANCELLED * whole or whole == 0:
+            return float(np.log(others + np.exp(self.values - top).sum()) + top)
+        # Nearly all of the shared mass is replaced, so what is left is lost in rounding: sum it up, however many it is.
+        left = [np.delete(self.shared.log_weights, self.items) + self.rest, self.values]
+        return float(np.logaddexp.reduce(np.concatenate(left)))
 
 
 Weights = FloatArray | SparseWeights

@@ -435,3 +435,20 @@ def test_a_prior_of_another_catalog_is_refused() -> None:
 def test_settings_out_of_range_are_refused(settings_: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=str(next(iter(settings_)))):
         SearchConfig(**settings_)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("log_weights", "rest", "items", "values", "expected"),
+    [
+        ([100.0, 0.0, 0.0], 0.0, [0], [-np.inf], np.log(2)),  # what is left is e^-100 of what was there
+        ([100.0, 0.0, 0.0], -3.0, [0], [1.0], np.log(2 * np.exp(-3) + np.e)),
+        ([800.0, 1.0], 0.0, [0], [-np.inf], 1.0),
+        ([0.0, -np.inf], 0.0, [0], [-np.inf], -np.inf),
+        ([1.0, 2.0], 0.0, [0], [3.0], np.log(np.exp(3) + np.exp(2))),
+    ],
+)
+def test_what_is_left_of_a_shared_sum_is_not_lost_in_rounding(
+    log_weights: list[float], rest: float, items: list[int], values: list[float], expected: float
+) -> None:
+    weights = SparseWeights(Shared(np.array(log_weights)), rest, np.array(items), np.array(values))
+    assert weights._log_total() == pytest.approx(expected)

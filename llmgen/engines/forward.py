@@ -72,7 +72,7 @@ def by_transformers(body: Callable[..., Any]) -> Forward:
 def short(body: Any) -> Forward | None:
     """The short pass, where `packed.pack` has fused the attention of all of a body's layers; None elsewhere."""
     layers = getattr(body, "layers", [])
-    if not layers or not all(isinstance(layer.self_attn, FusedAttention) for layer in layers):
+    if not layers or not all(isinstance(getattr(layer, "self_attn", None), FusedAttention) for layer in layers):
         return None
 
     def forward(ids: Tensor, positions: Tensor, past: Past | None, mask: Tensor | None = None) -> Pass:

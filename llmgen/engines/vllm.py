@@ -45,6 +45,7 @@ from llmgen.types import Completion, FloatArray, IntArray, Message
 # Read by vLLM when it is imported, and by the processes that it starts.
 os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")  # standard output is for answers
 
 try:
     from vllm import LLM, EngineArgs, RequestOutput, SamplingParams
