@@ -17,12 +17,12 @@ from pathlib import Path
 
 import polars as pl
 from filelock import FileLock, Timeout
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 import llmgen
 from eval.arms import Arm
 from eval.protocol import Sample
 from llmgen.errors import ConfigError, DataError
+from llmgen.progress import Stage
 from llmgen.types import Recommendations
 
 _COLUMNS: dict[str, pl.DataType] = {
@@ -42,7 +42,9 @@ user's share of the seconds that the batch took; the others as `Recommendations`
 BATCH = 16
 """Users asked together: so many prompts stay in the engine while every arm answers."""
 PRIOR_BATCH = 1_024
-"""The same of arms without a model."""
+"""The same of arms without a model, in a catalog of up to `PRIOR_CELLS` cells in a batch."""
+PRIOR_CELLS = 4_000_000
+"""Users times items that arms without a model look at together: a large catalog must not need more memory."""
 
 
 @contextmanager
@@ -132,12 +134,12 @@ def ask(
     Returns:
         How many users have been answered, from the first on.
     """
-    size = PRIOR_BATCH if all(arm.recommender.engine is None for arm in arms) else BATCH
+    size = BATCH
+    if all(arm.recommender.engine is None for arm in arms):
+        size = max(BATCH, min(PRIOR_BATCH, PRIOR_CELLS // len(sample.catalog)))
     starts = range(0, len(sample.queries), size)
     done = 0
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), disable=not progress) as bar:
-        task = bar.add_task(label, total=len(sample.queries))
+    with Stage(label, len(sample.queries), shown=progress) as stage:
         for turn, start in enumerate(starts):
             numbers = range(start, min(start + size, len(sample.queries)))
             for place in range(len(arms)):
@@ -145,7 +147,7 @@ def ask(
                 missing = [number for number in numbers if sample.users[number] not in stores[which]]
                 if missing:
                     _ask(arms[which], sample.part(missing), stores[which])
-            bar.advance(task, len(numbers))
+            stage.advance(len(numbers))
             done = numbers.stop
             if enough is not None and enough(done):
                 break

@@ -178,6 +178,7 @@ def classics(
     also: Sequence[Factorised] = (),
     *,
     keep: bool = True,
+    memory: int | None = None,
 ) -> tuple[list[Arm], list[Result]]:
     """The classic baselines, as arms and as `eval.baselines` made them; none for `none`.
 
@@ -188,6 +189,7 @@ def classics(
         final: What is measured on.
         also: Factorisations beside them, by the extra `llmgen[factors]`.
         keep: See `tune_baselines`; arms whose weight is chosen need it.
+        memory: See `tune_baselines`.
 
     Raises:
         ConfigError: `bpr` where only the newest items of each user are known: it knows users, not histories.
@@ -228,6 +230,7 @@ def classics(
             grids=some,
             mixed=mixed,
             keep=keep,
+            memory=memory,
         )
     ]
     beside = _everyones(final)

@@ -26,6 +26,7 @@ class RunConfig(BaseModel):
         classics: `tuned`, `defaults` or `none`.
         also: More classics: `als`, `bpr`, which need the extra `llmgen[factors]`.
         lm_weights: Tried where an arm's weight is `tuned`.
+        memory: GiB that tuning and fitting keep to; a quarter of the machine's by default.
         tuning_users: On so many validation users.
         latency_users: Asked one at a time for the latency; 0 for none.
         price_per_hour: Of this machine, in any currency.
@@ -43,6 +44,7 @@ class RunConfig(BaseModel):
     classics: Classics = "tuned"
     also: tuple[Factorised, ...] = ()
     lm_weights: tuple[float, ...] = (0.0, 0.01, 0.03, 0.1, 0.3)
+    memory: float | None = Field(None, gt=0)
     tuning_users: int = Field(150, ge=2)
     latency_users: int = Field(20, ge=0)
     price_per_hour: float | None = Field(None, ge=0)

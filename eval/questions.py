@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from eval.arms import Arm, classics
 from eval.baselines import Result
 from eval.config import RunConfig
+from eval.memory import budget
 from eval.protocol import Protocol, Sample, not_drawn, samples
 from llmgen.adapters import AdapterRecord
 from llmgen.datasets import Dataset
@@ -66,7 +67,9 @@ def from_log(config: RunConfig) -> Questions:
         notes += _unsure(config, dataset, tuning, final)
         _refuse_weights_on_learned_items(config, tuning, final)
     keep = any(arm.lm_weight == "tuned" for arm in config.arms.values())
-    standing, known = classics(config.classics, config.protocol, tuning, final, config.also, keep=keep)
+    standing, known = classics(
+        config.classics, config.protocol, tuning, final, config.also, keep=keep, memory=budget(config.memory)
+    )
     notes = [*_notes(config, config.protocol, known), *notes]
     if config.classics != "none" and (missing := sorted(LARGE.difference(arm.name for arm in standing))):
         notes.append(f"Too large for {', '.join(missing)}, which are left out.")

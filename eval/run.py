@@ -36,6 +36,7 @@ from eval.summary import Asked, summarise
 from eval.told import told
 from llmgen.adapters import AdapterRecord
 from llmgen.errors import ConfigError
+from llmgen.progress import Stage
 
 logger = logging.getLogger(__name__)
 
@@ -106,6 +107,7 @@ def main(
     also: Annotated[
         list[str] | None, typer.Option(help="als or bpr, which need the extra llmgen[factors]. Repeatable.")
     ] = None,
+    memory: Annotated[float | None, typer.Option(help="GiB to keep to; a quarter of the machine's by default.")] = None,
     json_output: Annotated[bool, typer.Option("--json", help="Print results.json instead of tables.")] = False,
 ) -> None:
     """Run, write and print."""
@@ -121,6 +123,7 @@ def main(
             seed=seed,
             classics=classic,
             also=also or None,
+            memory=memory,
         )
         results = execute(chosen, out, command=command_line("eval.run"), against_classic=True)
         shown(results, out, json_output)
@@ -190,7 +193,8 @@ def _ask_all(config: RunConfig, arms: Sequence[Arm], sample: Sample, baseline: s
         ask(quick, sample, [stores[arm.name] for arm in quick], "Baselines")
     done = len(sample.queries)
     for arm in slow:
-        _ = arm.recommender.trie  # made once, and no part of what an answer takes
+        with Stage(f"{arm.name}: making the trie", 0):
+            _ = arm.recommender.trie  # made once, and no part of what an answer takes
     if slow:
         enough = _watch(config, [arm.name for arm in slow], stores, sample, baseline) if config.stop_early else None
         done = ask(slow, sample, [stores[arm.name] for arm in slow], "Asking", enough=enough)

@@ -13,10 +13,9 @@ from types import TracebackType
 from typing import Generic, Self, TypedDict, TypeVar, Unpack
 from urllib.parse import quote
 
-from rich.progress import Progress
-
 from llmgen import errors
 from llmgen.errors import APIStatusError, APITimeoutError, LLMGenError, TemplateNotFoundError
+from llmgen.progress import Stage
 from llmgen.schemas import (
     CatalogBody,
     ErrorBody,
@@ -412,6 +411,5 @@ def _read(call: _Call[Result], response: Response) -> Result:
 
 @contextmanager
 def _bar(total: int, shown: bool) -> Iterator[Callable[[], object]]:
-    with Progress(disable=not shown) as progress:
-        task = progress.add_task("Recommending", total=total)
-        yield lambda: progress.advance(task)
+    with Stage("Recommending", total, shown=shown) as stage:
+        yield stage.advance

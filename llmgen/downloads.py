@@ -24,6 +24,7 @@ from pathlib import Path
 import platformdirs
 
 from llmgen.errors import DownloadError
+from llmgen.progress import Stage
 
 logger = logging.getLogger(__name__)
 
@@ -72,7 +73,10 @@ def fetch_wheel(name: str, version: str, sha256: str, *, progress: bool = True) 
     with _cleared_on_exit(folder) as part:
         requirements = part / "requirements.txt"
         requirements.write_text(f"{name}=={version} --hash=sha256:{sha256}\n", encoding="utf-8")
-        status, said = _pip_download(requirements, part / "fetched", progress=progress)
+        with Stage(
+            f"fetching {name} {version}", 0, shown=progress and not sys.stderr.isatty()
+        ):  # pip draws a bar there
+            status, said = _pip_download(requirements, part / "fetched", progress=progress)
         if status != 0:
             raise DownloadError(f"pip could not fetch {name} {version}: {_reason(said)}; {_cure(said)}, {advice}")
         fetched = sorted((part / "fetched").glob("*.whl"))

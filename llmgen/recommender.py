@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Literal, NamedTuple, Protocol, get_args, runtime_checkable
 
 import numpy as np
-from rich.progress import track
 
 from llmgen.catalog import Catalog
 from llmgen.downloads import cache_dir
@@ -35,6 +34,7 @@ from llmgen.priors import (
     rating_terms,
 )
 from llmgen.priors.sparse import LARGE_CATALOG
+from llmgen.progress import Stage
 from llmgen.prompting import Prompt, Prompter, Task, needs_engine, task_of, templates_for
 from llmgen.rating import TOKENS_OF_A_LABEL, LabelShares, ask_labels, prediction, rating_values, read_labels
 from llmgen.search import Mode, Normalise, Request, SearchConfig, SearchResult, rank_by_prior, search
@@ -250,7 +250,7 @@ class Recommender:
 
         Args:
             queries: Any number.
-            progress: Whether to show a bar on the terminal.
+            progress: Whether to tell how far it is, see `llmgen.progress`.
 
         Raises:
             SearchError, CatalogError: As `recommend`; nothing is returned then.
@@ -258,10 +258,12 @@ class Recommender:
         queries = list(queries)
         answers: list[Recommendations] = []
         starts = range(0, len(queries), CHUNK)
-        for start in track(starts, "Recommending") if progress else starts:  # a bar costs a thread, shown or not
-            chunk = queries[start : start + CHUNK]
-            factors = multiply(self._factors, chunk, len(self.catalog), self._shared)
-            answers += self._free(chunk, factors) if self.decoding == "free" else self._search(chunk, factors)
+        with Stage("Recommending", len(queries), shown=progress) as stage:
+            for start in starts:
+                chunk = queries[start : start + CHUNK]
+                factors = multiply(self._factors, chunk, len(self.catalog), self._shared)
+                answers += self._free(chunk, factors) if self.decoding == "free" else self._search(chunk, factors)
+                stage.advance(len(chunk))
         return answers
 
     def rank(self, query: Query, candidates: Sequence[Item | str]) -> Recommendations:
@@ -424,7 +426,7 @@ class Recommender:
             grid: Weights to try for each prior.
             lm_weights: Weights to try for the LM.
             lm_queries: How many of the queries the LM is tried on, evenly spread over them.
-            progress: Whether to show a bar on the terminal.
+            progress: Whether to tell how far it is, see `llmgen.progress`.
 
         Raises:
             UnknownItemError: A held-out item is not in the catalog.
@@ -442,13 +444,15 @@ class Recommender:
         gains: dict[float, list[float]] = {weight: [] for weight in (0.0, *lm_weights)}
         arms = {weight: best.with_priors(*best.priors, lm_weight=weight) for weight in gains}
         size = 16  # users whose prompts stay in the engine while all weights are tried
-        for start in track(range(0, len(sample), size), "Tuning the LM's weight", disable=not progress):
-            numbers = sample[start : start + size]
-            chunk = [replace(queries[number], k=k) for number in numbers]
-            for weight, arm in arms.items():
-                for number, answer in zip(numbers, arm.recommend_many(chunk), strict=True):
-                    rank = next((place.rank for place in answer if place.item.id == held_out[number]), 0)
-                    gains[weight].append(1 / math.log2(rank + 1) if rank else 0.0)
+        with Stage("Tuning the LM's weight", len(sample), shown=progress) as stage:
+            for start in range(0, len(sample), size):
+                numbers = sample[start : start + size]
+                chunk = [replace(queries[number], k=k) for number in numbers]
+                for weight, arm in arms.items():
+                    for number, answer in zip(numbers, arm.recommend_many(chunk), strict=True):
+                        rank = next((place.rank for place in answer if place.item.id == held_out[number]), 0)
+                        gains[weight].append(1 / math.log2(rank + 1) if rank else 0.0)
+                stage.advance(len(numbers))
         scores = {weight: float(np.mean(values)) for weight, values in gains.items()}
         chosen = max(scores, key=lambda weight: scores[weight])
         return Tuned(best.with_priors(*best.priors, lm_weight=chosen), tuned.score, scores)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import tracemalloc
 from collections.abc import Sequence
 
 import numpy as np
@@ -12,7 +13,7 @@ from hypothesis.extra import numpy as hnp
 from scipy import sparse
 
 from llmgen.catalog import Catalog
-from llmgen.errors import CatalogError, ConfigError, DataError, UnknownItemError
+from llmgen.errors import CatalogError, CatalogTooLargeError, ConfigError, DataError, UnknownItemError
 from llmgen.priors import (
     Ease,
     HistoryText,
@@ -25,6 +26,7 @@ from llmgen.priors import (
     Transition,
     Where,
     Wish,
+    collaborative,
     combine,
     item_text,
     log_lift,
@@ -380,6 +382,67 @@ class TestItemKNN:
 @pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng(0)
+
+
+def _crowd(n_items: int, n_users: int = 300) -> tuple[pl.DataFrame, Catalog]:
+    """Users who take ten neighbouring items of a row, and a catalog with one item that nobody takes."""
+    starts = np.random.default_rng(0).integers(0, n_items - 10, n_users)
+    rows = [(f"u{user}", str(start + step), float(step)) for user, start in enumerate(starts) for step in range(10)]
+    log = pl.DataFrame(rows, schema={"user_id": pl.String, "item_id": pl.String, "timestamp": pl.Float64}, orient="row")
+    return log, Catalog(Item(str(number), f"Film {number}") for number in range(n_items + 1))
+
+
+class TestEaseByCholesky:
+    @pytest.mark.parametrize("single", [False, True])
+    def test_is_the_closed_form(self, single: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(collaborative, "ROWS_AT_ONCE", 7)  # pieces that do not come out even
+        monkeypatch.setattr(collaborative, "DOUBLE_ITEMS", 0 if single else 10_000)
+        log, catalog = _crowd(60)
+        users, items = log["user_id"].rank("dense").to_numpy() - 1, log["item_id"].cast(pl.Int64).to_numpy()
+        taken = np.zeros((300, 61))
+        taken[users, items] = 1.0
+        inverse = np.linalg.inv(taken.T @ taken + 5.0 * np.eye(61))
+        wanted = -inverse / np.diag(inverse)
+        np.fill_diagonal(wanted, 0.0)
+        found = Ease.fit(log, catalog, l2=5.0)
+        assert found.similarity.dtype == (np.float32 if single else np.float64)
+        assert dense(found) == pytest.approx(wanted, abs=1e-5 if single else 1e-12)
+        assert np.flatnonzero(~dense(found).any(axis=0)).tolist() == np.flatnonzero(~taken.any(axis=0)).tolist()
+
+    def test_half_the_digits_give_the_same_lists(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        log, catalog = _crowd(200)
+        queries = [Query(history=catalog[start : start + 5]) for start in range(190)]
+        whole = Ease.fit(log, catalog, l2=30.0).log_weights(queries)
+        monkeypatch.setattr(collaborative, "DOUBLE_ITEMS", 0)
+        half = Ease.fit(log, catalog, l2=30.0).log_weights(queries)
+        assert half.dtype == np.float64
+        in_its_order = np.take_along_axis(whole, np.argsort(-half, axis=1), axis=1)
+        assert np.diff(in_its_order, axis=1).max() < 1e-5  # only what is equal but for rounding changes places
+
+    def test_keeps_to_one_matrix(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(collaborative, "DOUBLE_ITEMS", 0)
+        monkeypatch.setattr(collaborative, "ROWS_AT_ONCE", 100)
+        log, catalog = _crowd(2_000, n_users=4_000)
+        needed = Ease.bytes_of(2_000, 2_001)
+        assert needed == 4 * 2_001**2
+        tracemalloc.start()
+        Ease.fit(log, catalog)
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert peak < 1.5 * needed  # the log and its counts beside it; numpy's inverse takes six times as much
+        with pytest.raises(CatalogTooLargeError, match=r"needs 0\.0 GiB, above the 0\.0 GiB"):
+            Ease.fit(log, catalog, max_bytes=needed // 2)
+
+
+def test_counts_of_transitions_can_be_shared() -> None:
+    log, catalog = _crowd(60)
+    counts = Transition.count(log, catalog, window=3, step_decay=0.8)
+    before = counts.toarray()
+    for backward in (0.0, 0.5):
+        settings = {"window": 3, "step_decay": 0.8, "backward": backward}
+        shared = Transition.fit(log, catalog, counts=counts, **settings)
+        assert (dense(shared) == dense(Transition.fit(log, catalog, **settings))).all()
+    assert (counts.toarray() == before).all()
 
 
 COLLABORATIVE = (Transition, Ease, ItemKNN)

@@ -188,9 +188,14 @@ def test_no_queries_no_answers() -> None:
 
 
 @pytest.mark.parametrize("progress", [True, False])
-def test_a_bar_is_shown_on_demand_only(progress: bool, capsys: pytest.CaptureFixture[str]) -> None:
+def test_progress_is_told_on_demand_only(
+    progress: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("llmgen.progress.EVERY_S", 0.0)
     Recommender(FILMS, None).recommend_many([Query()], progress=progress)
-    assert ("Recommending" in capsys.readouterr().out) == progress
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert ("Recommending" in said.err) == progress
 
 
 @pytest.mark.parametrize("engine", [FakeEngine(), None])

@@ -41,6 +41,7 @@ from llmgen.datasets import Dataset
 from llmgen.engines.hf import HFEngine
 from llmgen.errors import ConfigError, LLMGenError
 from llmgen.priors import Prior, Seen
+from llmgen.progress import Stage
 from llmgen.prompting import TASKS
 from llmgen.recommender import Recommender
 from llmgen.splits import History, Ties, histories, leave_items_out, leave_one_out, log_digest, random_split
@@ -149,9 +150,11 @@ def run(recipe: Recipe, args: SFTConfig) -> AdapterRecord:
     if recipe.loss == "residual":
         crossed = cross_fit(recipe, data, mixture.fold_of, fitted)
     loss = cast(Loss, recipe.loss)
+    with Stage("making the trie", 0):
+        trie = recommender.trie
     batches = Batches(
         mixture,
-        ItemPaths(recommender.trie),
+        ItemPaths(trie),
         loss,
         priors=crossed,
         prior_dropout=recipe.prior_dropout,

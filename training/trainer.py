@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import shutil
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,12 +22,35 @@ from trl.trainer.sft_trainer import SFTTrainer
 
 from llmgen.adapters import FILE, AdapterRecord
 from llmgen.errors import ConfigError, TrainingError
+from llmgen.progress import Stage
 from training.answers import check_head, losses
 from training.batches import Batches, Plan
 
 logger = logging.getLogger(__name__)
 
 Measure = Callable[[PreTrainedModel], dict[str, float]]
+
+
+class Told(TrainerCallback):
+    """Tells in a log that is no terminal how far a run is; on a terminal transformers draws a bar."""
+
+    def __init__(self) -> None:
+        self._stage: Stage | None = None
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
+        """The stage begins, after the steps of a run that is gone on with."""
+        told = state.is_world_process_zero and not sys.stderr.isatty()
+        self._stage = Stage("training, steps", state.max_steps - state.global_step, shown=told).__enter__()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
+        """A step is done."""
+        if self._stage is not None:
+            self._stage.advance()
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
+        """The stage ends."""
+        if self._stage is not None:
+            self._stage.__exit__(None, None, None)
 
 
 class CatalogTrainer(SFTTrainer):
@@ -75,7 +99,7 @@ class CatalogTrainer(SFTTrainer):
             train_dataset=Dataset.from_dict({"number": range(count)}),
             eval_dataset=Dataset.from_dict({"number": [0]}) if measure else None,
             processing_class=tokenizer,
-            callbacks=callbacks,
+            callbacks=[Told(), *(callbacks or ())],
         )
         self.log_lm_weight = nn.Parameter(torch.tensor(math.log(lm_weight), device=self.args.device))
         self.log_lm_weight.requires_grad_(lm_weight_rate > 0)

@@ -10,8 +10,9 @@ of `eval.baselines`; Transition's are the second, .0002 below, with half the win
 
 from __future__ import annotations
 
+import ctypes
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import cast
@@ -20,6 +21,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 from scipy import sparse
+from scipy.linalg import cython_lapack
 
 from llmgen.catalog import Catalog
 from llmgen.errors import CatalogTooLargeError
@@ -31,7 +33,9 @@ from llmgen.types import FloatArray, IntArray, Item, Query
 DENSE_SHARE = 0.2
 """Similarities with more of their cells filled than this are kept dense: a batch then scores several times faster."""
 ROWS_AT_ONCE = 2_000
-"""Rows of item-item products that ItemKNN holds at once."""
+"""Rows of item-item products that are worked on at once."""
+DOUBLE_ITEMS = 10_000
+"""EASE of more items is computed and kept in float32, half the memory and twice as fast."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +44,7 @@ class ItemToItem:
 
     Attributes:
         catalog: The items.
-        similarity: float64 [n_items, n_items], dense or CSR; row = item of the history, column = candidate.
+        similarity: float64 or float32 [n_items, n_items], dense or CSR; row = item of the history, column = candidate.
         decay: In (0, 1]: an item of the history counts this much less for each newer one.
         floor: In (0, 1], see `log_lift`.
         weight: Exponent.
@@ -69,7 +73,7 @@ class ItemToItem:
         Returns:
             float64 [len(queries), n_items]; zeros for a query without history.
         """
-        scores = histories_of(self.catalog, queries, self.decay) @ self.similarity
+        scores = self._found(queries)
         return cast(FloatArray, scores.toarray() if sparse.issparse(scores) else scores)
 
     def log_weights(self, queries: Sequence[Query]) -> FloatArray:
@@ -84,12 +88,18 @@ class ItemToItem:
 
     def sparse_log_weights(self, queries: Sequence[Query]) -> list[SparseRow]:
         """See `SparsePrior`."""
-        found = histories_of(self.catalog, queries, self.decay) @ self.similarity
+        found = self._found(queries)
         if not sparse.issparse(found):
             everything = np.arange(len(self.catalog))
             return [lifted(everything, row, self._floors, len(self.catalog)) for row in found]
         rows = rows_of(cast(sparse.csr_array, found))
         return [lifted(items, values, self._floors, len(self.catalog)) for items, values in rows]
+
+    def _found(self, queries: Sequence[Query]) -> FloatArray | sparse.csr_array:
+        histories = histories_of(self.catalog, queries, self.decay)
+        if self.similarity.dtype == np.float32:  # else a float64 copy of it is made each time
+            return cast(FloatArray, (histories.astype(np.float32) @ self.similarity).astype(np.float64))
+        return cast(FloatArray, histories @ self.similarity)
 
     def evidence(self, query: Query, item: Item) -> list[Evidence]:
         """The items of the history that speak for an item, strongest first.
@@ -120,7 +130,7 @@ class ItemToItem:
         kept = np.flatnonzero(before >= 0)
         similarity: FloatArray | sparse.csr_array
         if isinstance(self.similarity, np.ndarray):
-            similarity = np.zeros((n_items, n_items))
+            similarity = np.zeros((n_items, n_items), self.similarity.dtype)
             similarity[np.ix_(kept, kept)] = self.similarity[np.ix_(before[kept], before[kept])]
         elif only_appended(before, len(self.catalog)):
             none = np.full(n_items - len(self.catalog), self.similarity.indptr[-1], self.similarity.indptr.dtype)
@@ -191,6 +201,7 @@ class Transition(ItemToItem):
         neighbours: int = 2_000,
         decay: float = 0.8,
         floor: float = FLOOR,
+        counts: sparse.csr_array | None = None,
     ) -> Transition:
         """Count the transitions of a log.
 
@@ -210,6 +221,7 @@ class Transition(ItemToItem):
                 catalog costs a request.
             decay: In (0, 1], of the history with age.
             floor: See `log_lift`.
+            counts: What `count` gives for the same log, window and step_decay, where several fits share it.
 
         Raises:
             UnknownItemError: An interaction with an item that the catalog does not have.
@@ -222,13 +234,20 @@ class Transition(ItemToItem):
         _check(row_power >= 0, "row_power", row_power, "0 or more")
         _check(column_power >= 0, "column_power", column_power, "0 or more")
         _check(neighbours >= 1, "neighbours", neighbours, "1 or more")
-        counts = _transitions(sequences(interactions, catalog), len(catalog), window, step_decay)
-        if backward > 0:
-            counts = (counts + backward * counts.T).tocsr()
+        if counts is None:
+            counts = cls.count(interactions, catalog, window=window, step_decay=step_decay)
+        counts = (counts + backward * counts.T).tocsr() if backward > 0 else counts.copy()
         rows = _negative_power(np.asarray(counts.sum(axis=1), dtype=np.float64), row_power)
         columns = _negative_power(np.asarray(counts.sum(axis=0), dtype=np.float64), column_power)
         counts.data *= np.repeat(rows, np.diff(counts.indptr)) * columns[counts.indices]
         return cls(catalog, _compact(_strongest(counts, neighbours)), decay, floor, weight)
+
+    @staticmethod
+    def count(
+        interactions: pl.DataFrame, catalog: Catalog, *, window: int = 20, step_decay: float = 0.9
+    ) -> sparse.csr_array:
+        """N of the class's docstring, float64 [n_items, n_items]; see `fit` for the arguments."""
+        return _transitions(sequences(interactions, catalog), len(catalog), window, step_decay)
 
 
 @dataclass(frozen=True, eq=False)
@@ -255,8 +274,11 @@ class Ease(ItemToItem):
         decay: float = 0.9,
         floor: float = FLOOR,
         max_items: int = 20_000,
+        max_bytes: int | None = None,
     ) -> Ease:
-        """Invert the Gram matrix of a log.
+        """Invert the Gram matrix of a log, by Cholesky and in place.
+
+        Above `DOUBLE_ITEMS` items in float32, whose rounding does not show in the ranking.
 
         Items that nobody took get similarity 0 and are left out of the inverse, so `max_items` counts only those taken.
 
@@ -267,10 +289,11 @@ class Ease(ItemToItem):
             l2: Above 0; the strength of the ridge, in users.
             decay: In (0, 1], of the history with age.
             floor: See `log_lift`.
-            max_items: Most items to invert: n^2 numbers are held three times (20,000 items: 9.6 GB), n^3 steps made.
+            max_items: Most items to invert: n^2 numbers are held (20,000 items: 1.6 GB), n^3 steps made.
+            max_bytes: Most memory of the fit, where that is limited.
 
         Raises:
-            CatalogTooLargeError: More than `max_items` items were taken.
+            CatalogTooLargeError: More than `max_items` items were taken, or `max_bytes` is too little.
             UnknownItemError: An interaction with an item that the catalog does not have.
             DataError: A column is missing or has nulls.
             ValueError: A hyper-parameter is out of range.
@@ -282,12 +305,34 @@ class Ease(ItemToItem):
                 f"EASE inverts a matrix of {len(taken)} x {len(taken)} items, above max_items={max_items}; "
                 "use Transition or ItemKNN, which stay sparse, or raise max_items if there is memory"
             )
-        dense = gram.toarray()
-        dense.flat[:: len(taken) + 1] += l2
-        inverse = np.linalg.inv(dense)
-        weights = inverse / -np.diag(inverse)
+        single = len(taken) > DOUBLE_ITEMS
+        needed = cls.bytes_of(len(taken), len(catalog))
+        if max_bytes is not None and needed > max_bytes:
+            raise CatalogTooLargeError(
+                f"EASE of {len(taken)} items needs {needed / 2**30:.1f} GiB, above the {max_bytes / 2**30:.1f} GiB "
+                "left to it; use Transition or ItemKNN, which stay sparse, or give more memory"
+            )
+        if single and len(taken) ** 2 > DENSE_SHARE * len(catalog) ** 2:  # so that it need not be spread afterwards
+            cells = gram.tocoo()
+            everything = (len(catalog), len(catalog))
+            gram = sparse.coo_array((cells.data, (taken[cells.row], taken[cells.col])), shape=everything).tocsr()
+            taken = np.arange(len(catalog))
+        weights = gram.astype(np.float32 if single else np.float64).toarray(order="C")
+        weights.flat[:: len(weights) + 1] += l2
+        _invert(weights)
+        scale = -np.diag(weights).copy()
+        for start in range(0, len(weights), ROWS_AT_ONCE):  # in pieces: no second matrix
+            weights[start : start + ROWS_AT_ONCE] /= scale
         np.fill_diagonal(weights, 0.0)
         return cls(catalog, _spread(weights, taken, len(catalog)), decay, floor, weight)
+
+    @staticmethod
+    def bytes_of(taken: int, n_items: int) -> int:
+        """Bytes that a fit holds at once, with so many items that somebody took."""
+        single, whole = taken > DOUBLE_ITEMS, taken**2 > DENSE_SHARE * n_items**2
+        if whole:
+            return 4 * n_items**2 if single else 8 * (taken**2 + n_items**2 * (taken < n_items))
+        return (4 + 8) * taken**2 if single else 8 * 2 * taken**2
 
 
 @dataclass(frozen=True, eq=False)
@@ -434,13 +479,44 @@ def _compact(matrix: sparse.csr_array) -> FloatArray | sparse.csr_array:
     return cast(FloatArray, matrix.toarray()) if matrix.nnz > DENSE_SHARE * n_cells else matrix
 
 
+def _lapack(name: str) -> Callable[..., None]:
+    """A routine of LAPACK (uplo, n, a, lda, info); scipy's own wrapper holds up all other threads for minutes."""
+    capsule = cython_lapack.__pyx_capi__[name]
+    name_of = ctypes.PYFUNCTYPE(ctypes.c_char_p, ctypes.py_object)(("PyCapsule_GetName", ctypes.pythonapi))
+    pointer_of = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object, ctypes.c_char_p)(
+        ("PyCapsule_GetPointer", ctypes.pythonapi)
+    )
+    return ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * 5)(pointer_of(capsule, name_of(capsule)))
+
+
+def _invert(matrix: FloatArray) -> None:
+    """Invert a symmetric positive definite matrix, C order, in place."""
+    if not len(matrix):
+        return
+    assert matrix.flags.c_contiguous
+    size, failed = ctypes.c_int(len(matrix)), ctypes.c_int(0)
+    letter = "s" if matrix.dtype == np.float32 else "d"
+    for step in ("potrf", "potri"):  # to LAPACK, in Fortran's order, the upper triangle is our lower one
+        by = ctypes.byref
+        _lapack(letter + step)(ctypes.c_char_p(b"U"), by(size), matrix.ctypes.data, by(size), by(failed))
+        if failed.value:
+            raise ValueError("the matrix of items cannot be inverted in this precision; raise l2")
+    for start in range(0, len(matrix), ROWS_AT_ONCE):
+        rows = slice(start, start + ROWS_AT_ONCE)
+        corner = matrix[rows, rows]
+        corner[:] = np.tril(corner) + np.tril(corner, -1).T
+        matrix[rows, rows.stop :] = matrix[rows.stop :, rows].T
+
+
 def _spread(block: FloatArray, taken: IntArray, n_items: int) -> FloatArray | sparse.csr_array:
     """A block over the items taken as rows and columns of the whole catalog, zero elsewhere."""
     if len(taken) == n_items:
         return block
     if block.size > DENSE_SHARE * n_items**2:
-        whole = np.zeros((n_items, n_items))
-        whole[np.ix_(taken, taken)] = block
+        whole = np.zeros((n_items, n_items), block.dtype)
+        for start in range(0, len(taken), ROWS_AT_ONCE):
+            rows = slice(start, start + ROWS_AT_ONCE)
+            whole[np.ix_(taken[rows], taken)] = block[rows]
         return whole
     lengths = np.zeros(n_items + 1, dtype=INDEX if block.size < np.iinfo(INDEX).max else np.int64)
     lengths[taken + 1] = len(taken)

@@ -11,9 +11,10 @@ import typer
 from typer.testing import CliRunner
 
 from eval import baselines
-from eval.baselines import Evaluation, evaluate_priors, run_baselines
+from eval.baselines import Evaluation, Halving, evaluate_priors, run_baselines
+from eval.memory import budget, rows_within
 from llmgen.catalog import Catalog
-from llmgen.errors import UnknownItemError
+from llmgen.errors import ConfigError, UnknownItemError
 from llmgen.priors import Popularity, Seen, sparse
 from llmgen.splits import Ties, leave_one_out
 from llmgen.types import Item, Query
@@ -169,3 +170,73 @@ def test_a_large_catalog_is_ranked_in_few_numbers_and_has_no_mix(
     for one, other in zip(dense, few, strict=False):
         assert one.test.ranks.tolist() == other.test.ranks.tolist()
     assert "the mix is left out" in caplog.text
+
+
+def test_a_budget_is_a_quarter_of_the_machine_or_what_is_said() -> None:
+    assert budget(1.5) == 3 << 29
+    assert 0 < budget() <= budget(budget() * 4 / 2**30) / 4 + 1
+    for wrong in (0, -1, 1e9):
+        with pytest.raises(ConfigError, match=f"{wrong:g}".replace("+", r"\+")):
+            budget(wrong)
+    assert rows_within(8 * 100 * 3 * 7, columns=100, arrays=3, most=1024) == 7
+    assert rows_within(1, columns=100, arrays=3, most=1024) == 1
+    assert rows_within(1 << 40, columns=100, arrays=3, most=1024) == 1024
+
+
+def test_a_model_that_the_budget_is_too_small_for_is_left_out_with_the_number(
+    walks: pl.DataFrame, caplog: pytest.LogCaptureFixture
+) -> None:
+    found = run_baselines(walks, RING, grids={"ease": {"l2": (1.0,)}, "popularity": {}}, memory=3 * 8 * N_ITEMS**2 - 3)
+    assert [result.name for result in found] == ["popularity", "mix"]
+    assert "ease is left out: EASE of 30 items needs 0.0 GiB" in caplog.text
+    found = run_baselines(walks, RING, grids={"ease": {"l2": (1.0,)}, "popularity": {}}, memory=3 * 8 * N_ITEMS**2)
+    assert [result.name for result in found] == ["ease", "popularity", "mix"]
+
+
+def test_a_budget_changes_no_answer(walks: pl.DataFrame) -> None:
+    grids = {name: grid for name, grid in GRIDS.items() if name != "ease"}
+    roomy, tight = (run_baselines(walks, RING, k=1, grids=grids, memory=size) for size in (1 << 30, 1 << 20))
+    for one, other in zip(roomy, tight, strict=True):
+        assert (one.settings, one.validation) == (other.settings, other.validation)
+        assert one.test.ranks.tolist() == other.test.ranks.tolist()
+
+
+def test_halving_tries_all_on_few_and_the_best_on_more(walks: pl.DataFrame, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def counted(priors, queries, *rest, **more):  # type: ignore[no-untyped-def]
+        asked.append(len(queries))
+        return evaluate_priors(priors, queries, *rest, **more)
+
+    monkeypatch.setattr(baselines, "evaluate_priors", counted)
+    grids = {"transition": GRIDS["transition"]}
+    halved = run_baselines(walks, RING, k=1, grids=grids, halving=Halving((10, 20, 40), 0.5, mix_users=20))
+    assert asked[:15] == [10] * 8 + [20] * 4 + [40] * 2 + [60]  # 8 settings, 4, 2; then the test, of everybody
+    whole = run_baselines(walks, RING, k=1, grids=grids)
+    assert halved[0].settings == whole[0].settings == {"window": 1, "backward": 0.0, "decay": 0.1}
+    assert halved[0].test.ranks.tolist() == whole[0].test.ranks.tolist()
+
+
+def test_the_ridge_is_chosen_among_the_items_taken_most(walks: pl.DataFrame, monkeypatch: pytest.MonkeyPatch) -> None:
+    fitted = []
+
+    class Spy(baselines.Ease):
+        @classmethod
+        def fit(cls, interactions, catalog, **settings):  # type: ignore[no-untyped-def]
+            fitted.append((len(catalog), settings["l2"]))
+            return baselines.Ease.fit(interactions, catalog, **settings)
+
+    monkeypatch.setattr(baselines, "MODELS", {"ease": Spy})
+    grids = {"ease": {"l2": (1.0, 1000.0), "decay": (0.5, 1.0)}}
+    (result, *_) = run_baselines(walks, RING, k=1, grids=grids, halving=Halving((60,), items=20))
+    assert [number for number, _ in fitted] == [20, 20, 30, 30]  # tried, then the chosen one on validation and test
+    assert [ridge for _, ridge in fitted] == [1.0, 1000.0, result.settings["l2"], result.settings["l2"]]
+
+
+def test_more_users_than_that_are_halved_without_a_word(walks: pl.DataFrame, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(baselines, "ALL_USERS", 50)
+    monkeypatch.setattr(baselines, "HALVING", Halving((10, 30), 0.5))
+    seen = []
+    monkeypatch.setattr(baselines.Trials, "_ridge", lambda self, tried: seen.append(len(tried)) or tried)
+    run_baselines(walks, RING, grids={"ease": {"l2": (1.0, 2.0)}})
+    assert seen == [2]
