@@ -433,7 +433,7 @@ class Trials:
         self.batch = rows_within(memory // 8, len(catalog), 8, 1024)
         sizes = [min(size, len(self.order)) for size in halving.users] if halving else [len(self.order)]
         self.rounds = [self.users(size) for size in dict.fromkeys(sizes)]
-        self._counts: tuple[tuple[float, ...], Any] = (), None
+        self._counts: tuple[tuple[tuple[str, float], ...], Any] = (), None
 
     @property
     def last(self) -> Part:

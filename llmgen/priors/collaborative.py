@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import ctypes
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import cast
@@ -92,7 +92,7 @@ class ItemToItem:
         if not sparse.issparse(found):
             everything = np.arange(len(self.catalog))
             return [lifted(everything, row, self._floors, len(self.catalog)) for row in found]
-        rows = rows_of(cast(sparse.csr_array, found))
+        rows = rows_of(found)
         return [lifted(items, values, self._floors, len(self.catalog)) for items, values in rows]
 
     def _found(self, queries: Sequence[Query]) -> FloatArray | sparse.csr_array:
@@ -481,7 +481,7 @@ def _compact(matrix: sparse.csr_array) -> FloatArray | sparse.csr_array:
 
 def _lapack(name: str) -> Callable[..., None]:
     """A routine of LAPACK (uplo, n, a, lda, info); scipy's own wrapper holds up all other threads for minutes."""
-    capsule = cython_lapack.__pyx_capi__[name]
+    capsule = cast(Mapping[str, object], cython_lapack.__pyx_capi__)[name]
     name_of = ctypes.PYFUNCTYPE(ctypes.c_char_p, ctypes.py_object)(("PyCapsule_GetName", ctypes.pythonapi))
     pointer_of = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object, ctypes.c_char_p)(
         ("PyCapsule_GetPointer", ctypes.pythonapi)
