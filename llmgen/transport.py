@@ -12,7 +12,9 @@ import asyncio
 import math
 import random
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, NamedTuple, Self
@@ -24,6 +26,23 @@ from llmgen.errors import APIConnectionError, APITimeoutError
 
 AGAIN = frozenset({429, 500, 502, 503})
 LOST = (httpx2.TransportError, httpx2.DecodingError)  # a compressed answer that broke off cannot be decoded
+MAX_BODY = 1 << 26  # bytes of an answer: one that a search asks for has some hundred thousand
+
+_UNTIL: ContextVar[Callable[[], float]] = ContextVar("until", default=lambda: math.inf)
+
+
+@contextmanager
+def until(deadline: Callable[[], float]) -> Iterator[None]:
+    """Within it, no blocking request of this context goes on behind a time of `time.monotonic`, retries included.
+
+    Args:
+        deadline: Asked before each attempt and between the pieces of an answer; -inf where nobody waits any more.
+    """
+    before = _UNTIL.set(deadline)
+    try:
+        yield
+    finally:
+        _UNTIL.reset(before)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +127,8 @@ class _Settings:
         why = str(error) or type(error).__name__
         made: APIConnectionError | APITimeoutError
         if isinstance(error, httpx2.TimeoutException):
-            made = APITimeoutError(f"{self.base_url}{path} did not answer within {self.timeout_s:g} s")
+            allowed = error.request.extensions["timeout"]["read"]  # less than our own where `until` left less
+            made = APITimeoutError(f"{self.base_url}{path} did not answer within {allowed:.4g} s")
         elif isinstance(error, httpx2.ConnectError):
             host = httpx2.URL(self.base_url).host
             proxied = httpx2.URL(self.base_url).scheme in getproxies() and not proxy_bypass(host)
@@ -121,10 +141,10 @@ class _Settings:
         made.__cause__ = error
         return made
 
-    def again(self, attempt: int, outcome: httpx2.Response | APIConnectionError | APITimeoutError) -> float | None:
+    def again(self, attempt: int, outcome: Response | APIConnectionError | APITimeoutError) -> float | None:
         """Seconds to wait before the next attempt; None if the outcome stands."""
-        if isinstance(outcome, httpx2.Response):
-            if outcome.status_code not in AGAIN:
+        if isinstance(outcome, Response):
+            if outcome.status not in AGAIN:
                 return None
             return self.retry.pause(attempt, outcome.headers.get("retry-after"))
         return None if isinstance(outcome, APITimeoutError) else self.retry.pause(attempt)
@@ -171,23 +191,45 @@ class Transport(_Settings):
         """Send a request, again where that may help, and read the whole answer.
 
         Raises:
-            APIConnectionError, APITimeoutError: No attempt got an answer.
+            APIConnectionError, APITimeoutError: No attempt got an answer, or `until` left no time for one.
         """
         attempt = 0
         while True:
             attempt += 1
-            outcome: httpx2.Response | APIConnectionError | APITimeoutError
+            outcome: Response | APIConnectionError | APITimeoutError
             try:
-                outcome = self._client.request(method, path, content=body, headers=headers)
+                outcome = self._once(method, path, body, headers)
             except LOST as error:
                 outcome = self.failure(error, path)
             pause = self.again(attempt, outcome)
-            if pause is not None:
+            if pause is not None and time.monotonic() + pause < _UNTIL.get()():
                 time.sleep(pause)
-            elif isinstance(outcome, httpx2.Response):
-                return Response(outcome.status_code, outcome.content, outcome.headers)
+            elif isinstance(outcome, Response):
+                return outcome
             else:
                 raise outcome
+
+    def _once(self, method: str, path: str, body: bytes | None, headers: Mapping[str, str] | None) -> Response:
+        """One attempt. The time that is left counts for each wait, and between the pieces of an answer that drips."""
+        deadline = _UNTIL.get()
+        left = deadline() - time.monotonic()
+        if left <= 0:
+            raise APITimeoutError(f"{self.base_url}{path} was not asked: nobody waits for its answer any more")
+        request = self._client.build_request(
+            method, path, content=body, headers=headers, timeout=httpx2.Timeout(min(self.timeout_s, left))
+        )
+        response = self._client.send(request, stream=True)
+        try:
+            read = bytearray()
+            for part in response.iter_bytes():
+                read += part
+                if len(read) > MAX_BODY:
+                    raise APIConnectionError(f"{self.base_url}{path} answers with more than {MAX_BODY:,} bytes")
+                if time.monotonic() > deadline():
+                    raise APITimeoutError(f"{self.base_url}{path} did not answer in full within the time allowed")
+        finally:
+            response.close()
+        return Response(response.status_code, bytes(read), response.headers)
 
     def close(self) -> None:
         """Close all connections."""
@@ -230,16 +272,17 @@ class AsyncTransport(_Settings):
         attempt = 0
         while True:
             attempt += 1
-            outcome: httpx2.Response | APIConnectionError | APITimeoutError
+            outcome: Response | APIConnectionError | APITimeoutError
             try:
-                outcome = await self._client.request(method, path, content=body, headers=headers)
+                got = await self._client.request(method, path, content=body, headers=headers)
+                outcome = Response(got.status_code, got.content, got.headers)
             except LOST as error:
                 outcome = self.failure(error, path)
             pause = self.again(attempt, outcome)
             if pause is not None:
                 await asyncio.sleep(pause)
-            elif isinstance(outcome, httpx2.Response):
-                return Response(outcome.status_code, outcome.content, outcome.headers)
+            elif isinstance(outcome, Response):
+                return outcome
             else:
                 raise outcome
 

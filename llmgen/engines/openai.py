@@ -15,6 +15,7 @@ import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -235,7 +236,9 @@ class OpenAIEngine:
             raise EngineUnavailableError(f"{self.name} was closed; load the engine again")
         if len(things) < 2:
             return [ask(thing) for thing in things]
-        return list(self._pool.map(ask, things))  # where one fails, those that wait are not sent
+        contexts = [copy_context() for _ in things]  # they say until when an answer is waited for
+        # where one fails, those that wait are not sent
+        return list(self._pool.map(lambda context, thing: context.run(ask, thing), contexts, things))
 
 
 def _choose(server: Server, model: str | None, adapter: str | None) -> tuple[Card, Card]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import re
 import threading
 from collections.abc import Callable, Sequence
@@ -125,9 +126,14 @@ class Server:
             self._count(answer.get("usage") or {})
             rows = sorted(answer["choices"], key=lambda choice: choice["index"])
             tables = [row["logprobs"]["top_logprobs"][0] for row in rows]
-            if len(tables) != len(prompts):
-                raise ValueError(f"{len(tables)} answers to {len(prompts)} prompts")
-            return [{token: float(table[name]) for token, name in names.items()} for table in tables]
+            if [row["index"] for row in rows] != list(range(len(prompts))):
+                raise ValueError(f"answers {[row['index'] for row in rows][:10]} to {len(prompts)} prompts")
+            values = [{token: float(table[name]) for token, name in names.items()} for table in tables]
+            for row in values:
+                for token, value in row.items():
+                    if not math.isfinite(value):
+                        raise ValueError(f"token {token} has the log-probability {value}")
+            return values
 
         names = {token: f"token_id:{token}" for token in ids}
         fields = {
@@ -167,7 +173,7 @@ class Server:
         response = self.send("POST", "/tokenize", {"prompt": text, "add_special_tokens": False})
         try:
             return list(json.loads(response.body)["tokens"])
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             return None
 
     def cache(self) -> dict[str, int]:
@@ -197,7 +203,7 @@ class Server:
             error = json.loads(text)
             error = error.get("error", error)
             text = str(error if isinstance(error, str) else error["message"])
-        except (ValueError, KeyError, AttributeError, TypeError):
+        except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
             pass  # not in OpenAI's form: shown as it is
         text = " ".join(text.split())[:500]
         return text.replace(self._key, "***") if self._key else text
@@ -218,7 +224,7 @@ class Server:
             raise refused(f"{url} refuses (HTTP {status}): {self._said(response)}{hint}")
         try:
             return read(json.loads(response.body))
-        except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError) as error:
             raise GenerationError(
                 f"{url} answered what cannot be read ({type(error).__name__}: {error}): {self._said(response)[:200]}"
             ) from error

@@ -84,6 +84,8 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
 }
 JSON = "application/json"
 SHORTEST_TIMEOUT_S = 0.01
+READY_S = 2.0
+"""For an engine that was away to answer /ready: who asks that waits for seconds only."""
 STUCK_AFTER_S = 300.0
 """A batch that runs for longer will not end: /health fails, so that a supervisor starts the service anew."""
 
@@ -178,6 +180,7 @@ class _State:
             gather_s=limits.gather_s,
             max_queue=limits.max_queue,
             on_batch=self.metrics.batch,
+            on_engine=self._engine,
         )
 
     async def ask(
@@ -186,9 +189,11 @@ class _State:
         group: Hashable,
         work: Any,
         run: Callable[[Sequence[Any]], Sequence[Answer]],
+        *,
+        at_most_s: float = math.inf,
     ) -> Answer:
         """The batcher's answer, unless the client hangs up first."""
-        allowed = min(_timeout(request) or self.limits.timeout_s, self.limits.timeout_s)
+        allowed = min(_timeout(request) or self.limits.timeout_s, self.limits.timeout_s, at_most_s)
         job = asyncio.ensure_future(self.batcher.ask(group, work, run, timeout_s=allowed))
         gone = asyncio.ensure_future(_hung_up(request))
         try:
@@ -200,18 +205,17 @@ class _State:
         except QueueFullError:
             self.metrics.refused.inc()
             raise
-        except EngineUnavailableError as error:
-            self.engine_error = str(error)
-            raise
         finally:
             job.cancel()
             gone.cancel()
-        self.engine_error = None
         return answer
 
     def choice(self, snapshot: Snapshot, query: Query, prompt: str | None) -> Choice:
         chosen = self.choose(snapshot.recommender, query)
         return chosen if prompt is None else chosen._replace(prompt=prompt)
+
+    def _engine(self, error: str | None) -> None:
+        self.engine_error = error
 
     def _usage(self) -> tuple[int, int]:
         engine = self.live.now.recommender.engine
@@ -380,7 +384,8 @@ def _add_status(app: FastAPI, state: _State) -> None:
         if state.engine_error is not None:
             recommender = state.live.now.recommender
             try:
-                await state.ask(request, (recommender, "recommend"), Query(k=1), recommender.recommend_many)
+                run = recommender.recommend_many
+                await state.ask(request, (recommender, "ready"), Query(k=1), run, at_most_s=READY_S)
             except (LLMGenError, QueueFullError, DeadlineError) as error:
                 return status(f"the engine is down: {error}")
         return status(None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Hashable, Sequence
@@ -11,10 +12,14 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from llmgen.errors import EngineUnavailableError, LLMGenError
+from llmgen.transport import until
 
 Work = TypeVar("Work")
 Answer = TypeVar("Answer")
 Run = Callable[[Sequence[Any]], Sequence[Any]]
+
+AHEAD_S, AHEAD = 0.25, 0.1
+"""So long before a deadline, and at most this share of the time left, an engine's server is no longer waited for."""
 
 
 class QueueFullError(Exception):
@@ -32,6 +37,7 @@ class _Job:
     run: Run
     answer: asyncio.Future[Any]
     asked_at: float
+    until: float
 
 
 class Batcher:
@@ -46,6 +52,7 @@ class Batcher:
         gather_s: Seconds to wait for company where there has been some and nothing else is to be done.
         max_queue: Jobs that may wait, 1 or more; a job of a batch that runs does not wait.
         on_batch: Told the size of each batch and how many seconds each of its jobs had waited.
+        on_engine: Told after each batch why the engine was away, or None, also where nobody waits for the answers.
     """
 
     def __init__(
@@ -55,6 +62,7 @@ class Batcher:
         gather_s: float = 0.002,
         max_queue: int = 1024,
         on_batch: Callable[[Sequence[float]], None] = lambda waits: None,
+        on_engine: Callable[[str | None], None] = lambda error: None,
     ) -> None:
         if max_batch < 1 or max_queue < 1:
             raise ValueError(f"max_batch and max_queue must be 1 or more, not {max_batch} and {max_queue}")
@@ -62,6 +70,7 @@ class Batcher:
             raise ValueError(f"gather_s must be 0 or more, not {gather_s}")
         self.max_batch, self.gather_s, self.max_queue = max_batch, gather_s, max_queue
         self._on_batch = on_batch
+        self._on_engine = on_engine
         self._waiting: dict[Hashable, deque[_Job]] = {}
         self._size = 0
         self._wake = asyncio.Event()
@@ -115,7 +124,7 @@ class Batcher:
         if self._size >= self.max_queue:
             raise QueueFullError(f"{self._size} requests are waiting already")
         loop = asyncio.get_running_loop()
-        job = _Job(group, work, run, loop.create_future(), time.monotonic())
+        job = _Job(group, work, run, loop.create_future(), time.monotonic(), time.monotonic() + timeout_s)
         self._waiting.setdefault(group, deque()).append(job)
         self._size += 1
         self._wake.set()
@@ -161,9 +170,11 @@ class Batcher:
             self._busy_since = time.monotonic()
             self._on_batch([self._busy_since - job.asked_at for job in batch])
             try:
-                answers = await loop.run_in_executor(self._thread, _answers, batch[0].run, [job.work for job in batch])
+                answers = await loop.run_in_executor(self._thread, _in_time, batch)
             finally:
                 self._busy_since = None
+            away = [answer for answer in answers if isinstance(answer, EngineUnavailableError | DeadlineError)]
+            self._on_engine(str(away[0]) if away else None)
             for job, answer in zip(batch, answers, strict=True):
                 if job.answer.done():  # its asker has gone
                     continue
@@ -171,6 +182,23 @@ class Batcher:
                     job.answer.set_exception(answer)
                 else:
                     job.answer.set_result(answer)
+
+
+def _in_time(batch: Sequence[_Job]) -> list[Any]:
+    """The answers of a batch; what it asks of a server ends when nobody waits for it any more.
+
+    It ends shortly before the last deadline, so that who waits learns that the engine is away, and the worker is free
+    for what comes next.
+    """
+    last = max(job.until for job in batch)
+    stop = last - min(AHEAD_S, AHEAD * (last - time.monotonic()))
+
+    with until(lambda: -math.inf if all(job.answer.done() for job in batch) else stop):
+        answers = _answers(batch[0].run, [job.work for job in batch])
+    if time.monotonic() < stop:
+        return answers
+    late = "there was no answer in time, and the engine is why"
+    return [DeadlineError(f"{late}: {one}") if isinstance(one, EngineUnavailableError) else one for one in answers]
 
 
 def _answers(run: Run, works: Sequence[Any]) -> list[Any]:

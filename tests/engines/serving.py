@@ -46,6 +46,7 @@ class Reply:
         delay_s: Before the answer.
         cut: Whether the connection ends in the middle of the body.
         hang_up: Whether it ends behind the body, without a word in the headers.
+        drip_s: Between the bytes of the body.
     """
 
     status: int = 200
@@ -54,6 +55,7 @@ class Reply:
     delay_s: float = 0.0
     cut: bool = False
     hang_up: bool = False
+    drip_s: float = 0.0
 
 
 class Stub:
@@ -105,7 +107,12 @@ class Stub:
                     for name, value in {"content-length": str(len(reply.body)), **reply.headers}.items():
                         self.send_header(name, value)
                     self.end_headers()
-                    self.wfile.write(reply.body[: len(reply.body) // 2] if reply.cut else reply.body)
+                    for place in range(len(reply.body) if reply.drip_s else 0):
+                        if stub._stopped.wait(reply.drip_s):
+                            return
+                        self.wfile.write(reply.body[place : place + 1])
+                    if not reply.drip_s:
+                        self.wfile.write(reply.body[: len(reply.body) // 2] if reply.cut else reply.body)
 
             do_POST = do_GET
 

@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import numpy as np
 import pytest
 from hypothesis import given
@@ -23,8 +24,9 @@ from llmgen.engines import Engine, GenerationConfig, Step, Usage, load_engine
 from llmgen.engines.openai import IDS, PROMPTS, SPARE, OpenAIEngine, _pack
 from llmgen.errors import ConfigError, EngineError, EngineUnavailableError, GenerationError
 from llmgen.recommender import Recommender
-from llmgen.transport import Retry
+from llmgen.transport import MAX_BODY, Retry
 from llmgen.types import FloatArray, Message, Query
+from tests.conftest import films
 from tests.engines.contract import CHATS
 from tests.engines.serving import Asked, Reply, Stub
 
@@ -488,6 +490,78 @@ def test_answers_that_cannot_be_read_are_told(engine: OpenAIEngine, stub: Stub, 
         engine.next_logprobs([STEP])
     with pytest.raises(GenerationError, match="cannot be read"):
         engine.generate(CHATS[:1], GenerationConfig())
+
+
+def row(index: int, *, value: float = -1.0) -> dict[str, Any]:
+    """One that a server may answer to a question about the tokens 0 to 4."""
+    table = {f"token_id:{token}": value if token == 3 else -1.0 for token in range(5)}
+    return {"index": index, "logprobs": {"top_logprobs": [table]}}
+
+
+@pytest.mark.parametrize(
+    "choices",
+    [
+        [row(0), row(0)],
+        [row(1), row(2)],
+        [row(0)],
+        [row(0), row(1), row(2)],
+        [row(0), row(1, value=float("nan"))],
+        [row(0), row(1, value=float("inf"))],
+        [row(0), row(1, value=float("-inf"))],
+    ],
+    ids=["one twice", "another", "too few", "too many", "nan", "inf", "-inf"],
+)
+def test_rows_that_are_no_answer_are_refused(engine: OpenAIEngine, stub: Stub, choices: list[dict[str, Any]]) -> None:
+    stub.turns += [answer({"choices": [row(1), row(0)]}), answer({"choices": choices})]
+    assert [found.tolist() for found in engine.next_logprobs([STEP, STEP])] == [[-1.0] * 5] * 2
+    with pytest.raises(GenerationError, match="cannot be read"):
+        engine.next_logprobs([STEP, STEP])
+
+
+def test_a_body_of_any_depth_or_size_is_refused(engine: OpenAIEngine, stub: Stub) -> None:
+    stub.turns += [Reply(200, b"[" * 100_000), Reply(200, b" " * (MAX_BODY + 1))]
+    with pytest.raises(GenerationError, match="cannot be read"):
+        engine.next_logprobs([STEP])
+    with pytest.raises(EngineUnavailableError, match=f"more than {MAX_BODY:,} bytes"):
+        engine.next_logprobs([STEP])
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [Reply(delay_s=60), Reply(200, b" " * 1_000, drip_s=0.1), Reply(status=0), Reply(500), Reply(503)],
+    ids=["hangs", "drips", "closes", "500", "503"],
+)
+def test_work_that_nobody_waits_for_ends_and_the_service_recovers(
+    load: Callable[..., OpenAIEngine], api: Api, stub: Stub, fault: Reply
+) -> None:
+    """With retries for minutes and waits of minutes, a deadline of a second is what counts."""
+    pytest.importorskip("fastapi", reason="needs llmgen[serve]")
+    from llmgen.server import create_app
+    from tests.server.conftest import running
+
+    engine = load(retry=Retry(attempts=1_000, pause_s=0.1, longest_pause_s=0.2), timeout_s=120.0)
+    with running(create_app(Recommender(films(20), engine))) as url:
+
+        def ask(seconds: float) -> httpx2.Response:
+            return httpx2.post(f"{url}/v1/recommend", json={"k": 1}, headers={"x-timeout": str(seconds)}, timeout=60)
+
+        assert ask(20).status_code == 200
+        stub.answer = lambda asked: fault
+        start = time.monotonic()
+        failed = ask(1)
+        assert failed.status_code in (503, 504)
+        assert stub.url in failed.json()["message"]
+        assert time.monotonic() - start < 1.5
+        assert httpx2.get(f"{url}/ready", timeout=60).status_code == 503
+        time.sleep(0.5)
+        asked = len(stub.asked)
+        time.sleep(0.5)
+        assert len(stub.asked) == asked, "it is asked for nobody"
+        stub.answer = api
+        start = time.monotonic()
+        assert ask(20).status_code == 200
+        assert time.monotonic() - start < 1
+        assert httpx2.get(f"{url}/ready", timeout=60).status_code == 200
 
 
 def test_a_wait_that_runs_out_is_no_hang(load: Callable[..., OpenAIEngine], stub: Stub) -> None:
