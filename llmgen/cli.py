@@ -320,7 +320,7 @@ def serve(
         Path | None, typer.Option(help="A file of API keys, one a line; besides LLMGEN_API_KEYS.")
     ] = None,
     insecure: Annotated[bool, typer.Option("--insecure", help="Let other machines in without a key.")] = False,
-    timeout: Annotated[float, typer.Option(help="Seconds for an answer.")] = 30.0,
+    timeout: Annotated[float, typer.Option(help="Seconds for a body to arrive, and for an answer.")] = 30.0,
     max_batch: Annotated[int, typer.Option(min=1, help="Requests worked on together.")] = 64,
     gather: Annotated[float, typer.Option(min=0, help="Milliseconds that an idle service waits for company.")] = 2.0,
     max_queue: Annotated[int, typer.Option(min=1, help="Requests that may wait; one more is answered 503.")] = 1024,

@@ -75,6 +75,7 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
     for status, text in {
         400: "The body is no text in UTF-8.",
         401: "No key, or a wrong one.",
+        408: "The body did not arrive in time.",
         413: "The body is too large.",
         422: "The request cannot be served as it is: an unknown item, prompt or filter, or a value out of range.",
         502: "The language model gave no usable answer.",
@@ -95,7 +96,7 @@ class Limits:
     """What one request, and all of them together, may take.
 
     Attributes:
-        timeout_s: For an answer; a request asks for less with `X-Timeout`, in seconds.
+        timeout_s: For a body to arrive, and for an answer; a request asks for less with `X-Timeout`, in seconds.
         max_batch: Requests worked on together at most.
         gather_s: How long a batch waits for company where nothing else is to be done.
         max_queue: Requests that may wait; one more is answered 503.
@@ -157,7 +158,7 @@ def create_app(
         responses=PROBLEMS,
     )
     app.state.llmgen = state
-    app.add_middleware(Gate, keys=keys, max_body=limits.max_body, metrics=state.metrics)
+    app.add_middleware(Gate, keys=keys, max_body=limits.max_body, body_s=limits.timeout_s, metrics=state.metrics)
     _add_errors(app)
     _add_answers(app, state)
     _add_catalog(app, state)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
 import json
@@ -79,12 +80,14 @@ class Gate:
         app: What is behind it.
         keys: Accepted as `Authorization: Bearer KEY` or `X-API-Key: KEY`; none lets everybody in.
         max_body: Bytes of a request's body at most.
+        body_s: Seconds that a body may take to arrive.
         metrics: Told of each request.
     """
 
-    def __init__(self, app: App, *, keys: Collection[str], max_body: int, metrics: Metrics) -> None:
+    def __init__(self, app: App, *, keys: Collection[str], max_body: int, body_s: float, metrics: Metrics) -> None:
         self.app = app
         self.max_body = max_body
+        self.body_s = body_s
         self.metrics = metrics
         self._digests = [hashlib.sha256(key.encode()).digest() for key in keys]
 
@@ -107,12 +110,19 @@ class Gate:
                 message["headers"] = [*message.get("headers", ()), (b"x-request-id", request_id.encode())]
             await send(message)
 
-        size = 0
+        size, whole = 0, False
         too_large = f"the body may have {self.max_body} bytes at most; send less at once"
 
         async def limited() -> MutableMapping[str, Any]:
-            nonlocal size
-            message = await receive()
+            nonlocal size, whole
+            if whole:  # what comes now says that the client has gone, and may take as long as the answer
+                return await receive()
+            try:
+                async with asyncio.timeout(self.body_s - (time.perf_counter() - began)):
+                    message = await receive()
+            except TimeoutError:
+                raise HTTPException(408, f"the body was not there within {self.body_s:g} s; send it faster") from None
+            whole = not message.get("more_body", False)
             size += len(message.get("body", b""))
             if size > self.max_body:
                 raise HTTPException(413, too_large)

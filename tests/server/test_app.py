@@ -381,6 +381,30 @@ def test_an_item_that_could_not_be_kept_or_read_is_refused(small: Catalog, item:
         assert asked.status_code == 422
 
 
+def test_a_body_that_drips_in_is_cut(recommender: Recommender) -> None:
+    """A byte every tenth of a second would hold a connection for as long as its sender likes."""
+    with running(create_app(recommender, limits=Limits(timeout_s=0.5))) as url:
+        host, _, port = url.removeprefix("http://").partition(":")
+        with socket.create_connection((host, int(port)), timeout=10) as connection:
+            connection.sendall(
+                b"POST /v1/recommend HTTP/1.1\r\nhost: x\r\n"
+                b"content-type: application/json\r\ncontent-length: 500\r\n\r\n"
+            )
+            start = time.monotonic()
+            connection.setblocking(False)
+            said = b""
+            while not said:
+                assert time.monotonic() - start < 2
+                connection.sendall(b" ")
+                time.sleep(0.1)
+                try:
+                    said = connection.recv(1_000)
+                except BlockingIOError:
+                    continue
+        assert said.startswith(b"HTTP/1.1 408")
+        assert httpx2.post(f"{url}/v1/recommend", json={"k": 1}).status_code == 200
+
+
 def test_a_changed_catalog_is_written_before_it_is_used(small: Catalog, tmp_path: Path) -> None:
     path = tmp_path / "items.jsonl"
     small.save(path)
