@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from llmgen.defuse import defuse
 from llmgen.errors import ConfigError, EngineUnavailableError
@@ -15,6 +16,31 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 logger = logging.getLogger(__name__)
+
+THOUGHTLESS: dict[str, Any] = {"enable_thinking": False}
+"""Read by the chat templates of models that can think first (Qwen3 and others), ignored by all others: a title is
+scored where an answer begins, and thoughts would use up the tokens of a list."""
+SYSTEM, USER = "llmgen-system-probe", "llmgen-user-probe"
+"""What is looked for in a rendered chat, to see whether a template drops a message's words."""
+_OPENS = r"<(?:think|thinking|thought|reasoning)>|\[THINK\]|<\|begin_of_thought\|>"
+_CLOSES = r"</(?:think|thinking|thought|reasoning)>|\[/THINK\]|<\|end_of_thought\|>"
+_THOUGHT = re.compile(rf"(?:{_OPENS}).*?(?:{_CLOSES})", re.DOTALL | re.IGNORECASE)
+_OPENED = re.compile(rf"(?:{_OPENS}).*\Z", re.DOTALL | re.IGNORECASE)
+_CLOSED = re.compile(rf"\A.*(?:{_CLOSES})", re.DOTALL | re.IGNORECASE)
+_LEFT_OPEN = re.compile(r"<(think|thinking|thought|reasoning)>\s*\Z", re.IGNORECASE)
+
+
+def without_thoughts(text: str) -> str:
+    r"""An answer without what a model thought before it, also where the thoughts began in the prompt or never ended.
+
+    >>> without_thoughts("<think>Not this one: Brazil</think>\n\nSolaris")
+    'Solaris'
+    >>> without_thoughts("rather not Brazil</think>Solaris"), without_thoughts("<think>Brazil, or")
+    ('Solaris', '')
+    """
+    if not (re.search(_OPENS, text, re.IGNORECASE) or re.search(_CLOSES, text, re.IGNORECASE)):
+        return text
+    return _OPENED.sub("", _CLOSED.sub("", _THOUGHT.sub("", text))).strip()
 
 
 PROBE = (
@@ -38,11 +64,12 @@ class ChatTokenizer:
             which versions of transformers write in different ways for the same tokens.
 
     Raises:
-        ConfigError: The tokenizer has no end token.
+        ConfigError: The tokenizer has no end token, or its chat template cannot be rendered or drops what users say.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self.tokenizer = tokenizer
+        self._knows_system, self._closing = (False, ()) if tokenizer.chat_template is None else self._tried()
         self.end = self._end_of_turn()
         template = str(tokenizer.chat_template or "")
         added = {token.content: token.special for token in tokenizer.added_tokens_decoder.values()}
@@ -54,7 +81,6 @@ class ChatTokenizer:
         self.digest = hashlib.sha256(known.encode()).hexdigest()[:16]
         self._beginning = self._begins_with()
         self._line_break = tuple(tokenizer("\n", add_special_tokens=False)["input_ids"])
-        self._knows_system = tokenizer.chat_template is not None and self._takes_system_message()
 
     @classmethod
     def load(cls, source: str) -> ChatTokenizer:
@@ -80,8 +106,9 @@ class ChatTokenizer:
     def tokenize(self, messages: Sequence[Message]) -> tuple[int, ...]:
         """The model's own chat template, up to where the assistant answers.
 
-        Models whose template knows no system role get its words at the head of the first user message; models without
-        a template get `role: content` paragraphs.
+        Models whose template knows no system role, or drops its words, get them at the head of the first user message;
+        models without a template get `role: content` paragraphs. Models that think first are told not to; where the
+        template begins thoughts all the same, they are ended at once.
 
         Where the last message is the assistant's, it is the beginning of the answer: whole lines, each spelled as an
         answer would be and followed by a line break, so that it does not matter how the lines came to stand there.
@@ -94,8 +121,10 @@ class ChatTokenizer:
             return (*self._beginning, *self.tokenizer(text, add_special_tokens=False)["input_ids"])
         if chat[0]["role"] == "system" and not self._knows_system:
             chat = [{"role": "user", "content": f"{chat[0]['content']}\n\n{chat[1]['content']}"}, *chat[2:]]
-        ids = self.tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=True, return_dict=False)
-        return tuple(ids)
+        ids = self.tokenizer.apply_chat_template(
+            chat, add_generation_prompt=True, tokenize=True, return_dict=False, **THOUGHTLESS
+        )
+        return (*ids, *self._closing)
 
     def spell(self, texts: Sequence[str]) -> list[tuple[int, ...]]:
         """Token ids of each text, control tokens in it defused, and the end token."""
@@ -108,8 +137,8 @@ class ChatTokenizer:
         return tuple(token for path in self.spell(texts) for token in (*path[:-1], *self._line_break))
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of what a model wrote, without control tokens."""
-        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
+        """The text of what a model wrote, without control tokens and thoughts."""
+        return without_thoughts(str(self.tokenizer.decode(list(ids), skip_special_tokens=True)))
 
     def ends(self, *of_the_model: int | Sequence[int] | None) -> frozenset[int]:
         """All tokens that end an answer: the chat's own and those of a model's configurations, one or several each."""
@@ -135,11 +164,32 @@ class ChatTokenizer:
             raise ConfigError("the tokenizer has no end-of-sequence token; set its eos_token")
         return int(self.tokenizer.eos_token_id)
 
-    def _takes_system_message(self) -> bool:
-        chat = [{"role": "system", "content": "a"}, {"role": "user", "content": "b"}]
+    def _tried(self) -> tuple[bool, tuple[int, ...]]:
+        """Whether the chat template renders a system message, and what ends thoughts that it begins.
+
+        Raises:
+            ConfigError: It cannot be rendered, or a user's words are not in what it renders.
+        """
+        user = {"role": "user", "content": USER}
         try:
-            self.tokenizer.apply_chat_template(chat, tokenize=False)
+            alone = self._rendered([user])
         except Exception as error:  # templates raise whatever jinja raises; what it means is the same
+            raise ConfigError(f"the model's chat template cannot be rendered: {error}; mend or replace it") from error
+        if USER not in alone:
+            raise ConfigError(
+                "the model's chat template leaves out what the user says, perhaps since it reads lists of parts only: "
+                f"it rendered {alone[-200:]!r}: give the tokenizer another chat_template"
+            )
+        try:
+            knows = SYSTEM in self._rendered([{"role": "system", "content": SYSTEM}, user])
+        except Exception as error:  # as above
             logger.debug("the chat template takes no system message: %s", error)
-            return False
-        return True
+            knows = False
+        begun = _LEFT_OPEN.search(alone)
+        if begun is None:
+            return knows, ()
+        text = f"{'' if alone.endswith(chr(10)) else chr(10)}</{begun[1]}>\n\n"
+        return knows, tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def _rendered(self, chat: list[dict[str, str]]) -> str:
+        return str(self.tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False, **THOUGHTLESS))

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from llmgen.engines import Usage
+from llmgen.engines.chat import without_thoughts
 from llmgen.errors import APIError, ConfigError, EngineError, EngineUnavailableError, GenerationError
 from llmgen.transport import Response, Retry, Transport
 from llmgen.types import Completion
@@ -238,8 +239,14 @@ def read_ids(answer: Any) -> tuple[list[int], bool]:
 
 
 def read_chat(answer: Any) -> Completion:
-    """What a model wrote as the assistant; where the server counts no tokens, bytes are counted."""
+    """What a model wrote as the assistant, without thoughts; where the server counts no tokens, bytes are counted.
+
+    Servers send the content as a text, as a list of parts, or as nothing where only thoughts were written.
+    """
     choice = answer["choices"][0]
-    text = str(choice["message"]["content"] or "")
+    content = choice["message"].get("content") or ""
+    if isinstance(content, list):
+        content = "".join(str(part.get("text") or "") for part in content if isinstance(part, dict))
+    text = without_thoughts(str(content))
     count = (answer.get("usage") or {}).get("completion_tokens")
     return Completion(text, len(text.encode()) if count is None else int(count), choice["finish_reason"] == "stop")

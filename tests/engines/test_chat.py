@@ -12,7 +12,8 @@ import pytest
 
 pytest.importorskip("transformers", reason="needs llmgen[hf]")
 
-from llmgen.engines.chat import ChatTokenizer
+from llmgen.engines.chat import ChatTokenizer, without_thoughts
+from llmgen.errors import ConfigError
 from llmgen.types import Message
 
 
@@ -98,3 +99,64 @@ def test_all_tokens_that_end_an_answer(tiny_model: Path) -> None:
     chat = ChatTokenizer(loaded(tiny_model))
     assert chat.ends(None, [7, 8], 9) == {chat.end, 7, 8, 9}
     assert chat.ends() == {chat.end}
+
+
+QWEN3 = (
+    "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{% endfor %}<|assistant|>"
+    "{% if enable_thinking is defined and enable_thinking is false %}<think></think>{% endif %}"
+)
+
+
+def text_of(chat: ChatTokenizer, *messages: Message) -> str:
+    return str(chat.tokenizer.decode(chat.tokenize(messages)))
+
+
+def test_models_that_can_think_are_told_not_to(tiny_model: Path) -> None:
+    chat = ChatTokenizer(loaded(tiny_model, chat_template=QWEN3))
+    assert text_of(chat, Message("user", "a")) == "<|user|>a<|assistant|><think></think>"
+
+
+@pytest.mark.parametrize("end", ["<think>", "<think>\n"])
+def test_thoughts_that_a_template_begins_are_ended(tiny_model: Path, end: str) -> None:
+    chat = ChatTokenizer(loaded(tiny_model, chat_template="{% for m in messages %}{{ m.content }}|{% endfor %}" + end))
+    begun = text_of(chat, Message("user", "a"))
+    assert begun == "a|<think>\n</think>\n\n"
+    assert text_of(chat, Message("user", "a"), Message("assistant", "b")).startswith(begun + "b")
+
+
+@pytest.mark.parametrize(
+    ("written", "answer"),
+    [
+        ("Solaris", "Solaris"),
+        ("<think>\nNot this one:\nBrazil\n</think>\n\nSolaris", "Solaris"),
+        ("Brazil?\n</think>\nSolaris", "Solaris"),  # begun in the prompt
+        ("<think>Brazil", ""),  # the budget ended it
+        ("<thinking>a</thinking>1. Alien\n<think>b</think>2. Heat", "1. Alien\n2. Heat"),
+        ("[THINK]Brazil[/THINK]Solaris", "Solaris"),
+        ("<THINK>Brazil</THINK> 4", "4"),
+        ("I think <3 Solaris", "I think <3 Solaris"),
+    ],
+)
+def test_thoughts_are_no_answer(written: str, answer: str) -> None:
+    assert without_thoughts(written) == answer
+
+
+def test_a_system_message_that_a_template_drops_goes_to_the_user(tiny_model: Path) -> None:
+    template = "{% for m in messages if m.role != 'system' %}<{{ m.content }}>{% endfor %}"
+    chat = ChatTokenizer(loaded(tiny_model, chat_template=template))
+    assert text_of(chat, Message("system", "be brief"), Message("user", "films?")) == "<be brief\n\nfilms?>"
+
+
+@pytest.mark.parametrize(
+    ("template", "said"),
+    [
+        ("{% for m in messages %}{{ m.content }", "cannot be rendered"),
+        (
+            "{% for m in messages %}{% for p in m.content if p.text is defined %}{{ p.text }}{% endfor %}{% endfor %}",
+            "leaves out",
+        ),
+    ],
+)
+def test_a_template_that_cannot_be_used_is_refused(tiny_model: Path, template: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        ChatTokenizer(loaded(tiny_model, chat_template=template))

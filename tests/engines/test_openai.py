@@ -22,10 +22,11 @@ from hypothesis import strategies as st
 from llmgen.catalog import Catalog
 from llmgen.engines import Engine, GenerationConfig, Step, Usage, load_engine
 from llmgen.engines.openai import IDS, PROMPTS, SPARE, OpenAIEngine, _pack
+from llmgen.engines.served import read_chat
 from llmgen.errors import ConfigError, EngineError, EngineUnavailableError, GenerationError
 from llmgen.recommender import Recommender
 from llmgen.transport import MAX_BODY, Retry
-from llmgen.types import FloatArray, Message, Query
+from llmgen.types import Completion, FloatArray, Message, Query
 from tests.conftest import films
 from tests.engines.contract import CHATS
 from tests.engines.serving import Asked, Reply, Stub
@@ -626,3 +627,18 @@ def test_without_a_key_none_is_sent(stub: Stub, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     OpenAIEngine.load(stub.url, api_key="").close()
     assert not any("authorization" in asked.headers for asked in stub.asked)
+
+
+@pytest.mark.parametrize(
+    ("message", "text"),
+    [
+        ({"content": "Solaris"}, "Solaris"),
+        ({"content": None, "reasoning_content": "Brazil?"}, ""),
+        ({}, ""),
+        ({"content": [{"type": "text", "text": "Sol"}, {"type": "text", "text": "aris"}]}, "Solaris"),
+        ({"content": "<think>Brazil?</think>\n\nSolaris"}, "Solaris"),
+    ],
+)
+def test_content_in_every_form_that_servers_send(message: dict[str, Any], text: str) -> None:
+    answer = {"choices": [{"message": message, "finish_reason": "stop"}], "usage": {"completion_tokens": 3}}
+    assert read_chat(answer) == Completion(text, 3, True)
