@@ -11,6 +11,12 @@ from llmgen import progress
 from llmgen.progress import Stage
 
 
+@pytest.fixture(autouse=True)
+def nothing_told_yet(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What other tests wrote, and when, is no matter of these."""
+    monkeypatch.setattr(progress, "_told_at", None)
+
+
 def test_a_log_gets_lines_with_stage_share_and_time_left(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -35,7 +41,6 @@ def test_short_stages_one_after_another_are_told_too(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(progress, "EVERY_S", 0.1)
-    monkeypatch.setattr(progress, "_told_at", None)
     for _ in range(20):
         with Stage("one of many", 1):
             time.sleep(0.02)
