@@ -16,6 +16,9 @@ from llmgen.trie import ItemTrie
 from llmgen.types import FloatArray, IntArray
 from llmgen.weights import SparseWeights, Weights, sparse_of
 
+TINY = 1e-290
+"""A sum of weights in units of the largest that is smaller has lost digits, or all of them."""
+
 
 class Weighed(NamedTuple):
     """What is below some nodes; one entry a node.
@@ -72,7 +75,7 @@ class DenseMass:
         self._trie = trie
         self._stride = trie.num_items + 1
         shape = (len(weights), self._stride)
-        log_weight, mass = np.empty(shape), np.zeros(shape)  # mass: of all items before, in units of exp(top)
+        log_weight, weights_of = np.empty(shape), np.zeros(shape)  # the latter in units of exp(top)
         count = np.zeros(shape, np.int32)  # of eligible items before
         self._top = np.empty(len(weights))
         order = trie.order.astype(np.int64)
@@ -80,21 +83,28 @@ class DenseMass:
             weight = one[order]
             log_weight[number, :-1] = weight
             self._top[number] = weight.max()
-            np.exp(weight - self._top[number]).cumsum(out=mass[number, 1:])
+            np.exp(weight - self._top[number], out=weights_of[number, :-1])
             (weight > -np.inf).cumsum(out=count[number, 1:])
         log_weight[:, -1] = -np.inf
         self.count = count[:, -1].astype(np.int64)
-        self._log_weight, self._mass, self._count = log_weight.ravel(), mass.ravel(), count.ravel()
+        self._log_weight, self._weight, self._count = log_weight.ravel(), weights_of.ravel(), count.ravel()
 
     def below(self, owner: IntArray, node: IntArray) -> Weighed:
         """See `Mass`; `best` is the largest weight itself."""
         offset = owner * self._stride
         start, end = self._trie.lo[node] + offset, self._trie.hi[node] + offset
         place = start.argsort()  # the ends of one and the start of the next, rising: no item is looked at twice
-        best = np.empty(len(node))
-        best[place] = np.maximum.reduceat(self._log_weight, np.stack([start, end], axis=1)[place].ravel())[::2]
-        with np.errstate(divide="ignore"):  # weights too small beside the others: they add nothing to a sum
-            log_mass = np.log(np.maximum(self._mass[end] - self._mass[start], 0)) + self._top[owner]
+        between = np.stack([start, end], axis=1)[place].ravel()
+        best, mass = np.empty(len(node)), np.empty(len(node))
+        best[place] = np.maximum.reduceat(self._log_weight, between)[::2]
+        mass[place] = np.add.reduceat(self._weight, between)[::2]  # a difference of sums would lose what is small
+        with np.errstate(divide="ignore"):
+            log_mass = np.log(mass) + self._top[owner]
+        lost = np.flatnonzero((mass < TINY) & (best > -np.inf))
+        if len(lost):  # too small beside the largest for numbers that are no logarithms
+            position, which = intervals(start[lost], end[lost])
+            first = np.searchsorted(which, np.arange(len(lost)))
+            log_mass[lost] = np.logaddexp.reduceat(self._log_weight[position], first)
         # a sum that was rounded to less than its largest
         return Weighed(best, np.maximum(log_mass, best), (self._count[end] - self._count[start]).astype(np.int64))
 

@@ -513,7 +513,9 @@ class Recommender:
         }
         made = Recommender(catalog or self.catalog, self.engine, **{**settings, **changes})  # type: ignore[arg-type]
         if made.catalog is self.catalog:
-            made._factors = made._with_filters([factor for factor in self._factors if factor not in self.priors])
+            made._factors = made._with_filters(
+                [factor for factor in self._factors if not any(factor is prior for prior in self.priors)]
+            )
             for costly in ("trie", "grounder", "_shared"):
                 if costly in self.__dict__:
                     made.__dict__[costly] = self.__dict__[costly]

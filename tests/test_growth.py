@@ -19,7 +19,7 @@ from llmgen.catalog import Catalog
 from llmgen.engines.fake import FakeEngine
 from llmgen.errors import UnknownItemError
 from llmgen.growth import grow
-from llmgen.priors import Popularity, Transition, Wish
+from llmgen.priors import Content, Popularity, Transition, Wish
 from llmgen.priors import sparse as sparse_module
 from llmgen.priors import wish as wish_module
 from llmgen.recommender import Recommender
@@ -219,3 +219,16 @@ def test_later_documents_score_as_if_they_had_been_there_where_the_statistics_ar
     assert grown.scores("red fox fox")[4] == pytest.approx(whole.scores("red fox fox")[0])
     assert grown.scores("zebra")[:5].tolist() == [0, 0, 0, 0, 0]
     assert grown.scores("zebra")[5] > 0
+
+
+def test_what_is_put_in_the_place_of_an_item_is_found_by_what_it_says_now(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wish_module, "LARGE", 20)
+    old = Recommender(CATALOG, FakeEngine(), priors=[Wish(CATALOG), Content(CATALOG)], lm_weight=0.5)
+    old.prepare()
+    changed = old.with_catalog(CATALOG.with_items([Item("3", "zebra", {"year": 2024})]))
+    wish, content = changed.priors
+    (found,) = wish.log_weights([Query(text="zebra")])
+    assert found.argmax() == 3
+    asked = [Query([CATALOG[1]])]
+    np.testing.assert_array_equal(content.log_weights(asked), Content(changed.catalog).log_weights(asked))
+    assert [place.item.id for place in changed.recommend(Query(filters={"year": 2024}))] == ["3"]

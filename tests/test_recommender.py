@@ -933,3 +933,22 @@ def test_at_weight_0_nothing_is_written(decoding: Any) -> None:
     assert [place.item.id for place in silent.recommend(Query(k=3))] == ["f", "u", "h"]
     assert {place.grounding.method for place in silent.recommend(Query(k=3))} == {"prior"}
     assert writing.with_priors(lm_weight=0.0).with_priors(lm_weight=1.0).decoding == "free"
+
+
+@dataclass(frozen=True)
+class OfArray:
+    """A prior that is compared by value, which arrays cannot be."""
+
+    log_w: FloatArray
+    name: str
+    weight: float = 1.0
+
+    def log_weights(self, queries: Sequence[Query]) -> FloatArray:
+        """The same for every query."""
+        return np.tile(self.log_w, (len(queries), 1))
+
+
+def test_priors_are_told_apart_by_what_they_are_and_not_by_their_values() -> None:
+    priors = [OfArray(np.arange(6.0), "one"), OfArray(np.zeros(6), "other")]
+    made = Recommender(FILMS, FakeEngine(), priors=priors).with_prompt("cold_start")
+    assert [prior.name for prior in made.priors] == ["one", "other"]

@@ -12,7 +12,7 @@ import numpy as np
 from scipy import sparse
 
 from llmgen.catalog import Catalog
-from llmgen.priors.base import FLOOR, check_floor, log_lift, only_appended
+from llmgen.priors.base import FLOOR, check_floor, log_lift
 from llmgen.priors.interactions import INDEX, Evidence, histories_of
 from llmgen.priors.sparse import SparseRow, lifted, rows_of
 from llmgen.text import tokens
@@ -129,7 +129,7 @@ class Content:
 
     def on_catalog(self, catalog: Catalog, before: IntArray) -> Content:
         """See `Movable`; what new items say is counted by the features that the others have."""
-        if self.features is None or self.vectors is None or not only_appended(before, len(self.catalog)):
+        if self.features is None or self.vectors is None or not catalog.begins_with(self.catalog):
             return dataclasses.replace(self, catalog=catalog, features=None, vectors=None)
         new = [catalog[position] for position in range(len(self.catalog), len(catalog))]
         vectors = sparse.csr_array(sparse.vstack([self.vectors, self.features.vectors(new)]))

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from llmgen.catalog import Catalog
 from llmgen.errors import CatalogError
-from llmgen.priors.base import only_appended
 from llmgen.priors.sparse import SparseRow
 from llmgen.types import Attribute, FloatArray, IntArray, Item, Query
 
@@ -151,7 +150,7 @@ class Where:
     def on_catalog(self, catalog: Catalog, before: IntArray) -> Where:
         """See `Movable`."""
         made = dataclasses.replace(self, catalog=catalog, rows={})
-        if "values" in self.__dict__ and only_appended(before, len(self.catalog)):
+        if "values" in self.__dict__ and catalog.begins_with(self.catalog):
             added = _index(catalog, len(self.catalog))
             made.__dict__["values"] = _joined(self.values, added, len(self.catalog), len(catalog))
         return made

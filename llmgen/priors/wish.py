@@ -12,7 +12,7 @@ import numpy as np
 from llmgen.bm25 import LARGE, BM25Index
 from llmgen.catalog import Catalog
 from llmgen.errors import ConfigError
-from llmgen.priors.base import FLOOR, check_floor, log_lift, only_appended
+from llmgen.priors.base import FLOOR, check_floor, log_lift
 from llmgen.priors.sparse import SparseRow, lifted
 from llmgen.text import normalise
 from llmgen.types import FloatArray, IntArray, Item, Query
@@ -85,7 +85,7 @@ class Wish:
         assert self.index is not None  # made in __post_init__
         known = len(self.catalog)
         later = self.index.num_later + len(catalog) - known
-        few = known >= LARGE and later <= MOST_LATER and only_appended(before, known)
+        few = known >= LARGE and later <= MOST_LATER and catalog.begins_with(self.catalog)
         index = self.index.with_documents(self._texts(catalog, known)) if few else None
         return dataclasses.replace(self, catalog=catalog, index=index)
 
