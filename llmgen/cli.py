@@ -3,11 +3,14 @@
 Exit codes: 0 done, 1 something was wrong with data, model or request (one line on stderr says what), 2 wrong usage.
 """
 
+import ctypes
 import inspect
 import json
 import logging
+import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -28,6 +31,9 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False, add_completion=False)
 prompts_app = typer.Typer(no_args_is_help=True, help="List, check and show prompt templates.")
 app.add_typer(prompts_app, name="prompts")
+
+WIDE = 110
+"""Columns that a table of prompts needs, for its descriptions to be more than a word a line."""
 
 
 class DecodingChoice(StrEnum):
@@ -209,8 +215,10 @@ def recommend(
 ) -> None:
     """Recommend items to a user of the log, for a history, or for a wish in words."""
     settings = _settings(**model, **scoring)
-    asked = _ask(data, settings, user, history, text, k=k, filter=filter, include_seen=include_seen)
-    _print_answer(asked, asked.recommender.recommend(asked.query), "Recommended", json_, explain_scores)
+    with _aside():
+        asked = _ask(data, settings, user, history, text, k=k, filter=filter, include_seen=include_seen)
+        answer = asked.recommender.recommend(asked.query)
+    _print_answer(asked, answer, "Recommended", json_, explain_scores)
 
 
 @app.command()
@@ -233,8 +241,10 @@ def rank(
         priors=_weights(prior),
         lm_weight=lm_weight,
     )
-    asked = _ask(data, settings, user, history, text, task="rank")
-    _print_answer(asked, asked.recommender.rank(asked.query, candidate), "Ranked", json_, explain_scores)
+    with _aside():
+        asked = _ask(data, settings, user, history, text, task="rank")
+        answer = asked.recommender.rank(asked.query, candidate)
+    _print_answer(asked, answer, "Ranked", json_, explain_scores)
 
 
 @app.command()
@@ -262,9 +272,10 @@ def rate(
         rating_priors=_weights(rating_prior, "--rating-prior"),
         rating_lm_weight=rating_lm_weight,
     )
-    asked = _ask(data, settings, user, history, None, task="rate", needs_engine=rating_lm_weight != 0)
-    possible = asked.workspace.labels if labels is None else [one.strip() for one in labels.split(",")]
-    ratings = asked.recommender.rate_many([(asked.query, key) for key in item], labels=possible)
+    with _aside():
+        asked = _ask(data, settings, user, history, None, task="rate", needs_engine=rating_lm_weight != 0)
+        possible = asked.workspace.labels if labels is None else [one.strip() for one in labels.split(",")]
+        ratings = asked.recommender.rate_many([(asked.query, key) for key in item], labels=possible)
     catalog = asked.workspace.catalog
     if json_:
         titles = [catalog.label(rating.item) for rating in ratings]
@@ -293,8 +304,9 @@ def explain(
         **model,
         priors=_weights(prior),
     )
-    asked = _ask(data, settings, user, history, text, task="explain", needs_engine=True)
-    explanation = asked.recommender.explain(asked.query, item)
+    with _aside():
+        asked = _ask(data, settings, user, history, text, task="explain", needs_engine=True)
+        explanation = asked.recommender.explain(asked.query, item)
     catalog = asked.workspace.catalog
     if json_:
         typer.echo(to_json(ExplanationBody.dump(explanation, catalog.label(explanation.item)), indent=2))
@@ -350,7 +362,8 @@ def data_report(
     json_: JsonOption = False,
 ) -> None:
     """Load and clean a data set, and report what was done to it."""
-    loaded = data.load()
+    with _aside():
+        loaded = data.load()
     if json_:
         typer.echo(json.dumps(loaded.report.to_dict(), ensure_ascii=False, indent=2))
     else:
@@ -371,6 +384,7 @@ def demo(
 @prompts_app.command("list")
 def prompts_list(prompt_folder: PromptsOption = None, json_: JsonOption = False) -> None:
     """List all prompt templates."""
+    from rich.padding import Padding
     from rich.table import Table
     from rich.text import Text
 
@@ -380,12 +394,18 @@ def prompts_list(prompt_folder: PromptsOption = None, json_: JsonOption = False)
         fields = ("name", "version", "digest", "task", "language", "variables", "description")
         typer.echo(json.dumps([{f: getattr(t, f) for f in fields} for t in templates], ensure_ascii=False, indent=2))
         return
+    console = _console()
+    if console.width < WIDE:
+        for t in templates:
+            about = f"{t.name}, version {t.version} ({t.digest}): {t.task}, {t.language}"
+            console.print(Text(about), Padding(Text(t.description), (0, 0, 0, 4)), sep="\n")
+        return
     table = Table()
     for heading in ("Name", "Version", "Digest", "Task", "Language", "Description"):
         table.add_column(heading, no_wrap=heading in ("Name", "Digest"))
     for t in templates:
         table.add_row(t.name, str(t.version), t.digest, t.task, t.language, Text(t.description))
-    _console().print(table)
+    console.print(table)
 
 
 @prompts_app.command("check")
@@ -422,17 +442,18 @@ def prompts_show(
     settings = _settings(
         engine=engine, prompt_folder=prompt_folder, max_history=max_history, priors={}, rating_priors={}
     )
-    asked = _ask(data, settings, user, history, text, k=k, needs_engine=True)
-    catalog, seen = asked.workspace.catalog, {taken.id for taken in asked.query.history}
-    unseen = [other for other in catalog if other.id not in seen]
-    shown = catalog[catalog.index(item)] if item else (unseen or list(catalog))[0]
-    fitted = asked.recommender.messages(
-        asked.query,
-        prompt=name,
-        item=views(catalog, [shown])[0],
-        candidates=views(catalog, unseen[:20]),
-        labels=asked.workspace.labels,
-    )
+    with _aside():
+        asked = _ask(data, settings, user, history, text, k=k, needs_engine=True)
+        catalog, seen = asked.workspace.catalog, {taken.id for taken in asked.query.history}
+        unseen = [other for other in catalog if other.id not in seen]
+        shown = catalog[catalog.index(item)] if item else (unseen or list(catalog))[0]
+        fitted = asked.recommender.messages(
+            asked.query,
+            prompt=name,
+            item=views(catalog, [shown])[0],
+            candidates=views(catalog, unseen[:20]),
+            labels=asked.workspace.labels,
+        )
     if json_:
         body = {
             "prompt": asked.recommender.prompts[name].ref,
@@ -456,6 +477,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (LLMGenError, ValueError) as error:
         typer.echo(f"error: {' '.join(str(error).splitlines())}", err=True)
         sys.exit(1 if isinstance(error, LLMGenError) else 2)
+
+
+@contextmanager
+def _aside() -> Iterator[None]:
+    """Within it, whatever libraries print, in Python or in C, goes to stderr: stdout belongs to the answer."""
+    if sys.stdout is None:  # it was closed before we came: there is nothing to keep clean
+        yield
+        return
+    sys.stdout.flush()
+    saved = os.dup(1)
+    try:
+        os.dup2(2, 1)
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        if os.name == "posix":
+            ctypes.CDLL(None).fflush(None)  # what C keeps back would come after the answer otherwise
+        os.dup2(saved, 1)
+        os.close(saved)
 
 
 def _settings(**given: object) -> "RecommenderSettings":

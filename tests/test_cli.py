@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -277,3 +279,87 @@ def current_schemas() -> dict[str, object]:
 
 if __name__ == "__main__":
     SNAPSHOT.write_text(json.dumps(current_schemas(), indent=1) + "\n", encoding="utf-8")
+
+
+NOISY = """
+import ctypes, os, sys
+import llmgen.engines.fake as fake
+import llmgen.workspace as workspace
+made, load = fake.FakeEngine.__init__, workspace.DataSettings.load
+
+def noise():
+    print("printed")
+    os.write(1, b"written\\n")
+    ctypes.CDLL(None).puts(b"put by C")
+
+def init(self, *given, **options):
+    noise()
+    made(self, *given, **options)
+
+def loading(self, *given, **options):
+    noise()
+    return load(self, *given, **options)
+
+fake.FakeEngine.__init__, workspace.DataSettings.load = init, loading
+from llmgen.cli import main
+main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("command", "engine"),
+    [
+        ("recommend --user 1", "fake"),
+        ("recommend --user 1", "none"),
+        ("rank --user 1 --candidate b --candidate c", "fake"),
+        ("rate --user 1 --item b", "fake"),
+        ("rate --user 1 --item b", "none"),
+        ("explain --user 1 --item b", "fake"),
+        ("prompts show next_item --user 1", "fake"),
+        ("prompts list", ""),
+        ("data", ""),
+    ],
+)
+def test_the_answer_is_all_that_comes_through_a_pipe(tmp_path: Path, command: str, engine: str) -> None:
+    """Whatever libraries print, in Python, to the descriptor or in C."""
+    (tmp_path / "films.csv").write_text("item_id,title\na,Alien\nb,Brazil\nc,Casablanca\nd,Dune\n")
+    (tmp_path / "log.csv").write_text("user_id,item_id,timestamp,rating\n1,a,1,4\n1,d,2,5\n2,a,1,3\n2,b,5,2\n")
+    tables = ["--items", str(tmp_path / "films.csv"), "--interactions", str(tmp_path / "log.csv")]
+    tables += ["--column", "rating=rating"]
+    arguments = [*command.split(), "--json", *([] if command == "prompts list" else tables)]
+    ran = subprocess.run(
+        [sys.executable, "-c", NOISY, *arguments, *(["--engine", engine] if engine else [])],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert json.loads(ran.stdout)
+    if command != "prompts list":
+        assert {"printed", "written", "put by C"} <= set(ran.stderr.splitlines())
+
+
+def test_prompts_are_listed_in_80_columns_with_whole_sentences(llmgen: Callable[..., Ran], monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    monkeypatch.setenv("COLUMNS", "80")
+    lines = llmgen("prompts list", data=False, engine=None).out.splitlines()
+    assert max(map(len, lines)) <= 80
+    descriptions = [line for line in lines if line.startswith("    ")]
+    assert descriptions
+    assert len(lines) < 4 * sum(not line.startswith(" ") for line in lines)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", ["recommend --user 1", "rate --user 1 --item b", "explain --user 1 --item b"])
+def test_a_real_model_leaves_the_pipe_to_the_answer(tmp_path: Path, tiny_model: Path, command: str) -> None:
+    (tmp_path / "films.csv").write_text("item_id,title\na,Alien\nb,Brazil\nc,Casablanca\nd,Dune\n")
+    (tmp_path / "log.csv").write_text("user_id,item_id,timestamp\n1,a,1\n1,d,2\n2,a,1\n2,b,5\n")
+    tables = ["--items", str(tmp_path / "films.csv"), "--interactions", str(tmp_path / "log.csv")]
+    engine = ["--engine", f"hf:{tiny_model}"]
+    ran = subprocess.run(
+        [sys.executable, "-m", "llmgen", *command.split(), "--json", *tables, *engine],
+        capture_output=True,
+        text=True,
+        timeout=170,
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert json.loads(ran.stdout)
