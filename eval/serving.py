@@ -149,10 +149,17 @@ def llmgen_arms(recommender: Recommender, prompts: Sequence[Prompt], queries: Se
         recommender.recommend_many([queries[number] for number in numbers])
         return []
 
+    aligned = Recommender(recommender.catalog, engine, num_beams=K, align_prompts=True)
+
+    def recommending_aligned(numbers: Sequence[int]) -> Texts:
+        aligned.recommend_many([queries[number] for number in numbers])
+        return []
+
     return {
         NARROW: searching(K),
         f"search, default ({max(4 * K, 32)} beams)": searching(None),
         f"recommend, {K} beams": recommending,
+        f"recommend, {K} beams, aligned prompts": recommending_aligned,
     }
 
 

@@ -78,6 +78,12 @@ RatingLMWeightOption = Annotated[
 HistoryLengthOption = Annotated[
     int | None, typer.Option(min=0, help="Newest items of the history in the prompt; 20, or as the adapter was tuned.")
 ]
+AlignOption = Annotated[
+    bool,
+    typer.Option(
+        "--align-prompts", help="Cut prompts to whole blocks of the KV cache: faster with vLLM, up to 1/4 less history."
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")]
 
 
@@ -138,6 +144,7 @@ def _model(
     prompt: Annotated[str | None, typer.Option(help="Name of a prompt template.")] = None,
     prompt_folder: PromptsOption = None,
     max_history: HistoryLengthOption = None,
+    align_prompts: AlignOption = False,
     engine: EngineOption = "hf",
     adapter: Annotated[str | None, typer.Option(help="A PEFT adapter for the model.")] = None,
 ) -> dict[str, object]:
@@ -145,6 +152,7 @@ def _model(
         "prompts": (prompt,) if prompt else (),
         "prompt_folder": prompt_folder,
         "max_history": max_history,
+        "align_prompts": align_prompts,
         "engine": engine,
         "adapter": adapter,
     }
@@ -432,6 +440,7 @@ def prompts_show(
     k: Annotated[int, typer.Option("-k", min=1)] = 10,
     prompt_folder: PromptsOption = None,
     max_history: HistoryLengthOption = None,
+    align_prompts: AlignOption = False,
     engine: EngineOption = "hf",
     json_: JsonOption = False,
 ) -> None:
@@ -440,7 +449,12 @@ def prompts_show(
     from llmgen.templates import views
 
     settings = _settings(
-        engine=engine, prompt_folder=prompt_folder, max_history=max_history, priors={}, rating_priors={}
+        engine=engine,
+        prompt_folder=prompt_folder,
+        max_history=max_history,
+        align_prompts=align_prompts,
+        priors={},
+        rating_priors={},
     )
     with _aside():
         asked = _ask(data, settings, user, history, text, k=k, needs_engine=True)

@@ -10,7 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Generic, Self, TypedDict, TypeVar, Unpack
+from typing import Generic, Literal, Self, TypedDict, TypeVar, Unpack, get_args, overload
 from urllib.parse import quote
 
 from llmgen import errors
@@ -32,7 +32,7 @@ from llmgen.schemas import (
     to_json,
 )
 from llmgen.transport import AsyncTransport, Response, Retry, Transport
-from llmgen.types import RATINGS, Attribute, Explanation, Item, Query, RatingPrediction, Recommendations
+from llmgen.types import RATINGS, Attribute, Explanation, Item, OnError, Query, RatingPrediction, Recommendations
 
 Answer = TypeVar("Answer")
 Result = TypeVar("Result")
@@ -152,12 +152,24 @@ class Client:
         """
         return self._send(_Calls.recommend(query, self._prompt("recommend"), fields))
 
-    def recommend_many(self, queries: Iterable[Query], *, progress: bool = False) -> list[Recommendations]:
+    @overload
+    def recommend_many(
+        self, queries: Iterable[Query], *, progress: bool = False, on_error: Literal["raise"] = "raise"
+    ) -> list[Recommendations]: ...
+    @overload
+    def recommend_many(
+        self, queries: Iterable[Query], *, progress: bool = False, on_error: Literal["return"]
+    ) -> list[Recommendations | LLMGenError]: ...
+    def recommend_many(
+        self, queries: Iterable[Query], *, progress: bool = False, on_error: OnError = "raise"
+    ) -> list[Recommendations] | list[Recommendations | LLMGenError]:
         """See `Recommender.recommend_many`."""
+        if on_error not in get_args(OnError):
+            raise ValueError(f"on_error must be 'raise' or 'return', not {on_error!r}")
         queries = list(queries)
-        answers = []
+        answers: list[Recommendations | LLMGenError] = []
         with _bar(len(queries), progress) as advance:
-            for answer in self.recommend_stream(queries):
+            for answer in self._answers(queries, AT_ONCE, on_error):
                 answers.append(answer)
                 advance()
         return answers
@@ -169,12 +181,28 @@ class Client:
             queries: Any number, taken one by one as answers come.
             at_once: Requests under way at the same time, 1 or more.
         """
+        for answer in self._answers(queries, at_once, "raise"):
+            assert not isinstance(answer, LLMGenError)  # it was raised
+            yield answer
+
+    def _answers(
+        self, queries: Iterable[Query], at_once: int, on_error: OnError
+    ) -> Iterator[Recommendations | LLMGenError]:
         prompt = self._prompt("recommend")
-        waiting: deque[Future[Recommendations]] = deque()
+        waiting: deque[Future[Recommendations | LLMGenError]] = deque()
+
+        def ask(query: Query) -> Recommendations | LLMGenError:
+            try:
+                return self._send(_Calls.recommend(query, prompt, {}))
+            except LLMGenError as error:
+                if on_error == "raise":
+                    raise
+                return error
+
         with ThreadPoolExecutor(at_once, "llmgen-client") as pool:
             try:
                 for query in queries:
-                    waiting.append(pool.submit(self._send, _Calls.recommend(query, prompt, {})))
+                    waiting.append(pool.submit(ask, query))
                     while len(waiting) >= 2 * at_once or (waiting and waiting[0].done()):
                         yield waiting.popleft().result()
                 while waiting:
@@ -270,12 +298,24 @@ class AsyncClient:
         """See `Client.recommend`."""
         return await self._send(_Calls.recommend(query, await self._prompt("recommend"), fields))
 
-    async def recommend_many(self, queries: Iterable[Query], *, progress: bool = False) -> list[Recommendations]:
+    @overload
+    async def recommend_many(
+        self, queries: Iterable[Query], *, progress: bool = False, on_error: Literal["raise"] = "raise"
+    ) -> list[Recommendations]: ...
+    @overload
+    async def recommend_many(
+        self, queries: Iterable[Query], *, progress: bool = False, on_error: Literal["return"]
+    ) -> list[Recommendations | LLMGenError]: ...
+    async def recommend_many(
+        self, queries: Iterable[Query], *, progress: bool = False, on_error: OnError = "raise"
+    ) -> list[Recommendations] | list[Recommendations | LLMGenError]:
         """See `Client.recommend_many`."""
+        if on_error not in get_args(OnError):
+            raise ValueError(f"on_error must be 'raise' or 'return', not {on_error!r}")
         queries = list(queries)
-        answers = []
+        answers: list[Recommendations | LLMGenError] = []
         with _bar(len(queries), progress) as advance:
-            async for answer in self.recommend_stream(queries):
+            async for answer in self._answers(queries, AT_ONCE, on_error):
                 answers.append(answer)
                 advance()
         return answers
@@ -284,11 +324,27 @@ class AsyncClient:
         self, queries: Iterable[Query], *, at_once: int = AT_ONCE
     ) -> AsyncIterator[Recommendations]:
         """See `Client.recommend_stream`."""
+        async for answer in self._answers(queries, at_once, "raise"):
+            assert not isinstance(answer, LLMGenError)  # it was raised
+            yield answer
+
+    async def _answers(
+        self, queries: Iterable[Query], at_once: int, on_error: OnError
+    ) -> AsyncIterator[Recommendations | LLMGenError]:
         prompt = await self._prompt("recommend")
-        waiting: deque[asyncio.Task[Recommendations]] = deque()
+        waiting: deque[asyncio.Task[Recommendations | LLMGenError]] = deque()
+
+        async def ask(query: Query) -> Recommendations | LLMGenError:
+            try:
+                return await self._send(_Calls.recommend(query, prompt, {}))
+            except LLMGenError as error:
+                if on_error == "raise":
+                    raise
+                return error
+
         try:
             for query in queries:
-                waiting.append(asyncio.ensure_future(self._send(_Calls.recommend(query, prompt, {}))))
+                waiting.append(asyncio.ensure_future(ask(query)))
                 while len(waiting) >= at_once or (waiting and waiting[0].done()):
                     yield await waiting.popleft()
             while waiting:

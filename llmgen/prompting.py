@@ -54,11 +54,13 @@ class Prompter:
         catalog: How items are written.
         engine: Whose tokens and whose context.
         max_history: Newest items of a history that a prompt shows at most.
+        aligned: Whether prompts are cut to whole blocks of the engine's KV cache, see `fit`.
     """
 
     catalog: Catalog
     engine: Engine | None
     max_history: int
+    aligned: bool = False
 
     def about(self, item: Item) -> ItemView:
         """An item as templates see it."""
@@ -110,7 +112,7 @@ class Prompter:
             lambda made: len(engine.tokenize(made)),
             shown,
             engine.max_tokens - room,
-            block=engine.block_tokens,
+            block=engine.block_tokens if self.aligned else 1,
         )
 
 

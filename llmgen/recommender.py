@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, NamedTuple, Protocol, get_args, runtime_checkable
+from typing import Literal, NamedTuple, Protocol, TypeVar, get_args, overload, runtime_checkable
 
 import numpy as np
 
 from llmgen.catalog import Catalog
 from llmgen.downloads import cache_dir
 from llmgen.engines import Engine, GenerationConfig, line_break
-from llmgen.errors import ConfigError, GenerationError
+from llmgen.errors import ConfigError, EngineUnavailableError, GenerationError, LLMGenError
 from llmgen.grounding import Grounder
 from llmgen.growth import grow
+from llmgen.isolation import isolate
 from llmgen.priors import (
     Combined,
     Evidence,
@@ -47,6 +48,7 @@ from llmgen.types import (
     Explanation,
     Grounding,
     Item,
+    OnError,
     Query,
     RatingPrediction,
     Recommendation,
@@ -56,6 +58,7 @@ from llmgen.weights import SparseWeights
 
 logger = logging.getLogger(__name__)
 
+Work = TypeVar("Work")
 Decoding = Literal["trie", "raw", "fused", "free"]
 Factors = Combined | SparseCombined
 CHUNK = 64  # queries worked on together: bounds the priors' arrays, [64, n_items]
@@ -117,6 +120,9 @@ class Recommender:
         num_beams: See `SearchConfig`.
         exact: Whether every answer must be proven to be the best one.
         max_history: Newest items of a history that a prompt shows at most; fewer where the model's context is short.
+        align_prompts: Whether prompts are cut to whole blocks of the engine's KV cache, by up to a quarter of the
+            history's items: faster where an engine keeps whole blocks only, but no longer the prompt that other
+            engines read. `Recommendations.history_used` says how many items were shown.
         cache: Folder for the tries of large catalogs; below llmgen's cache by default.
 
     Raises:
@@ -141,6 +147,7 @@ class Recommender:
         num_beams: int | None = None,
         exact: bool = False,
         max_history: int = 20,
+        align_prompts: bool = False,
         cache: Path | None = None,
     ) -> None:
         if decoding not in get_args(Decoding):
@@ -167,10 +174,11 @@ class Recommender:
         self._wanted_decoding = decoding
         self._ranks_by_text = writes
         self.max_history = max_history
+        self.align_prompts = align_prompts
         self.config = SearchConfig(mode, normalise, 0.0 if engine is None else lm_weight, num_beams, exact)
         self._cache = cache
         self._templates = templates_for((prompt,) if isinstance(prompt, str) else prompt, self.prompts, engine)
-        self._prompter = Prompter(catalog, engine, max_history)
+        self._prompter = Prompter(catalog, engine, max_history, align_prompts)
         self._factors = self._with_filters((Seen(catalog), Where(catalog)))
 
     def with_prompt(self, *names: str) -> Recommender:
@@ -245,26 +253,35 @@ class Recommender:
         """
         return self.recommend_many([query])[0]
 
-    def recommend_many(self, queries: Iterable[Query], *, progress: bool = False) -> list[Recommendations]:
+    @overload
+    def recommend_many(
+        self, queries: Iterable[Query], *, progress: bool = False, on_error: Literal["raise"] = "raise"
+    ) -> list[Recommendations]: ...
+    @overload
+    def recommend_many(
+        self, queries: Iterable[Query], *, progress: bool = False, on_error: Literal["return"]
+    ) -> list[Recommendations | LLMGenError]: ...
+    def recommend_many(
+        self, queries: Iterable[Query], *, progress: bool = False, on_error: OnError = "raise"
+    ) -> list[Recommendations] | list[Recommendations | LLMGenError]:
         """The best items of each query, in order of the queries; they are worked on together.
 
         Args:
             queries: Any number.
             progress: Whether to tell how far it is, see `llmgen.progress`.
+            on_error: `raise` stops at the first query that cannot be answered; `return` gives its error in its place,
+                and all others their answers.
 
         Raises:
-            SearchError, CatalogError: As `recommend`; nothing is returned then.
+            SearchError, CatalogError: As `recommend`, with the number of the query; nothing is returned then.
         """
         queries = list(queries)
-        answers: list[Recommendations] = []
-        starts = range(0, len(queries), CHUNK)
         with Stage("Recommending", len(queries), shown=progress) as stage:
-            for start in starts:
-                chunk = queries[start : start + CHUNK]
-                factors = multiply(self._factors, chunk, len(self.catalog), self._shared)
-                answers += self._free(chunk, factors) if self.decoding == "free" else self._search(chunk, factors)
-                stage.advance(len(chunk))
-        return answers
+            return _each(self._recommend, queries, on_error, stage.advance)
+
+    def _recommend(self, queries: Sequence[Query]) -> list[Recommendations]:
+        factors = multiply(self._factors, queries, len(self.catalog), self._shared)
+        return self._free(queries, factors) if self.decoding == "free" else self._search(queries, factors)
 
     def rank(self, query: Query, candidates: Sequence[Item | str]) -> Recommendations:
         """The candidates in order; all of them, `query.k` and `query.exclude_seen` are not looked at.
@@ -279,24 +296,37 @@ class Recommender:
         """
         return self.rank_many([(query, candidates)])[0]
 
-    def rank_many(self, pairs: Sequence[tuple[Query, Sequence[Item | str]]]) -> list[Recommendations]:
+    @overload
+    def rank_many(
+        self, pairs: Sequence[tuple[Query, Sequence[Item | str]]], *, on_error: Literal["raise"] = "raise"
+    ) -> list[Recommendations]: ...
+    @overload
+    def rank_many(
+        self, pairs: Sequence[tuple[Query, Sequence[Item | str]]], *, on_error: Literal["return"]
+    ) -> list[Recommendations | LLMGenError]: ...
+    def rank_many(
+        self, pairs: Sequence[tuple[Query, Sequence[Item | str]]], *, on_error: OnError = "raise"
+    ) -> list[Recommendations] | list[Recommendations | LLMGenError]:
         """The candidates of each query in order; see `rank`. They are worked on together.
 
+        Args:
+            pairs: Queries with their candidates.
+            on_error: See `recommend_many`.
+
         Raises:
-            UnknownItemError, SearchError: As `rank`; nothing is returned then.
+            UnknownItemError, SearchError: As `rank`, with the number of the query; nothing is returned then.
         """
+        return _each(self._rank, pairs, on_error)
+
+    def _rank(self, pairs: Sequence[tuple[Query, Sequence[Item | str]]]) -> list[Recommendations]:
         answer = self._free if self._ranks_by_text else self._search
-        answers: list[Recommendations] = []
-        for start in range(0, len(pairs), CHUNK):
-            chunk = pairs[start : start + CHUNK]
-            places = [chosen(self.catalog, candidates) for _, candidates in chunk]
-            queries = [
-                replace(query, k=len(own), exclude_seen=False) for (query, _), own in zip(chunk, places, strict=True)
-            ]
-            factors = multiply(self._factors, queries, len(self.catalog), self._shared)
-            items = [[self.catalog[place] for place in own.tolist()] for own in places]
-            answers += answer(queries, factors.among(places), "rank", items)
-        return answers
+        places = [chosen(self.catalog, candidates) for _, candidates in pairs]
+        queries = [
+            replace(query, k=len(own), exclude_seen=False) for (query, _), own in zip(pairs, places, strict=True)
+        ]
+        factors = multiply(self._factors, queries, len(self.catalog), self._shared)
+        items = [[self.catalog[place] for place in own.tolist()] for own in places]
+        return answer(queries, factors.among(places), "rank", items)
 
     def rate(self, query: Query, item: Item | str, *, labels: Sequence[str] = RATINGS) -> RatingPrediction:
         """The rating that the user would give to an item; see `rate_many`."""
@@ -509,6 +539,7 @@ class Recommender:
             "num_beams": self.config.num_beams,
             "exact": self.config.exact,
             "max_history": self.max_history,
+            "align_prompts": self.align_prompts,
             "cache": self._cache,
         }
         made = Recommender(catalog or self.catalog, self.engine, **{**settings, **changes})  # type: ignore[arg-type]
@@ -656,6 +687,28 @@ class Recommender:
                 if found:
                     return found
         return tuple(dict.fromkeys(reversed(query.history)))[:most]
+
+
+def _each(
+    run: Callable[[Sequence[Work]], list[Recommendations]],
+    works: Sequence[Work],
+    on_error: OnError,
+    advance: Callable[[int], None] = lambda steps: None,
+) -> list[Recommendations | LLMGenError]:
+    """The answers of `run`, a chunk at a time; an error is raised with its place, or stands in its place."""
+    if on_error not in get_args(OnError):
+        raise ValueError(f"on_error must be 'raise' or 'return', not {on_error!r}")
+    answers: list[Recommendations | LLMGenError] = []
+    for start in range(0, len(works), CHUNK):
+        chunk = works[start : start + CHUNK]
+        for number, answer in enumerate(isolate(run, chunk), start):
+            if isinstance(answer, LLMGenError) and on_error == "raise":
+                if len(works) == 1 or isinstance(answer, EngineUnavailableError):
+                    raise answer
+                raise type(answer)(f"query {number} of {len(works)} (counted from 0): {answer}") from answer
+            answers.append(answer)
+        advance(len(chunk))
+    return answers
 
 
 def _whole_sentences(text: str) -> str:

@@ -129,7 +129,7 @@ def search(
         ValueError: A prior of the wrong length, or with NaN or +inf in it.
     """
     for number, request in enumerate(requests):
-        _check(request, trie.num_items, number)
+        _check(request, trie.num_items, f" in request {number}" if len(requests) > 1 else "")
     if config.lm_weight == 0:
         return [rank_by_prior(request.log_prior, request.k) for request in requests]
     results: dict[int, SearchResult] = {}
@@ -149,10 +149,10 @@ def rank_by_prior(log_prior: Weights, k: int) -> SearchResult:
         SearchError: No item has a weight above 0.
     """
     if isinstance(log_prior, SparseWeights):
-        _check(Request((), log_prior, k), log_prior.num_items, 0)
+        _check(Request((), log_prior, k), log_prior.num_items)
         items, scores, total = log_prior.top(k)
     else:
-        _check(Request((), log_prior, k), len(log_prior), 0)
+        _check(Request((), log_prior, k), len(log_prior))
         eligible = np.flatnonzero(log_prior > -np.inf)
         if len(eligible) > k:
             kth = np.partition(log_prior[eligible], len(eligible) - k)[len(eligible) - k]
@@ -458,7 +458,7 @@ def _starts(which: IntArray) -> IntArray:
     return starts
 
 
-def _check(request: Request, num_items: int, number: int) -> None:
+def _check(request: Request, num_items: int, where: str = "") -> None:
     if request.k < 1:
         raise ValueError(f"k must be 1 or more, not {request.k}")
     prior = request.log_prior
@@ -468,7 +468,7 @@ def _check(request: Request, num_items: int, number: int) -> None:
     some = prior.count > 0 if isinstance(prior, SparseWeights) else check_log_weights(prior) > -np.inf
     if not some:
         raise SearchError(
-            f"no item is eligible in request {number}: all {num_items} were seen already or are filtered out; loosen "
+            f"no item is eligible{where}: all {num_items} were seen already or are filtered out; loosen "
             "the filters, or allow seen items"
         )
 

@@ -170,6 +170,8 @@ class Recommendations(Sequence[Recommendation]):
         return iter(self.places)
 
 
+OnError = Literal["raise", "return"]
+"""Whether a request that fails among many stops them all, or gives its error in its place."""
 RATINGS = ("1", "2", "3", "4", "5")
 """The possible ratings where nothing else is said."""
 

@@ -141,6 +141,7 @@ class RecommenderSettings:
     num_beams: int | None = None
     exact: bool = False
     max_history: int | None = None
+    align_prompts: bool = False
 
     @cached_property
     def record(self) -> AdapterRecord | None:
@@ -292,6 +293,7 @@ class Workspace:
             num_beams=settings.num_beams,
             exact=settings.exact,
             max_history=length,
+            align_prompts=settings.align_prompts,
         )
         if record and engine is not None:
             used = {"catalog": self.catalog.digest, "tokenizer": engine.tokenizer_digest}

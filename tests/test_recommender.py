@@ -18,7 +18,14 @@ from hypothesis import strategies as st
 from llmgen.catalog import Catalog
 from llmgen.engines import GenerationConfig, Step
 from llmgen.engines.fake import END, ROLES, VOCABULARY, FakeEngine
-from llmgen.errors import ConfigError, GenerationError, SearchError, TemplateNotFoundError, UnknownItemError
+from llmgen.errors import (
+    ConfigError,
+    EngineUnavailableError,
+    GenerationError,
+    SearchError,
+    TemplateNotFoundError,
+    UnknownItemError,
+)
 from llmgen.priors import Popularity, Transition, Wish
 from llmgen.recommender import CHUNK, LM_WEIGHTS, Recommender
 from llmgen.templates import PromptLibrary, views
@@ -181,6 +188,55 @@ def test_many_are_answered_as_one_by_one_in_their_order(catalog: Catalog) -> Non
         assert ids(answer) == ids(alone)
         assert [place.score for place in answer] == pytest.approx([place.score for place in alone])
         assert replace(answer, places=()) == replace(alone, places=())
+
+
+def test_one_who_has_seen_everything_stops_nobody_else() -> None:
+    recommender = Recommender(FILMS, FakeEngine())
+    queries = [Query(k=2) for _ in range(CHUNK + 40)]
+    queries[100] = Query(list(FILMS))
+    answers = recommender.recommend_many(queries, on_error="return")
+    assert [number for number, answer in enumerate(answers) if isinstance(answer, SearchError)] == [100]
+    assert all(answer == answers[0] for number, answer in enumerate(answers) if number != 100)
+    with pytest.raises(SearchError, match=r"query 100 of 104 \(counted from 0\): no item is eligible: all 6"):
+        recommender.recommend_many(queries)
+    with pytest.raises(ValueError, match="'ignore'"):
+        recommender.recommend_many(queries, on_error="ignore")  # type: ignore[call-overload]
+
+
+def test_one_unknown_candidate_stops_no_other_ranking() -> None:
+    recommender = Recommender(FILMS, FakeEngine())
+    good = (Query(), ["a", "h"])
+    answers = recommender.rank_many([good, (Query(), ["none"]), good], on_error="return")
+    assert isinstance(answers[1], UnknownItemError)
+    assert answers[0] == answers[2] == recommender.rank(*good)
+    with pytest.raises(UnknownItemError, match="query 1 of 3"):
+        recommender.rank_many([good, (Query(), ["none"]), good])
+
+
+def test_an_engine_that_is_away_is_nobodys_fault() -> None:
+    class Away(FakeEngine):
+        def next_logprobs(self, steps: Sequence[Step]) -> list[FloatArray]:
+            raise EngineUnavailableError("the engine is away")
+
+    answers = Recommender(FILMS, Away()).recommend_many([Query(), Query()], on_error="return")
+    assert [str(answer) for answer in answers] == ["the engine is away"] * 2
+    with pytest.raises(EngineUnavailableError, match=r"^the engine is away"):
+        Recommender(FILMS, Away()).recommend_many([Query(), Query()])
+
+
+def test_the_prompt_does_not_depend_on_the_engines_cache_unless_it_is_aligned() -> None:
+    class Blocks(FakeEngine):
+        block_tokens = 64
+
+    query = Query(list(FILMS) * 3, exclude_seen=False, k=2)
+    plain, blocks = (Recommender(FILMS, engine).recommend(query) for engine in (FakeEngine(), Blocks()))
+    assert blocks == plain
+    aligned = Recommender(FILMS, Blocks(), align_prompts=True)
+    cut = aligned.recommend(query)
+    assert plain.history_used == 18
+    assert 14 <= cut.history_used < 18
+    assert cut.prompt_tokens % 64 < plain.prompt_tokens % 64
+    assert aligned.with_priors().recommend(query) == cut  # the choice stays with recommenders made from it
 
 
 def test_no_queries_no_answers() -> None:

@@ -9,6 +9,7 @@ import signal
 from collections.abc import AsyncIterator, Callable, Collection, Hashable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -264,7 +265,9 @@ def _add_answers(app: FastAPI, state: _State) -> None:
         snapshot = state.live.now
         query = body.value(snapshot.history(body.history))
         chosen = snapshot.variant("recommend", state.choice(snapshot, query, body.prompt))
-        answer = await state.ask(request, (chosen, "recommend"), query, chosen.recommend_many)
+        answer = await state.ask(
+            request, (chosen, "recommend"), query, partial(chosen.recommend_many, on_error="return")
+        )
         return listed(snapshot, answer)
 
     @app.post("/v1/rank", response_model=RecommendationsBody, tags=["answers"], openapi_extra=TIMEOUT)
@@ -275,7 +278,9 @@ def _add_answers(app: FastAPI, state: _State) -> None:
         weight = state.choice(snapshot, query, None).lm_weight
         chosen = snapshot.variant("rank", Choice(body.prompt, weight))
         work = (query, snapshot.items(body.candidates))
-        return listed(snapshot, await state.ask(request, (chosen, "rank"), work, chosen.rank_many))
+        return listed(
+            snapshot, await state.ask(request, (chosen, "rank"), work, partial(chosen.rank_many, on_error="return"))
+        )
 
     @app.post("/v1/rate", response_model=RatingsBody, tags=["answers"], openapi_extra=TIMEOUT)
     async def rate(body: RateBody, request: Request) -> Response:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from llmgen.errors import EngineUnavailableError, LLMGenError
+from llmgen.isolation import isolate
 from llmgen.transport import until
 
 Work = TypeVar("Work")
@@ -104,7 +105,7 @@ class Batcher:
         self,
         group: Hashable,
         work: Work,
-        run: Callable[[Sequence[Work]], Sequence[Answer]],
+        run: Callable[[Sequence[Work]], Sequence[Answer | LLMGenError]],
         *,
         timeout_s: float,
     ) -> Answer:
@@ -113,7 +114,8 @@ class Batcher:
         Args:
             group: Jobs with equal groups are run together, by the `run` of the first.
             work: What is asked.
-            run: Answers several pieces of work, in their order. If it raises an error of llmgen for one of several,
+            run: Answers several pieces of work, in their order; an error may stand in the place of one. If it raises an
+                error of llmgen for one of several,
                 each of them gets its own answer or error all the same.
             timeout_s: Seconds from now.
 
@@ -202,18 +204,8 @@ def _in_time(batch: Sequence[_Job]) -> list[Any]:
 
 
 def _answers(run: Run, works: Sequence[Any]) -> list[Any]:
-    """An answer or an exception for each piece of work; one that fails is found by halving, and harms no other."""
+    """An answer or an exception for each piece of work; one that fails harms no other."""
     try:
-        answers = list(run(works))
-        if len(answers) != len(works):
-            raise RuntimeError(f"{len(works)} pieces of work got {len(answers)} answers")
-        return answers
-    except EngineUnavailableError as error:  # no single request's fault
-        return [error] * len(works)
-    except LLMGenError as error:
-        if len(works) == 1:
-            return [error]
-        half = len(works) // 2
-        return _answers(run, works[:half]) + _answers(run, works[half:])
+        return list(isolate(run, works))
     except Exception as error:  # a mistake of ours; whoever asked learns of it, and the worker goes on
         return [error] * len(works)

@@ -1,0 +1,45 @@
+"""Work done together in which one piece that fails harms no other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
+
+from llmgen.errors import EngineUnavailableError, LLMGenError
+
+Work = TypeVar("Work")
+Answer = TypeVar("Answer")
+
+
+def isolate(run: Callable[[Sequence[Work]], Sequence[Answer]], works: Sequence[Work]) -> Iterator[Answer | LLMGenError]:
+    """The answer to each piece of work, in order, or the error of llmgen that it alone ends in.
+
+    All are run together. Where that fails they are halved until those that fail stand alone, so one that fails costs
+    about as much again as all together; halves that nobody takes from the iterator are not run. An engine that is away
+    is no single piece's fault: all of its half get that error at once.
+
+    Args:
+        run: Answers several pieces of work, in their order.
+        works: Any number.
+
+    Raises:
+        RuntimeError: `run` gave another number of answers.
+    """
+    if not works:
+        return
+    failed: LLMGenError | None = None
+    answers: Sequence[Answer] = ()
+    try:
+        answers = run(works)
+    except LLMGenError as error:
+        failed = error
+    if failed is None:
+        if len(answers) != len(works):
+            raise RuntimeError(f"{len(works)} pieces of work got {len(answers)} answers")
+        yield from answers
+    elif len(works) == 1 or isinstance(failed, EngineUnavailableError):
+        yield from [failed] * len(works)
+    else:
+        half = len(works) // 2
+        yield from isolate(run, works[:half])
+        yield from isolate(run, works[half:])
