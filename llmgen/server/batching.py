@@ -115,8 +115,7 @@ class Batcher:
             group: Jobs with equal groups are run together, by the `run` of the first.
             work: What is asked.
             run: Answers several pieces of work, in their order; an error may stand in the place of one. If it raises an
-                error of llmgen for one of several,
-                each of them gets its own answer or error all the same.
+                error of llmgen for one of several, each of them gets its own answer or error all the same.
             timeout_s: Seconds from now.
 
         Raises:

@@ -74,6 +74,12 @@ class TestBoth:
         queries = [query(small, text=str(number), history=[small[number]], ratings=None) for number in range(40)]
         assert asked.recommend_many(queries) == local.recommend_many(queries)
         assert asked.recommend_many([]) == []
+        full = Query(list(local.catalog))
+        one, error, other = asked.recommend_many([queries[0], full, queries[0]], on_error="return")
+        assert one == other == local.recommend(queries[0])
+        assert isinstance(error, SearchError)
+        with pytest.raises(SearchError, match="no item is eligible: all"):
+            asked.recommend_many([queries[0], full])
 
     def test_filters_and_seen_items(self, asked: Recommends, small: Catalog) -> None:
         found = asked.recommend(query(small, filters={"year": "1960..1964", "genres": ("War", "Drama")}, k=50))
@@ -219,6 +225,9 @@ def test_asyncio_has_the_same(local: Recommender, small: Catalog) -> None:
             assert await client.recommend(history=["1"], k=2) == local.recommend(Query([small[0]], k=2))
             queries = [query(small, text=str(number)) for number in range(70)]
             assert await client.recommend_many(queries) == local.recommend_many(queries)
+            full = Query(list(local.catalog))
+            _, error = await client.recommend_many([queries[0], full], on_error="return")
+            assert isinstance(error, SearchError)
             assert await client.rank(query(small), ["8", "3"]) == local.rank(query(small), ["8", "3"])
             assert await client.rate(query(small), "8") == local.rate(query(small), "8")
             assert await client.explain(query(small), "8") == local.explain(query(small), "8")
