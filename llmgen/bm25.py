@@ -74,19 +74,26 @@ class BM25Index:
             raise ValueError(f"b must be in [0, 1], not {b}")
         if backend not in ("auto", "rank-bm25", "bm25s"):
             raise ValueError(f"backend must be 'auto', 'rank-bm25' or 'bm25s', not {backend!r}")
-        self.backend: Backend = backend
-        if backend == "auto":
-            self.backend = "rank-bm25" if len(documents) < LARGE else "bm25s"
+        self._wanted: Backend = backend
         self._tokenise = tokenise
         self._k1, self._b = k1, b
-        corpus = [tokenise(document) for document in documents]
+        self._fit([tokenise(document) for document in documents])
+
+    def _fit(self, corpus: list[list[str]]) -> None:
+        """Count the words of documents, and keep them, each word once in memory."""
+        known: dict[str, str] = {}
+        self._corpus = [[known.setdefault(word, word) for word in words] for words in corpus]
+        self.backend: Backend = self._wanted
+        if self._wanted == "auto":
+            self.backend = "rank-bm25" if len(corpus) < LARGE else "bm25s"
         self._size = len(corpus)
         self._document_frequency = Counter(word for words in corpus for word in set(words))
         self._mean_length = sum(map(len, corpus)) / len(corpus)
         self._later: list[Counter[str]] = []
         self._model: _Model | None = None  # no document has a word
         if self._document_frequency:
-            self._model = (_RankBM25 if self.backend == "rank-bm25" else _BM25S)(corpus, k1=k1, b=b)
+            model = _RankBM25 if self.backend == "rank-bm25" else _BM25S
+            self._model = model(self._corpus, k1=self._k1, b=self._b)
 
     def __len__(self) -> int:
         return self._size + len(self._later)
@@ -98,7 +105,21 @@ class BM25Index:
         of. A query looks at the later documents one by one: with more than a few hundred of them, make it anew.
         """
         made = copy(self)
-        made._later = [*self._later, *(Counter(self._tokenise(document)) for document in documents)]
+        corpus = [self._tokenise(document) for document in documents]
+        made._later = [*self._later, *map(Counter, corpus)]
+        made._corpus = [*self._corpus, *corpus]
+        return made
+
+    def changed(self, before: Sequence[int], documents: Sequence[str]) -> BM25Index:
+        """The index that would be made of some of these documents and new ones; only the new ones are read.
+
+        Args:
+            before: Of each document of the new index its position in this one; -1 for a new one.
+            documents: The new ones, in their order.
+        """
+        new = iter(documents)
+        made = copy(self)
+        made._fit([self._corpus[place] if place >= 0 else self._tokenise(next(new)) for place in before])
         return made
 
     @property

@@ -143,8 +143,13 @@ class Catalog(Sequence[Item]):
             return self
         if all(self._position(item_id) is None for item_id in changed):
             return self._followed_by(self._like(changed.values()))
-        kept = [changed.pop(item.id, item) for item in self]
-        return self._like([*kept, *changed.values()])
+        more = self._like(changed.values())._shelf
+        shelf = self._shelf.beginning(self._length)
+        for item, label in zip(more.items, more.labels, strict=True):
+            position = shelf.index.setdefault(item.id, len(shelf.items))
+            shelf.items[position : position + 1] = [item]  # at the end where it is new
+            shelf.labels[position : position + 1] = [label]
+        return self._on(shelf)
 
     def begins_with(self, other: Catalog) -> bool:
         """Whether the items of another catalog stand first in this one, the very same and written alike."""
@@ -164,7 +169,11 @@ class Catalog(Sequence[Item]):
         removed = {self.index(item_id) for item_id in ids}
         if len(removed) == len(self):
             raise CatalogError(f"a catalog needs at least one item, and this removes all {len(self)}")
-        return self._like([item for position, item in enumerate(self) if position not in removed])
+        kept = [position for position in range(self._length) if position not in removed]
+        items = [self._shelf.items[position] for position in kept]
+        labels = [self._shelf.labels[position] for position in kept]
+        shelf = _Shelf(items, labels, {item.id: position for position, item in enumerate(items)})
+        return self._on(shelf)
 
     def labelled(self, label: str) -> Catalog:
         """The same items, written in another way; see `label` of the class."""
@@ -230,12 +239,18 @@ class Catalog(Sequence[Item]):
             if len(shelf.items) > self._length:  # another catalog has grown from this one
                 shelf = shelf.beginning(self._length)
             shelf.append(more._shelf)
-        made = Catalog.__new__(Catalog)  # what was checked and written once is not again: this must not take long
-        made.noun, made.label_format, made.shown = self.noun, self.label_format, self.shown
-        made._shelf, made._length = shelf, self._length + len(more)
+        made = self._on(shelf)
+        made._length = self._length + len(more)
         if "_sha256" in self.__dict__:
             made._sha256 = self._sha256.copy()
             made._sha256.update("".join(_lines(more)).encode())
+        return made
+
+    def _on(self, shelf: _Shelf) -> Catalog:
+        """With what stands on a shelf; what was checked and written once is not again: this must not take long."""
+        made = Catalog.__new__(Catalog)
+        made.noun, made.label_format, made.shown = self.noun, self.label_format, self.shown
+        made._shelf, made._length = shelf, len(shelf.items)
         return made
 
     def _position(self, item_id: str) -> int | None:

@@ -232,3 +232,23 @@ def test_what_is_put_in_the_place_of_an_item_is_found_by_what_it_says_now(monkey
     asked = [Query([CATALOG[1]])]
     np.testing.assert_array_equal(content.log_weights(asked), Content(changed.catalog).log_weights(asked))
     assert [place.item.id for place in changed.recommend(Query(filters={"year": 2024}))] == ["3"]
+
+
+@pytest.mark.parametrize("large", [20, 3_000])
+def test_what_is_left_of_a_catalog_is_the_one_that_would_have_been_made(
+    large: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wish_module, "LARGE", large)
+    made = Recommender(CATALOG, FakeEngine(), priors=[Wish(CATALOG)])
+    for change in (
+        lambda catalog: catalog.with_items(NEW),
+        lambda catalog: catalog.without(["5", "x", "0"]),
+        lambda catalog: catalog.with_items([Item("z", "last zebra"), Item("3", "zebra {title}"), Item("29", "film")]),
+        lambda catalog: catalog.without(["z"]),
+    ):
+        made = made.with_catalog(change(made.catalog))
+        again = rebuilt(made.catalog)
+        assert (made.catalog.ids, made.catalog.labels, made.catalog.digest) == (again.ids, again.labels, again.digest)
+        assert [made.catalog.index(item.id) for item in again] == list(range(len(again)))
+    queries = [Query(text="a zebra"), Query(text="part film 3")]
+    np.testing.assert_array_equal(made.priors[0].log_weights(queries), Wish(made.catalog).log_weights(queries))

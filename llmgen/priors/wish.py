@@ -81,12 +81,23 @@ class Wish:
         return [lifted(*self.index.sparse_scores(text), floor, len(self.catalog)) for text in texts]
 
     def on_catalog(self, catalog: Catalog, before: IntArray) -> Wish:
-        """See `Movable`; a few new items are added to the index of a large catalog, any other change makes it anew."""
+        """See `Movable`; a few new items are added to the index of a large catalog, any other change counts anew."""
         assert self.index is not None  # made in __post_init__
         known = len(self.catalog)
         later = self.index.num_later + len(catalog) - known
         few = known >= LARGE and later <= MOST_LATER and catalog.begins_with(self.catalog)
-        index = self.index.with_documents(self._texts(catalog, known)) if few else None
+        if few:
+            index = self.index.with_documents(self._texts(catalog, known))
+        elif (catalog.label_format, catalog.shown) == (self.catalog.label_format, self.catalog.shown):
+            old = tuple(self.catalog)
+            same = [
+                place if place >= 0 and old[place] == item else -1
+                for place, item in zip(before.tolist(), catalog, strict=True)
+            ]
+            new = [self._text(item, catalog) for place, item in zip(same, catalog, strict=True) if place < 0]
+            index = self.index.changed(same, new)
+        else:
+            index = None
         return dataclasses.replace(self, catalog=catalog, index=index)
 
     def _texts(self, catalog: Catalog, start: int) -> list[str]:

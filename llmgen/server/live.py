@@ -115,7 +115,7 @@ class Live:
         catalog = made(recommender.catalog)
         known = dict(self.now.gone)
         if not catalog.begins_with(recommender.catalog):
-            known |= {item.id: item for item in recommender.catalog}
+            known |= {item.id: item for item in recommender.catalog if item not in catalog}
         gone = {item_id: item for item_id, item in known.items() if not catalog.positions([item])}
         snapshot = Snapshot.of(recommender.with_catalog(catalog), gone)
         if self._save is not None:
