@@ -127,7 +127,7 @@ def summarise(
         )
     dataset = questions.dataset
     return Results(
-        verdict=verdict(differences, metric, baseline, len(asked.sample.queries)),
+        verdict=verdict(differences, metric, baseline, len(asked.sample.queries)) + _beaten(asked, config),
         metric=metric,
         baseline=baseline,
         sample=SampleSummary(
@@ -176,6 +176,26 @@ def verdict(differences: Sequence[Difference], metric: str, baseline: str, users
         )
     rest = len(rows) - len(told)
     return "; ".join(told) + (f"; {rest} other{'s' if rest > 1 else ''} cannot be told apart from it." if rest else ".")
+
+
+def _beaten(asked: Asked, config: RunConfig) -> str:
+    """A sentence where a classic baseline does better than every arm, else nothing."""
+    metric, kinds = config.main_metric, {arm.name: arm.kind for arm in asked.arms}
+    means = {name: float(values[metric].mean()) for name, values in asked.values.items()}
+    arms = [name for name in means if kinds[name] == "arm"]
+    classics = [name for name in means if kinds[name] != "arm"]
+    if not arms or not classics:
+        return ""
+    arm, classic = max(arms, key=means.__getitem__), max(classics, key=means.__getitem__)
+    if means[classic] <= means[arm]:
+        return ""
+    found = paired_difference(
+        asked.values[classic][metric], asked.values[arm][metric], draws=config.draws, seed=config.protocol.seed
+    )
+    return (
+        f" The baseline {classic} does better than every arm: {means[classic]:.4f} {_spoken(metric)}, and the best "
+        f"arm, {arm}, {means[arm]:.4f}; {found.mean:+.4f} [{found.low:+.4f}, {found.high:+.4f}], without a correction."
+    )
 
 
 def _spoken(metric: str) -> str:

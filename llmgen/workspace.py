@@ -18,7 +18,6 @@ from llmgen.priors import (
     Ease,
     HistoryText,
     ItemKNN,
-    ItemToItem,
     Popularity,
     Prior,
     RatingKNN,
@@ -46,6 +45,16 @@ FITTED: Mapping[str, Callable[..., Prior]] = {
     "history_text": lambda interactions, catalog, **settings: HistoryText(catalog, **settings),
 }
 PRIORS = ("wish", *FITTED)
+READS: Mapping[str, str] = {
+    "wish": "text",
+    "transition": "history",
+    "ease": "history",
+    "item_knn": "history",
+    "repeat": "history",
+    "content": "history",
+    "history_text": "history",
+}
+"""Prior -> the part of a query that it answers; `popularity` says the same to everybody."""
 RATING_PRIORS: Mapping[str, Callable[..., RatingPrior]] = {"rating_knn": RatingKNN.fit}
 DEFAULT_PRIORS: Mapping[str, float] = {"transition": 1.0, "wish": 1.0}
 LM_WEIGHT_BESIDE_A_PRIOR = 0.03
@@ -348,9 +357,8 @@ def choose(settings: RecommenderSettings, priors: Sequence[Prior], query: Query)
         prompt = "cold_start" if not query.history and query.text else record.prompt if record else None
     if settings.lm_weight is not None:
         return Choice(prompt, settings.lm_weight)
-    informed = any(
-        query.text if isinstance(prior, Wish) else query.history and isinstance(prior, ItemToItem) for prior in priors
-    )
+    given = {"text": bool(query.text), "history": bool(query.history)}
+    informed = any(given[READS[prior.name]] for prior in priors if prior.name in READS)
     if not informed:
         return Choice(prompt, 1.0)
     if settings.adapter is None:

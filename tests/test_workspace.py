@@ -19,6 +19,7 @@ from llmgen.workspace import (
     LM_WEIGHT_BESIDE_A_PRIOR,
     PRIORS,
     RATING_WEIGHTS,
+    READS,
     TUNED_RATING_WEIGHTS,
     DataSettings,
     RecommenderSettings,
@@ -237,6 +238,19 @@ def test_an_adapter_is_served_as_it_was_tuned(
     assert (made.template().name, made.max_history, made.config.lm_weight) == ("next_item_list", 7, 0.2)
     assert workspace.build(replace(settings, max_history=3), priors, None, Choice()).max_history == 3
     assert caplog.text == ""
+
+
+@pytest.mark.parametrize("name", ["transition", "ease", "item_knn", "repeat", "content", "history_text"])
+def test_every_prior_that_reads_a_history_outweighs_an_untuned_model(workspace: Workspace, name: str) -> None:
+    settings = replace(FAKE, priors={name: 1.0})
+    priors = workspace.priors(settings)
+    known = Query([workspace.catalog[0]])
+    assert choose(settings, priors, known).lm_weight == LM_WEIGHT_BESIDE_A_PRIOR
+    assert choose(settings, priors, Query()).lm_weight == 1.0
+
+
+def test_it_is_written_down_what_each_prior_reads() -> None:
+    assert {*READS, "popularity"} == set(PRIORS)
 
 
 def test_an_adapter_brings_its_way_of_writing_its_priors_and_its_decoding(

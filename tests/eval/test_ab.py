@@ -140,6 +140,20 @@ def test_a_planted_regression_is_found(log: dict[str, Any], engine: Reads, tmp_p
     assert Results.read(tmp_path / "out") == found
 
 
+def test_the_verdict_names_a_baseline_that_beats_every_arm(log: dict[str, Any], engine: Reads, tmp_path: Path) -> None:
+    poor = execute(config(log, arms=("titleless", "backwards"), classics="defaults"), tmp_path / "poor")
+    means = {
+        kind: {a.name: a.metrics["ndcg@3"].mean for a in poor.arms if a.kind == kind} for kind in ("arm", "baseline")
+    }
+    classic = max(means["baseline"], key=means["baseline"].__getitem__)
+    assert means["baseline"][classic] > max(means["arm"].values())
+    assert f"The baseline {classic} does better than every arm: {means['baseline'][classic]:.4f} NDCG@3" in poor.verdict
+    assert poor.verdict in (tmp_path / "poor" / "report.html").read_text()
+    good = execute(config(log, arms=("next_item", "backwards"), classics="defaults"), tmp_path / "good")
+    assert max(a.metrics["ndcg@3"].mean for a in good.arms) == good.arms[0].metrics["ndcg@3"].mean
+    assert "does better than every arm" not in good.verdict
+
+
 def test_an_arm_against_itself_shows_nothing(log: dict[str, Any], engine: Reads, tmp_path: Path) -> None:
     settings = config(log).model_copy(update={"arms": {"A": ArmConfig(prompt="next_item"), "B": ArmConfig()}})
     found = execute(settings, tmp_path)
