@@ -23,6 +23,7 @@ from rich.text import Text
 
 from eval.answers import answers_of, rows_of
 from eval.arms import classics
+from eval.checks import check
 from eval.config import RunConfig
 from eval.measures import Measures
 from eval.protocol import samples
@@ -114,6 +115,7 @@ def main(
         )
         if len(chosen.arms) < 2 and chosen.baseline in ("", *chosen.arms):
             raise ConfigError("an A/B needs two arms; give --arm A=PROMPT --arm B=PROMPT, or eval.run for one alone")
+        check(chosen, gates=[gate.metric for gate in gates])
         if plan:
             Console().print(planned(chosen))
             return

@@ -272,6 +272,8 @@ def build(
     if weight == "tuned":
         raise ConfigError(f"arm {name!r} wants a tuned lm_weight, and none was chosen")
     priors = _priors(name, config, sample, known, tuning)
+    if config.engine == "none":
+        weight = 0.0
     engine = engines.get(config.engine, config.adapter) if weight or config.decoding == "free" else None
     task: Task = "recommend" if sample.candidates is None else "rank"
     prompt = config.prompt

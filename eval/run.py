@@ -25,6 +25,7 @@ from rich.console import Console
 from eval import report
 from eval.answers import Store, ask, latencies, locked
 from eval.arms import Arm, ArmConfig, Engines, build
+from eval.checks import check
 from eval.config import RunConfig
 from eval.environment import environment
 from eval.measures import Measures
@@ -61,8 +62,7 @@ def execute(
     Raises:
         LLMGenError: Settings, data, models or files are not what they should be.
     """
-    if not config.arms and config.classics == "none":
-        raise ConfigError("there is nothing to run; give --arm NAME=PROMPT, arms in the file, or classics")
+    check(config, from_log=questions is from_log)
     started = datetime.now(UTC).isoformat(timespec="seconds")
     with locked(out):
         settings = config.model_dump(mode="json")

@@ -124,6 +124,10 @@ def line_break(engine: Engine) -> tuple[int, ...]:
     return begun[len(engine.tokenize(asked)) + len(engine.spell(["x"])[0]) - 1 :]
 
 
+KINDS = ("hf", "vllm", "openai", "fake", "none")
+"""Kinds of engines that settings may name; `none` is the priors alone, and no engine."""
+
+
 def load_engine(name: str, *, adapter: str | None = None, **options: object) -> Engine:
     """The engine that a name stands for.
 

@@ -16,6 +16,7 @@ from typer import Typer
 from typer.testing import CliRunner
 
 import eval.ab
+import eval.checks
 import eval.run
 from eval import answers, arms
 from eval.ab import Gate, planned
@@ -152,6 +153,59 @@ def test_the_verdict_names_a_baseline_that_beats_every_arm(log: dict[str, Any], 
     good = execute(config(log, arms=("next_item", "backwards"), classics="defaults"), tmp_path / "good")
     assert max(a.metrics["ndcg@3"].mean for a in good.arms) == good.arms[0].metrics["ndcg@3"].mean
     assert "does better than every arm" not in good.verdict
+
+
+def test_all_that_is_wrong_is_told_before_any_data_is_read(log: dict[str, Any], tmp_path: Path) -> None:
+    data = {**log, "data": {**log["data"], "items": tmp_path / "nowhere.csv"}}
+    wrong = RunConfig.model_validate(
+        {
+            "protocol": data,
+            "metric": "ndgc@3",
+            "baseline": "gone",
+            "arms": {
+                "A": {"prompt": "nxt_item", "engine": "vlm"},
+                "B": {"priors": {"transitoin": {}}},
+                "C": {"priors": {"transition": {"decy": 1}}},
+                "D": {"priors": "esae"},
+                "E": {"prompt": "rerank"},
+                "ease": {},
+            },
+        }
+    )
+    with pytest.raises(ConfigError) as error:
+        eval.checks.check(wrong, gates=["hr@5"])
+    told = str(error.value).splitlines()
+    for number, part in enumerate(
+        [
+            "there is no metric 'ndgc@3'; there are hr@3, ndcg@3, mrr@3",
+            "--fail-if: there is no difference in 'hr@5'",
+            "an arm may not be called 'ease'",
+            "the baseline 'gone' is no arm",
+            "nowhere.csv",
+            "arm 'A': no engine is of the kind 'vlm'",
+            "'nxt_item'",
+            "arm 'B': no prior is called 'transitoin'",
+            "arm 'C', prior transition: there is no setting 'decy'",
+            "arm 'D': no priors are called 'esae'",
+            "arm 'E': the prompt 'rerank' is for the task rerank",
+        ]
+    ):
+        assert part in told[number]
+    assert len(told) == 11
+    with pytest.raises(ConfigError, match=r"nowhere\.csv"):
+        execute(wrong, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_arm_may_do_without_a_model(log: dict[str, Any], tmp_path: Path) -> None:
+    arms = {
+        "A": {"engine": "none", "priors": {"popularity": {}}},
+        "B": {"engine": "none", "priors": {"transition": {}}},
+    }
+    settings = {"protocol": log, "arms": arms, "classics": "defaults", "draws": 100}
+    found = {arm.name: arm for arm in execute(RunConfig.model_validate(settings), tmp_path / "out").arms}
+    assert found["A"].metrics == found["popularity"].metrics
+    assert found["A"].settings["lm_weight"] == 0
 
 
 def test_an_arm_against_itself_shows_nothing(log: dict[str, Any], engine: Reads, tmp_path: Path) -> None:
