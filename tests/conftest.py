@@ -12,6 +12,12 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing in these tests may look 
 
 from llmgen.catalog import Catalog
 from llmgen.types import Item
+from tests.skips import (  # noqa: F401
+    pytest_collectreport,
+    pytest_runtest_logreport,
+    pytest_sessionfinish,
+    pytest_terminal_summary,
+)
 
 CHATML = (
     "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
