@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -122,7 +123,6 @@ class Mixture:
         if recommender.engine is None:
             raise ConfigError("examples need an engine that tokenises them")
         self.recommender, self.engine = recommender, recommender.engine
-        self._line_break = line_break(self.engine)
         self.catalog = recommender.catalog
         self.seed, self.group, self.dropout, self.candidates = seed, group, dropout, candidates
         self.order_noise = order_noise
@@ -175,6 +175,10 @@ class Mixture:
         self._shares = np.array([task.weight for task in tasks.values()]) / sum(t.weight for t in tasks.values())
         values = {rating for user in self.rated for rating in histories[user].ratings or ()}
         self.labels = tuple(f"{value:g}" for value in sorted(values))
+
+    @cached_property
+    def _line_break(self) -> tuple[int, ...]:
+        return line_break(self.engine)
 
     def __getitem__(self, number: int) -> Example:
         """The example with a number, 0 or more; the same one always."""

@@ -43,6 +43,13 @@ def without_thoughts(text: str) -> str:
     return _OPENED.sub("", _CLOSED.sub("", _THOUGHT.sub("", text))).strip()
 
 
+NO_LINES = (
+    "the model's tokenizer has no line break of its own between two lines, so a prompt cannot begin a list that goes "
+    "on (`continues`): use prompts such as next_item and rate"
+)
+LINES = (("A", "5"), ("film", "Be"), ("9", "a"))
+"""Lines whose tokens in a text tell which ones a line break has."""
+
 PROBE = (
     "Alien³ (1979)\n\n  l'été, straße, ﬁne NAÏVE ½ 12345.67%\t'don't' <b>—…</b> [x_y]/z@q.com #1!?\r\n"
     "七人の侍、기생충 Сталкер كفرناحوم שלום नमस्ते ไทย e\u0301 \u200b 👩‍👩‍👧🎬 𝒜 \\ ~^`|"
@@ -80,7 +87,9 @@ class ChatTokenizer:
         known = repr((sorted(tokenizer.get_vocab().items()), probe, self.end, *ordinary))
         self.digest = hashlib.sha256(known.encode()).hexdigest()[:16]
         self._beginning = self._begins_with()
-        self._line_break = tuple(tokenizer("\n", add_special_tokens=False)["input_ids"])
+        self._line_break = self._between_lines()
+        if self._line_break is None:
+            logger.warning("%s", NO_LINES)
 
     @classmethod
     def load(cls, source: str) -> ChatTokenizer:
@@ -133,7 +142,17 @@ class ChatTokenizer:
         return [(*ids, self.end) for ids in encoded]
 
     def lines(self, texts: Sequence[str]) -> tuple[int, ...]:
-        """Token ids of some lines of an answer, one after the other, each with its line break."""
+        """Token ids of some lines of an answer, one after the other, each with its line break.
+
+        They are the tokens of a text: of the lines as they are, or, where the tokenizer puts a space before every text
+        (SentencePiece: Llama 2, Mistral, Phi-3), of lines with a space before all but the first. So a line is spelled
+        as `spell` does it wherever it stands.
+
+        Raises:
+            ConfigError: This tokenizer cannot do so.
+        """
+        if self._line_break is None:
+            raise ConfigError(NO_LINES)
         return tuple(token for path in self.spell(texts) for token in (*path[:-1], *self._line_break))
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -150,6 +169,26 @@ class ChatTokenizer:
         bare, whole = (list(self.tokenizer("a", add_special_tokens=add)["input_ids"]) for add in (False, True))
         before = (place for place in range(len(whole)) if whole[place : place + len(bare)] == bare)
         return tuple(whole[: next(before, 0)])
+
+    def _ids(self, text: str) -> tuple[int, ...]:
+        return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def _behind(self, text: str) -> tuple[int, ...]:
+        """Token ids of a text behind another one, where SentencePiece puts no space before it."""
+        before, whole = self._ids("x"), self._ids(f"x{text}")
+        return whole[len(before) :] if whole[: len(before)] == before else self._ids(text)
+
+    def _between_lines(self) -> tuple[int, ...] | None:
+        """What stands behind each line of a text whose lines are spelled as they are alone; None where none is so."""
+        for space in ("", " "):
+            found = set()
+            for first, second in LINES:
+                one, two, whole = self._ids(first), self._ids(second), self._ids(f"{first}\n{space}{second}\n")
+                between = whole[len(one) + (len(whole) - len(one) - len(two)) // 2 + len(two) :]
+                found.add(between if whole == (*one, *between, *two, *between) else ())
+            if len(found) == 1 and "\n" in str(self.tokenizer.decode(list(between))):
+                return between
+        return None
 
     def _end_of_turn(self) -> int:
         """The token with which an answer ends: the control token that the chat template puts behind it, else eos."""
@@ -189,7 +228,7 @@ class ChatTokenizer:
         if begun is None:
             return knows, ()
         text = f"{'' if alone.endswith(chr(10)) else chr(10)}</{begun[1]}>\n\n"
-        return knows, tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        return knows, self._behind(text)
 
     def _rendered(self, chat: list[dict[str, str]]) -> str:
         return str(self.tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False, **THOUGHTLESS))

@@ -160,3 +160,69 @@ def test_a_system_message_that_a_template_drops_goes_to_the_user(tiny_model: Pat
 def test_a_template_that_cannot_be_used_is_refused(tiny_model: Path, template: str, said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         ChatTokenizer(loaded(tiny_model, chat_template=template))
+
+
+def sentencepiece(scheme: str) -> Any:
+    """A tokenizer as Llama 2's: a space before every text, bytes for what it does not know, the line break among it."""
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    pieces = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), "\u2581"]
+    pieces += [*map(chr, range(48, 58)), *map(chr, range(65, 91)), *map(chr, range(97, 123)), "\u2581A", "\u25815"]
+    model = models.BPE(
+        vocab={piece: number for number, piece in enumerate(pieces)},
+        merges=[("\u2581", "A"), ("\u2581", "5")],
+        unk_token="<unk>",
+        byte_fallback=True,
+        fuse_unk=True,
+    )
+    made = Tokenizer(model)
+    if scheme == "legacy":
+        made.normalizer = normalizers.Sequence([normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")])
+    else:
+        made.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=scheme, split=False)
+    made.decoder = decoders.Sequence(
+        [decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    made.add_special_tokens(["<unk>", "<s>", "</s>"])
+    return PreTrainedTokenizerFast(tokenizer_object=made, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
+
+
+@pytest.mark.parametrize("scheme", ["legacy", "first"])
+def test_lines_are_tokens_that_a_text_has_in_sentencepiece(scheme: str) -> None:
+    tokenizer = sentencepiece(scheme)
+    chat = ChatTokenizer(tokenizer)
+    ids = list(chat.lines(["A", "5"]))
+    assert tokenizer.convert_ids_to_tokens(ids) == ["\u2581A", "<0x0A>", "\u25815", "<0x0A>"]
+    assert ids == tokenizer(tokenizer.decode(ids), add_special_tokens=False)["input_ids"]
+    asked = (Message("user", "a"),)
+    begun = chat.tokenize((*asked, Message("assistant", "A\n5")))
+    assert list(begun) == [*chat.tokenize(asked), *ids]
+
+
+def test_thoughts_are_ended_without_a_space_that_no_text_has() -> None:
+    tokenizer = sentencepiece("legacy")
+    tokenizer.chat_template = "{% for m in messages %}{{ m.content }}{% endfor %}<think>"
+    tokens = tokenizer.convert_ids_to_tokens(ChatTokenizer(tokenizer).tokenize([Message("user", "a")]))
+    assert tokens[-11:] == ["<0x0A>", "<0x3C>", "<0x2F>", *"think", "<0x3E>", "<0x0A>", "<0x0A>"]
+    assert tokens[-12] == "<0x3E>"  # of `<think>`
+
+
+def test_lines_of_byte_level_tokenizers_are_as_they_were(tiny_model: Path) -> None:
+    tokenizer = loaded(tiny_model)
+    chat = ChatTokenizer(tokenizer)
+    (line_break,) = tokenizer("\n", add_special_tokens=False)["input_ids"]
+    bare = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in ("Alien (1979)", "5")]
+    assert list(chat.lines(["Alien (1979)", "5"])) == [*bare[0], line_break, *bare[1], line_break]
+
+
+def test_a_tokenizer_that_knows_no_line_break_says_so(tiny_model: Path, caplog: pytest.LogCaptureFixture) -> None:
+    from tokenizers import normalizers
+
+    tokenizer = loaded(tiny_model)
+    tokenizer.backend_tokenizer.normalizer = normalizers.Replace("\n", " ")
+    chat = ChatTokenizer(tokenizer)
+    assert "no line break of its own" in caplog.text
+    assert chat.spell(["Alien"])
+    with pytest.raises(ConfigError, match="next_item"):
+        chat.lines(["Alien"])
