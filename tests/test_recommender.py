@@ -213,6 +213,21 @@ def test_one_unknown_candidate_stops_no_other_ranking() -> None:
         recommender.rank_many([good, (Query(), ["none"]), good])
 
 
+def test_logits_that_are_not_finite_cost_only_their_own_request_its_answer() -> None:
+    class Damaged(FakeEngine):
+        def next_logprobs(self, steps: Sequence[Step]) -> list[FloatArray]:
+            heat = tuple(b"Heat")
+            broken = [any(step.prompt[at : at + 4] == heat for at in range(len(step.prompt))) for step in steps]
+            return [np.where(bad, np.nan, row) for bad, row in zip(broken, super().next_logprobs(steps), strict=True)]
+
+    recommender = Recommender(FILMS, Damaged())
+    queries = [Query([FILMS["a"]], k=2), Query([FILMS["h"]], k=2), Query([FILMS["u"]], k=2)]
+    first, error, last = recommender.recommend_many(queries, on_error="return")
+    assert isinstance(error, GenerationError)
+    assert "NaN" in str(error)
+    assert (first, last) == (recommender.recommend(queries[0]), recommender.recommend(queries[2]))
+
+
 def test_an_engine_that_is_away_is_nobodys_fault() -> None:
     class Away(FakeEngine):
         def next_logprobs(self, steps: Sequence[Step]) -> list[FloatArray]:
