@@ -115,11 +115,12 @@ def main(
         )
         if len(chosen.arms) < 2 and chosen.baseline in ("", *chosen.arms):
             raise ConfigError("an A/B needs two arms; give --arm A=PROMPT --arm B=PROMPT, or eval.run for one alone")
-        check(chosen, gates=[gate.metric for gate in gates])
         if plan:
+            check(chosen)
             Console().print(planned(chosen))
             return
-        results = execute(chosen, out, command=command_line("eval.ab"))
+        asked_for = [gate.metric for gate in gates]
+        results = execute(chosen, out, command=command_line("eval.ab"), gates=asked_for)
         shown(results, out, json_output)
         failed = [line for gate in gates for line in gate.failures(results)]
     for line in failed:

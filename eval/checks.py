@@ -16,7 +16,7 @@ from llmgen.engines import KINDS
 from llmgen.errors import ConfigError, LLMGenError
 from llmgen.prompting import task_of
 from llmgen.templates import PromptLibrary
-from llmgen.workspace import FITTED, PRIORS, DataSettings
+from llmgen.workspace import FITTED, PRIORS
 
 
 def check(config: RunConfig, *, gates: Sequence[str] = (), from_log: bool = True) -> None:
@@ -76,9 +76,9 @@ def _of_run(config: RunConfig, gates: Sequence[str], from_log: bool) -> Iterator
 
 def _of_data(protocol: Protocol) -> Iterator[str]:
     try:
-        settings = DataSettings(**protocol.data)
-    except TypeError as error:
-        yield f"data: {error}; it takes the fields of llmgen.workspace.DataSettings"
+        settings = protocol.data_settings()
+    except ConfigError as error:
+        yield str(error)
         return
     for path in (settings.items, settings.interactions):
         if path is not None and not Path(path).exists():

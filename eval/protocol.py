@@ -66,11 +66,18 @@ class Protocol(BaseModel):
             ConfigError: A setting of `data` that there is not.
             DataError: See `llmgen.datasets`.
         """
+        return self.data_settings().load()
+
+    def data_settings(self) -> DataSettings:
+        """What `data` says.
+
+        Raises:
+            ConfigError: A setting of `data` that there is not.
+        """
         try:
-            settings = DataSettings(**self.data)
+            return DataSettings(**self.data)
         except TypeError as error:
             raise ConfigError(f"data: {error}; it takes the fields of llmgen.workspace.DataSettings") from None
-        return settings.load()
 
     def left_out(self, dataset: Dataset) -> ItemsLeftOut:
         """The parts of the log where items are new.

@@ -48,6 +48,7 @@ def execute(
     *,
     command: str,
     against_classic: bool = False,
+    gates: Sequence[str] = (),
     questions: Callable[[RunConfig], Questions] = from_log,
 ) -> Results:
     """Ask, measure, compare, and write everything into a folder.
@@ -57,12 +58,13 @@ def execute(
         out: The folder; a run in it that was stopped is gone on with.
         command: For the record.
         against_classic: Whether the arms are compared with the best classic instead of the first arm.
+        gates: Metrics of which differences are wanted, whatever comes of it.
         questions: What is asked.
 
     Raises:
         LLMGenError: Settings, data, models or files are not what they should be.
     """
-    check(config, from_log=questions is from_log)
+    check(config, gates=gates, from_log=questions is from_log)
     started = datetime.now(UTC).isoformat(timespec="seconds")
     with locked(out):
         settings = config.model_dump(mode="json")

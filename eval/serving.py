@@ -145,21 +145,20 @@ def llmgen_arms(recommender: Recommender, prompts: Sequence[Prompt], queries: Se
 
         return run
 
-    def recommending(numbers: Sequence[int]) -> Texts:
-        recommender.recommend_many([queries[number] for number in numbers])
-        return []
+    def recommending(one: Recommender) -> Arm:
+        def run(numbers: Sequence[int]) -> Texts:
+            one.recommend_many([queries[number] for number in numbers])
+            return []
+
+        return run
 
     aligned = Recommender(recommender.catalog, engine, num_beams=K, align_prompts=True)
-
-    def recommending_aligned(numbers: Sequence[int]) -> Texts:
-        aligned.recommend_many([queries[number] for number in numbers])
-        return []
 
     return {
         NARROW: searching(K),
         f"search, default ({max(4 * K, 32)} beams)": searching(None),
-        f"recommend, {K} beams": recommending,
-        f"recommend, {K} beams, aligned prompts": recommending_aligned,
+        f"recommend, {K} beams": recommending(recommender),
+        f"recommend, {K} beams, aligned prompts": recommending(aligned),
     }
 
 

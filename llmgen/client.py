@@ -10,11 +10,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Generic, Literal, Self, TypedDict, TypeVar, Unpack, get_args, overload
+from typing import Generic, Literal, Self, TypedDict, TypeVar, Unpack, overload
 from urllib.parse import quote
 
 from llmgen import errors
 from llmgen.errors import APIStatusError, APITimeoutError, LLMGenError, TemplateNotFoundError
+from llmgen.isolation import check_on_error
 from llmgen.progress import Stage
 from llmgen.schemas import (
     CatalogBody,
@@ -164,8 +165,7 @@ class Client:
         self, queries: Iterable[Query], *, progress: bool = False, on_error: OnError = "raise"
     ) -> list[Recommendations] | list[Recommendations | LLMGenError]:
         """See `Recommender.recommend_many`."""
-        if on_error not in get_args(OnError):
-            raise ValueError(f"on_error must be 'raise' or 'return', not {on_error!r}")
+        check_on_error(on_error)
         queries = list(queries)
         answers: list[Recommendations | LLMGenError] = []
         with _bar(len(queries), progress) as advance:
@@ -310,8 +310,7 @@ class AsyncClient:
         self, queries: Iterable[Query], *, progress: bool = False, on_error: OnError = "raise"
     ) -> list[Recommendations] | list[Recommendations | LLMGenError]:
         """See `Client.recommend_many`."""
-        if on_error not in get_args(OnError):
-            raise ValueError(f"on_error must be 'raise' or 'return', not {on_error!r}")
+        check_on_error(on_error)
         queries = list(queries)
         answers: list[Recommendations | LLMGenError] = []
         with _bar(len(queries), progress) as advance:

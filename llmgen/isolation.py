@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import TypeVar
+from typing import TypeVar, get_args
 
 from llmgen.errors import EngineUnavailableError, LLMGenError
+from llmgen.types import OnError
 
 Work = TypeVar("Work")
 Answer = TypeVar("Answer")
@@ -43,3 +44,13 @@ def isolate(run: Callable[[Sequence[Work]], Sequence[Answer]], works: Sequence[W
         half = len(works) // 2
         yield from isolate(run, works[:half])
         yield from isolate(run, works[half:])
+
+
+def check_on_error(on_error: str) -> None:
+    """Refuse what is not an `OnError`.
+
+    Raises:
+        ValueError: It is something else.
+    """
+    if on_error not in get_args(OnError):
+        raise ValueError(f"on_error must be 'raise' or 'return', not {on_error!r}")

@@ -18,7 +18,7 @@ from llmgen.engines import Engine, GenerationConfig, line_break
 from llmgen.errors import ConfigError, EngineUnavailableError, GenerationError, LLMGenError
 from llmgen.grounding import Grounder
 from llmgen.growth import grow
-from llmgen.isolation import isolate
+from llmgen.isolation import check_on_error, isolate
 from llmgen.priors import (
     Combined,
     Evidence,
@@ -696,8 +696,7 @@ def _each(
     advance: Callable[[int], None] = lambda steps: None,
 ) -> list[Recommendations | LLMGenError]:
     """The answers of `run`, a chunk at a time; an error is raised with its place, or stands in its place."""
-    if on_error not in get_args(OnError):
-        raise ValueError(f"on_error must be 'raise' or 'return', not {on_error!r}")
+    check_on_error(on_error)
     answers: list[Recommendations | LLMGenError] = []
     for start in range(0, len(works), CHUNK):
         chunk = works[start : start + CHUNK]

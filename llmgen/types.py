@@ -10,6 +10,8 @@ from typing import Literal, Protocol, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from llmgen.errors import LLMGenError
+
 Attribute = str | int | float | bool | tuple[str, ...]
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -233,8 +235,18 @@ class Recommends(Protocol):
         """The best `query.k` items."""
         ...
 
-    def recommend_many(self, queries: Iterable[Query], *, progress: bool = False) -> list[Recommendations]:
-        """The best items of each query, in order of the queries."""
+    @overload
+    def recommend_many(
+        self, queries: Iterable[Query], *, progress: bool = False, on_error: Literal["raise"] = "raise"
+    ) -> list[Recommendations]: ...
+    @overload
+    def recommend_many(
+        self, queries: Iterable[Query], *, progress: bool = False, on_error: Literal["return"]
+    ) -> list[Recommendations | LLMGenError]: ...
+    def recommend_many(
+        self, queries: Iterable[Query], *, progress: bool = False, on_error: OnError = "raise"
+    ) -> list[Recommendations] | list[Recommendations | LLMGenError]:
+        """The best items of each query, in order of the queries; or its error in a query's place."""
         ...
 
     def rank(self, query: Query, candidates: Sequence[Item | str]) -> Recommendations:

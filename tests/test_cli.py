@@ -277,10 +277,6 @@ def current_schemas() -> dict[str, object]:
     return {body.__name__: body.model_json_schema() for body in BODIES}
 
 
-if __name__ == "__main__":
-    SNAPSHOT.write_text(json.dumps(current_schemas(), indent=1) + "\n", encoding="utf-8")
-
-
 NOISY = """
 import ctypes, os, sys
 import llmgen.engines.fake as fake
@@ -339,7 +335,9 @@ def test_the_answer_is_all_that_comes_through_a_pipe(tmp_path: Path, command: st
         assert {"printed", "written", "put by C"} <= set(ran.stderr.splitlines())
 
 
-def test_prompts_are_listed_in_80_columns_with_whole_sentences(llmgen: Callable[..., Ran], monkeypatch) -> None:  # type: ignore[no-untyped-def]
+def test_prompts_are_listed_in_80_columns_with_whole_sentences(
+    llmgen: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     lines = llmgen("prompts list", data=False, engine=None).out.splitlines()
     assert max(map(len, lines)) <= 80
@@ -363,3 +361,7 @@ def test_a_real_model_leaves_the_pipe_to_the_answer(tmp_path: Path, tiny_model: 
     )
     assert ran.returncode == 0, ran.stderr
     assert json.loads(ran.stdout)
+
+
+if __name__ == "__main__":
+    SNAPSHOT.write_text(json.dumps(current_schemas(), indent=1) + "\n", encoding="utf-8")
