@@ -13,7 +13,7 @@ from itertools import islice
 from operator import eq
 from pathlib import Path
 from threading import Lock
-from typing import overload
+from typing import Any, overload
 
 from llmgen.errors import CatalogError, DataError, UnknownItemError
 from llmgen.types import Attribute, Item
@@ -22,6 +22,29 @@ LONGEST_LABEL = 500
 """Characters of an item in prompts and answers; a context of 1,024 tokens holds it."""
 HALF = re.compile("[\ud800-\udfff]")
 """One of the two halves by which UTF-16 writes a character, alone."""
+
+
+def read_json(text: str) -> Any:
+    """The value that a JSON text writes, in which no object has two values of one name.
+
+    Raises:
+        json.JSONDecodeError: It is not JSON.
+        TwiceError: A name stands twice in one object; JSON readers take the last one, and nobody is told.
+    """
+    return json.loads(text, object_pairs_hook=_object)
+
+
+class TwiceError(ValueError):
+    """A name stands twice in one JSON object."""
+
+
+def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise TwiceError(f"{twice!r} stands twice in one object")
+    return made
 
 
 class Catalog(Sequence[Item]):
@@ -220,9 +243,11 @@ class Catalog(Sequence[Item]):
             if not line.strip():
                 continue
             try:
-                record = json.loads(line)
+                record = read_json(line)
             except json.JSONDecodeError as error:
                 raise DataError(f"{path}, line {number}: not JSON ({error.msg})") from None
+            except TwiceError as error:
+                raise DataError(f"{path}, line {number}: {error}; take one out") from None
             if number == 1 and isinstance(record, dict) and record.keys() == {"noun", "label", "shown"}:
                 stored = record
             else:

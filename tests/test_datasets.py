@@ -861,3 +861,95 @@ def test_a_description_in_the_place_of_a_title_stops_nobody(tmp_path: Path, tiny
     for taken, others in (("7", {"8", "9"}), ("9", {"7", "8"})):
         answer = recommender.recommend(Query([data.catalog[taken]], k=2))
         assert {place.item.id for place in answer} == others
+
+
+NO_NUMBERS = "price: read as text, since these cells are not numbers"
+
+
+@pytest.mark.parametrize(
+    ("prices", "count", "examples"),
+    [
+        (("10.99", "—", "7"), 1, ("row 2: '—'",)),
+        (("10.99", "", "7"), 0, ()),  # an empty cell is no price
+        (("1,299.00", "7", "20-30", "5", "3"), 2, ("row 1: '1,299.00'", "row 3: '20-30'")),
+        (("cheap", "dear", "7"), 0, ()),  # most cells are words: the column is text
+    ],
+)
+def test_a_column_of_numbers_that_became_text_is_told_with_its_cells(
+    tmp_path: Path, prices: tuple[str, ...], count: int, examples: tuple[str, ...]
+) -> None:
+    rows = "".join(f'{number},Mug,"{price}"\n' for number, price in enumerate(prices))
+    data = own(tmp_path, f"item_id,title,price\n{rows}", "user_id,item_id,timestamp\nu,0,1\n", attributes=("price",))
+    told = {found.rule: (found.effect, found.count, found.examples) for found in data.report.rules}
+    assert told == ({NO_NUMBERS: ("noted", count, examples)} if count else {})
+
+
+def test_numbers_that_a_typed_file_has_as_text_are_told(tmp_path: Path) -> None:
+    own(tmp_path, SHOP_ITEMS, SHOP_LOG)
+    records = [{"item_id": 7, "title": "Mug", "price": "10.99"}, {"item_id": 8, "title": "Cup", "price": "—"}]
+    (tmp_path / "items.jsonl").write_text("\n".join(map(json.dumps, records)))
+    report = load_tables(tmp_path / "items.jsonl", tmp_path / "log.csv", attributes=("price",)).report
+    assert [(found.rule, found.count, found.examples) for found in report.rules] == [
+        ("price: numbers written as text, which a range does not find", 1, ("row 1: '10.99'",))
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("items.csv", "item_id,title,price,price\n7,Mug,1,2\n8,Cup,3,4\n"),
+        ("items.csv", "item_id;title; price ;price\n7;Mug;1;2\n8;Cup;3;4\n"),
+        ("items.item", "item_id:token\ttitle:token\tprice:float\tprice:token\n7\tMug\t1\t2\n8\tCup\t3\t4\n"),
+    ],
+)
+def test_two_columns_of_one_name_are_refused(tmp_path: Path, name: str, content: str) -> None:
+    own(tmp_path, SHOP_ITEMS, SHOP_LOG)
+    (tmp_path / name).write_text(content)
+    with pytest.raises(DataError, match=rf"{name} has 2 columns 'price', the 3rd and 4th; rename all but one"):
+        load_tables(tmp_path / name, tmp_path / "log.csv", attributes=("price",))
+    assert len(load_tables(tmp_path / name, tmp_path / "log.csv").catalog) == 2  # what is not read may stand twice
+
+
+def test_a_name_that_stands_twice_in_a_json_object_is_a_bad_row(tmp_path: Path) -> None:
+    own(tmp_path, SHOP_ITEMS, SHOP_LOG)
+    lines = [
+        '{"item_id": 7, "title": "Mug"}',
+        '{"item_id": 8, "title": "Cup"}',
+        '{"item_id": 9, "title": "", "title": "Jug"}',
+    ]
+    for text in ("\n".join(lines), f"[{', '.join(lines)}]"):
+        (tmp_path / "items.json").write_text(text)
+        with pytest.raises(DataError, match=r"items\.json.*title.* stands twice in one object"):
+            load_tables(tmp_path / "items.json", tmp_path / "log.csv")
+    (tmp_path / "catalog.jsonl").write_text('{"id": "1", "title": "Mug"}\n{"id": "2", "title": "", "title": "Cup"}\n')
+    with pytest.raises(DataError, match=r"catalog\.jsonl, line 2: 'title' stands twice in one object"):
+        Catalog.from_jsonl(tmp_path / "catalog.jsonl")
+
+
+def test_rows_that_an_open_quote_joins_are_a_bad_row(tmp_path: Path) -> None:
+    items = 'item_id,title,year\n7,Mug,2001\n8,"Cup,2002\n9,Jug,2003\n10,Pot",2004\n11,Pan,2005\n'
+    with pytest.raises(DataError, match=r"items\.csv, row 2.*lines 3 to 5 .*quote that is not closed.*9,Jug,2003"):
+        own(tmp_path, items, "user_id,item_id,timestamp\nu,7,1\n")
+    data = own(tmp_path, items, "user_id,item_id,timestamp\nu,7,1\n", on_bad="drop")
+    assert data.catalog.ids == ("7", "11")
+    with pytest.raises(DataError, match=r"log\.csv, row 1.*lines 2 to 3 "):
+        own(tmp_path, MUGS, 'user_id,item_id,timestamp\nu,"1,10\nu,2",20\n')
+
+
+def test_an_open_quote_in_the_header_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"items\.csv: a quote in the header is not closed"):
+        own(tmp_path, 'item_id,"title\n7,Mug"\n8,Cup\n', SHOP_LOG)
+
+
+def test_cells_of_several_lines_are_kept_and_told(tmp_path: Path) -> None:
+    items = 'item_id,title,about\n7,Mug,"red, large\nand round, too"\n8,"Tea\nCup",\n'
+    data = own(tmp_path, items, SHOP_LOG, attributes=("about",))
+    assert data.catalog["7"].attributes["about"] == "red, large\nand round, too"
+    assert [(found.rule, found.effect, found.count, found.examples) for found in data.report.rules] == [
+        (
+            "rows of several lines, as one cell has line breaks",
+            "noted",
+            2,
+            ("row 1: lines 2 to 3", "row 2: lines 4 to 5"),
+        )
+    ]

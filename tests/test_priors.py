@@ -148,6 +148,13 @@ class TestWhere:
         with pytest.raises(CatalogError, match=r"year = '1700\.\.1800'; its numbers run from 1942 to 1985"):
             Where(FILMS).log_weights([Query(filters={"year": "1700..1800"})])
 
+    @pytest.mark.parametrize("wanted", ["..8", "1..8", "5..", ("..8", "9..")])
+    def test_a_range_of_an_attribute_that_is_text_says_so(self, wanted: str | tuple[str, ...]) -> None:
+        goods = Catalog([Item("1", "Mug", {"price": "10.99"}), Item("2", "Cup", {"price": "—"}), Item("3", "Pot")])
+        says = r"'price' is text, such as '10.99', '—', and a range finds numbers only; .*'llmgen data' names"
+        with pytest.raises(CatalogError, match=says):
+            Where(goods).log_weights([Query(filters={"price": wanted})])
+
     def test_no_value_allowed_is_an_error(self) -> None:
         with pytest.raises(CatalogError, match="allows no value"):
             Where(FILMS).log_weights([Query(filters={"genres": ()})])

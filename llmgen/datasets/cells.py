@@ -23,6 +23,7 @@ UNITS = ((1e11, 1e14, 1e3, "milliseconds"), (1e14, 1e17, 1e6, "microseconds"), (
 """From, to, how many a second: 1e11 seconds are the year 5138, 1e11 milliseconds the year 1973, and so on."""
 BY_CHANCE = 0.2  # of numbers of eight digits in the range of dates one in 27 is a date by chance
 
+_NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]+)?")
 _ENTITY = re.compile(r"&(#[0-9]+|#[xX][0-9a-fA-F]+|[a-zA-Z][a-zA-Z0-9]*);")
 _CONTROL = re.compile(r"[\x00-\x08\x0e-\x1f\x7f-\x9f]")  # all but white space
 
@@ -38,9 +39,14 @@ def typed(cells: Sequence[str | None], separator: str) -> list[Attribute | None]
         return [None if cell is None else _parts(cell, separator) for cell in filled]
     if present and all(re.fullmatch(r"-?(0|[1-9][0-9]*)", cell) for cell in present):
         return [None if cell is None else int(cell) for cell in filled]
-    if present and all(re.fullmatch(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]+)?", cell) for cell in present):
+    if present and all(is_number(cell) for cell in present):
         return whole([None if cell is None else float(cell) for cell in filled])
     return list(filled)
+
+
+def is_number(cell: str) -> bool:
+    """Whether a text is a number as data files write it; `007` is none."""
+    return _NUMBER.fullmatch(cell.strip()) is not None
 
 
 def whole(column: Sequence[Attribute | None]) -> list[Attribute | None]:

@@ -11,13 +11,14 @@ import json
 import lzma
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import polars as pl
 
-from llmgen.catalog import HALF
+from llmgen.catalog import HALF, TwiceError, read_json
 from llmgen.errors import DataError
 
 SEPARATORS = {".csv": ",", ".tsv": "\t", ".txt": "\t", ".inter": "\t", ".item": "\t"}
@@ -50,12 +51,14 @@ class Columns(NamedTuple):
         rows: How many rows there are.
         is_text: Whether every cell came as text and its type is ours to find.
         broken: Row (from 0) -> why it could not be read at all.
+        of_lines: Row (from 0) -> the lines of the file that it takes, where these are several.
     """
 
     frame: pl.DataFrame
     rows: int
     is_text: bool
     broken: dict[int, str]
+    of_lines: Mapping[int, str] = MappingProxyType({})
 
 
 def read_columns(path: Path, wanted: Sequence[str], *, ids: Sequence[str]) -> Columns:
@@ -155,15 +158,44 @@ def _names(header: Sequence[str]) -> list[str]:
 
 
 def _quoted(path: Path, content: bytes, separator: str, header: Sequence[str], wanted: Sequence[str]) -> Columns:
+    text = content.decode()
+    lines = text.split("\n")
     rows: list[list[str]] = []
-    reader = csv.reader(io.StringIO(content.decode(), newline=""), delimiter=separator, strict=True)
+    broken: dict[int, str] = {}
+    of_lines: dict[int, str] = {}
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
     try:
-        rows.extend(cells for cells in reader if any(cells))
+        next(reader)
+        if reader.line_num > 1:
+            raise DataError(f"{path}: a quote in the header is not closed: {lines[0][:80]!r}; close it or double it")
+        first = 2  # the line of the file on which a row begins
+        for cells in reader:
+            last = reader.line_num
+            if any(cells):
+                if last > first:
+                    of_lines[len(rows)] = f"lines {first} to {last}"
+                    if _all_look_like_rows(lines[first - 1 : last], separator, len(header)):
+                        joined = " / ".join(lines[first - 1 : last])
+                        broken[len(rows)] = (
+                            f"lines {first} to {last} of the file, joined by a quote that is not closed: {joined[:200]}"
+                        )
+                rows.append(cells)
+            first = last + 1
     except csv.Error as error:
         raise DataError(
-            f"{path}, row {max(len(rows), 1)}: {error}; a cell that holds quotes stands in quotes, its own doubled"
+            f"{path}, row {len(rows) + 1}: {error}; a cell that holds quotes stands in quotes, its own doubled"
         ) from None
-    return _columns(rows[1:], header, wanted)
+    table = _columns(rows, header, wanted)
+    kept = {row: told for row, told in of_lines.items() if row not in broken}
+    return table._replace(broken={**table.broken, **broken}, of_lines=kept)
+
+
+def _all_look_like_rows(lines: Sequence[str], separator: str, width: int) -> bool:
+    """Whether each line has as many cells as the header, and none begins with a space, as words behind a comma do."""
+    return all(
+        len(cells := line.split(separator)) == width and not any(cell.startswith(" ") for cell in cells)
+        for line in lines
+    )
 
 
 def _columns(rows: Sequence[Sequence[str]], header: Sequence[str], wanted: Sequence[str]) -> Columns:
@@ -202,16 +234,20 @@ def _json_lines(path: Path, content: bytes, wanted: Sequence[str], ids: Sequence
     text = content.decode()
     if text.lstrip().startswith("["):  # the whole file is one list
         try:
-            text = "\n".join(json.dumps(record) for record in json.loads(text))
+            text = "\n".join(json.dumps(record) for record in read_json(text))
         except json.JSONDecodeError as error:
             raise DataError(f"{path}, line {error.lineno}: not JSON ({error.msg})") from None
+        except TwiceError as error:
+            raise DataError(f"{path}: {error}; take one out") from None
     lines = [line for line in text.split("\n") if line.strip()]
     for row, line in enumerate(lines):
         record: object = None
         try:
-            record = json.loads(line)
+            record = read_json(line)
         except json.JSONDecodeError as error:
             broken[row] = f"not JSON ({error.msg}): {line[:80]}"
+        except TwiceError as error:
+            broken[row] = f"{error}: {line[:80]}"
         if not isinstance(record, dict):
             broken.setdefault(row, f"not an object: {line[:80]}")
             record = {}
@@ -242,3 +278,12 @@ def _check_columns(path: Path, found: Sequence[str], wanted: Sequence[str]) -> N
             hint = f"; did you mean {near[0]!r}?" if near else ""
             names = ", ".join(map(repr, found[:12]))
             raise MissingColumnError(f"{path} has no column {column!r} but {names}{hint}", column, found)
+        places = [_ordinal(place) for place, name in enumerate(found, start=1) if name == column]
+        if len(places) > 1:
+            which = f"{', '.join(places[:-1])} and {places[-1]}"
+            raise DataError(f"{path} has {len(places)} columns {column!r}, the {which}; rename all but one")
+
+
+def _ordinal(number: int) -> str:
+    endings = {1: "st", 2: "nd", 3: "rd"}
+    return f"{number}{'th' if number % 100 in (11, 12, 13) else endings.get(number % 10, 'th')}"

@@ -13,9 +13,9 @@ from typing import Any, Literal
 import polars as pl
 
 from llmgen.catalog import LONGEST_LABEL, Catalog
-from llmgen.datasets.cells import attribute, blank, is_filled, odd_ones, plain, ratings, times, typed, whole
+from llmgen.datasets.cells import attribute, blank, is_filled, is_number, odd_ones, plain, ratings, times, typed, whole
 from llmgen.datasets.files import Columns, MissingColumnError, read_columns
-from llmgen.datasets.report import INTERACTIONS, Dataset, Table, Tally
+from llmgen.datasets.report import EXAMPLES, INTERACTIONS, Dataset, Table, Tally
 from llmgen.errors import DataError
 from llmgen.types import Attribute, Item
 
@@ -62,7 +62,7 @@ def load_tables(
         attributes: Columns of the item file to keep; an empty cell is an attribute that the item lacks. In CSV and
             TSV a column becomes tuples of strings if any of its cells holds the list separator or all are lists such
             as `['a', 'b']`, else whole numbers (`1979.0` is one) or numbers if all its cells are such (`007` is
-            not), else strings.
+            not), else strings; where most cells of a column of strings are numbers, the report names the others.
         list_separator: Between the values of one CSV or TSV cell.
         noun: What the catalog calls one item in prompts, singular.
         label: How it writes an item: a format string over `title` and `attributes`.
@@ -73,7 +73,8 @@ def load_tables(
     Raises:
         DataError: A file is missing, empty, not readable or lacks a column; with `on_bad="error"` also the first bad
             row: an id that is empty or stands twice, an empty title, an item that the item file does not have, a
-            time, rating or attribute that cannot be read. Rows are counted from 1, without the header and blank lines.
+            time, rating or attribute that cannot be read, lines that a quote which is not closed makes one row of.
+            Rows are counted from 1, without the header and blank lines. A wanted column that stands twice.
         ValueError: `label` or `shown` names an attribute that is not in `attributes`.
     """
     _check_names(label, shown, attributes, on_bad)
@@ -161,6 +162,7 @@ def _catalog(
             found_types = typed([cells[row] for row in good], list_separator)  # what is left out decides on no type
             for row, value in zip(good, found_types, strict=True):
                 kept[column][row] = value
+            _note_text(judge.tally, column, kept[column], cells, is_text=table.is_text)
             continue
         read = [attribute(cell) for cell in cells]
         kept[column] = whole([found.value for found in read])
@@ -168,6 +170,7 @@ def _catalog(
         good = _sift(good, judge, rule, column, cells, [not found.fine for found in read].__getitem__)
         odd = odd_ones(kept[column])
         good = _sift(good, judge, "of another type than the rows before", column, cells, odd.__getitem__)
+        _note_text(judge.tally, column, kept[column], cells, is_text=table.is_text)
     if not good:
         raise DataError(f"{judge.path}: none of {table.rows} rows is an item: {judge.reasons()}")
     made = []
@@ -178,6 +181,22 @@ def _catalog(
     rule = f"{title}: cut to {LONGEST_LABEL} characters in prompts and answers"
     judge.tally.add_many(rule, "items", "noted", len(long), long)
     return Catalog(made, noun=noun, label=label, shown=shown)
+
+
+def _note_text(
+    tally: Tally, column: str, kept: Sequence[Attribute | None], cells: Sequence[object], *, is_text: bool
+) -> None:
+    """Tell of a column of text most of whose cells are numbers: a filter with a range finds none of its items."""
+    texts = {row: value for row, value in enumerate(kept) if isinstance(value, str)}
+    numbers = {row: value for row, value in texts.items() if is_number(value)}
+    if 2 * len(numbers) < len(texts):
+        return
+    if is_text:
+        found, rule = sorted(texts.keys() - numbers.keys()), "read as text, since these cells are not numbers"
+    else:
+        found, rule = sorted(numbers), "numbers written as text, which a range does not find"
+    examples = [f"row {row + 1}: {cells[row]!r}" for row in found[:EXAMPLES]]
+    tally.add_many(f"{column}: {rule}", "items", "noted", len(found), examples)
 
 
 def _plain(cells: Sequence[object], column: str, tally: Tally) -> list[Any]:
@@ -201,8 +220,8 @@ def _plain(cells: Sequence[object], column: str, tally: Tally) -> list[Any]:
 def _log(table: Columns, judge: _Judge, columns: dict[str, str], catalog: Catalog) -> pl.DataFrame:
     frame, path = table.frame, judge.path
     good = pl.Series([True]).new_from_index(0, frame.height)
+    _without_broken(table, judge)
     if table.broken:
-        _without_broken(table, judge)
         good = ~pl.int_range(frame.height, eager=True).is_in(list(table.broken))
 
     def sift(rule: str, column: str, bad: pl.Series, hint: str = "") -> None:
@@ -256,7 +275,10 @@ def _check_names(label: str, shown: Sequence[str], attributes: Sequence[str], on
 
 
 def _without_broken(table: Columns, judge: _Judge) -> list[int]:
-    judge.judge("unreadable row", "(all)", list(table.broken), table.broken.__getitem__)
+    judge.judge("unreadable row", "(all)", sorted(table.broken), table.broken.__getitem__)
+    examples = [f"row {row + 1}: {lines}" for row, lines in table.of_lines.items()]
+    rule = "rows of several lines, as one cell has line breaks"
+    judge.tally.add_many(rule, judge.table, "noted", len(examples), examples)
     return [row for row in range(table.rows) if row not in table.broken]
 
 

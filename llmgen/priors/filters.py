@@ -102,7 +102,7 @@ class Where:
 
     - words match whole, whatever their case; an attribute that is a tuple (`genres`) matches with any of its words;
     - numbers match if equal, or inside a range written as a string, ends included: "1990..1999", "..1980", "2000..";
-      the string "1999" is the number as well;
+      the string "1999" is the number as well; text, also text that spells a number, is in no range;
     - booleans match themselves and the words "true" and "false".
 
     An item without the attribute does not match. Filters that no item can match are errors rather than empty answers,
@@ -184,7 +184,7 @@ class Where:
         for value in allowed:
             found = _match(values, value)
             if not found.any():
-                raise CatalogError(f"no item has {attribute} = {value!r}; {_hint(values, value)}")
+                raise CatalogError(f"no item has {attribute} = {value!r}; {_hint(attribute, values, value)}")
             matches |= found
         return matches
 
@@ -253,7 +253,14 @@ def _interval(value: str | int | float | bool) -> tuple[float, float] | None:
         return None
 
 
-def _hint(values: _Values, value: str | int | float | bool) -> str:
+def _hint(attribute: str, values: _Values, value: str | int | float | bool) -> str:
+    interval, no_numbers = _interval(value), bool(np.isnan(values.numbers).all())
+    if interval is not None and interval[0] != interval[1] and no_numbers:
+        some = ", ".join(repr(word) for word in list(values.spelling.values())[:3])
+        return (
+            f"{attribute!r} is text, such as {some}, and a range finds numbers only; write its cells as numbers or "
+            "leave them empty ('llmgen data' names those that are not numbers)"
+        )
     parts = []
     near = get_close_matches(_fold(str(value)), list(values.words), n=3, cutoff=0.6)
     if near:
@@ -261,7 +268,7 @@ def _hint(values: _Values, value: str | int | float | bool) -> str:
     elif values.words:
         some = ", ".join(repr(values.spelling[word]) for word in sorted(values.words)[:10])
         parts.append(f"there are {len(values.words)} such as {some}")
-    if not np.isnan(values.numbers).all():
+    if not no_numbers:
         low, high = np.nanmin(values.numbers), np.nanmax(values.numbers)
         parts.append(f'its numbers run from {low:g} to {high:g} (ranges are written "{low:g}..{high:g}")')
     return "; ".join(parts)
