@@ -3,10 +3,10 @@
     python -m eval.ab --config eval/configs/ml-100k.yaml --arm A=next_item --arm B=next_item_taste --plan
     python -m eval.ab --config eval/configs/ml-100k.yaml --arm A=next_item --arm B=next_item_taste --out runs/ab
 
-The first arm is the baseline. Differences are paired by user, with intervals, tests and Holm's correction over all of
-them. `--plan` says beforehand how large a difference the sample can show. `--fail-if "ndcg@10 < -0.005"` ends with exit
-code 1 where an arm is surely that much worse: the upper end of its interval is below; `ndcg@10.low < -0.005` already
-where it may be: the lower end is. Exit code 2 is an error.
+The first arm is the baseline. Differences are paired by user, with intervals. One metric is tested, with Holm's
+correction over the arms; the others are described. `--plan` says beforehand how large a difference the sample can show.
+`--fail-if "ndcg@10 < -0.005"` ends with exit code 1 where an arm is surely that much worse: the upper end of its
+interval is below; `ndcg@10.low < -0.005` already where it may be: the lower end is. Exit code 2 is an error.
 """
 
 from __future__ import annotations
@@ -141,10 +141,13 @@ def planned(config: RunConfig) -> Table:
     measures = Measures(final, config.protocol.k)
     values = {arm.name: measures.per_user(rows_of(final.users, answers_of(arm, final))) for arm in standing}
     names = list(next(iter(values.values())))
-    comparisons = max(1, len(config.arms) - 1) * len(names)
+    comparisons = max(1, len(config.arms) - 1)
     number = len(final.queries)
-    table = Table(title=f"{dataset.name}: what {number} users can show, {comparisons} comparisons, power .8, alpha .05")
-    for heading in ("metric", "arms much alike", "arms quite different", "the same, one comparison"):
+    table = Table(
+        title=f"{dataset.name}: what {number} users can show, power .8, alpha .05, "
+        f"{comparisons} arm{'s' if comparisons > 1 else ''} against the baseline"
+    )
+    for heading in ("metric", "arms much alike", "arms quite different"):
         table.add_column(heading, justify="left" if heading == "metric" else "right")
     tried = [name for name in values if name != "random"]
     for name in names:
@@ -155,12 +158,11 @@ def planned(config: RunConfig) -> Table:
         ]
         spreads = [spread for spread in spreads if spread > 0]
         if spreads:
-            close, far = min(spreads), max(spreads)
             cells = [
-                f"±{detectable_difference(sd, number, comparisons=count):.4f}"
-                for sd, count in ((close, comparisons), (far, comparisons), (far, 1))
+                f"±{detectable_difference(sd, number, comparisons=comparisons):.4f}"
+                for sd in (min(spreads), max(spreads))
             ]
-            table.add_row(name, *cells)
+            table.add_row(name + (", tested" if name == config.main_metric else ""), *cells)
     return table
 
 

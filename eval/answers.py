@@ -20,6 +20,7 @@ from filelock import FileLock, Timeout
 
 import llmgen
 from eval.arms import Arm
+from eval.measures import Latencies
 from eval.protocol import Sample
 from llmgen.errors import ConfigError, DataError
 from llmgen.progress import Stage
@@ -154,15 +155,23 @@ def ask(
     return done
 
 
-def latencies(arm: Arm, sample: Sample, users: int) -> list[float]:
-    """Seconds of some users, evenly spread, each asked alone; the first one, who warms up, is asked twice."""
-    found = []
-    chosen = sample.spread(users)
-    for number in [0, *range(len(chosen.queries))]:
-        started = time.perf_counter()
-        answers_of(arm, chosen.part([number]))
-        found.append(time.perf_counter() - started)
-    return found[1:]
+def latencies(arm: Arm, sample: Sample, users: int) -> Latencies:
+    """Of some users, evenly spread, each asked alone, twice in a row.
+
+    Before the first asking the engine forgets all prompts, those of other users too, so what they have in common with
+    this one is read as well. One user is asked before anything is timed: a first request costs what no other does.
+    """
+    chosen, engine = sample.spread(users), arm.recommender.engine
+    answers_of(arm, chosen.part([0]))
+    cold: list[float] = []
+    warm: list[float] = []
+    for number in range(len(chosen.queries)):
+        forgot = engine is None or engine.forget()
+        first, again = (_seconds(arm, chosen.part([number])) for _ in range(2))
+        warm.append(again)
+        if forgot:
+            cold.append(first)
+    return Latencies(cold, warm)
 
 
 def answers_of(arm: Arm, sample: Sample) -> list[Recommendations]:
@@ -200,6 +209,12 @@ def code_digest() -> str:
     for path in (*sorted(Path(llmgen.__file__).parent.rglob("*.py")), *sorted(ours)):
         hashed.update(path.read_bytes())
     return hashed.hexdigest()[:12]
+
+
+def _seconds(arm: Arm, sample: Sample) -> float:
+    started = time.perf_counter()
+    answers_of(arm, sample)
+    return time.perf_counter() - started
 
 
 def _ask(arm: Arm, sample: Sample, store: Store) -> None:

@@ -118,9 +118,9 @@ def amount(value: float | None) -> str:
     return (digits.rstrip("0").rstrip(".") if "." in digits else digits).replace("-", "−")
 
 
-def p_value(p: float) -> str:
-    """A p-value to three decimals: `.012`, `< .001`, `1`."""
-    if not isfinite(p):
+def p_value(p: float | None) -> str:
+    """A p-value to three decimals: `.012`, `< .001`, `1`; a dash where there is none."""
+    if p is None or not isfinite(p):
         return MISSING
     return "< .001" if p < 0.0005 else "1" if p >= 0.9995 else f"{p:.3f}".removeprefix("0")
 

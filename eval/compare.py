@@ -2,8 +2,9 @@
 
     python -m eval.compare runs/one runs/other
 
-Every arm of the second run against one of the first, paired by user. The runs must have asked the same users for the
-same items of the same data.
+Every arm of the second run against one of the first, paired by user. The main metric of the first run is tested, the
+others are described. The runs must have asked the same users for the same items of the same data; where one of them
+could stop early, intervals and p-values are those that hold whenever one stops.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from eval.charts import p_value
+from eval.measures import span
 from eval.results import Results
 from eval.stats import Comparison
 from eval.stats import compare as pairwise
@@ -61,7 +64,12 @@ def compare(
 
     values = {f"{baseline} (baseline)": columns(mine, baseline), **{name: columns(theirs, name) for name in arms}}
     hits = [column for column in shared if column.startswith("hr@")]
-    return pairwise(values, baseline=f"{baseline} (baseline)", hits=hits, draws=draws, seed=seed)
+    if first.metric not in shared:
+        raise DataError(f"{other} does not have {first.metric}, the main metric of {one}; it has {', '.join(shared)}")
+    spans = {column: span(column) for column in shared} if first.anytime or second.anytime else None
+    return pairwise(
+        values, baseline=f"{baseline} (baseline)", metric=first.metric, hits=hits, draws=draws, seed=seed, anytime=spans
+    )
 
 
 def compatible(one: Results, other: Results) -> None:
@@ -104,8 +112,8 @@ def main(
                 row.metric,
                 f"{found.mean:+.4f}",
                 f"[{found.low:+.4f}, {found.high:+.4f}]",
-                f"{row.p:.3g}",
-                f"{row.p_holm:.3g}",
+                p_value(row.p),
+                p_value(row.p_holm),
                 f"{found.wins}/{found.ties}/{found.losses}",
             )
         Console().print(table)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 import polars as pl
@@ -19,6 +20,18 @@ PARTS = 3
 NAMES = {2: ("early", "late"), 3: ("early", "middle", "late")}
 GENRES = 8
 """Attribute values that have a slice: the most frequent ones among the held-out items."""
+
+
+def span(metric: str) -> float:
+    """The largest absolute difference that two users' values of a metric of `Measures.per_user` can have."""
+    return 2.0 if metric == "position_bias" else 1.0  # in [-1, 1]; all others are in [0, 1]
+
+
+class Latencies(NamedTuple):
+    """Seconds of users asked one at a time, see `eval.results.Cost`; either may be empty."""
+
+    cold: Sequence[float] = ()
+    warm: Sequence[float] = ()
 
 
 class Measures:
@@ -97,20 +110,22 @@ class Measures:
             found["duplicates"] = sum(method != "none" for method in dropped) / lines if lines else 0.0
         return found
 
-    def cost(self, answers: pl.DataFrame, latencies: Sequence[float], price: float | None) -> Cost:
+    def cost(self, answers: pl.DataFrame, latencies: Latencies, price: float | None) -> Cost:
         """What the answers cost.
 
         Args:
             answers: Of one arm.
-            latencies: Seconds of users asked alone; may be empty.
+            latencies: Of users asked alone.
             price: Money for an hour of this machine.
         """
         seconds = 1000 * _mean(answers["seconds"].to_list())
         return Cost(
             prompt_tokens=_mean(answers["prompt_tokens"].to_list()),
             rounds=_mean(answers["rounds"].to_list()),
-            latency_p50_s=float(np.percentile(latencies, 50)) if latencies else None,
-            latency_p95_s=float(np.percentile(latencies, 95)) if latencies else None,
+            cold_p50_s=_percentile(latencies.cold, 50),
+            cold_p95_s=_percentile(latencies.cold, 95),
+            warm_p50_s=_percentile(latencies.warm, 50),
+            warm_p95_s=_percentile(latencies.warm, 95),
             seconds_per_1000=seconds,
             money_per_1000=None if price is None else seconds / 3600 * price,
         )
@@ -149,6 +164,10 @@ def _thirds(numbers: FloatArray) -> Iterator[tuple[float, float, list[int]]]:
     parts = [inside for number in range(len(edges) + 1) if len(inside := np.flatnonzero(part == number)) > 1]
     for inside in parts if len(parts) > 1 else ():
         yield float(numbers[inside].min()), float(numbers[inside].max()), inside.tolist()
+
+
+def _percentile(seconds: Sequence[float], share: float) -> float | None:
+    return float(np.percentile(seconds, share)) if seconds else None
 
 
 def _mean(values: Sequence[float] | Mapping[str, float]) -> float:

@@ -51,8 +51,10 @@ MEANINGS: Mapping[str, str] = {
 COSTS: Mapping[str, str] = {
     "prompt_tokens": "Prompt tokens",
     "rounds": "Model rounds",
-    "latency_p50_s": "Latency, median, s",
-    "latency_p95_s": "Latency, 95th percentile, s",
+    "cold_p50_s": "Latency cold, median, s",
+    "cold_p95_s": "Latency cold, 95th percentile, s",
+    "warm_p50_s": "Latency warm, median, s",
+    "warm_p95_s": "Latency warm, 95th percentile, s",
     "seconds_per_1000": "Seconds per 1,000 users",
     "money_per_1000": "Money per 1,000 users",
 }
@@ -113,7 +115,9 @@ def render(results: Results) -> str:
         best=best(results),
         lower=LOWER_IS_BETTER.intersection(_base(metric) for metric in _metrics(results)),
         spark=_sparks(results),
-        reading=_mark,
+        reading=_reading,
+        tests=sum(row.p_holm is not None for row in results.differences),
+        described=any(row.p_holm is None for row in results.differences),
         forests=_forests(results),
         cost=_cost_chart(results),
         classic=any(arm.kind == "baseline" for arm in results.arms),
@@ -156,10 +160,10 @@ def show(results: Results, console: Console) -> None:
         for heading in ("", "Mean [95 %]", "Holm p", *(["p", "gain/lose"] if wide else []), ""):
             table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
         for row in results.differences:
-            mean, reading = f"{signed(row.mean)} [{signed(row.low)}, {signed(row.high)}]", _mark(row)
+            mean, reading = f"{signed(row.mean)} [{signed(row.low)}, {signed(row.high)}]", _reading(row)
             more = [p_value(row.p), f"{row.wins}/{row.losses}"] if wide else []
             told = [metric_label(row.metric), mean, p_value(row.p_holm), *more, reading]
-            style = "" if reading == "unclear" else "bold"
+            style = "" if _mark(row) in ("unclear", "plain") else "bold"
             table.add_row(Text(charts.fit(row.arm, width, cell_len)), *told, style=style)
         console.print(table)
     costs = [f"{arm.name} {amount(arm.cost.seconds_per_1000)}" for arm in results.arms if arm.cost]
@@ -210,19 +214,19 @@ def _forests(results: Results) -> list[Panel]:
         rows = [
             Row(
                 row.arm,
-                f"{signed(row.mean)}  p {p_value(row.p)}  Holm {p_value(row.p_holm)}",
+                signed(row.mean) + ("" if row.p_holm is None else f"  p {p_value(row.p)}  Holm {p_value(row.p_holm)}"),
                 row.mean,
                 row.low,
                 row.high,
                 _mark(row),
-                row.detectable,
+                row.detectable or 0.0,
             )
             for row in results.differences
             if row.metric == metric
         ]
         unit = _unit(metric, results)
         alike = [row for row in results.differences if _unit(row.metric, results) == unit]
-        ends = [value for row in alike for value in (row.low, row.high, row.detectable, -row.detectable)]
+        ends = [end for row in alike for end in (row.low, row.high, row.detectable or 0.0, -(row.detectable or 0.0))]
         if rows:
             title = f"{metric_label(metric)}: difference to {results.baseline}"
             chart = charts.forest(f"forest-{place}", title, rows, charts.scale_of(ends), ends=_ends(metric))
@@ -332,12 +336,18 @@ def _sparks(results: Results) -> dict[tuple[str, str], Markup]:
 
 
 def _mark(row: Difference) -> Mark:
-    """What a difference says, after Holm's correction."""
+    """What a difference says, after Holm's correction; `plain` where it is described and not tested."""
+    if row.p_holm is None:
+        return "plain"
     if not row.p_holm < ALPHA:
         return "unclear"
     if _base(row.metric) in NEITHER_IS_BETTER:
         return "differs"
     return "better" if (row.mean > 0) != (_base(row.metric) in LOWER_IS_BETTER) else "worse"
+
+
+def _reading(row: Difference) -> str:
+    return "described" if row.p_holm is None else _mark(row)
 
 
 def _meanings(results: Results) -> list[tuple[str, str]]:

@@ -11,12 +11,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from llmgen.errors import DataError
 
 FILE = "results.json"
-VERSION = 1
+VERSION = 2
+READ = (1, 2)
+"""Versions that can be read. In version 1, p was corrected over all metrics, and latencies mixed cold and warm."""
 
 
 class _Frozen(BaseModel):
@@ -34,21 +36,38 @@ class Interval(_Frozen):
 class Cost(_Frozen):
     """What an arm's answers cost; means over users.
 
+    Latencies are seconds of users asked one at a time: cold, with nothing of any prompt kept by the engine, and warm,
+    the same user asked again at once, whose prompt is kept. None where they were not measured; cold ones too where the
+    engine is a server that cannot be told to forget.
+
     Attributes:
         prompt_tokens: Length of the rendered prompt.
         rounds: Calls of the language model.
-        latency_p50_s: Seconds of the users asked one at a time; None where only batches were timed.
-        latency_p95_s: The same, 95th percentile.
+        cold_p50_s: Median.
+        cold_p95_s: 95th percentile.
+        warm_p50_s: Median.
+        warm_p95_s: 95th percentile.
         seconds_per_1000: Seconds for 1,000 users in batches, on the machine of `Environment`.
         money_per_1000: `seconds_per_1000` at the price that was given; None without one.
     """
 
     prompt_tokens: float
     rounds: float
-    latency_p50_s: float | None
-    latency_p95_s: float | None
+    cold_p50_s: float | None
+    cold_p95_s: float | None
+    warm_p50_s: float | None
+    warm_p95_s: float | None
     seconds_per_1000: float
     money_per_1000: float | None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_version_1(cls, found: Any) -> Any:
+        """Without the latencies of version 1, of which nobody can say whether they were cold or warm."""
+        if isinstance(found, dict) and "latency_p50_s" in found:
+            rest = {name: value for name, value in found.items() if not name.startswith("latency_")}
+            return {**dict.fromkeys(("cold_p50_s", "cold_p95_s", "warm_p50_s", "warm_p95_s")), **rest}
+        return found
 
 
 class ArmSummary(_Frozen):
@@ -77,7 +96,10 @@ class Difference(_Frozen):
     """One arm against the baseline arm on one metric; see `eval.stats.Comparison`.
 
     Attributes:
-        detectable: The difference that a sample like this one finds with a power of .8 at alpha = .05.
+        p: Not corrected.
+        p_holm: Corrected over the arms; None where the metric is not the main one and only described.
+        detectable: The difference that a sample of this size, fixed beforehand, finds with a power of .8 at alpha = .05
+            shared by all arms; None where asking could stop early.
     """
 
     arm: str
@@ -86,13 +108,13 @@ class Difference(_Frozen):
     low: float
     high: float
     p: float
-    p_holm: float
+    p_holm: float | None
     test: str
     effect: float
     wins: int
     ties: int
     losses: int
-    detectable: float
+    detectable: float | None
 
 
 class SliceRow(_Frozen):
@@ -192,7 +214,8 @@ class Results(_Frozen):
         sample: Who was asked.
         environment: Where.
         arms: Arms in the order given, then the classic baselines.
-        differences: Every other arm, every metric. The p-values are corrected over all of them.
+        anytime: Whether asking could stop early. Intervals and p-values are then those that hold whenever one stops.
+        differences: Every other arm, every metric.
         slices: See `SliceRow`.
         per_user: Arm -> the users' differences in the main metric, in ascending order; not of the baseline.
         examples: Users on whom the arms differ most.
@@ -205,6 +228,7 @@ class Results(_Frozen):
     baseline: str
     sample: SampleSummary
     environment: Environment
+    anytime: bool = False
     arms: tuple[ArmSummary, ...]
     differences: tuple[Difference, ...] = ()
     slices: tuple[SliceRow, ...] = ()
@@ -228,9 +252,9 @@ class Results(_Frozen):
             raise DataError(f"cannot read results from {path}: {error.strerror}") from None
         except ValueError as error:
             raise DataError(f"{path} is not JSON: {error}; it may have been cut short, run again") from None
-        if not isinstance(found, dict) or found.get("version") != VERSION:
+        if not isinstance(found, dict) or found.get("version") not in READ:
             version = found.get("version") if isinstance(found, dict) else None
-            raise DataError(f"{path} has results of version {version}, and this code reads version {VERSION}")
+            raise DataError(f"{path} has results of version {version}, and this code reads {READ[0]} and {READ[1]}")
         try:
             return cls.model_validate(found)
         except ValidationError as error:

@@ -28,7 +28,7 @@ from eval.arms import Arm, ArmConfig, Engines, build
 from eval.checks import check
 from eval.config import RunConfig
 from eval.environment import environment
-from eval.measures import Measures
+from eval.measures import Measures, span
 from eval.protocol import Sample
 from eval.questions import Questions, from_log
 from eval.results import Results
@@ -198,7 +198,8 @@ def _ask_all(config: RunConfig, arms: Sequence[Arm], sample: Sample, baseline: s
         with Stage(f"{arm.name}: making the trie", 0):
             _ = arm.recommender.trie  # made once, and no part of what an answer takes
     if slow:
-        enough = _watch(config, [arm.name for arm in slow], stores, sample, baseline) if config.stop_early else None
+        names = [arm.name for arm in arms if arm.kind == "arm"]
+        enough = _watch(config, names, stores, sample, baseline) if config.stop_early else None
         done = ask(slow, sample, [stores[arm.name] for arm in slow], "Asking", enough=enough)
     sample = sample.part(range(done))
     measures = Measures(sample, config.protocol.k)
@@ -211,7 +212,7 @@ def _watch(
 ) -> Callable[[int], bool]:
     """After each batch: is the sign of every arm's difference certain? The arms share an error of .05."""
     others = [name for name in names if name != baseline]
-    watched = {name: Sequential(1 - 0.05 / len(others)) for name in others}
+    watched = {name: Sequential(1 - 0.05 / len(others), largest=span(config.main_metric)) for name in others}
     seen = 0
 
     def enough(done: int) -> bool:

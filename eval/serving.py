@@ -117,12 +117,11 @@ def validity(texts: Texts, grounder: Grounder) -> dict[str, float]:
 
 def measure(engine: VLLMEngine, arms: Mapping[str, Arm], groups: Sequence[Sequence[int]]) -> dict[str, Timings]:
     """Time every arm on every group of prompts, with nothing in the prefix cache."""
-    llm = engine.llm
     timings = {name: Timings() for name in arms}
     names = list(arms)
     for turn, group in enumerate(groups):
         for name in names[turn % len(names) :] + names[: turn % len(names)]:
-            llm.reset_prefix_cache()
+            engine.forget()
             start = time.perf_counter()
             texts = arms[name](group)
             timings[name].seconds.append(time.perf_counter() - start)

@@ -1,14 +1,15 @@
 """Paired statistics, by user: is one recommender better than another on the same users, and by how much?
 
     needed = users_needed(sd=0.19, difference=0.02, comparisons=6)        # before anything is run
-    for row in compare(values, baseline="popularity", hits={"hit_rate@10"}, seed=0):
-        print(row.arm, row.metric, row.difference.mean, row.difference.low, row.difference.high, row.p_holm)
+    for row in compare(values, baseline="popularity", metric="ndcg@10", hits={"hit_rate@10"}, seed=0):
+        print(row.arm, row.metric, row.difference.mean, row.difference.low, row.difference.high, row.p, row.p_holm)
 
     watch = Sequential()                                                  # an arm too slow to run on everybody
     for batch in batches:                                                 # of users in random order
         watch.add(ndcg(arm, batch) - ndcg(baseline, batch))
         if watch.decided:
             break
+    compare(values, baseline="popularity", metric="ndcg@10", anytime={"ndcg@10": 1.0}, seed=0)   # and what it found
 
 Values are one a row, in the same order of users for every arm. Where a user has several rows (several seeds, several
 held-out items), `clusters` names each row's user: users are drawn, flipped and counted, never rows.
@@ -17,7 +18,7 @@ held-out items), `clusters` names each row's user: users are drawn, flipped and 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from math import copysign, frexp, inf, isfinite, ldexp, log, nan, sqrt
+from math import copysign, exp, frexp, inf, isfinite, ldexp, log, nan, sqrt
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -28,7 +29,7 @@ from scipy.special import bdtr, ncfdtr, ndtr, ndtri, stdtrit
 from llmgen.types import FloatArray
 
 Seed = int | np.random.Generator
-Method = Literal["bca", "percentile"]
+Method = Literal["bca", "percentile", "betting"]
 
 CELLS = 1 << 22  # random numbers held at once: 32 MB of doubles, whatever the number of users and draws
 EXACT = 14  # users who differ, up to which all sign patterns (2^14) cost about what 10,000 random ones do
@@ -46,7 +47,7 @@ class MeanInterval(NamedTuple):
     n: int
     """Users (clusters, where they are given)."""
     method: Method
-    """How the interval was made; BCa is undefined where all values are the same."""
+    """How the interval was made; BCa is undefined where all values are the same, and betting is `Sequential`'s."""
 
 
 class PairedDifference(NamedTuple):
@@ -101,61 +102,78 @@ class Comparison(NamedTuple):
     metric: str
     difference: PairedDifference
     """Arm - baseline."""
-    test: Literal["McNemar", "permutation"]
+    test: Literal["McNemar", "permutation", "betting"]
     p: float
-    p_holm: float
-    """Holm's, over all arms and metrics of the table."""
+    p_holm: float | None
+    """Holm's, over all arms, where the metric is the one that is tested; None for the others, which are described."""
 
 
 def compare(
     values: Mapping[str, Mapping[str, ArrayLike]],
     *,
     baseline: str,
+    metric: str,
     hits: Collection[str] = (),
     level: float = 0.95,
     draws: int = 10_000,
     seed: Seed,
     clusters: ArrayLike | None = None,
+    anytime: Mapping[str, float] | None = None,
 ) -> list[Comparison]:
-    """Every other arm against the baseline, on every metric, with p-values corrected for the whole table.
+    """Every other arm against the baseline: tested on one metric, described on the others.
+
+    Metrics of the same lists rise and fall together, so a correction over all of them costs power and buys nothing:
+    Holm's is over the arms, on the one metric that was chosen before.
 
     Args:
         values: Arm -> metric -> one value a row; the same metrics, and the same rows in the same order, everywhere.
         baseline: The arm that the others are compared with.
+        metric: The metric that is tested.
         hits: Metrics that are 0 or 1 and get McNemar's test; the others are graded and get the permutation test.
             With clusters every metric gets the permutation test, since McNemar's takes rows to be independent.
-        level: Of the intervals, which are not corrected.
+        level: Of the intervals, which are not corrected; with `anytime`, of all arms' intervals together.
         draws: Of each bootstrap and each permutation test.
         seed: With an integer, each row is what `paired_difference` and `permutation_test` say alone.
         clusters: See the module.
+        anytime: Metric -> largest absolute difference that it can have, where asking may have been stopped because of
+            what was seen. Intervals and p-values are then those of `Sequential`, which hold whenever one stops; those
+            of a fixed sample do not. A user then has one row.
 
     Returns:
         Arms and metrics in the order of `values`.
 
     Raises:
-        ValueError: If the baseline, another arm or a metric is missing, or values do not pair.
+        ValueError: If the baseline, another arm or a metric is missing, values do not pair, or a user has several rows
+            with `anytime`.
     """
     if baseline not in values or len(values) < 2:
         raise ValueError(f"the baseline {baseline!r} and another arm are compared; values has {list(values)}")
     metrics = list(values[baseline])
-    if unknown := sorted(set(hits) - set(metrics)):
-        raise ValueError(f"hits names {unknown}, and the metrics are {metrics}")
+    if unknown := sorted({metric, *hits, *(anytime or ())} - set(metrics)):
+        raise ValueError(f"{', '.join(map(repr, unknown))}: not among the metrics, which are {metrics}")
     rows: list[Comparison] = []
     for arm, measured in values.items():
         if set(measured) != set(metrics):
             raise ValueError(f"{arm!r} has the metrics {list(measured)}, and the baseline {metrics}")
         if arm == baseline:
             continue
-        for metric in metrics:
-            a, b = measured[metric], values[baseline][metric]
+        for name in metrics:
+            a, b = measured[name], values[baseline][name]
+            if anytime is not None:
+                shared = 1 - (1 - level) / (len(values) - 1)
+                difference = paired_difference(a, b, level=shared, seed=seed, clusters=clusters, anytime=anytime[name])
+                watch = Sequential(shared, largest=anytime[name])
+                watch.add(_difference(a, b))
+                rows.append(Comparison(arm, name, difference, "betting", watch.p, None))
+                continue
             difference = paired_difference(a, b, level=level, draws=draws, seed=seed, clusters=clusters)
-            if metric in hits and clusters is None:
-                rows.append(Comparison(arm, metric, difference, "McNemar", mcnemar(a, b).p, nan))
+            if name in hits and clusters is None:
+                rows.append(Comparison(arm, name, difference, "McNemar", mcnemar(a, b).p, None))
             else:
                 p = permutation_test(a, b, draws=draws, seed=seed, clusters=clusters).p
-                rows.append(Comparison(arm, metric, difference, "permutation", p, nan))
-    adjusted = holm([row.p for row in rows])
-    return [row._replace(p_holm=float(p)) for row, p in zip(rows, adjusted, strict=True)]
+                rows.append(Comparison(arm, name, difference, "permutation", p, None))
+    adjusted = iter(holm([row.p for row in rows if row.metric == metric]))
+    return [row._replace(p_holm=float(next(adjusted))) if row.metric == metric else row for row in rows]
 
 
 def interval_of_mean(
@@ -165,8 +183,9 @@ def interval_of_mean(
     draws: int = 10_000,
     seed: Seed,
     clusters: ArrayLike | None = None,
+    anytime: float | None = None,
 ) -> MeanInterval:
-    """Mean of one arm over users, with a bootstrap interval.
+    """Mean of one arm over users, with a bootstrap interval, or one that holds whenever asking was stopped.
 
     Args:
         values: One a row; see the module for rows and clusters.
@@ -174,6 +193,8 @@ def interval_of_mean(
         draws: Resamples; their cost grows with the number of different values, not of users.
         seed: The same seed and rows give the same interval, in whatever order the rows come.
         clusters: See the module.
+        anytime: The largest absolute value that there can be, for the interval of `Sequential` in place of the
+            bootstrap's. A user then has one row.
 
     Raises:
         ValueError: If there are fewer than two users, or a value is not finite.
@@ -186,7 +207,7 @@ def interval_of_mean(
     """
     column = _column("values", values)
     units = _units(_rounded(column, np.abs(column).max()), clusters)
-    return _interval(units, level, draws, seed)
+    return _interval(units, level, draws, seed, anytime)
 
 
 def paired_difference(
@@ -197,8 +218,9 @@ def paired_difference(
     draws: int = 10_000,
     seed: Seed,
     clusters: ArrayLike | None = None,
+    anytime: float | None = None,
 ) -> PairedDifference:
-    """Mean of a - b over users, with a bootstrap interval, effect size and wins.
+    """Mean of a - b over users, with an interval as `interval_of_mean` makes it, effect size and wins.
 
     Args:
         a: One value a row.
@@ -208,6 +230,7 @@ def paired_difference(
         seed: See `interval_of_mean`.
         clusters: See the module. The standard error is then the cluster-robust one of a ratio of means; effect and
             wins are of the users' mean differences.
+        anytime: See `interval_of_mean`: the largest absolute difference that there can be.
 
     Raises:
         ValueError: If the rows do not pair, there are fewer than two users, or a value is not finite.
@@ -217,7 +240,7 @@ def paired_difference(
     (0.375, 2, 2, 0)
     """
     units = _units(_difference(a, b), clusters)
-    known = _interval(units, level, draws, seed)
+    known = _interval(units, level, draws, seed, anytime)
     sd = float((units.sums / units.sizes).std(ddof=1))
     if sd > 0:
         effect = float((units.sums / units.sizes).mean()) / sd
@@ -423,7 +446,7 @@ def users_needed(sd: float, difference: float, *, power: float = 0.8, alpha: flo
 
 
 class Sequential:
-    """A confidence sequence for the mean of differences in [-1, 1]: may be looked at, and stopped, at any time.
+    """A confidence sequence for the mean of bounded differences: may be looked at, and stopped, at any time.
 
     Each candidate mean m is a fair game: bet a share of the capital on every difference being above m, or below it.
     If m is the true mean, the capital ever reaches 2 / alpha with probability alpha / 2 at most (Ville); the interval
@@ -431,6 +454,10 @@ class Sequential:
     differences count, not their order.
 
     Users must come in random order. For several arms against a baseline, share the error: level = 1 - 0.05 / arms.
+
+    Args:
+        level: Of the interval, between 0 and 1.
+        largest: Largest absolute value that a difference can have: 1 for metrics in [0, 1], 2 for those in [-1, 1].
 
     Chosen by measurement, on differences in NDCG@10 of which 85 % are 0, looking after every one of 943 users: arms
     that do not differ were told apart in 2.4 % of 4,000 runs. Asymptotic confidence sequences (Waudby-Smith et al.,
@@ -446,22 +473,23 @@ class Sequential:
     (0.2, False)
     """
 
-    def __init__(self, level: float = 0.95) -> None:
-        self.level = _share("level", level)
+    def __init__(self, level: float = 0.95, *, largest: float = 1.0) -> None:
+        _above_zero("largest", largest)
+        self.level, self.largest = _share("level", level), largest
         self._threshold = log(2 / (1 - level))
         self._values: FloatArray = np.empty(0)
         self._counts: FloatArray = np.empty(0)
 
     def add(self, differences: ArrayLike) -> None:
-        """Take the differences of more users, a - b, each in [-1, 1].
+        """Take the differences of more users, a - b, each in [-largest, largest].
 
         Raises:
-            ValueError: If there is none, or one is outside [-1, 1].
+            ValueError: If there is none, or one is outside.
         """
         fresh = _column("differences", differences)
-        if len(wrong := fresh[np.abs(fresh) > 1]):
-            raise ValueError(f"a difference of metrics lies in [-1, 1], not {wrong[0]}")
-        merged = np.concatenate([self._values, fresh])
+        if len(wrong := fresh[np.abs(fresh) > self.largest]):
+            raise ValueError(f"a difference lies in [{-self.largest:g}, {self.largest:g}], not {wrong[0]}")
+        merged = np.concatenate([self._values, fresh / self.largest])
         counts = np.concatenate([self._counts, np.ones(len(fresh))])
         self._values, kinds = np.unique(merged, return_inverse=True)
         self._counts = np.bincount(kinds, counts).astype(np.float64)
@@ -474,22 +502,40 @@ class Sequential:
     @property
     def mean(self) -> float:
         """Of all differences so far; nan before the first."""
-        return float(self._values @ self._counts) / self.n if self.n else nan
+        return self.largest * self._mean if self.n else nan
 
     @property
     def low(self) -> float:
-        """Lower bound of the mean now; -1 before the first user."""
-        return self._bound(1)
+        """Lower bound of the mean now; -largest before the first user."""
+        return self.largest * self._bound(1)
 
     @property
     def high(self) -> float:
-        """Upper bound of the mean now; 1 before the first user."""
-        return self._bound(-1)
+        """Upper bound of the mean now; largest before the first user."""
+        return self.largest * self._bound(-1)
 
     @property
     def decided(self) -> bool:
         """The interval leaves out 0 now. Stop here: with more users a close decision may come undone."""
-        return max(self._log_capital(0.0, side) for side in (1, -1)) >= self._threshold
+        return self._richest() >= self._threshold
+
+    @property
+    def p(self) -> float:
+        """Two-sided p-value of a mean of 0, valid whenever one stops: 2 / capital of whoever is richer, at most 1.
+
+        At most 1 - level exactly where the interval leaves out 0. Capital is an e-value at any stopping time, and its
+        inverse a p-value (Ramdas et al., Statistical Science 2023); 2, since there are two who bet.
+        """
+        return min(1.0, 2 * exp(-self._richest()))
+
+    @property
+    def _mean(self) -> float:
+        """In units of `largest`."""
+        return float(self._values @ self._counts) / self.n
+
+    def _richest(self) -> float:
+        """Log of the larger capital won against a mean of 0."""
+        return max(self._log_capital(0.0, side) for side in (1, -1))
 
     def _log_capital(self, mean: float, side: int) -> float:
         """Log of the capital won by betting that differences are above (side 1) or below (-1) a mean."""
@@ -504,7 +550,7 @@ class Sequential:
         edge = -side * (1 - 1e-12)
         if self._log_capital(edge, side) <= self._threshold:
             return -float(side)
-        return float(brentq(lambda mean: self._log_capital(mean, side) - self._threshold, edge, self.mean, xtol=1e-9))
+        return float(brentq(lambda mean: self._log_capital(mean, side) - self._threshold, edge, self._mean, xtol=1e-9))
 
 
 class _Units(NamedTuple):
@@ -523,23 +569,32 @@ class _Bootstrap(NamedTuple):
     method: Method
 
 
-def _interval(units: _Units, level: float, draws: int, seed: Seed) -> MeanInterval:
+def _interval(units: _Units, level: float, draws: int, seed: Seed, anytime: float | None) -> MeanInterval:
     _share("level", level)
-    resampled = _bootstrap(units, draws, seed)
-    low, high = (_quantile(resampled, share) for share in ((1 - level) / 2, (1 + level) / 2))
     n, mean = len(units.sums), _mean(units)
+    method: Method
+    if anytime is None:
+        resampled = _bootstrap(units, draws, seed)
+        low, high = (_quantile(resampled, share) for share in ((1 - level) / 2, (1 + level) / 2))
+        method = resampled.method
+    else:
+        if (units.sizes != 1).any():
+            raise ValueError("a user has several rows, and with anytime it must be one; give their mean")
+        _several(n)
+        watch = Sequential(level, largest=anytime)
+        watch.add(units.sums)
+        low, high, method = watch.low, watch.high, "betting"
     # linearised ratio of means; without clusters this is sd / sqrt(n)
     residuals = units.sums - mean * units.sizes
     se = sqrt(n / (n - 1) * float(residuals @ residuals)) / float(units.sizes.sum())
-    return MeanInterval(mean, low, high, se, n, resampled.method)
+    return MeanInterval(mean, low, high, se, n, method)
 
 
 def _bootstrap(units: _Units, draws: int, seed: Seed) -> _Bootstrap:
     """Draw users with replacement: how often each kind of user turns up is multinomial."""
     _at_least_one("draws", draws)
     n, mean = len(units.sums), _mean(units)
-    if n < 2:
-        raise ValueError(f"{n} user has no spread; an interval needs two or more")
+    _several(n)
     kinds, counts = np.unique(np.column_stack(units), axis=0, return_counts=True)
     rng, parts = np.random.default_rng(seed), []
     for count in _chunks(draws, len(kinds)):
@@ -553,6 +608,11 @@ def _bootstrap(units: _Units, draws: int, seed: Seed) -> _Bootstrap:
     spread = left_out.mean() - left_out
     acceleration = float((spread**3).sum() / (6 * (spread**2).sum() ** 1.5))
     return _Bootstrap(means, float(ndtri(below)), acceleration, "bca")
+
+
+def _several(n: int) -> None:
+    if n < 2:
+        raise ValueError(f"{n} user has no spread; an interval needs two or more")
 
 
 def _quantile(resampled: _Bootstrap, share: float) -> float:

@@ -12,7 +12,7 @@ import polars as pl
 
 from eval.arms import Arm
 from eval.config import RunConfig
-from eval.measures import Measures
+from eval.measures import Latencies, Measures, span
 from eval.protocol import Sample
 from eval.questions import Questions
 from eval.results import (
@@ -72,7 +72,7 @@ def summarise(
     questions: Questions,
     asked: Asked,
     baseline: str,
-    latency: Mapping[str, Sequence[float]],
+    latency: Mapping[str, Latencies],
     environment: Environment,
 ) -> Results:
     """Everything that `results.json` says.
@@ -82,7 +82,7 @@ def summarise(
         questions: What was asked.
         asked: The answers.
         baseline: Arm or classic that the others are compared with.
-        latency: Arm -> seconds of users who were asked alone.
+        latency: Arm -> those of users who were asked alone.
         environment: Where it ran.
 
     Raises:
@@ -98,8 +98,11 @@ def summarise(
     if len(compared) > 1:
         hits = [name for name in names if name in measures.hits]
         values = {name: asked.values[name] for name in compared}
-        rows = compare(values, baseline=baseline, hits=hits, draws=config.draws, seed=seed)
-    number = len(rows) or 1
+        spans = {name: span(name) for name in names} if config.stop_early else None
+        rows = compare(
+            values, baseline=baseline, metric=metric, hits=hits, draws=config.draws, seed=seed, anytime=spans
+        )
+    others = [name for name in compared if name != baseline]
     differences = tuple(
         Difference(
             arm=row.arm,
@@ -114,16 +117,18 @@ def summarise(
             wins=row.difference.wins,
             ties=row.difference.ties,
             losses=row.difference.losses,
-            detectable=_detectable(asked.values[row.arm][row.metric] - asked.values[baseline][row.metric], number),
+            detectable=None
+            if config.stop_early
+            else _detectable(asked.values[row.arm][row.metric] - asked.values[baseline][row.metric], len(others)),
         )
         for row in rows
     )
-    others = [name for name in compared if name != baseline]
     early: tuple[str, ...] = ()
     if config.stop_early:
         early = (
-            f"Stopped after {len(asked.sample.queries)} users, in random order, by a test that allows for looking "
-            "after each batch; the intervals here do not.",
+            f"{len(asked.sample.queries)} users were asked, in random order, until the sign of every difference in "
+            f"{_spoken(metric)} was certain or nobody was left. All intervals and p-values hold whenever one stops "
+            "(confidence sequences by betting; those of differences hold for all arms together).",
         )
     dataset = questions.dataset
     return Results(
@@ -140,6 +145,7 @@ def summarise(
             protocol=protocol.model_dump(mode="json"),
         ),
         environment=environment,
+        anytime=config.stop_early,
         arms=tuple(_arm_summary(arm, asked, measures, latency, config) for arm in asked.arms),
         differences=differences,
         slices=tuple(_slices(measures, asked, compared, baseline, metric, config)),
@@ -157,22 +163,22 @@ def verdict(differences: Sequence[Difference], metric: str, baseline: str, users
     if not rows:
         return f"{users} users were asked; there is nothing to compare with."
     name = _spoken(metric)
-    better = [row for row in rows if row.p_holm < 0.05 and row.mean > 0]
-    worse = [row for row in rows if row.p_holm < 0.05 and row.mean < 0]
+    certain = [row for row in rows if row.p_holm is not None and row.p_holm < 0.05]
     told = [
         f"{row.arm} is {'better' if row.mean > 0 else 'worse'} than {baseline}: {row.mean:+.4f} {name} "
         f"[{row.low:+.4f}, {row.high:+.4f}]"
-        for row in sorted([*better, *worse], key=lambda row: -abs(row.mean))
+        for row in sorted(certain, key=lambda row: -abs(row.mean))
     ]
     if not told and not any(row.wins or row.losses for row in rows):
         return f"Every arm gave every user the same {name} as {baseline}: {users} users, nothing differs."
     if not told:
-        most = max(row.detectable for row in rows)
+        shown = [row.detectable for row in rows if row.detectable is not None]
         who = rows[0].arm if len(rows) == 1 else "any arm"
         row = max(rows, key=lambda row: abs(row.mean))
         return (
             f"No difference between {who} and {baseline} can be seen: {row.mean:+.4f} {name} "
-            f"[{row.low:+.4f}, {row.high:+.4f}] for {row.arm}, and these {users} users would show one of {most:.4f}."
+            f"[{row.low:+.4f}, {row.high:+.4f}] for {row.arm}, "
+            + (f"and these {users} users would show one of {max(shown):.4f}." if shown else f"{users} users.")
         )
     rest = len(rows) - len(told)
     return "; ".join(told) + (f"; {rest} other{'s' if rest > 1 else ''} cannot be told apart from it." if rest else ".")
@@ -190,11 +196,18 @@ def _beaten(asked: Asked, config: RunConfig) -> str:
     if means[classic] <= means[arm]:
         return ""
     found = paired_difference(
-        asked.values[classic][metric], asked.values[arm][metric], draws=config.draws, seed=config.protocol.seed
+        asked.values[classic][metric],
+        asked.values[arm][metric],
+        level=1 - 0.05 / len(classics),
+        draws=config.draws,
+        seed=config.protocol.seed,
+        anytime=span(metric) if config.stop_early else None,
     )
+    chosen = f", corrected for the choice among {len(classics)}" if len(classics) > 1 else ""
     return (
-        f" The baseline {classic} does better than every arm: {means[classic]:.4f} {_spoken(metric)}, and the best "
-        f"arm, {arm}, {means[arm]:.4f}; {found.mean:+.4f} [{found.low:+.4f}, {found.high:+.4f}], without a correction."
+        f" The baseline {classic} has a higher mean than every arm: {means[classic]:.4f} {_spoken(metric)}, and the "
+        f"best arm, {arm}, {means[arm]:.4f}; {found.mean:+.4f} [{found.low:+.4f}, {found.high:+.4f}]{chosen}"
+        f"{'' if found.low > 0 else ', which may be chance'}."
     )
 
 
@@ -209,16 +222,21 @@ def _detectable(differences: FloatArray, comparisons: int) -> float:
 
 
 def _arm_summary(
-    arm: Arm, asked: Asked, measures: Measures, latency: Mapping[str, Sequence[float]], config: RunConfig
+    arm: Arm, asked: Asked, measures: Measures, latency: Mapping[str, Latencies], config: RunConfig
 ) -> ArmSummary:
     answers = asked.answers[arm.name]
     means = {
-        name: interval_of_mean(values, draws=config.draws, seed=config.protocol.seed)
+        name: interval_of_mean(
+            values,
+            draws=config.draws,
+            seed=config.protocol.seed,
+            anytime=1.0 if config.stop_early else None,  # no metric leaves [-1, 1]
+        )
         for name, values in asked.values[arm.name].items()
     }
     cost = None
     if arm.kind == "arm":
-        cost = measures.cost(answers, latency.get(arm.name, ()), config.price_per_hour)
+        cost = measures.cost(answers, latency.get(arm.name, Latencies()), config.price_per_hour)
     return ArmSummary(
         name=arm.name,
         kind=arm.kind,
@@ -238,7 +256,13 @@ def _slices(
             mine, theirs = asked.values[name][metric][inside], asked.values[baseline][metric][inside]
             difference = None
             if name != baseline:
-                found = paired_difference(mine, theirs, draws=min(config.draws, 2_000), seed=config.protocol.seed)
+                found = paired_difference(
+                    mine,
+                    theirs,
+                    draws=min(config.draws, 2_000),
+                    seed=config.protocol.seed,
+                    anytime=span(metric) if config.stop_early else None,
+                )
                 difference = Interval(mean=found.mean, low=found.low, high=found.high)
             yield SliceRow(
                 by=by,

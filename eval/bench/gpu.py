@@ -242,7 +242,7 @@ def profiled(engine: VLLMEngine, act: Callable[[], object], *, lines: int = 30) 
 
     The engine's core is among them only with `VLLM_ENABLE_V1_MULTIPROCESSING=0`, which has it run in this process.
     """
-    engine.llm.reset_prefix_cache()
+    engine.forget()
     profile = cProfile.Profile()
     profile.runcall(act)
     text = io.StringIO()
@@ -262,7 +262,7 @@ def timed(engine: VLLMEngine, act: Callable[[], object], users: int, repeats: in
         clock.watching(llm.llm_engine, "step", "step"),
     ):
         for _ in range(repeats):
-            llm.reset_prefix_cache()
+            engine.forget()
             start = time.perf_counter()
             act()
             seconds.append(time.perf_counter() - start)

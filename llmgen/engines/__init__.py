@@ -113,6 +113,9 @@ class Engine(Protocol):
     def generate(self, chats: Sequence[Sequence[Message]], config: GenerationConfig) -> list[Completion]:
         """The assistant's answer to each chat as free text, in order of `chats`."""
 
+    def forget(self) -> bool:
+        """Drop what is kept of prompts, so that the next one is read whole; whether that is sure to be done."""
+
     def close(self) -> None:
         """Free what the engine holds; it is not asked afterwards."""
 

@@ -437,9 +437,14 @@ class HFEngine:
         logits = self._model(input_ids=ids, use_cache=False).logits[0, -1].double()
         return _numpy(logits.log_softmax(dim=-1)[torch.from_numpy(step.wanted).to(self._device)])
 
+    def forget(self) -> bool:
+        """Drop the keys and values of all prompts."""
+        self._kept.clear()
+        return True
+
     def close(self) -> None:
         """Drop the prompts that are kept; the model's memory is free when nobody holds the engine any more."""
-        self._kept.clear()
+        self.forget()
 
     @torch.inference_mode()
     def _fault(self) -> str | None:

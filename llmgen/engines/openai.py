@@ -225,6 +225,10 @@ class OpenAIEngine:
 
         return self._each(write, chats)
 
+    def forget(self) -> bool:
+        """What a server keeps is its own business: False."""
+        return False
+
     def close(self) -> None:
         """Close the connections; nothing can be asked afterwards."""
         self._closed = True

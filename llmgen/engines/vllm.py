@@ -220,6 +220,10 @@ class VLLMEngine:
         ]
         return self._host.run([self.tokenize(chat) for chat in chats], params, self._adapter, read)
 
+    def forget(self) -> bool:
+        """Empty the prefix cache, also of the engines made by `with_adapter`."""
+        return bool(self.llm.reset_prefix_cache())
+
     def close(self) -> None:
         """Stop vLLM and free its memory, also for the engines made by `with_adapter`."""
         self._host.close()

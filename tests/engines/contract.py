@@ -131,6 +131,17 @@ class EngineContract:
             (alone,) = engine.next_logprobs([step])
             assert np.abs(answer - alone).max() < self.tolerance
 
+    def test_what_is_forgotten_is_read_again(self, engine: Engine, prompts: list[tuple[int, ...]]) -> None:
+        step = Step(max(prompts, key=len), (), np.arange(50, dtype=np.int64), full=True)
+        (before,) = engine.next_logprobs([step])
+        if not engine.forget():
+            return  # a server's memory is its own
+        read, cached = engine.usage.read_tokens, engine.usage.cached_tokens
+        (after,) = engine.next_logprobs([step])
+        assert np.abs(after - before).max() < self.tolerance
+        assert engine.usage.cached_tokens == cached
+        assert engine.usage.read_tokens - read in (0, len(step.prompt))  # 0 where an engine does not count
+
     def test_it_does_not_matter_where_the_prompt_ends(self, engine: Engine, prompts: list[tuple[int, ...]]) -> None:
         if not self.one_sequence:
             pytest.skip("to this engine prompt and path are two things")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +28,7 @@ from eval.config import RunConfig
 from eval.protocol import samples
 from eval.questions import from_log
 from eval.results import Difference, Results
+from eval.stats import Sequential, paired_difference
 from eval.summary import verdict
 from llmgen.engines.fake import END, VOCABULARY, FakeEngine
 from llmgen.errors import ConfigError, DataError
@@ -148,11 +150,14 @@ def test_the_verdict_names_a_baseline_that_beats_every_arm(log: dict[str, Any], 
     }
     classic = max(means["baseline"], key=means["baseline"].__getitem__)
     assert means["baseline"][classic] > max(means["arm"].values())
-    assert f"The baseline {classic} does better than every arm: {means['baseline'][classic]:.4f} NDCG@3" in poor.verdict
+    assert (
+        f"The baseline {classic} has a higher mean than every arm: {means['baseline'][classic]:.4f} NDCG@3"
+        in poor.verdict
+    )
     assert poor.verdict in (tmp_path / "poor" / "report.html").read_text()
     good = execute(config(log, arms=("next_item", "backwards"), classics="defaults"), tmp_path / "good")
     assert max(a.metrics["ndcg@3"].mean for a in good.arms) == good.arms[0].metrics["ndcg@3"].mean
-    assert "does better than every arm" not in good.verdict
+    assert "higher mean than every arm" not in good.verdict
 
 
 def test_all_that_is_wrong_is_told_before_any_data_is_read(log: dict[str, Any], tmp_path: Path) -> None:
@@ -317,8 +322,83 @@ def test_a_model_that_is_told_of_others_knows_nobody(
 def test_stopping_early_asks_fewer_users_and_says_so(log: dict[str, Any], engine: Reads, tmp_path: Path) -> None:
     found = execute(config(log, stop_early=True), tmp_path)
     assert found.sample.users < USERS
-    assert any(note.startswith(f"Stopped after {found.sample.users} users") for note in found.notes)
+    assert any(note.startswith(f"{found.sample.users} users were asked") for note in found.notes)
     assert found.per_user["backwards"][0] < 0
+    # all that is said afterwards holds whenever one stops, and is wider than what a fixed sample would say
+    watch = Sequential()
+    watch.add(found.per_user["backwards"])
+    tested, *others = [row for row in found.differences if row.metric == "ndcg@3"] + [
+        row for row in found.differences if row.metric != "ndcg@3"
+    ]
+    assert (tested.low, tested.high, tested.p, tested.test) == pytest.approx(
+        (watch.low, watch.high, watch.p, "betting")
+    )
+    assert tested.p_holm == tested.p < 0.05
+    assert {row.test for row in others} == {"betting"}
+    assert found.anytime and Results.read(tmp_path) == found
+    fixed = paired_difference(found.per_user["backwards"], [0.0] * found.sample.users, seed=0)
+    assert tested.low < fixed.low and fixed.high < tested.high
+    assert Gate("ndcg@3", "high", tested.high - 1e-6).failures(found) == []
+    assert len(Gate("ndcg@3", "high", tested.high + 1e-6).failures(found)) == 1
+    assert "hold whenever one stops" in (tmp_path / "report.html").read_text()
+
+
+class Remembers(Reads):
+    """Takes .2 s to read a prompt that it has not kept."""
+
+    forgets = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kept: set[tuple[int, ...]] = set()
+
+    def next_logprobs(self, steps: Any) -> Any:
+        fresh = {step.prompt for step in steps} - self.kept
+        time.sleep(0.2 * len(fresh))
+        self.kept |= fresh
+        return super().next_logprobs(steps)
+
+    def forget(self) -> bool:
+        if self.forgets:
+            self.kept.clear()
+        return self.forgets
+
+
+@pytest.mark.parametrize("forgets", [True, False])
+def test_latency_is_cold_and_warm_apart(
+    log: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, forgets: bool
+) -> None:
+    engine = Remembers()
+    engine.forgets = forgets
+    monkeypatch.setattr(arms, "load_engine", lambda name, adapter=None: engine)
+    found = execute(config({**log, "users": 6}, arms=("next_item",), latency_users=3), tmp_path)
+    cost = found.arms[0].cost
+    assert cost is not None and cost.warm_p50_s is not None and cost.warm_p95_s is not None
+    assert 0 < cost.warm_p50_s <= cost.warm_p95_s < 0.2  # every user had been asked before
+    if forgets:
+        assert cost.cold_p50_s is not None and cost.cold_p50_s > 0.2
+    else:
+        assert cost.cold_p50_s is None is cost.cold_p95_s
+    page = (tmp_path / "report.html").read_text()
+    assert "Latency warm, median, s" in page
+    assert ("Latency cold, median, s" in page) == forgets
+
+
+def test_results_of_version_1_are_read_without_their_latencies(
+    log: dict[str, Any], engine: Reads, tmp_path: Path
+) -> None:
+    found = execute(config({**log, "users": 6}), tmp_path)
+    old = json.loads((tmp_path / "results.json").read_text())
+    del old["anytime"]
+    old["version"] = 1
+    for arm in old["arms"]:
+        for name in ("cold_p50_s", "cold_p95_s", "warm_p50_s", "warm_p95_s"):
+            del arm["cost"][name]
+        arm["cost"] |= {"latency_p50_s": 0.0056, "latency_p95_s": 0.4}
+    (tmp_path / "results.json").write_text(json.dumps(old))
+    read = Results.read(tmp_path)
+    assert read.differences == found.differences
+    assert read.arms[0].cost is not None and read.arms[0].cost.cold_p50_s is None is read.arms[0].cost.warm_p50_s
 
 
 def test_a_weight_is_tuned_on_validation_users(log: dict[str, Any], engine: Reads, tmp_path: Path) -> None:
@@ -342,6 +422,8 @@ def test_candidates_are_ranked_and_their_order_is_looked_at(log: dict[str, Any],
     assert found.arms[0].metrics["hr@3"].mean == pytest.approx(0.6, abs=0.2)
     assert found.arms[0].prompt.startswith("rerank@")
     assert found.arms[1].prompt == ""
+    early = execute(settings.model_copy(update={"metric": "position_bias", "stop_early": True}), tmp_path / "early")
+    assert early.sample.users < USERS  # its differences lie in [-2, 2]
     shown = found.examples[0].answers["last"]
     assert all(label in shown.prompt for label in shown.items)
     with pytest.raises(ConfigError, match="'next_item' is for the task next_item, and this run wants rerank"):
@@ -418,6 +500,10 @@ def test_stored_results_are_compared_later(log: dict[str, Any], engine: Reads, t
     (at_once,) = [row for row in both.differences if row.metric == "ndcg@3"]
     assert later.difference.mean == pytest.approx(at_once.mean)
     compatible(one, other)
+    assert [row.metric for row in rows if row.p_holm is not None] == ["ndcg@3"]
+    assert {row.test for row in rows} == {"permutation", "McNemar"}
+    (tmp_path / "one" / "results.json").write_text(one.model_copy(update={"anytime": True}).model_dump_json())
+    assert {row.test for row in compare(tmp_path / "one", tmp_path / "other")} == {"betting"}
     elsewhere = execute(config({**log, "users": 20}, arms=("next_item",)), tmp_path / "elsewhere")
     with pytest.raises(DataError, match="other users"):
         compatible(one, elsewhere)
@@ -491,9 +577,9 @@ def test_arms_of_which_one_is_stopped_early_share_the_error(
     levels: list[float] = []
 
     class Watched(eval.run.Sequential):
-        def __init__(self, level: float = 0.95) -> None:
+        def __init__(self, level: float = 0.95, *, largest: float = 1.0) -> None:
             levels.append(level)
-            super().__init__(level)
+            super().__init__(level, largest=largest)
 
     monkeypatch.setattr(eval.run, "Sequential", Watched)
     eval.run._watch(config(log, stop_early=True), ["A", "B", "C", "D"], {}, None, "A")  # type: ignore[arg-type]

@@ -60,7 +60,8 @@ def interval(mean: float, half: float) -> Interval:
 
 
 def cost(seconds: float, **changed: Any) -> Cost:
-    given: dict[str, Any] = {"prompt_tokens": 212.4, "rounds": 3.1, "latency_p50_s": 0.41, "latency_p95_s": 0.88}
+    given: dict[str, Any] = {"prompt_tokens": 212.4, "rounds": 3.1}
+    given |= {"cold_p50_s": 0.41, "cold_p95_s": 0.88, "warm_p50_s": 0.11, "warm_p95_s": 0.23}
     return Cost(**{**given, "seconds_per_1000": seconds, "money_per_1000": None, **changed})
 
 
@@ -85,7 +86,7 @@ def arm(name: str, means: tuple[float, ...], *, seconds: float | None, **changed
 def difference(arm: str, metric: str, mean: float, half: float, p: float, **changed: Any) -> Difference:
     test = "McNemar" if metric.startswith("hr") else "permutation"
     given: dict[str, Any] = {"wins": 90, "ties": 790, "losses": 63, "test": test, "effect": mean / 0.2}
-    given |= {"p": p, "p_holm": min(1.0, 6 * p), "detectable": half * 1.4}
+    given |= {"p": p, "p_holm": min(1.0, 2 * p) if metric == "ndcg@10" else None, "detectable": half * 1.4}
     return Difference(arm=arm, metric=metric, mean=mean, low=mean - half, high=mean + half, **{**given, **changed})
 
 
@@ -316,7 +317,7 @@ def test_every_mean_and_difference_stands_on_the_page() -> None:
         assert all(f"{found.mean:.4f}" in text for found in summary.metrics.values())
     for row in given.differences:
         assert f"+{row.mean:.4f}" in text
-    for name in ("+0.0217  p < .001  Holm .002", "b934d405b375", "5c1b2f90aa17", "c9395b9", "priors.transition.window"):
+    for name in ("+0.0217  p < .001  Holm .001", "b934d405b375", "5c1b2f90aa17", "c9395b9", "priors.transition.window"):
         assert name in text
 
 
@@ -348,6 +349,8 @@ def test_what_holds_is_a_diamond_and_what_may_be_chance_a_circle() -> None:
     assert charts.Row("x", "", 0.03, 0.02, 0.04).mark == "plain"
     marks = [(name, row.find("path") is not None) for name, row in rows_of(Page(report.render(results())).charts[0])]
     assert marks == [(TASTE, False), (TUNED, True)]
+    assert report._mark(row) == "plain"  # not tested
+    row = row.model_copy(update={"p_holm": 0.001})
     assert report._mark(row) == "worse"  # a larger error
     assert report._mark(row.model_copy(update={"metric": "hr@10"})) == "better"
     assert report._mark(row.model_copy(update={"metric": "position_bias"})) == "differs"

@@ -15,6 +15,7 @@ from scipy import stats as scipy_stats
 
 from eval import stats
 from eval.stats import (
+    Comparison,
     Sequential,
     compare,
     detectable_difference,
@@ -391,6 +392,18 @@ def test_nothing_is_known_before_the_first_user() -> None:
     assert isnan(watch.mean)
 
 
+def test_p_is_two_over_what_the_richer_one_has() -> None:
+    watch = Sequential()
+    assert watch.p == 1.0
+    watch.add([1.0, 1.0, 0.5])
+    won = sum((1 + j / 20) ** 2 * (1 + j / 40) for j in range(1, 20)) / 19
+    assert watch.p == pytest.approx(2 / won)
+    watch.add([1.0])
+    assert not watch.decided and watch.p > 0.05
+    watch.add([1.0] * 5)
+    assert watch.decided and watch.p < 0.05
+
+
 @pytest.mark.parametrize("sign", [1, -1])
 def test_differences_at_the_edge(sign: int) -> None:
     watch = Sequential()
@@ -422,7 +435,7 @@ def test_neither_order_nor_batches_matter_and_decided_means_zero_is_outside(
     assert (mirrored.low, mirrored.high) == pytest.approx((-whole.high, -whole.low), abs=1e-8)
     assert -1 <= whole.low <= whole.mean + 1e-9
     assume(min(abs(whole.low), abs(whole.high)) > 1e-6)
-    assert whole.decided == (whole.low > 0 or whole.high < 0)
+    assert whole.decided == (whole.low > 0 or whole.high < 0) == (whole.p <= 1 - whole.level)
 
 
 def empirical_bernstein(differences: FloatArray, alpha: float = 0.05) -> float:
@@ -449,13 +462,13 @@ def test_betting_is_narrower_than_empirical_bernstein_and_wider_than_a_single_lo
 # the table
 
 
-def test_a_table_of_two_arms_and_two_metrics() -> None:
+def test_a_table_of_two_arms_tests_one_metric_and_describes_the_other() -> None:
     (a, b), (c, _) = arms(1, USERS, seed=1), arms(1, USERS, seed=1, lift=0.4)
     values = {
         name: {"ndcg@10": arm[0], "hit_rate@10": (arm[0] > 0).astype(float)}
         for name, arm in {"base": b, "same": a, "better": c}.items()
     }
-    rows = compare(values, baseline="base", hits=["hit_rate@10"], draws=500, seed=3)
+    rows = compare(values, baseline="base", metric="ndcg@10", hits=["hit_rate@10"], draws=500, seed=3)
     assert [(row.arm, row.metric, row.test) for row in rows] == [
         ("same", "ndcg@10", "permutation"),
         ("same", "hit_rate@10", "McNemar"),
@@ -465,14 +478,34 @@ def test_a_table_of_two_arms_and_two_metrics() -> None:
     assert rows[2].difference == paired_difference(c[0], b[0], draws=500, seed=3)
     assert rows[2].p == permutation_test(c[0], b[0], draws=500, seed=3).p
     assert rows[3].p == mcnemar(c[0] > 0, b[0] > 0).p
-    assert [row.p_holm for row in rows] == holm([row.p for row in rows]).tolist()
-    assert max(row.p_holm for row in rows[2:]) < 0.01 < min(row.p for row in rows[:2])
+    assert [row.p_holm for row in rows[::2]] == holm([rows[0].p, rows[2].p]).tolist()  # of two tests, not of four
+    assert [row.p_holm for row in rows[1::2]] == [None, None]
+    assert max(row.p for row in rows[2:]) < 0.005 < min(row.p for row in rows[:2])
 
 
 def test_hits_of_users_with_several_rows_get_the_permutation_test() -> None:
     values = {"a": {"hit": [1, 1, 0, 1]}, "b": {"hit": [0, 0, 0, 0]}}
-    (row,) = compare(values, baseline="b", hits={"hit"}, seed=0, clusters=[1, 1, 2, 2])
+    (row,) = compare(values, baseline="b", metric="hit", hits={"hit"}, seed=0, clusters=[1, 1, 2, 2])
     assert (row.test, row.p, row.p_holm) == ("permutation", 2 / 2**2, 2 / 2**2)
+
+
+def test_what_could_be_stopped_has_intervals_and_p_that_hold_whenever_one_stops() -> None:
+    (a, b), (c, _) = arms(1, USERS, seed=1), arms(1, USERS, seed=1, lift=0.4)
+    values = {"base": {"bias": 2 * b[0] - 1}, "same": {"bias": 2 * a[0] - 1}, "better": {"bias": 2 * c[0] - 1}}
+    same, better = compare(values, baseline="base", metric="bias", seed=0, anytime={"bias": 2.0})
+    for row, arm in ((same, a), (better, c)):
+        watch = Sequential(0.975)  # two arms share .05
+        watch.add((arm - b)[0])
+        assert (row.test, row.difference.method) == ("betting", "betting")
+        assert row.difference.mean == pytest.approx(2 * watch.mean)  # differences in [-2, 2] are twice those in [-1, 1]
+        assert (row.difference.low, row.difference.high) == pytest.approx((2 * watch.low, 2 * watch.high), abs=1e-6)
+        assert row.p == pytest.approx(watch.p)
+    assert better.p < 1e-6 < 0.05 < same.p
+    assert [same.p_holm, better.p_holm] == holm([same.p, better.p]).tolist()
+
+
+def table(values: dict[str, dict[str, list[float]]], **more: object) -> list[Comparison]:
+    return compare(values, baseline="a", metric="m", seed=0, **more)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -506,10 +539,21 @@ def test_hits_of_users_with_several_rows_get_the_permutation_test() -> None:
         (lambda: Sequential(level=5), "level must lie between 0 and 1, not 5"),
         (lambda: Sequential().add([0.5, -1.5]), r"\[-1, 1\], not -1.5"),
         (lambda: Sequential().add([]), r"differences has shape \(0,\)"),
-        (lambda: compare({"a": {"m": [1, 2]}}, baseline="a", seed=0), "'a' and another arm are compared"),
-        (lambda: compare({"a": {"m": [1]}, "b": {"m": [1]}}, baseline="c", seed=0), "'c' and another arm"),
-        (lambda: compare({"a": {"m": [1]}, "b": {"k": [1]}}, baseline="a", seed=0), "'b' has the metrics"),
-        (lambda: compare({"a": {"m": [1]}, "b": {"m": [1]}}, baseline="a", hits=["h"], seed=0), r"hits names \['h'\]"),
+        (lambda: Sequential(largest=0), "largest must be above 0 and finite, not 0"),
+        (lambda: Sequential(largest=2).add([-2.5]), r"\[-2, 2\], not -2.5"),
+        (lambda: table({"a": {"m": [1, 2]}}), "'a' and another arm are compared"),
+        (lambda: table({"c": {"m": [1]}, "b": {"m": [1]}}), "'a' and another arm"),
+        (lambda: table({"a": {"m": [1]}, "b": {"k": [1]}}), "'b' has the metrics"),
+        (
+            lambda: table({"a": {"m": [1]}, "b": {"m": [1]}}, hits=["h"]),
+            r"'h': not among the metrics, which are \['m'\]",
+        ),
+        (lambda: table({"a": {"k": [1]}, "b": {"k": [1]}}), r"'m': not among the metrics, which are \['k'\]"),
+        (
+            lambda: table({"a": {"m": [1, 0, 1]}, "b": {"m": [0, 0, 0]}}, clusters=[1, 1, 2], anytime={"m": 1}),
+            "a user has several rows, and with anytime it must be one",
+        ),
+        (lambda: interval_of_mean([0.5], seed=0, anytime=1), "1 user has no spread"),
     ],
 )
 def test_wrong_arguments(call: Callable[[], object], message: str) -> None:
@@ -549,6 +593,41 @@ def looks_that_decide(watch: Sequential, differences: FloatArray) -> bool:
 def test_looking_after_every_user_tells_nothing_apart_too_often(same: tuple[FloatArray, FloatArray]) -> None:
     found = sum(looks_that_decide(Sequential(), row) for row in same[0] - same[1])
     assert 0 < found <= scipy_stats.binom.ppf(1 - 1e-4, EXPERIMENTS, 0.05)
+
+
+@pytest.mark.parametrize("greedy", [True, False])
+def test_three_arms_like_the_baseline_are_seldom_told_apart_wherever_one_stops(greedy: bool) -> None:
+    """A/A/A/A, looked at after each batch: greedy stops at the first p of a fixed sample that looks good in any arm."""
+    found = {"betting": 0, "below": 0, "fixed": 0}
+    for number in range(200):
+        rng = np.random.default_rng(number)
+        base = rng.choice(GAINS, p=RANKS, size=400)
+        values = {"base": base}
+        for name in ("B", "C", "D"):
+            values[name] = np.where(rng.random(400) < 0.2, rng.choice(GAINS, p=RANKS, size=400), base)
+        watched = {name: Sequential(1 - 0.05 / 3) for name in ("B", "C", "D")}
+        for end in range(16, 401, 16):
+            for name, watch in watched.items():
+                watch.add(values[name][end - 16 : end] - base[end - 16 : end])
+            if greedy:
+                apart = [values[name][:end] - base[:end] for name in watched]
+                stop = end > 32 and any(abs(one.mean()) * sqrt(end) > 2.4 * one.std() for one in apart)
+            else:
+                stop = all(watch.decided for watch in watched.values())
+            if stop:
+                break
+        asked = {name: {"ndcg": one[:end]} for name, one in values.items()}
+        rows = compare(asked, baseline="base", metric="ndcg", seed=0, anytime={"ndcg": 1.0})
+        found["betting"] += any(row.p_holm is not None and row.p_holm < 0.05 for row in rows)
+        found["below"] += any(row.difference.high < 0 or row.difference.low > 0 for row in rows)
+        if greedy:
+            rows = compare(asked, baseline="base", metric="ndcg", seed=0, draws=199)
+            found["fixed"] += any(row.p_holm is not None and row.p_holm < 0.05 for row in rows)
+    most = scipy_stats.binom.ppf(1 - 1e-4, 200, 0.05)
+    assert found["betting"] <= most, found
+    assert found["below"] <= most, found
+    if greedy:
+        assert found["fixed"] > 1.5 * most, found  # what p-values and intervals of a fixed sample would say
 
 
 def test_planted_effects_are_found_with_the_computed_power() -> None:
