@@ -15,7 +15,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any, overload
 
-from llmgen.errors import CatalogError, DataError, UnknownItemError
+from llmgen.errors import ArgumentError, CatalogError, DataError, UnknownItemError
 from llmgen.types import Attribute, Item
 
 LONGEST_LABEL = 500
@@ -61,6 +61,7 @@ class Catalog(Sequence[Item]):
 
     Raises:
         CatalogError: No items, an id twice, an empty id, a blank title, text with half a character (a lone surrogate).
+        ArgumentError: A label that is no format string.
 
     >>> films = Catalog([Item("1", "Alien", {"year": 1979})], noun="film", label="{title} ({year})")
     >>> films.label(films["1"])
@@ -293,6 +294,11 @@ class Catalog(Sequence[Item]):
             return _cut(self.label_format.format(**{**shown, "title": item.title}).strip())
         except KeyError:
             return _cut(item.title.strip())
+        except (AttributeError, IndexError, TypeError, ValueError) as error:
+            raise ArgumentError(
+                f"the label {self.label_format!r} cannot write {item.title!r}: {error}; "
+                "write it like {title} ({year})"
+            ) from error
 
     def _dump(self) -> str:
         settings = {"noun": self.noun, "label": self.label_format, "shown": list(self.shown)}

@@ -1,6 +1,7 @@
 """The command line: recommend, rank, rate, explain, serve, prompts, data, demo.
 
-Exit codes: 0 done, 1 something was wrong with data, model or request (one line on stderr says what), 2 wrong usage.
+Exit codes: 0 done, 1 something was wrong with data, model or request (one line on stderr says what) or with llmgen
+itself (a traceback stands before that line), 2 wrong usage.
 """
 
 import ctypes
@@ -9,6 +10,7 @@ import json
 import logging
 import os
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
@@ -18,7 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from llmgen.errors import ConfigError, LLMGenError
+from llmgen.errors import ArgumentError, ConfigError, LLMGenError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -485,12 +487,24 @@ def prompts_show(
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line; errors of llmgen become one line on stderr and exit code 1."""
+    """Run the command line; an error becomes one line on stderr and an exit code, see above."""
     try:
         app(args=None if arguments is None else list(arguments), prog_name="llmgen")
-    except (LLMGenError, ValueError) as error:
-        typer.echo(f"error: {' '.join(str(error).splitlines())}", err=True)
-        sys.exit(1 if isinstance(error, LLMGenError) else 2)
+    except (LLMGenError, ArgumentError, OSError) as error:
+        typer.echo(f"error: {_in_a_line(error)}", err=True)
+        sys.exit(2 if isinstance(error, ArgumentError) else 1)
+    except Exception as error:
+        traceback.print_exc()
+        what = f"{type(error).__name__}: {_in_a_line(error)}"
+        typer.echo(
+            f"error: this is a bug in llmgen, not in your request ({what}); please report it with the lines above",
+            err=True,
+        )
+        sys.exit(1)
+
+
+def _in_a_line(error: Exception) -> str:
+    return " ".join(str(error).splitlines())
 
 
 @contextmanager

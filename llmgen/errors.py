@@ -19,8 +19,13 @@
         ├── APITimeoutError         it did not answer in time
         └── APIStatusError          it answered with an error of its own; `status` and `request_id` tell which
 
-Wrong arguments are `ValueError`. Messages say what was wrong, with the value, and what to do.
+Wrong arguments are `ValueError`; those that people give on a command line are `ArgumentError`, which is one too. Any
+other exception is a bug of llmgen or of what it uses. Messages say what was wrong, with the value, and what to do.
 """
+
+
+class ArgumentError(ValueError):
+    """A value that was given is out of range or of the wrong form."""
 
 
 class LLMGenError(Exception):

@@ -14,7 +14,7 @@ from typing import NamedTuple, cast
 import numpy as np
 
 from llmgen.engines import Engine, GenerationConfig, line_break
-from llmgen.errors import GenerationError
+from llmgen.errors import ArgumentError, GenerationError
 from llmgen.search import Request, SearchConfig, search
 from llmgen.trie import ItemTrie
 from llmgen.types import FloatArray, Item, Message, RatingPrediction
@@ -43,18 +43,18 @@ def rating_values(labels: Sequence[str]) -> FloatArray:
     """The numbers that rating labels stand for, float64 [len(labels)].
 
     Raises:
-        ValueError: Labels that are no finite numbers, repeat or are fewer than two.
+        ArgumentError: Labels that are no finite numbers, repeat or are fewer than two.
     """
     if len(labels) < 2 or len(set(labels)) < len(labels):
-        raise ValueError(f"labels must be at least two different ratings, not {list(labels)}")
+        raise ArgumentError(f"labels must be at least two different ratings, not {list(labels)}")
     try:
         values = np.array([float(label) for label in labels])
     except ValueError:
         values = np.array([np.nan])
     if not np.isfinite(values).all():
-        raise ValueError(f"labels must be numbers written as strings, not {list(labels)}")
+        raise ArgumentError(f"labels must be numbers written as strings, not {list(labels)}")
     if len(set(values.tolist())) < len(labels):
-        raise ValueError(f"labels must be at least two different ratings, not {list(labels)}: two are one number")
+        raise ArgumentError(f"labels must be at least two different ratings, not {list(labels)}: two are one number")
     return values
 
 

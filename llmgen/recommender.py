@@ -15,7 +15,7 @@ import numpy as np
 from llmgen.catalog import Catalog
 from llmgen.downloads import cache_dir
 from llmgen.engines import Engine, GenerationConfig, line_break
-from llmgen.errors import ConfigError, EngineUnavailableError, GenerationError, LLMGenError
+from llmgen.errors import ArgumentError, ConfigError, EngineUnavailableError, GenerationError, LLMGenError
 from llmgen.grounding import Grounder
 from llmgen.growth import grow
 from llmgen.isolation import check_on_error, isolate
@@ -128,7 +128,7 @@ class Recommender:
     Raises:
         TemplateNotFoundError, TemplateError: A prompt is not there or wrong.
         ConfigError: Two prompts for one task, or free decoding without an engine.
-        ValueError: An argument out of range.
+        ArgumentError: An argument out of range.
     """
 
     def __init__(
@@ -151,13 +151,13 @@ class Recommender:
         cache: Path | None = None,
     ) -> None:
         if decoding not in get_args(Decoding):
-            raise ValueError(f"decoding must be 'trie', 'raw', 'fused' or 'free', not {decoding!r}")
+            raise ArgumentError(f"decoding must be 'trie', 'raw', 'fused' or 'free', not {decoding!r}")
         if decoding == "free" and engine is None:
             raise ConfigError("free decoding needs an engine that writes the text; give one, or use decoding='trie'")
         if max_history < 0:
-            raise ValueError(f"max_history must be 0 or more, not {max_history}")
+            raise ArgumentError(f"max_history must be 0 or more, not {max_history}")
         if not (math.isfinite(rating_lm_weight) and rating_lm_weight >= 0):
-            raise ValueError(f"rating_lm_weight must be 0 or more, not {rating_lm_weight}")
+            raise ArgumentError(f"rating_lm_weight must be 0 or more, not {rating_lm_weight}")
         check_rating_priors(rating_priors)
         mode: Mode = "trie" if decoding == "free" else decoding
         self.catalog = catalog

@@ -38,7 +38,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmgen.engines import Engine, Step
-from llmgen.errors import GenerationError, SearchError
+from llmgen.errors import ArgumentError, GenerationError, SearchError
 from llmgen.mass import Weighed, intervals, mass_of
 from llmgen.trie import ItemTrie
 from llmgen.types import FloatArray, IntArray
@@ -69,13 +69,13 @@ class SearchConfig:
 
     def __post_init__(self) -> None:
         if self.mode not in get_args(Mode):
-            raise ValueError(f"mode must be 'trie', 'raw' or 'fused', not {self.mode!r}")
+            raise ArgumentError(f"mode must be 'trie', 'raw' or 'fused', not {self.mode!r}")
         if self.normalise not in ("catalog", "eligible"):
-            raise ValueError(f"normalise must be 'catalog' or 'eligible', not {self.normalise!r}")
+            raise ArgumentError(f"normalise must be 'catalog' or 'eligible', not {self.normalise!r}")
         if not 0 <= self.lm_weight < float("inf"):
-            raise ValueError(f"lm_weight must be 0 or more and finite, not {self.lm_weight}")
+            raise ArgumentError(f"lm_weight must be 0 or more and finite, not {self.lm_weight}")
         if self.num_beams is not None and self.num_beams < 1:
-            raise ValueError(f"num_beams must be 1 or more, not {self.num_beams}")
+            raise ArgumentError(f"num_beams must be 1 or more, not {self.num_beams}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ from urllib.request import getproxies, proxy_bypass
 
 import httpx2
 
-from llmgen.errors import APIConnectionError, APITimeoutError
+from llmgen.errors import APIConnectionError, APITimeoutError, ArgumentError
 
 AGAIN = frozenset({429, 500, 502, 503})
 LOST = (httpx2.TransportError, httpx2.DecodingError)  # a compressed answer that broke off cannot be decoded
@@ -61,9 +61,9 @@ class Retry:
 
     def __post_init__(self) -> None:
         if self.attempts < 1:
-            raise ValueError(f"attempts must be 1 or more, not {self.attempts}")
+            raise ArgumentError(f"attempts must be 1 or more, not {self.attempts}")
         if not (self.pause_s >= 0 and self.longest_pause_s >= 0):
-            raise ValueError(f"pauses must be 0 or more seconds, not {self.pause_s} and {self.longest_pause_s}")
+            raise ArgumentError(f"pauses must be 0 or more seconds, not {self.pause_s} and {self.longest_pause_s}")
 
     def pause(self, attempt: int, retry_after: str | None = None) -> float | None:
         """Seconds to wait after an attempt (the first is 1) before the next; None if there is to be none."""
@@ -99,21 +99,21 @@ class _Settings:
         transport: Any,
     ) -> None:
         if not (timeout_s > 0 and math.isfinite(timeout_s)):
-            raise ValueError(f"timeout_s must be above 0 and finite, not {timeout_s}")
+            raise ArgumentError(f"timeout_s must be above 0 and finite, not {timeout_s}")
         if max_connections < 1:
-            raise ValueError(f"max_connections must be 1 or more, not {max_connections}")
+            raise ArgumentError(f"max_connections must be 1 or more, not {max_connections}")
         self.timeout_s = timeout_s
         self.retry = retry or Retry()
         try:
             url = httpx2.URL(base_url.rstrip("/"))
         except httpx2.InvalidURL as error:
-            raise ValueError(f"{base_url!r} is no URL: {error}") from None
+            raise ArgumentError(f"{base_url!r} is no URL: {error}") from None
         if url.scheme not in ("http", "https") or not url.host or not 0 < (url.port or 80) < 65536:
-            raise ValueError(f"a server's URL is like http://localhost:8000, not {base_url!r}")
+            raise ArgumentError(f"a server's URL is like http://localhost:8000, not {base_url!r}")
         self.base_url = str(url.copy_with(username="", password="")).rstrip("/")  # for messages: without a password
         for name, value in (headers or {}).items():
             if not (value.isascii() and value.isprintable()):  # here, since the library's own error shows the value
-                raise ValueError(f"the value of the header {name!r} has characters that no header may hold")
+                raise ArgumentError(f"the value of the header {name!r} has characters that no header may hold")
         self.options: dict[str, Any] = {
             "base_url": url,
             "headers": dict(headers or {}),

@@ -10,7 +10,7 @@ from typing import Literal, Protocol, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from llmgen.errors import LLMGenError
+from llmgen.errors import ArgumentError, LLMGenError
 
 Attribute = str | int | float | bool | tuple[str, ...]
 FloatArray = NDArray[np.float64]
@@ -64,7 +64,7 @@ class Query:
 
     def __post_init__(self) -> None:
         if self.k < 1:
-            raise ValueError(f"k is the length of the answer and must be 1 or more, not {self.k}")
+            raise ArgumentError(f"k is the length of the answer and must be 1 or more, not {self.k}")
         for taken in self.history:
             if not isinstance(taken, Item):
                 raise ValueError(f"a history holds items, not {taken!r}; write catalog[{str(taken)!r}] for an id")

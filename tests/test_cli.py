@@ -246,6 +246,8 @@ def test_missing_data_is_code_1(llmgen: Callable[..., Ran], command: str, words:
         ("recommend --num-beams 0", "Invalid value for '--num-beams'"),
         ("recommend --prior transition=nan", "must be finite"),
         ("recommend --label {titel}", "wants 'titel'"),
+        ("recommend --label {title", "label '{title' cannot be read: expected '}'"),
+        ("recommend --label {title:zz}", "label '{title:zz}' cannot write 'Alien'"),
         ("rank --user 1", "Missing option '--candidate'"),
         ("rate --user 1 --item b --labels good,bad", "labels must be numbers"),
         ("rate --user 1 --item b --labels 1", "labels must be at least two"),
@@ -258,6 +260,24 @@ def test_wrong_usage_and_bad_values_are_code_2(llmgen: Callable[..., Ran], comma
     assert (ran.code, ran.out) == (2, "")
     assert words in ran.err
     assert "Traceback" not in ran.err
+
+
+def test_a_mistake_of_ours_is_not_called_wrong_usage(
+    llmgen: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*given: object) -> None:
+        raise ValueError("zip() argument 2 is shorter than argument 1")
+
+    monkeypatch.setattr("llmgen.engines.fake.FakeEngine.next_logprobs", broken)
+    ran = llmgen("recommend --user 1")
+    assert (ran.code, ran.out) == (1, "")
+    assert "Traceback" in ran.err
+    assert "in broken" in ran.err
+    last = ran.err.splitlines()[-1]
+    assert last.startswith(
+        "error: this is a bug in llmgen, not in your request (ValueError: zip() argument 2 is shorter"
+    )
+    assert last.endswith("please report it with the lines above")
 
 
 @pytest.mark.parametrize("command", ["", "recommend", "rank", "rate", "explain", "data", "demo", "prompts show"])

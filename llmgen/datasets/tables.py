@@ -16,7 +16,7 @@ from llmgen.catalog import LONGEST_LABEL, Catalog
 from llmgen.datasets.cells import attribute, blank, is_filled, is_number, odd_ones, plain, ratings, times, typed, whole
 from llmgen.datasets.files import Columns, MissingColumnError, read_columns
 from llmgen.datasets.report import EXAMPLES, INTERACTIONS, Dataset, Table, Tally
-from llmgen.errors import DataError
+from llmgen.errors import ArgumentError, DataError
 from llmgen.types import Attribute, Item
 
 LATEST_S = 1e11  # the year 5138; a larger number of seconds is really of milliseconds or smaller
@@ -263,15 +263,23 @@ def _log(table: Columns, judge: _Judge, columns: dict[str, str], catalog: Catalo
 
 def _check_names(label: str, shown: Sequence[str], attributes: Sequence[str], on_bad: str) -> None:
     if on_bad not in ("error", "drop"):
-        raise ValueError(f"on_bad must be 'error' or 'drop', not {on_bad!r}")
+        raise ArgumentError(f"on_bad must be 'error' or 'drop', not {on_bad!r}")
     for reserved in {"id", "title"} & set(attributes):
-        raise ValueError(f"an attribute cannot be called {reserved!r}: every item has one already; rename the column")
-    for _, field, _, _ in string.Formatter().parse(label):
+        raise ArgumentError(
+            f"an attribute cannot be called {reserved!r}: every item has one already; rename the column"
+        )
+    try:
+        parts = list(string.Formatter().parse(label))
+    except ValueError as error:
+        raise ArgumentError(
+            f"the label {label!r} cannot be read: {error}; write it like {{title}} ({{year}})"
+        ) from error
+    for _, field, _, _ in parts:
         if field is not None and field != "title" and field not in attributes:
-            raise ValueError(f"label {label!r} wants {field!r}, which is not in attributes {tuple(attributes)}")
+            raise ArgumentError(f"label {label!r} wants {field!r}, which is not in attributes {tuple(attributes)}")
     for name in shown:
         if name not in attributes:
-            raise ValueError(f"shown names {name!r}, which is not in attributes {tuple(attributes)}")
+            raise ArgumentError(f"shown names {name!r}, which is not in attributes {tuple(attributes)}")
 
 
 def _without_broken(table: Columns, judge: _Judge) -> list[int]:

@@ -15,6 +15,7 @@ from typing import Any, Protocol, TypeVar, cast, runtime_checkable
 import numpy as np
 
 from llmgen.catalog import Catalog
+from llmgen.errors import ArgumentError
 from llmgen.types import FloatArray, IntArray, Query
 
 FLOOR = 0.1
@@ -200,18 +201,18 @@ class Factor(Protocol):
 def check_priors(
     priors: Sequence[Factor], *, kind: str = "prior", several: str = "two priors", taken: Sequence[str] = ()
 ) -> None:
-    """Raise ValueError where two priors have one name, one has a name that is taken, or a weight is not finite."""
+    """Raise ArgumentError where two priors have one name, one has a name that is taken, or a weight is not finite."""
     names = [*taken, *(prior.name for prior in priors)]
     if repeated := sorted({name for name in names if names.count(name) > 1}):
-        raise ValueError(
+        raise ArgumentError(
             f"{several} are called {repeated[0]!r}; give each its own name (dataclasses.replace(..., name=))"
         )
     for prior in priors:
         if not np.isfinite(prior.weight):
-            raise ValueError(f"the weight of {kind} {prior.name!r} is {prior.weight}; it must be finite")
+            raise ArgumentError(f"the weight of {kind} {prior.name!r} is {prior.weight}; it must be finite")
 
 
 def check_floor(floor: float) -> None:
-    """Raise ValueError unless a floor is in (0, 1]."""
+    """Raise ArgumentError unless a floor is in (0, 1]."""
     if not 0.0 < floor <= 1.0:
-        raise ValueError(f"floor must be in (0, 1], not {floor}: it is the weight of an item without a score")
+        raise ArgumentError(f"floor must be in (0, 1], not {floor}: it is the weight of an item without a score")

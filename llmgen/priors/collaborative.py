@@ -24,7 +24,7 @@ from scipy import sparse
 from scipy.linalg import cython_lapack
 
 from llmgen.catalog import Catalog
-from llmgen.errors import CatalogTooLargeError
+from llmgen.errors import ArgumentError, CatalogTooLargeError
 from llmgen.priors.base import FLOOR, check_floor, log_lift, only_appended
 from llmgen.priors.interactions import INDEX, Evidence, Sequences, histories_of, recency, sequences
 from llmgen.priors.sparse import SparseRow, lifted, rows_of
@@ -441,7 +441,7 @@ def _identity(size: int) -> sparse.csr_array:
 
 def _check(fine: bool, name: str, value: float, wanted: str) -> None:
     if not fine:
-        raise ValueError(f"{name} must be {wanted}, not {value}")
+        raise ArgumentError(f"{name} must be {wanted}, not {value}")
 
 
 def _transitions(log: Sequences, n_items: int, window: int, step_decay: float) -> sparse.csr_array:
@@ -500,7 +500,7 @@ def _invert(matrix: FloatArray) -> None:
         by = ctypes.byref
         _lapack(letter + step)(ctypes.c_char_p(b"U"), by(size), matrix.ctypes.data, by(size), by(failed))
         if failed.value:
-            raise ValueError("the matrix of items cannot be inverted in this precision; raise l2")
+            raise ArgumentError("the matrix of items cannot be inverted in this precision; raise l2")
     for start in range(0, len(matrix), ROWS_AT_ONCE):
         rows = slice(start, start + ROWS_AT_ONCE)
         corner = matrix[rows, rows]

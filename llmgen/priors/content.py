@@ -12,6 +12,7 @@ import numpy as np
 from scipy import sparse
 
 from llmgen.catalog import Catalog
+from llmgen.errors import ArgumentError
 from llmgen.priors.base import FLOOR, check_floor, log_lift
 from llmgen.priors.interactions import INDEX, Evidence, histories_of
 from llmgen.priors.sparse import SparseRow, lifted, rows_of
@@ -91,7 +92,7 @@ class Content:
     def __post_init__(self) -> None:
         check_floor(self.floor)
         if not 0 < self.decay <= 1:
-            raise ValueError(f"decay must be in (0, 1], not {self.decay}")
+            raise ArgumentError(f"decay must be in (0, 1], not {self.decay}")
         if self.features is None or self.vectors is None:
             features = Features.of(self.catalog)
             object.__setattr__(self, "features", features)

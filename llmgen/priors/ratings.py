@@ -15,7 +15,7 @@ import numpy as np
 import polars as pl
 from scipy import sparse
 
-from llmgen.errors import DataError
+from llmgen.errors import ArgumentError, DataError
 from llmgen.priors.base import check_priors
 from llmgen.types import FloatArray, IntArray, Item, Query
 
@@ -107,11 +107,11 @@ class RatingKNN:
 
         Raises:
             DataError: A column is missing, there is no rating, or one is not finite.
-            ValueError: An argument out of range.
+            ArgumentError: An argument out of range.
         """
         for what, value in (("damping", damping), ("neighbours", neighbours), ("shrinkage", shrinkage)):
             if not (math.isfinite(value) and value >= 0):
-                raise ValueError(f"{what} must be 0 or more, not {value}")
+                raise ArgumentError(f"{what} must be 0 or more, not {value}")
         rated = _rated(interactions)
         ratings = rated["rating"].to_numpy()
         users, items = (rated[column].rank("dense").cast(pl.Int64).to_numpy() - 1 for column in COLUMNS[:2])

@@ -21,6 +21,7 @@ from starlette.exceptions import HTTPException
 from llmgen import __version__
 from llmgen.catalog import Catalog
 from llmgen.errors import (
+    ArgumentError,
     CatalogError,
     ConfigError,
     EngineError,
@@ -112,9 +113,9 @@ class Limits:
 
     def __post_init__(self) -> None:
         if not 0 < self.timeout_s < STUCK_AFTER_S:
-            raise ValueError(f"timeout_s must be above 0 and below {STUCK_AFTER_S:g}, not {self.timeout_s}")
+            raise ArgumentError(f"timeout_s must be above 0 and below {STUCK_AFTER_S:g}, not {self.timeout_s}")
         if self.max_body < 1_000:
-            raise ValueError(f"max_body must be 1,000 bytes or more, not {self.max_body}")
+            raise ArgumentError(f"max_body must be 1,000 bytes or more, not {self.max_body}")
 
 
 def create_app(

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from llmgen.errors import EngineUnavailableError, LLMGenError
+from llmgen.errors import ArgumentError, EngineUnavailableError, LLMGenError
 from llmgen.isolation import isolate
 from llmgen.transport import until
 
@@ -66,9 +66,9 @@ class Batcher:
         on_engine: Callable[[str | None], None] = lambda error: None,
     ) -> None:
         if max_batch < 1 or max_queue < 1:
-            raise ValueError(f"max_batch and max_queue must be 1 or more, not {max_batch} and {max_queue}")
+            raise ArgumentError(f"max_batch and max_queue must be 1 or more, not {max_batch} and {max_queue}")
         if not gather_s >= 0:
-            raise ValueError(f"gather_s must be 0 or more, not {gather_s}")
+            raise ArgumentError(f"gather_s must be 0 or more, not {gather_s}")
         self.max_batch, self.gather_s, self.max_queue = max_batch, gather_s, max_queue
         self._on_batch = on_batch
         self._on_engine = on_engine
