@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,7 +17,10 @@ from threading import Lock
 from typing import Any, overload
 
 from llmgen.errors import ArgumentError, CatalogError, DataError, UnknownItemError
+from llmgen.text import plain
 from llmgen.types import Attribute, Item
+
+logger = logging.getLogger(__name__)
 
 LONGEST_LABEL = 500
 """Characters of an item in prompts and answers; a context of 1,024 tokens holds it."""
@@ -51,7 +55,7 @@ class Catalog(Sequence[Item]):
     """Items in a fixed order; an item's position is its index in every array that llmgen makes.
 
     Args:
-        items: At least one; ids unique and not empty, titles not blank.
+        items: At least one; ids unique and not empty, titles not blank. Their texts are cleaned, see `clean_item`.
         noun: What one item is called in a prompt, singular: film, product, song, article.
         label: How an item is written in prompts and answers, a format string over `title` and the attributes, those
             with several values with commas. An item that lacks an attribute of it is written by its title alone. What
@@ -80,12 +84,14 @@ class Catalog(Sequence[Item]):
         self.label_format = label
         self.shown = tuple(shown)
         self._shelf = _Shelf([], [], {})
-        for position, item in enumerate(items):
+        cleaned = 0
+        for position, given in enumerate(items):
+            item = clean_item(given)
+            cleaned += item is not given
             if not item.id:
                 raise CatalogError(f"item {position} ({item.title!r}) has an empty id; give it one")
             if not item.title.strip():
                 raise CatalogError(f"item {item.id!r} has a blank title; give it one or leave it out")
-            _check_characters(item)
             known = self._shelf.index.setdefault(item.id, position)
             if known != position:
                 raise CatalogError(f"id {item.id!r} stands twice, at items {known} and {position}")
@@ -94,6 +100,8 @@ class Catalog(Sequence[Item]):
         self._length = len(self._shelf.items)
         if not self._length:
             raise CatalogError("a catalog needs at least one item, and this one has none")
+        if cleaned:
+            logger.info("HTML entities, control characters or odd spaces in %d of %d items", cleaned, self._length)
 
     @overload
     def __getitem__(self, key: int | str) -> Item: ...
@@ -334,12 +342,30 @@ _GROWING = Lock()
 """Held while a shelf gets more items: two catalogs that grow from one at the same time may not both get them there."""
 
 
-def _check_characters(item: Item) -> None:
-    """Half a character, as a text that was cut at a length has one, cannot be written to any file or answer."""
+def clean_item(item: Item) -> Item:
+    """An item as a reader sees it: what every item of a catalog has gone through, from wherever it comes.
+
+    HTML entities in title and attributes are decoded, control characters taken out, and the words of the title stand
+    one space apart. The id stays as it is. An item without any of this comes back itself.
+
+    Raises:
+        CatalogError: Half a character, as a text that was cut at a length has one: no file or answer can hold it.
+    """
     for text in (item.id, item.title, *item.attributes, *item.attributes.values()):
         for part in text if isinstance(text, tuple) else (text,):
             if isinstance(part, str) and not part.isascii() and HALF.search(part):
                 raise CatalogError(f"item {item.id!r} has half a character in {part!r}; take it out")
+    title = " ".join(plain(item.title).text.split())
+    attributes = {name: _plain(value) for name, value in item.attributes.items()}
+    if title == item.title and attributes == item.attributes:
+        return item
+    return Item(item.id, title, attributes)
+
+
+def _plain(value: Attribute) -> Attribute:
+    if isinstance(value, tuple):
+        return tuple(plain(part).text for part in value)
+    return plain(value).text if isinstance(value, str) else value
 
 
 def _cut(label: str) -> str:

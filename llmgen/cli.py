@@ -9,6 +9,7 @@ import inspect
 import json
 import logging
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from llmgen.errors import ArgumentError, ConfigError, LLMGenError
+from llmgen.text import without_controls
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -289,7 +291,7 @@ def rate(
     catalog = asked.workspace.catalog
     if json_:
         titles = [catalog.label(rating.item) for rating in ratings]
-        typer.echo(to_json(RatingsBody.dump(ratings, titles), indent=2))
+        _echo_json(to_json(RatingsBody.dump(ratings, titles), indent=2).decode())
     else:
         _console().print(ratings_table(catalog, ratings, parts=explain_scores))
 
@@ -319,7 +321,7 @@ def explain(
         explanation = asked.recommender.explain(asked.query, item)
     catalog = asked.workspace.catalog
     if json_:
-        typer.echo(to_json(ExplanationBody.dump(explanation, catalog.label(explanation.item)), indent=2))
+        _echo_json(to_json(ExplanationBody.dump(explanation, catalog.label(explanation.item)), indent=2).decode())
     else:
         _console().print(explanation_text(catalog, explanation))
 
@@ -375,9 +377,9 @@ def data_report(
     with _aside():
         loaded = data.load()
     if json_:
-        typer.echo(json.dumps(loaded.report.to_dict(), ensure_ascii=False, indent=2))
+        _echo_json(json.dumps(loaded.report.to_dict(), ensure_ascii=False, indent=2))
     else:
-        typer.echo(str(loaded.report))
+        typer.echo(without_controls(str(loaded.report)))
 
 
 @app.command()
@@ -402,7 +404,7 @@ def prompts_list(prompt_folder: PromptsOption = None, json_: JsonOption = False)
     templates = [library[name] for name in library.names()]
     if json_:
         fields = ("name", "version", "digest", "task", "language", "variables", "description")
-        typer.echo(json.dumps([{f: getattr(t, f) for f in fields} for t in templates], ensure_ascii=False, indent=2))
+        _echo_json(json.dumps([{f: getattr(t, f) for f in fields} for t in templates], ensure_ascii=False, indent=2))
         return
     console = _console()
     if console.width < WIDE:
@@ -477,7 +479,7 @@ def prompts_show(
             "tokens": fitted.num_tokens,
             "history_used": fitted.num_items,
         }
-        typer.echo(json.dumps(body, ensure_ascii=False, indent=2))
+        _echo_json(json.dumps(body, ensure_ascii=False, indent=2))
         return
     _console().print(messages_text(fitted.messages))
     _console().print(
@@ -504,7 +506,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _in_a_line(error: Exception) -> str:
-    return " ".join(str(error).splitlines())
+    return without_controls(" ".join(str(error).splitlines()))
 
 
 @contextmanager
@@ -563,6 +565,11 @@ def _ask(
     return _Asked(workspace, query, recommender)
 
 
+def _echo_json(text: str) -> None:
+    """JSON escapes the control characters of ASCII by itself; here those above, which terminals obey as well."""
+    typer.echo(re.sub(r"[\x7f-\x9f]", lambda found: f"\\u{ord(found[0]):04x}", text).encode())
+
+
 def _weights(priors: list[str] | None, option: str = "--prior") -> dict[str, float] | None:
     if priors is None:
         return None
@@ -592,7 +599,7 @@ def _print_answer(asked: "_Asked", answer: "Recommendations", title: str, as_jso
     catalog = asked.workspace.catalog
     if as_json:
         labels = [catalog.label(place.item) for place in answer]
-        typer.echo(to_json(RecommendationsBody.dump(answer, labels), indent=2))
+        _echo_json(to_json(RecommendationsBody.dump(answer, labels), indent=2).decode())
     else:
         _console().print(answer_table(catalog, answer, title=title, scores=scores))
 

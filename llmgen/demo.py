@@ -6,9 +6,8 @@ import random
 
 import polars as pl
 from rich.console import Console
-from rich.text import Text
 
-from llmgen.display import answer_table, explanation_text, items_table, ratings_table
+from llmgen.display import answer_table, explanation_text, items_table, plain_text, ratings_table
 from llmgen.engines import load_engine
 from llmgen.errors import DataError
 from llmgen.priors import RatingKNN, Transition, Wish
@@ -36,7 +35,7 @@ def run(*, user: str, engine: str, console: Console) -> None:
 
     def heading(words: str) -> None:
         console.print()
-        console.rule(Text(words, style="bold"), align="left")
+        console.rule(plain_text(words, style="bold"), align="left")
 
     with console.status("Reading MovieLens-100K"):
         data = DataSettings().load()
@@ -65,7 +64,9 @@ def run(*, user: str, engine: str, console: Console) -> None:
     console.print(answer_table(catalog, answer, title="", scores=True))
     place = next((place.rank for place in answer if place.item.id == held_out.id), None)
     console.print(
-        Text(f"The film seen next was {catalog.label(held_out)}: {f'place {place}' if place else 'not among these'}.")
+        plain_text(
+            f"The film seen next was {catalog.label(held_out)}: {f'place {place}' if place else 'not among these'}."
+        )
     )
 
     heading("The same with the prior off: this small model alone, untuned")
@@ -89,7 +90,7 @@ def run(*, user: str, engine: str, console: Console) -> None:
         ranked = fused.rank(query, candidates)
     console.print(answer_table(catalog, ranked, title="", scores=True))
     place = next(place.rank for place in ranked if place.item.id == held_out.id)
-    console.print(Text(f"{catalog.label(held_out)} is number {place} of {NUM_CANDIDATES}."))
+    console.print(plain_text(f"{catalog.label(held_out)} is number {place} of {NUM_CANDIDATES}."))
 
     heading(f"{NUM_RATED} ratings, each predicted from the ones before: the model times ratings of like items")
     start = len(history) - NUM_RATED
@@ -109,5 +110,7 @@ def run(*, user: str, engine: str, console: Console) -> None:
 
     console.print()
     console.print(
-        Text("Next: .venv/bin/llmgen recommend --text 'a funny road movie' --filter year=1990..1999 --explain-scores")
+        plain_text(
+            "Next: .venv/bin/llmgen recommend --text 'a funny road movie' --filter year=1990..1999 --explain-scores"
+        )
     )

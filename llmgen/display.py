@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from llmgen.catalog import Catalog
+from llmgen.text import without_controls
 from llmgen.types import Explanation, Item, Message, RatingPrediction, Recommendations
 
 
@@ -19,7 +20,7 @@ def answer_table(catalog: Catalog, answer: Recommendations, *, title: str, score
     """Ranked items; with `scores` one column a term. Below it, what can be said of the answer as a whole."""
     table = Table(title=title, title_justify="left", title_style="bold")
     table.add_column("#", justify="right")
-    table.add_column(catalog.noun.capitalize(), overflow="fold")
+    table.add_column(plain_text(catalog.noun.capitalize()), overflow="fold")
     table.add_column("Probability", justify="right")
     names = list(answer[0].terms) if scores else []
     for name in names:
@@ -32,9 +33,9 @@ def answer_table(catalog: Catalog, answer: Recommendations, *, title: str, score
         terms = [f"{place.terms.get(name, math.nan):+z.2f}" for name in names]
         method = place.grounding.method
         route = f"bm25 {place.grounding.score:.2f}" if method == "bm25" else method
-        row: list[RenderableType] = [str(place.rank), Text(catalog.label(place.item)), probability]
+        row: list[RenderableType] = [str(place.rank), plain_text(catalog.label(place.item)), probability]
         table.add_row(*row, *terms, *([f"{place.score:+z.2f}"] if scores else []), route)
-    return Group(table, Text(_verdict(answer), style="dim"))
+    return Group(table, plain_text(_verdict(answer), style="dim"))
 
 
 def ratings_table(
@@ -45,7 +46,7 @@ def ratings_table(
     With `parts` also the mean that each factor has by itself.
     """
     table = Table(box=box.SIMPLE, padding=0)  # ten half stars fit into 80 columns, beside a title
-    table.add_column(catalog.noun.capitalize(), overflow="fold")
+    table.add_column(plain_text(catalog.noun.capitalize()), overflow="fold")
     table.add_column("Mean", justify="right", no_wrap=True)
     if truths:
         table.add_column("Truth", justify="right", no_wrap=True)
@@ -53,14 +54,14 @@ def ratings_table(
     for name in names:
         table.add_column(name, justify="right", no_wrap=True)
     for label in ratings[0].distribution if ratings else ():
-        table.add_column(Text(label), justify="right", no_wrap=True)
+        table.add_column(plain_text(label), justify="right", no_wrap=True)
     asked = any(rating.prompt for rating in ratings)
     if asked:
         table.add_column("Label mass", justify="right")
     for number, rating in enumerate(ratings):
         shares = [f"{share:.0%}" for share in rating.distribution.values()]
         truth = [f"{truths[number]:g}"] if truths else []
-        title = Text(catalog.label(rating.item))
+        title = plain_text(catalog.label(rating.item))
         table.add_row(
             title,
             f"{rating.mean:.2f}",
@@ -76,13 +77,13 @@ def items_table(catalog: Catalog, items: Sequence[Item], *, title: str) -> Table
     """Items with the attributes that the catalog shows."""
     table = Table(title=title, title_justify="left", title_style="bold")
     table.add_column("Id", justify="right")
-    table.add_column(catalog.noun.capitalize(), overflow="fold")
+    table.add_column(plain_text(catalog.noun.capitalize()), overflow="fold")
     for name in catalog.shown:
-        table.add_column(name.capitalize(), overflow="fold")
+        table.add_column(plain_text(name.capitalize()), overflow="fold")
     for item in items:
         shown = [item.attributes.get(name, "") for name in catalog.shown]
         words = [", ".join(value) if isinstance(value, tuple) else str(value) for value in shown]
-        table.add_row(item.id, Text(catalog.label(item)), *map(Text, words))
+        table.add_row(plain_text(item.id), plain_text(catalog.label(item)), *map(plain_text, words))
     return table
 
 
@@ -90,15 +91,15 @@ def explanation_text(catalog: Catalog, explanation: Explanation) -> RenderableTy
     """A reason, and the items of the history behind it."""
     evidence = ", ".join(catalog.label(item) for item in explanation.evidence) or "nothing in the history"
     return Group(
-        Text(catalog.label(explanation.item), style="bold"),
-        Text(explanation.text),
-        Text(f"Speaks most for it: {evidence}", style="dim"),
+        plain_text(catalog.label(explanation.item), style="bold"),
+        plain_text(explanation.text),
+        plain_text(f"Speaks most for it: {evidence}", style="dim"),
     )
 
 
 def messages_text(messages: Sequence[Message]) -> RenderableType:
     """Rendered chat messages, one panel each."""
-    return Group(*(Panel(Text(message.content), title=message.role, title_align="left") for message in messages))
+    return Group(*(Panel(plain_text(message.content), title=message.role, title_align="left") for message in messages))
 
 
 def _verdict(answer: Recommendations) -> str:
@@ -109,3 +110,8 @@ def _verdict(answer: Recommendations) -> str:
     if answer.dropped:
         words.append(f"{len(answer.dropped)} lines dropped")
     return "; ".join(words)
+
+
+def plain_text(text: str, style: str = "") -> Text:
+    """Words from data or a model: no markup of rich, and no control characters that a terminal would obey."""
+    return Text(without_controls(text), style=style)

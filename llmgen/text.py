@@ -53,10 +53,46 @@ _COMMENT_AFTER_YEAR = re.compile(r"([(\[](?:1[89]|20)\d\d[)\]])[\"'”’»」�
 _DASH = re.compile(r"\s+[-–—|]{1,2}\s+|:\s+")
 _COMMENT_WORDS = 6  # a subtitle after a dash is shorter in all but 3 of the 9,742 titles of ml-latest-small
 
+_ENTITY = re.compile(r"&(#[0-9]+|#[xX][0-9a-fA-F]+|[a-zA-Z][a-zA-Z0-9]*);")
+_LEVELS_OF_ENTITIES = 10  # what a page encodes twice is met in the wild, ten times is not
+_CONTROL = re.compile(r"[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f]")  # all but white space
+
 # Scripts that are written without spaces: Thai, Lao, Burmese, Khmer, kana, Han.
 _UNSPACED = re.compile(
     "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3041-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]+"
 )
+
+
+class Plain(NamedTuple):
+    """A text as a reader sees it, and what had to be done for it."""
+
+    text: str
+    decoded: bool
+    stripped: bool
+
+
+def plain(text: str) -> Plain:
+    """A text with its HTML entities decoded, also those encoded several times, and without control characters.
+
+    White space stays. What is plain already comes back as it is.
+
+    >>> plain("AT&amp;T &amp;quot;phone&amp;quot;").text, plain("R&D &copy").text
+    ('AT&T "phone"', 'R&D &copy')
+    """
+    seen = text
+    for _ in range(_LEVELS_OF_ENTITIES):
+        before = seen
+        if "&" in seen:
+            seen = _ENTITY.sub(lambda entity: html.unescape(entity.group()), seen)
+        if seen == before:
+            break
+    clear = without_controls(seen)
+    return Plain(clear, seen != text, clear != seen)
+
+
+def without_controls(text: str) -> str:
+    """A text that a terminal shows and does not obey: without control characters, but with its white space."""
+    return _CONTROL.sub("", text)
 
 
 class TitleYear(NamedTuple):

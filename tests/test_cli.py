@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import subprocess
@@ -11,9 +12,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from rich.console import Console
 
 from llmgen import schemas
+from llmgen.catalog import Catalog
 from llmgen.cli import main
+from llmgen.display import explanation_text
+from llmgen.types import Explanation, Item
 
 SNAPSHOT = Path(__file__).parent / "snapshots" / "schemas.json"
 BODIES = (schemas.RecommendationsBody, schemas.RatingsBody, schemas.ExplanationBody)
@@ -385,3 +390,29 @@ def test_a_real_model_leaves_the_pipe_to_the_answer(tmp_path: Path, tiny_model: 
 
 if __name__ == "__main__":
     SNAPSHOT.write_text(json.dumps(current_schemas(), indent=1) + "\n", encoding="utf-8")
+
+
+def test_control_characters_do_not_reach_a_terminal(llmgen: Callable[..., Ran], tmp_path: Path) -> None:
+    """ESC begins what a terminal obeys, and so does U+009B; titles, ids, words of a model and errors may hold them."""
+    bad = "\x1b[31m\x9b32m"
+    llmgen("data")
+    (tmp_path / "films.csv").write_text(
+        f"item_id,title,year,genres\na,Ali{bad}en,1979,Horror\nb{bad},Brazil,1985,War\nd,Dune,1984,War\n"
+    )
+    (tmp_path / "log.csv").write_text(f"user_id,item_id,timestamp,stars\n1,a,1,4\n1,d,2,5\n2{bad},b{bad},5,2\n")
+    for command in ("recommend --user 1", "recommend --user 1 --json", "data", "data --json", "recommend --user x"):
+        ran = llmgen(command)
+        assert ran.out + ran.err
+        assert not set("\x1b\x9b") & set(ran.out + ran.err), command
+    assert [place["item"]["id"] for place in llmgen("recommend --user 1 --json").json["recommendations"]] == [f"b{bad}"]
+    ran = llmgen("data --items", f"{bad}.csv", "--interactions", "x.csv", data=False, engine=None)
+    assert ran.code == 1 and ".csv does not exist" in ran.err
+    assert not set("\x1b\x9b") & set(ran.err)
+
+
+def test_words_of_a_model_are_shown_without_control_characters() -> None:
+    page = io.StringIO()
+    item = Item("1", "Alien")
+    shown = explanation_text(Catalog([item]), Explanation(item, "\x1b[31mred \x9bm", (), ""))
+    Console(file=page).print(shown)
+    assert page.getvalue().splitlines()[1].rstrip() == "[31mred m"

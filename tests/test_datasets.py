@@ -953,3 +953,40 @@ def test_cells_of_several_lines_are_kept_and_told(tmp_path: Path) -> None:
             ("row 1: lines 2 to 3", "row 2: lines 4 to 5"),
         )
     ]
+
+
+def test_every_door_cleans_the_texts_of_items(tmp_path: Path) -> None:
+    item = Item(
+        "\x1b1",
+        "AT&amp;T \x1b[31m  &amp;amp;lt;phone>\n",
+        {"by": "R&amp;B", "tags": ("Q&#38;A", "\x9bx"), "year": 1979},
+    )
+    catalog = Catalog([item])
+    assert catalog[0].title == "AT&T [31m <phone>"
+    assert catalog[0].attributes == {"by": "R&B", "tags": ("Q&A", "x"), "year": 1979}
+    assert catalog[0].id == "\x1b1"  # a key: it stays
+    assert Catalog([Item("2", "Cup")]).with_items([item])["\x1b1"] == catalog[0]
+    line = json.dumps({"id": item.id, "title": item.title, **item.attributes})
+    (tmp_path / "items.jsonl").write_text(line)
+    assert list(Catalog.from_jsonl(tmp_path / "items.jsonl")) == list(catalog)
+    catalog.save(tmp_path / "saved.jsonl")
+    assert Catalog.from_jsonl(tmp_path / "saved.jsonl").digest == catalog.digest
+    with pytest.raises(CatalogError, match="item '3' has a blank title"):
+        Catalog([Item("3", "\x1b &#32;")])
+
+
+def test_an_item_without_anything_to_clean_is_kept_as_it_is() -> None:
+    item = Item("1", "R&D &copy", {"by": "Simon & Garfunkel", "text": "two\nlines", "x": float("nan")})
+    assert Catalog([item])[0] is item
+
+
+def test_titles_of_movielens_are_cleaned_and_counted(tmp_path: Path) -> None:
+    folder = ml_1m(tmp_path / "ml")
+    (folder / "movies.dat").write_text(
+        "1::Tom &amp; Jerry, The (1992)::Drama\n2::Al\x1b[31mien (1979)::Horror &amp; War\n"
+    )
+    data = load_dataset(folder)
+    assert data.catalog.labels == ("The Tom & Jerry (1992)", "Al[31mien (1979)")
+    assert data.catalog["2"].attributes["genres"] == ("Horror & War",)
+    assert data.report.count("HTML entities in a title decoded") == 1
+    assert data.report.count("control characters in a title taken out") == 1

@@ -91,7 +91,7 @@ def many() -> Catalog:
         ("death race 2000", "Death Race 2000", 1975, "normalised"),
         ("death race 2000 (1975)", "Death Race 2000", 1975, "normalised"),
         ("Les Miserables", "Les Misérables", 1995, "normalised"),
-        ("Tom and Jerry", "Tom &amp; Jerry", 1992, "normalised"),
+        ("Tom and Jerry", "Tom & Jerry", 1992, "normalised"),
         ("The Termnator", "The Terminator", 1984, "bm25"),
         ("Terminator 2: Jugdment Day (1991)", "Terminator 2: Judgment Day", 1991, "bm25"),
         ("A Streetcar Nmaed Desire", "A Streetcar Named Desire", 1951, "bm25"),

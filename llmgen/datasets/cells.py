@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import html
 import math
 import re
 from collections.abc import Sequence
@@ -24,8 +23,6 @@ UNITS = ((1e11, 1e14, 1e3, "milliseconds"), (1e14, 1e17, 1e6, "microseconds"), (
 BY_CHANCE = 0.2  # of numbers of eight digits in the range of dates one in 27 is a date by chance
 
 _NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]+)?")
-_ENTITY = re.compile(r"&(#[0-9]+|#[xX][0-9a-fA-F]+|[a-zA-Z][a-zA-Z0-9]*);")
-_CONTROL = re.compile(r"[\x00-\x08\x0e-\x1f\x7f-\x9f]")  # all but white space
 
 
 def typed(cells: Sequence[str | None], separator: str) -> list[Attribute | None]:
@@ -73,28 +70,6 @@ def _written_list(cell: str) -> tuple[str, ...] | None:
 
 def _parts(cell: str, separator: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in cell.split(separator) if part.strip())
-
-
-class Plain(NamedTuple):
-    """A text as a reader sees it, and what had to be done for it."""
-
-    text: str
-    decoded: bool
-    stripped: bool
-
-
-def plain(text: str) -> Plain:
-    """A text with its HTML entities decoded, also those encoded twice, and without control characters.
-
-    >>> plain("AT&amp;T &amp;quot;phone&amp;quot;").text, plain("R&D &copy").text
-    ('AT&T "phone"', 'R&D &copy')
-    """
-    seen = text
-    for _ in range(3):
-        if "&" in seen:
-            seen = _ENTITY.sub(lambda entity: html.unescape(entity.group()), seen)
-    clear = _CONTROL.sub("", seen)
-    return Plain(clear, seen != text, clear != seen)
 
 
 class Read(NamedTuple):

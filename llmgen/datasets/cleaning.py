@@ -15,6 +15,7 @@ import polars as pl
 from llmgen.catalog import Catalog
 from llmgen.datasets.report import EXAMPLES, CleaningReport, Tally
 from llmgen.errors import DataError
+from llmgen.text import plain
 from llmgen.types import Attribute, Item
 
 # As found at the end of MovieLens titles, after a comma. Upper case only: ", a" is no article there.
@@ -156,8 +157,13 @@ def _front(part: str) -> str:
 def _film(film: Film, tally: Tally) -> Item | None:
     """One film by the rules; None if it is dropped."""
     raw = f"{film.id} {film.title!r}"
-    title = " ".join(film.title.split())
-    if title != film.title:
+    read = plain(film.title)
+    if read.decoded:
+        tally.add("HTML entities in a title decoded", "items", "changed", raw)
+    if read.stripped:
+        tally.add("control characters in a title taken out", "items", "changed", raw)
+    title = " ".join(read.text.split())
+    if title != read.text:
         tally.add("spaces around or doubled in a title", "items", "changed", raw)
     kind = _KIND.fullmatch(title)
     if kind:

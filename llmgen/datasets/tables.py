@@ -13,10 +13,11 @@ from typing import Any, Literal
 import polars as pl
 
 from llmgen.catalog import LONGEST_LABEL, Catalog
-from llmgen.datasets.cells import attribute, blank, is_filled, is_number, odd_ones, plain, ratings, times, typed, whole
+from llmgen.datasets.cells import attribute, blank, is_filled, is_number, odd_ones, ratings, times, typed, whole
 from llmgen.datasets.files import Columns, MissingColumnError, read_columns
 from llmgen.datasets.report import EXAMPLES, INTERACTIONS, Dataset, Table, Tally
 from llmgen.errors import ArgumentError, DataError
+from llmgen.text import plain
 from llmgen.types import Attribute, Item
 
 LATEST_S = 1e11  # the year 5138; a larger number of seconds is really of milliseconds or smaller

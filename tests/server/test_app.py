@@ -170,6 +170,21 @@ def test_schema_and_docs(url: str) -> None:
     assert httpx2.get(f"{url}/docs").status_code == 200
 
 
+def test_what_is_put_is_cleaned(url: str) -> None:
+    item = {
+        "id": "n",
+        "title": "AT&amp;T \x1b[31mphone\n",
+        "attributes": {"tags": ["R&amp;B", "\x9bx"], "by": "Q&amp;A"},
+    }
+    assert httpx2.put(f"{url}/v1/items", json={"items": [item]}).status_code == 200
+    clean = {"id": "n", "title": "AT&T [31mphone", "attributes": {"tags": ["R&B", "x"], "by": "Q&A"}}
+    assert httpx2.get(f"{url}/v1/items/n").json() == clean
+    answer = httpx2.post(f"{url}/v1/rank", json={"candidates": ["n"]}).json()
+    assert (answer["recommendations"][0]["item"], answer["recommendations"][0]["label"]) == (clean, clean["title"])
+    blank = httpx2.put(f"{url}/v1/items", json={"items": [{"id": "m", "title": "\x1b&#32;"}]})
+    assert blank.status_code == 422 and "blank title" in blank.json()["message"]
+
+
 def test_metrics_count(url: str) -> None:
     with Client(url) as client:
         answer = client.recommend(Query(k=3))
