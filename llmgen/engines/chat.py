@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from llmgen.defuse import defuse
-from llmgen.errors import ConfigError, EngineUnavailableError
+from llmgen.errors import ConfigError, EngineUnavailableError, LLMGenError
 from llmgen.types import Message
 
 if TYPE_CHECKING:
@@ -62,6 +62,7 @@ class ChatTokenizer:
 
     Args:
         tokenizer: The model's own.
+        rows: Of the model's embedding, one a token; None where the model runs elsewhere.
 
     Attributes:
         end: The token with which an answer ends.
@@ -71,10 +72,11 @@ class ChatTokenizer:
             which versions of transformers write in different ways for the same tokens.
 
     Raises:
-        ConfigError: The tokenizer has no end token, or its chat template cannot be rendered or drops what users say.
+        ConfigError: The tokenizer has no end token, or tokens that the embedding has no rows for, or its chat template
+            cannot be rendered or drops what users say.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, rows: int | None = None) -> None:
         self.tokenizer = tokenizer
         self._knows_system, self._closing = (False, ()) if tokenizer.chat_template is None else self._tried()
         self.end = self._end_of_turn()
@@ -90,6 +92,8 @@ class ChatTokenizer:
         self._line_break = self._between_lines()
         if self._line_break is None:
             logger.warning("%s", NO_LINES)
+        if rows is not None:
+            self._check_rows(rows)
 
     @classmethod
     def load(cls, source: str) -> ChatTokenizer:
@@ -106,7 +110,9 @@ class ChatTokenizer:
             ) from error
         try:
             return cls(AutoTokenizer.from_pretrained(source))
-        except (OSError, ValueError) as error:
+        except LLMGenError:
+            raise
+        except Exception as error:  # a damaged file: whatever transformers, tokenizers or jinja raise
             raise EngineUnavailableError(
                 f"cannot load the tokenizer of {source!r}: {error}\nName a folder with a transformers model, or a "
                 "model of the hub where that can be reached."
@@ -163,6 +169,22 @@ class ChatTokenizer:
         """All tokens that end an answer: the chat's own and those of a model's configurations, one or several each."""
         listed = ((ids,) if isinstance(ids, int) else ids or () for ids in of_the_model)
         return frozenset({self.end, *(token for ids in listed for token in ids)})
+
+    def _check_rows(self, rows: int) -> None:
+        """Refuse an embedding without rows for what prompts and answers hold; control tokens that neither has may lack.
+
+        Raises:
+            ConfigError: A token has none.
+        """
+        vocabulary = self.tokenizer.get_vocab()
+        text = (number for token, number in vocabulary.items() if token not in self.control_tokens)
+        chat = self.tokenize([Message("system", SYSTEM), Message("user", USER)])
+        last = max(self.end, *chat, *text)
+        if last >= rows:
+            raise ConfigError(
+                f"the tokenizer has the token {self.tokenizer.convert_ids_to_tokens(last)!r} ({last}), and the model's "
+                f"embedding has {rows} rows: take the model's own tokenizer, or resize the model's embedding"
+            )
 
     def _begins_with(self) -> tuple[int, ...]:
         """What the tokenizer itself puts before a text; what it puts behind one has no place in a prompt."""

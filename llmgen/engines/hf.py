@@ -95,6 +95,10 @@ class HFEngine:
         name: For people.
         max_tokens: Longest prompt and answer together; the model's own limit by default.
         batch_tokens: Prompt tokens whose keys and values are kept at once; by default as many as take 1 GB.
+
+    Raises:
+        ConfigError: The tokenizer does not fit the model, or its chat template cannot be used; see `ChatTokenizer`.
+        EngineUnavailableError: The model gives logits that are not finite.
     """
 
     constrained = True
@@ -110,10 +114,6 @@ class HFEngine:
         batch_tokens: int | None = None,
     ) -> None:
         self._model = model.eval()  # type: ignore[no-untyped-call]
-        self._chat = ChatTokenizer(tokenizer)
-        self.tokenize, self.spell = self._chat.tokenize, self._chat.spell
-        self.tokenizer_digest = self._chat.digest
-        self.control_tokens = self._chat.control_tokens
         self.name = name
         plain: Any = model
         if hasattr(model, "get_base_model"):  # a PEFT adapter is wrapped around it
@@ -122,6 +122,11 @@ class HFEngine:
         self._body = plain.get_decoder()
         self._head = plain.get_output_embeddings()
         self._device = self._head.weight.device
+        embeddings = (plain.get_input_embeddings(), self._head)
+        self._chat = ChatTokenizer(tokenizer, min(one.weight.shape[0] for one in embeddings))
+        self.tokenize, self.spell = self._chat.tokenize, self._chat.spell
+        self.tokenizer_digest = self._chat.digest
+        self.control_tokens = self._chat.control_tokens
         config = plain.config.get_text_config()
         own = getattr(plain, "generation_config", None)
         self._ends = self._chat.ends(getattr(config, "eos_token_id", None), getattr(own, "eos_token_id", None))
@@ -185,7 +190,7 @@ class HFEngine:
             tokenizer = AutoTokenizer.from_pretrained(source)
             weights: Any = AutoModelForCausalLM.from_pretrained(source, dtype=getattr(torch, precision))
             weights.to(where)
-        except (OSError, ValueError) as error:
+        except Exception as error:  # a damaged file: whatever transformers, tokenizers and safetensors raise
             raise EngineUnavailableError(
                 f"cannot load the model {source!r}: {error}\nName a folder with a transformers model, or a model "
                 "of the hub where that can be reached."

@@ -97,7 +97,8 @@ class VLLMEngine:
         name: For people.
 
     Raises:
-        ConfigError: This LLM cannot be asked for log-probabilities, or has no room for the adapter.
+        ConfigError: This LLM cannot be asked for log-probabilities, has no room for the adapter, or a tokenizer or chat
+            template that cannot be used, see `ChatTokenizer`.
         EngineUnavailableError: The adapter cannot be loaded.
     """
 
@@ -106,7 +107,7 @@ class VLLMEngine:
     def __init__(self, llm: LLM, *, adapter: str | None = None, name: str | None = None) -> None:
         _check(llm)
         self._host = _Host(llm)
-        self._chat = ChatTokenizer(llm.get_tokenizer())
+        self._chat = ChatTokenizer(llm.get_tokenizer(), int(llm.model_config.get_vocab_size()))
         self.tokenize, self.spell = self._chat.tokenize, self._chat.spell
         self.tokenizer_digest = self._chat.digest
         self.control_tokens = self._chat.control_tokens

@@ -19,6 +19,8 @@ from tests.engines.contract import CHATS, EngineContract
 from tests.reference import item_logprobs
 
 torch = pytest.importorskip("torch", reason="needs llmgen[hf]")
+import transformers
+
 from llmgen.engines import hf
 from llmgen.engines.hf import HFEngine
 
@@ -318,6 +320,57 @@ def test_generation_stops_at_the_end_of_turn(tiny: HFEngine) -> None:
 def test_what_cannot_be_loaded_is_named(options: dict[str, str], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         HFEngine.load(**options)  # type: ignore[arg-type]
+
+
+def shrunk(folder: Path, tiny_model: Path, rows: int) -> Path:
+    """The tiny model with an embedding of some rows."""
+    from transformers import AutoConfig, LlamaForCausalLM
+
+    shutil.copytree(tiny_model, folder)
+    config = AutoConfig.from_pretrained(tiny_model, vocab_size=rows)
+    LlamaForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+def test_a_tokenizer_that_is_larger_than_the_embedding_is_refused(
+    tiny: HFEngine, tiny_model: Path, tmp_path: Path
+) -> None:
+    known = len(tiny._chat.tokenizer)
+    with pytest.raises(ConfigError) as caught:
+        HFEngine.load(str(shrunk(tmp_path / "small", tiny_model, known - 5)))
+    last = tiny._chat.tokenizer.convert_ids_to_tokens(known - 1)
+    assert f"the token {last!r} ({known - 1}), and the model's embedding has {known - 5} rows" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_control_token_without_a_row_that_no_text_can_write_is_no_hindrance(
+    tiny: HFEngine, tiny_model: Path, tmp_path: Path
+) -> None:
+    """As in Gemma 3 1B, whose tokenizer has the token of an image."""
+    folder = shrunk(tmp_path / "image", tiny_model, len(tiny._chat.tokenizer))
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_tokens(["<image>"], special_tokens=True)
+    tokenizer.save_pretrained(folder)
+    engine = HFEngine.load(str(folder))
+    (path,) = engine.spell(["an <image>"])
+    assert max(path) < len(tokenizer) - 1
+
+
+def test_a_chat_template_with_a_mistake_is_refused(tiny_model: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_model, tmp_path / "bad")
+    (tmp_path / "bad" / "chat_template.jinja").write_text("{% for m in messages }", encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"^the model's chat template cannot be rendered: unexpected '}'; [^\n]*$"):
+        HFEngine.load(str(tmp_path / "bad"))
+
+
+@pytest.mark.parametrize(
+    ("file", "text"), [("config.json", "[]"), ("model.safetensors", ""), ("tokenizer.json", "[1]")]
+)
+def test_a_damaged_file_of_a_model_is_one_error(tiny_model: Path, tmp_path: Path, file: str, text: str) -> None:
+    shutil.copytree(tiny_model, tmp_path / "bad")
+    (tmp_path / "bad" / file).write_text(text, encoding="utf-8")
+    with pytest.raises(EngineUnavailableError, match="cannot load the model"):
+        HFEngine.load(str(tmp_path / "bad"))
 
 
 def test_prompts_that_share_more_with_each_other_than_with_those_before_are_read_once(tiny_model: Path) -> None:

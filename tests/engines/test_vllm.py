@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shutil
 import signal
 import threading
 import time
@@ -281,6 +282,26 @@ def test_what_cannot_be_loaded_is_named(
 
     with pytest.raises(error, match=message):
         VLLMEngine.load(**{"model": str(small_model), **options})
+
+
+@pytest.mark.parametrize("wrong", ["embedding", "template"])
+def test_a_tokenizer_that_does_not_fit_is_refused(small_model: Path, tmp_path: Path, wrong: str) -> None:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from llmgen.engines.vllm import VLLMEngine
+
+    folder = tmp_path / "wrong"
+    shutil.copytree(small_model, folder)
+    config = LlamaConfig.from_pretrained(small_model)
+    if wrong == "embedding":
+        config.vocab_size -= 5
+        LlamaForCausalLM(config).save_pretrained(folder)
+        said = rf"embedding has {config.vocab_size} rows"
+    else:
+        (folder / "chat_template.jinja").write_text("{% for m in messages }", encoding="utf-8")
+        said = "chat template cannot be rendered"
+    with pytest.raises(ConfigError, match=said):
+        VLLMEngine.load(str(folder), kv_cache_memory_bytes=2**28)
 
 
 def test_an_engine_that_dies_in_a_call_says_so(small: VLLMEngine) -> None:
