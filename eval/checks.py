@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
-from pathlib import Path
 
 from eval.arms import BEST, NONE, ArmConfig
 from eval.baselines import GRIDS, REPEAT_GRID
@@ -16,7 +14,7 @@ from llmgen.engines import KINDS
 from llmgen.errors import ConfigError, LLMGenError
 from llmgen.prompting import task_of
 from llmgen.templates import PromptLibrary
-from llmgen.workspace import FITTED, PRIORS
+from llmgen.workspace import wrong_data, wrong_priors
 
 
 def check(config: RunConfig, *, gates: Sequence[str] = (), from_log: bool = True) -> None:
@@ -31,9 +29,26 @@ def check(config: RunConfig, *, gates: Sequence[str] = (), from_log: bool = True
     Raises:
         ConfigError: One line for each mistake.
     """
-    found = [*_of_run(config, gates, from_log), *_of_data(config.protocol)]
+    found = [*_of_run(config, gates, from_log), *wrong_data(config.protocol.data)]
     for name, arm in config.arms.items():
         found += [f"arm {name!r}{said}" for said in _of_arm(arm, config, from_log)]
+    if found:
+        raise ConfigError("\n".join(found))
+
+
+def check_ratings(*, dataset: str, split: str, engine: str, prompt: str | None) -> None:
+    """The same for `eval.ratings`.
+
+    Raises:
+        ConfigError: One line for each mistake.
+    """
+    found = [*wrong_data({"dataset": dataset}), *_of_engine(engine)]
+    if split not in ("last", "random"):
+        found.append(f"split must be last or random, not {split!r}")
+    library = PromptLibrary.default()
+    if prompt is not None and (prompt not in library or library[prompt].task != "rate"):
+        there = [name for name in library if library[name].task == "rate"]
+        found.append(f"no prompt for the task rate is called {prompt!r}; there are {', '.join(there)}")
     if found:
         raise ConfigError("\n".join(found))
 
@@ -74,35 +89,22 @@ def _of_run(config: RunConfig, gates: Sequence[str], from_log: bool) -> Iterator
         yield f"{config.also[0]} needs llmgen[factors], which is not installed; pip install 'llmgen[factors]'"
 
 
-def _of_data(protocol: Protocol) -> Iterator[str]:
-    try:
-        settings = protocol.data_settings()
-    except ConfigError as error:
-        yield str(error)
-        return
-    for path in (settings.items, settings.interactions):
-        if path is not None and not Path(path).exists():
-            yield f"data: there is no file {path}"
+def _of_engine(name: str) -> Iterator[str]:
+    kind = name.partition(":")[0]
+    if kind not in KINDS:
+        yield f"no engine is of the kind {kind!r}; there are {', '.join(KINDS)}"
 
 
 def _of_arm(arm: ArmConfig, config: RunConfig, from_log: bool) -> Iterator[str]:
-    kind = arm.engine.partition(":")[0]
-    if kind not in KINDS:
-        yield f": no engine is of the kind {kind!r}; there are {', '.join(KINDS)}"
-    if kind == "none" and arm.decoding == "free":
+    yield from (f": {said}" for said in _of_engine(arm.engine))
+    if arm.engine == "none" and arm.decoding == "free":
         yield ": free decoding needs an engine that writes the text, and the engine is none"
     if isinstance(arm.priors, str):
         there = [NONE, *(name for name in [BEST, *tuned_classics(config)] if config.classics != "none")]
         if from_log and arm.priors not in there:
             yield f": no priors are called {arm.priors!r}; there are {', '.join(there)}"
     else:
-        for name, settings in arm.priors.items():
-            if name not in PRIORS:
-                yield f": no prior is called {name!r}; there are {', '.join(PRIORS)}"
-                continue
-            known = {"weight": 1.0} if name == "wish" else inspect.signature(FITTED[name]).parameters
-            if "settings" not in known and (unknown := sorted(set(settings) - set(known))):
-                yield f", prior {name}: there is no setting {unknown[0]!r}; there are {', '.join(known)}"
+        yield from (f": {said}" for said in wrong_priors(arm.priors))
     try:
         library = PromptLibrary.default(*([arm.prompt_folder] if arm.prompt_folder else []))
         record = None if arm.adapter is None else AdapterRecord.read(arm.adapter)

@@ -31,6 +31,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from eval.arms import ArmConfig, Engines, build
+from eval.checks import check_ratings
 from eval.metrics import auc, calibration_error
 from eval.protocol import Protocol, Sample, samples
 from eval.questions import refuse_whole_log
@@ -246,9 +247,8 @@ def main(
 ) -> None:
     """Predict, measure and print."""
     with told():
+        check_ratings(dataset=dataset, split=split, engine=engine, prompt=prompt)
         data = DataSettings(dataset=dataset).load()
-        if split not in ("last", "random"):
-            raise ConfigError(f"split must be last or random, not {split!r}")
         record = None if adapter is None else AdapterRecord.read(adapter)
         shown = max_history if max_history is not None else record.max_history if record else MAX_HISTORY
         tuning, final = (

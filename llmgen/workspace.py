@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
 from llmgen.adapters import AdapterRecord
 from llmgen.catalog import Catalog
-from llmgen.datasets import Dataset, k_core, load_dataset, load_tables
+from llmgen.datasets import NAMES, Dataset, k_core, load_dataset, load_tables
 from llmgen.engines import Engine, load_engine
 from llmgen.errors import ConfigError, DataError
 from llmgen.priors import (
@@ -45,6 +46,19 @@ FITTED: Mapping[str, Callable[..., Prior]] = {
     "history_text": lambda interactions, catalog, **settings: HistoryText(catalog, **settings),
 }
 PRIORS = ("wish", *FITTED)
+
+
+def wrong_priors(priors: Mapping[str, Mapping[str, object] | None]) -> Iterator[str]:
+    """What can be known to be wrong with priors, name -> settings, before any data is read; one line each."""
+    for name, settings in priors.items():
+        if name not in PRIORS:
+            yield f"no prior is called {name!r}; there are {', '.join(PRIORS)}"
+            continue
+        known = {"weight": 1.0} if name == "wish" else inspect.signature(FITTED[name]).parameters
+        if "settings" not in known and (unknown := sorted(set(settings or {}) - set(known))):
+            yield f"prior {name}: there is no setting {unknown[0]!r}; there are {', '.join(known)}"
+
+
 READS: Mapping[str, str] = {
     "wish": "text",
     "transition": "history",
@@ -131,6 +145,21 @@ class DataSettings:
             shown=tuple(self.attributes),
             on_bad="drop" if self.drop_bad else "error",
         )
+
+
+def wrong_data(settings: Mapping[str, object]) -> Iterator[str]:
+    """What can be known to be wrong with fields of `DataSettings` before any data is read; one line each."""
+    try:
+        found = DataSettings(**settings)  # type: ignore[arg-type]
+    except TypeError as error:
+        yield f"data: {error}; it takes the fields of llmgen.workspace.DataSettings"
+        return
+    tables = [path for path in (found.items, found.interactions) if path is not None]
+    for path in tables:
+        if not Path(path).exists():
+            yield f"data: there is no file {path}"
+    if not tables and found.dataset not in NAMES and not Path(found.dataset).expanduser().exists():
+        yield f"data: no data set is called {found.dataset}, and there is no such path; there is {', '.join(NAMES)}"
 
 
 @dataclass(frozen=True)

@@ -29,9 +29,19 @@ from llmgen.errors import ConfigError
 from llmgen.priors import Prior, combine
 from llmgen.recommender import Recommender
 from llmgen.splits import History
-from llmgen.templates import ItemView, views
+from llmgen.templates import ItemView, PromptLibrary, views
 from llmgen.types import IntArray, Item, Message, Query
 
+KINDS: Mapping[str, tuple[str, bool]] = {
+    "list": ("next_item", True),
+    "next": ("next_item", False),
+    "wish": ("cold_start", False),
+    "describe": ("describe", False),
+    "rank": ("rerank", False),
+    "rate": ("rate", False),
+    "rates": ("rate", True),
+}
+"""Tasks -> what their templates are for, and whether those continue their answers."""
 MIN_STRETCH = 2
 """Items of the shortest history that teaches anything: one, and the one after it."""
 
@@ -82,6 +92,26 @@ class Task:
     prompts: tuple[str, ...]
     weight: float = 1.0
     max_history: int = 20
+
+
+def wrong_tasks(tasks: Mapping[str, Task], prompts: PromptLibrary) -> Iterator[str]:
+    """What is wrong with tasks, before there is anything to learn from; one line each."""
+    if not tasks or min(task.weight for task in tasks.values()) <= 0:
+        yield "give at least one task, each with a weight above 0"
+    for name, task in tasks.items():
+        if name not in KINDS:
+            yield f"no task is called {name!r}; there are {', '.join(KINDS)}"
+            continue
+        wanted, continues = KINDS[name]
+        kind = f"for {wanted} that {'continues' if continues else 'does not continue'} its answer"
+        if not task.prompts:
+            yield f"the task {name!r} has no prompt; name one {kind}"
+        for prompt in task.prompts:
+            if prompt not in prompts:
+                there = [one for one in prompts if (prompts[one].task, prompts[one].continues) == KINDS[name]]
+                yield f"the task {name!r}: no prompt is called {prompt!r}; there are {', '.join(there)}"
+            elif (prompts[prompt].task, prompts[prompt].continues) != KINDS[name]:
+                yield f"the task {name!r} needs a prompt {kind}, and {prompt!r} is none"
 
 
 class Mixture:
@@ -135,28 +165,8 @@ class Mixture:
             raise ConfigError(
                 f"there is nothing to learn from: none of {len(histories)} users took {MIN_STRETCH} items or more"
             )
-        makers: dict[str, tuple[str, Callable[[np.random.Generator, Task, str, float], Example]]] = {
-            "list": ("next_item", self._list),
-            "next": ("next_item", self._next),
-            "wish": ("cold_start", self._wish),
-            "describe": ("describe", self._describe),
-            "rank": ("rerank", self._rank),
-            "rate": ("rate", self._rate),
-            "rates": ("rate", self._rates),
-        }
-        continuing = ("list", "rates")
-        if unknown := sorted(set(tasks) - set(makers)):
-            raise ConfigError(f"no task is called {unknown[0]!r}; there are {', '.join(makers)}")
-        if not tasks or min(task.weight for task in tasks.values()) <= 0:
-            raise ConfigError("give at least one task, each with a weight above 0")
-        for name, task in tasks.items():
-            for prompt in task.prompts:
-                template = recommender.prompts[prompt]
-                if template.task != makers[name][0] or template.continues != (name in continuing):
-                    kind = f"for {makers[name][0]} that {'continues' if name in continuing else 'does not continue'}"
-                    raise ConfigError(f"the task {name!r} needs a prompt {kind} its answer, and {prompt!r} is none")
-            if not task.prompts:
-                raise ConfigError(f"the task {name!r} has no prompt")
+        for said in wrong_tasks(tasks, recommender.prompts):
+            raise ConfigError(said)
         for name in ("rate", "rates"):
             if name in tasks and not self.rated:
                 raise ConfigError(
@@ -171,7 +181,16 @@ class Mixture:
                 "attributes to show, or leave the task out"
             )
         self.tasks = tasks
-        self._makers = {name: makers[name][1] for name in tasks}
+        makers: dict[str, Callable[[np.random.Generator, Task, str, float], Example]] = {
+            "list": self._list,
+            "next": self._next,
+            "wish": self._wish,
+            "describe": self._describe,
+            "rank": self._rank,
+            "rate": self._rate,
+            "rates": self._rates,
+        }
+        self._makers = {name: makers[name] for name in tasks}
         self._shares = np.array([task.weight for task in tasks.values()]) / sum(t.weight for t in tasks.values())
         values = {rating for user in self.rated for rating in histories[user].ratings or ()}
         self.labels = tuple(f"{value:g}" for value in sorted(values))

@@ -49,6 +49,7 @@ from llmgen.types import Query
 from llmgen.workspace import FITTED, DataSettings
 from training.batches import Batches
 from training.card import write_card
+from training.checks import check, peft_config
 from training.data import Mixture
 from training.loss import ItemPaths
 from training.recipe import Recipe, folder_of
@@ -118,13 +119,12 @@ def run(recipe: Recipe, args: SFTConfig) -> AdapterRecord:
         LLMGenError: Settings, data or model are not what they should be, or the run cannot go on.
     """
     folder = folder_of(args.output_dir or "runs/sft")
+    check(recipe)
     if recipe.threads:
         torch.set_num_threads(recipe.threads)
     data = load(recipe)
     tasks = recipe.mixture()
-    first = next(iter(tasks.values()), None)
-    if first is None or not first.prompts:
-        raise ConfigError("the recipe has no task with a prompt; give tasks")
+    first = next(iter(tasks.values()))
     torch.manual_seed(args.seed)
     model, tokenizer = load_model(recipe)
     catalog = data.dataset.catalog
@@ -251,11 +251,7 @@ def _recommends(recommender: Recommender, prompt: str) -> bool:
 
 def load(recipe: Recipe) -> Data:
     """The data, and what of it is held out."""
-    settings = cast(dict[str, Any], recipe.data)
-    try:
-        dataset = DataSettings(**settings).load()
-    except TypeError as error:
-        raise ConfigError(f"data: {error}; it takes the fields of llmgen.workspace.DataSettings") from None
+    dataset = DataSettings(**cast(dict[str, Any], recipe.data)).load()
     if recipe.learn_from == "all":
         return Data(dataset, dataset.interactions, [], [])
     ties = cast(Ties, recipe.ties)
@@ -357,27 +353,21 @@ def wrap(model: PreTrainedModel, recipe: Recipe) -> PreTrainedModel:
     settings = cast(dict[str, Any], recipe.peft)
     if not settings:
         return model
-    try:
-        config = peft.get_peft_config({"task_type": "CAUSAL_LM", **settings})
-    except (KeyError, TypeError, ValueError) as error:
-        raise ConfigError(f"peft: {error}; it takes a peft_type and the fields of its PEFT config") from None
-    return cast(PreTrainedModel, peft.get_peft_model(model, config))
+    return cast(PreTrainedModel, peft.get_peft_model(model, peft_config(settings)))
 
 
 def fit(priors: object, known: pl.DataFrame, dataset: Dataset) -> list[Prior]:
-    """The priors of a recipe, fitted on some interactions.
+    """The priors of a recipe, which was checked, fitted on some interactions.
 
     Raises:
-        ConfigError: A prior or a setting that is not known.
+        ConfigError: A setting is out of range.
     """
     made: list[Prior] = []
     for name, settings in cast(dict[str, dict[str, Any]], priors).items():
-        if name not in FITTED:
-            raise ConfigError(f"no prior is called {name!r}; there are {', '.join(FITTED)}")
         try:
             made.append(FITTED[name](known, dataset.catalog, **(settings or {})))
-        except TypeError as error:
-            raise ConfigError(f"priors, {name}: {error}") from None
+        except ValueError as error:
+            raise ConfigError(f"prior {name}: {error}") from None
     return made
 
 

@@ -5,8 +5,8 @@ Interactions are a frame of `user_id`, `item_id` (strings), `timestamp` (float, 
 """
 
 from llmgen.datasets.core import k_core
-from llmgen.datasets.movielens import load_dataset
+from llmgen.datasets.movielens import NAMES, load_dataset
 from llmgen.datasets.report import INTERACTIONS, CleaningReport, Dataset, RuleCount
 from llmgen.datasets.tables import load_tables
 
-__all__ = ["INTERACTIONS", "CleaningReport", "Dataset", "RuleCount", "k_core", "load_dataset", "load_tables"]
+__all__ = ["INTERACTIONS", "NAMES", "CleaningReport", "Dataset", "RuleCount", "k_core", "load_dataset", "load_tables"]

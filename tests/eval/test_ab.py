@@ -190,7 +190,7 @@ def test_all_that_is_wrong_is_told_before_any_data_is_read(log: dict[str, Any], 
             "arm 'A': no engine is of the kind 'vlm'",
             "'nxt_item'",
             "arm 'B': no prior is called 'transitoin'",
-            "arm 'C', prior transition: there is no setting 'decy'",
+            "arm 'C': prior transition: there is no setting 'decy'",
             "arm 'D': no priors are called 'esae'",
             "arm 'E': the prompt 'rerank' is for the task rerank",
         ]

@@ -118,9 +118,16 @@ def test_what_was_rated_about_then_is_shown(time: float, expected: list[int]) ->
     assert list(range(3))[around(range(3), time, 0)] == []
 
 
-def test_an_unknown_split_is_refused(films: Path) -> None:
-    done = program("--dataset", str(films), "--engine", "fake", "--split", "u1")
-    assert (done.exit_code, "split must be last or random, not 'u1'" in done.output) == (2, True)
+def test_all_that_is_wrong_is_told_before_any_data_is_read() -> None:
+    done = program("--dataset", "nowhere", "--engine", "fke", "--split", "u1", "--prompt", "next_item")
+    assert done.exit_code == 2
+    for part in (
+        "no data set is called nowhere",
+        "no engine is of the kind 'fke'",
+        "split must be last or random, not 'u1'",
+        "no prompt for the task rate is called 'next_item'; there are rate",
+    ):
+        assert part in " ".join(done.output.split())
 
 
 @pytest.mark.slow

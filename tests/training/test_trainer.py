@@ -238,13 +238,17 @@ def test_all_weights_can_be_tuned(settings: dict[str, str]) -> None:
         ({"loss": "msl"}, "loss must be catalog, residual, lm, not 'msl'"),
         ({"tasks": "{"}, "tasks must be JSON"),
         ({"tasks": '{"list": {"prompt": "x"}}'}, "the task 'list' has no setting 'prompt'"),
-        ({"tasks": "{}"}, "no task with a prompt"),
+        ({"tasks": "{}"}, "give at least one task"),
         ({"priors": '{"als": {}}'}, "no prior is called 'als'"),
-        ({"priors": '{"transition": {"steps": 1}}'}, "priors, transition: .*steps"),
+        ({"priors": '{"transition": {"steps": 1}}'}, "prior transition: there is no setting 'steps'"),
+        ({"priors": '{"transition": {"window": 0}}'}, "prior transition: window must be 1 or more, not 0"),
+        ({"priors": '{"wish": {}}'}, "nobody in a log wishes"),
         ({"priors": "{}"}, "the residual loss needs a prior"),
         ({"peft": '{"peft_type": "LORO"}'}, "peft: .*LORO"),
         ({"data": '{"itms": "x"}'}, "data: .*itms"),
-        ({"model": "/nowhere/at/all"}, "cannot load the model '/nowhere/at/all'"),
+        ({"model": "/nowhere/at/all"}, "model: there is no folder /nowhere/at/all"),
+        ({"model": "nowhere-at-all"}, "cannot load the model 'nowhere-at-all'"),
+        ({"data": '{"dataset": "movielens-1k"}'}, "no data set is called movielens-1k"),
         ({"learn_from": "test"}, "learn_from must be"),
         ({"dtype": "float8"}, "dtype must be float32 or bfloat16"),
         ({"folds": "1"}, "too few for 1 folds"),
@@ -255,6 +259,38 @@ def test_all_weights_can_be_tuned(settings: dict[str, str]) -> None:
 def test_wrong_settings_say_what_is_wrong(settings: dict[str, str], changes: dict[str, str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         train(settings, **({"validation_users": "1", **changes} if "lm_weights" in changes else changes))
+
+
+def test_all_that_is_wrong_is_told_before_any_data_is_read(
+    settings: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sft, "load", lambda recipe: pytest.fail("data were read"))
+    wrong = {
+        "data": '{"items": "nowhere.csv", "interactions": "neither.csv"}',
+        "priors": '{"als": {}, "transition": {"steps": 1}}',
+        "tasks": '{"lst": {"prompts": ["x"]}, "next": {"prompts": ["nxt"]}, "list": {"prompts": ["next_item"]}}',
+        "prompt": "gone",
+        "peft": '{"peft_type": "LORO"}',
+        "lm_weights": "a",
+    }
+    with pytest.raises(ConfigError) as error:
+        train(settings, **wrong)
+    told = str(error.value).splitlines()
+    parts = [
+        "there is no file nowhere.csv",
+        "there is no file neither.csv",
+        "no prior is called 'als'",
+        "there is no setting 'steps'",
+        "no task is called 'lst'",
+        "no prompt is called 'nxt'",
+        "'list' needs a prompt for next_item that continues its answer, and 'next_item' is none",
+        "prompt: none is called 'gone'",
+        "lm_weights are numbers",
+        "LORO",
+    ]
+    assert len(told) == len(parts)
+    for line, part in zip(told, parts, strict=True):
+        assert part in line
 
 
 def test_the_command_tells_errors_and_returns_2(settings: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
