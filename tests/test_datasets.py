@@ -5,6 +5,7 @@ from __future__ import annotations
 import bz2
 import dataclasses
 import gzip
+import hashlib
 import json
 import lzma
 import zipfile
@@ -15,8 +16,9 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from llmgen import downloads
 from llmgen.catalog import Catalog
-from llmgen.datasets import INTERACTIONS, Dataset, load_dataset, load_tables
+from llmgen.datasets import INTERACTIONS, Dataset, load_dataset, load_tables, movielens
 from llmgen.datasets.cleaning import front_articles, split_year
 from llmgen.engines import load_engine
 from llmgen.errors import CatalogError, ConfigError, DataError
@@ -309,6 +311,27 @@ def test_100k_has_its_published_counts_and_its_known_dirt() -> None:
     assert data.catalog["12"].title == "The Usual Suspects"
     assert not [item for item in data.catalog if item.title.endswith((", The", ", A", ", An", ", La", ", Les", ", Il"))]
     assert all(isinstance(item.attributes["year"], int) for item in data.catalog)
+
+
+@pytest.mark.parametrize("damaged", ["ml-100k.inter", "ml-100k.item"])
+def test_a_damaged_file_of_100k_in_the_cache_is_fetched_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, damaged: str
+) -> None:
+    monkeypatch.setenv("LLMGEN_CACHE", str(tmp_path / "cache"))
+    copy = recbole(tmp_path / "copy")
+    with zipfile.ZipFile(tmp_path / "recbole.whl", "w") as archive:
+        for path in copy.iterdir():
+            archive.write(path, movielens.RECBOLE_FOLDER + path.name)
+    digests = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in copy.iterdir()}
+    monkeypatch.setattr(movielens, "RECBOLE_FILES", digests)
+    monkeypatch.setattr(downloads, "fetch_wheel", lambda *wheel, progress: tmp_path / "recbole.whl")
+    whole = load_dataset("movielens-100k", progress=False)
+    assert not caplog.records
+    (tmp_path / "cache" / "datasets" / "movielens-100k" / damaged).write_bytes(b"")
+    again = load_dataset("movielens-100k", progress=False)
+    assert again.catalog.digest == whole.catalog.digest
+    assert again.interactions.equals(whole.interactions)
+    assert [damaged in record.getMessage() for record in caplog.records] == [True]
 
 
 @pytest.mark.network

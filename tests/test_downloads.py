@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from llmgen import downloads
-from llmgen.downloads import cache_dir, extract, fetch_wheel
+from llmgen.downloads import cache_dir, cached_member, extract, fetch_wheel
 from llmgen.errors import DataError, DownloadError
 
 NAME, VERSION, WHEEL = "tiny-data", "1.0", "tiny_data-1.0-py3-none-any.whl"
@@ -205,6 +205,31 @@ def test_missing_member_is_an_error_and_leaves_the_older_file(tmp_path: Path) ->
         extract(tmp_path / WHEEL, "tiny_data/other.txt", target)
     assert target.read_bytes() == TEXT
     assert [path.name for path in target.parent.iterdir()] == ["file.txt"]
+
+
+@pytest.mark.parametrize("content", [b"", TEXT[:-1], b"W" + TEXT[1:]])
+def test_a_damaged_member_is_fetched_again_with_one_warning(
+    index: Path, content: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    wheel = (NAME, VERSION, make_wheel(index))
+    target, sha256 = cache_dir() / "data" / "file.txt", hashlib.sha256(TEXT).hexdigest()
+
+    def cached() -> bytes:
+        return cached_member(wheel, "tiny_data/file.txt", target, sha256, progress=False).read_bytes()
+
+    assert cached() == TEXT
+    assert not caplog.records
+    target.write_bytes(content)
+    assert cached() == TEXT
+    warned = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert len(warned) == 1 and str(target) in warned[0] and "fetched again" in warned[0]
+    (cache_dir() / "wheels" / WHEEL).unlink()
+    (index / WHEEL).unlink()
+    assert cached() == TEXT  # what is intact needs no wheel
+    target.unlink()
+    target.mkdir()
+    with pytest.raises(DownloadError, match=r"cannot read .*file\.txt .*delete it"):
+        cached()
 
 
 def test_damaged_archive_is_an_error(tmp_path: Path) -> None:

