@@ -341,14 +341,19 @@ def serve(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
     api_keys: Annotated[
-        Path | None, typer.Option(help="A file of API keys, one a line; besides LLMGEN_API_KEYS.")
+        Path | None,
+        typer.Option(help="A file of API keys, one a line; besides LLMGEN_API_KEYS. Wrong keys wait for a second."),
     ] = None,
     insecure: Annotated[bool, typer.Option("--insecure", help="Let other machines in without a key.")] = False,
-    timeout: Annotated[float, typer.Option(help="Seconds for a body to arrive, and for an answer.")] = 30.0,
+    timeout: Annotated[float, typer.Option(help="Seconds for a body to arrive (408), and for an answer (504).")] = 30.0,
+    header_timeout: Annotated[float, typer.Option(help="Seconds for the headers to arrive; 408 after that.")] = 10.0,
     max_batch: Annotated[int, typer.Option(min=1, help="Requests worked on together.")] = 64,
     gather: Annotated[float, typer.Option(min=0, help="Milliseconds that an idle service waits for company.")] = 2.0,
     max_queue: Annotated[int, typer.Option(min=1, help="Requests that may wait; one more is answered 503.")] = 1024,
-    max_body: Annotated[int, typer.Option(min=1000, help="Bytes of a request.")] = 1_000_000,
+    max_body: Annotated[int, typer.Option(min=1000, help="Bytes of a body; 413 for more.")] = 1_000_000,
+    max_headers: Annotated[
+        int, typer.Option(min=1000, help="Bytes of all headers of a request together; 431 for more.")
+    ] = 65_536,
 ) -> None:
     """Serve recommendations over HTTP: recommend, rank, rate, explain, and the catalog; see /docs there."""
     from llmgen.server import Limits, ServeSettings, run
@@ -362,7 +367,7 @@ def serve(
         insecure=insecure,
         catalog=catalog,
         save_changes=save_changes,
-        limits=Limits(timeout, max_batch, gather / 1000, max_queue, max_body),
+        limits=Limits(timeout, max_batch, gather / 1000, max_queue, max_body, header_timeout, max_headers),
     )
     run(data, settings, where)
 

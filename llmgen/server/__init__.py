@@ -3,6 +3,7 @@
 app        the routes
 batching   requests of many users, gathered and worked on together
 live       the recommender that answers now; changes of its catalog
+connection how large and how slow headers may be
 gate       ids, keys, sizes and the log line of every request
 metrics    what Prometheus reads
 run        `llmgen serve`

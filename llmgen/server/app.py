@@ -77,9 +77,11 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
     for status, text in {
         400: "The body is no text in UTF-8.",
         401: "No key, or a wrong one.",
-        408: "The body did not arrive in time.",
+        408: "The headers or the body did not arrive in time.",
         413: "The body is too large.",
         422: "The request cannot be served as it is: an unknown item, prompt or filter, or a value out of range.",
+        429: "Wrong keys come from this address, many at once: Retry-After tells when to ask again.",
+        431: "The headers are too large.",
         502: "The language model gave no usable answer.",
         503: "Too many requests wait, or the language model is down: Retry-After tells when to ask again.",
         504: "There was no answer within the time allowed.",
@@ -103,6 +105,8 @@ class Limits:
         gather_s: How long a batch waits for company where nothing else is to be done.
         max_queue: Requests that may wait; one more is answered 503.
         max_body: Bytes of a body.
+        headers_s: For the headers to arrive; `llmgen serve` keeps this and the next, another ASGI server has its own.
+        max_headers: Bytes of all headers of a request together, with its first line.
     """
 
     timeout_s: float = 30.0
@@ -110,12 +114,18 @@ class Limits:
     gather_s: float = 0.002
     max_queue: int = 1024
     max_body: int = 1_000_000
+    headers_s: float = 10.0
+    max_headers: int = 65_536
 
     def __post_init__(self) -> None:
         if not 0 < self.timeout_s < STUCK_AFTER_S:
             raise ArgumentError(f"timeout_s must be above 0 and below {STUCK_AFTER_S:g}, not {self.timeout_s}")
         if self.max_body < 1_000:
             raise ArgumentError(f"max_body must be 1,000 bytes or more, not {self.max_body}")
+        if not 0 < self.headers_s < STUCK_AFTER_S:
+            raise ArgumentError(f"headers_s must be above 0 and below {STUCK_AFTER_S:g}, not {self.headers_s}")
+        if self.max_headers < 1_000:
+            raise ArgumentError(f"max_headers must be 1,000 bytes or more, not {self.max_headers}")
 
 
 def create_app(

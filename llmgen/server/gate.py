@@ -10,7 +10,9 @@ import logging
 import re
 import secrets
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, MutableMapping
+from ipaddress import IPv6Address, IPv6Network, ip_address
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,12 @@ OPEN = frozenset({"/health", "/ready", "/docs", "/openapi.json"})
 """Answered without a key: they tell nothing of users or items."""
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 SHORTEST_KEY = 16
+SLOW_S = 1.0
+"""Before a wrong key is answered."""
+WAITING = 16
+"""Wrong keys of one address that wait for their answer; while so many do, no other one from there is looked at."""
+KNOWN = 10_000
+"""Pairs of an address and its right key that are remembered: these are let in whoever else is at that address."""
 _ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
@@ -90,6 +98,8 @@ class Gate:
         self.body_s = body_s
         self.metrics = metrics
         self._digests = [hashlib.sha256(key.encode()).digest() for key in keys]
+        self._wrong: Counter[str] = Counter()  # by address, those that wait
+        self._known: set[tuple[str, bytes]] = set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See ASGI."""
@@ -130,12 +140,10 @@ class Gate:
 
         length = headers.get(b"content-length", b"0")
         try:
-            if scope["path"] not in OPEN and not self._knows(headers):
-                await _refuse(
-                    answer, 401, "HTTPException", "give an API key as 'Authorization: Bearer KEY'", request_id
-                )
+            if scope["path"] not in OPEN and (refused := await self._refused(scope.get("client"), headers)):
+                await _refuse(answer, *refused, request_id)
             elif not length.isdigit() or int(length) > self.max_body:
-                await _refuse(answer, 413, "HTTPException", too_large, request_id)
+                await _refuse(answer, 413, too_large, request_id)
             else:
                 await self.app(scope, limited, answer)
         except Exception:  # a mistake of ours; everything that can go wrong otherwise has its own answer
@@ -143,7 +151,7 @@ class Gate:
             if status:
                 raise  # the answer has begun, and can only be broken off
             message = "the service made a mistake; its log tells which"
-            await _refuse(answer, 500, "InternalError", message, request_id)
+            await _refuse(answer, 500, message, request_id)
         finally:
             seconds = time.perf_counter() - began
             route = getattr(scope.get("route"), "path", "none")
@@ -151,23 +159,58 @@ class Gate:
             self.metrics.seconds.labels(route).observe(seconds)
             logger.info("%s %s %s %d %.1f ms", request_id, scope["method"], route, status, 1000 * seconds)
 
-    def _knows(self, headers: MutableMapping[bytes, bytes]) -> bool:
-        """Whether there are no keys or one of them is given; takes as long whichever it is."""
+    async def _refused(
+        self, client: tuple[str, int] | None, headers: MutableMapping[bytes, bytes]
+    ) -> tuple[int, str] | None:
+        """Status and message where no right key is given; a wrong one waits, so that guessing takes long."""
         if not self._digests:
-            return True
+            return None
         scheme, _, bearer = headers.get(b"authorization", b"").partition(b" ")
         key = bearer.strip() if scheme.lower() == b"bearer" else headers.get(b"x-api-key", b"")
-        digest = hashlib.sha256(key).digest()
-        return sum([hmac.compare_digest(digest, known) for known in self._digests]) > 0
+        if not key:
+            return 401, "give an API key as 'Authorization: Bearer KEY'"
+        digest, where = hashlib.sha256(key).digest(), address(client)
+        if (where, digest) in self._known:
+            return None
+        if self._wrong[where] >= WAITING:
+            return 429, f"wrong API keys come from {where}, many at once; ask again in a second"
+        if sum([hmac.compare_digest(digest, known) for known in self._digests]):  # all: as long whichever it is
+            if len(self._known) >= KNOWN:
+                self._known.clear()
+            self._known.add((where, digest))
+            return None
+        self._wrong[where] += 1
+        try:
+            await asyncio.sleep(SLOW_S)
+        finally:
+            self._wrong[where] -= 1
+            if not self._wrong[where]:
+                del self._wrong[where]
+        return 401, "this API key is wrong; give a right one as 'Authorization: Bearer KEY'"
+
+
+def address(client: tuple[str, int] | None) -> str:
+    """Whose a connection is: an IPv4 address, or the /64 of an IPv6 address, all of which one client may have."""
+    name = client[0] if client else ""
+    try:
+        found = ip_address(name.partition("%")[0])
+    except ValueError:
+        return name
+    if isinstance(found, IPv6Address):
+        return str(found.ipv4_mapped or IPv6Network((int(found), 64), strict=False))
+    return str(found)
 
 
 _READ = frozenset({b"authorization", b"x-api-key", b"x-request-id", b"content-length"})
 
 
-async def _refuse(send: Send, status: int, error: str, message: str, request_id: str) -> None:
+async def _refuse(send: Send, status: int, message: str, request_id: str) -> None:
+    error = "InternalError" if status == 500 else "HTTPException"
     body = json.dumps({"error": error, "message": message, "request_id": request_id}).encode()
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
     if status == 401:
         headers.append((b"www-authenticate", b"Bearer"))
+    if status == 429:
+        headers.append((b"retry-after", b"1"))
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

@@ -12,8 +12,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import uvicorn
+from fastapi import FastAPI
 from rich.console import Console
 
 from llmgen.catalog import Catalog
@@ -22,6 +24,7 @@ from llmgen.engines import Engine, load_engine
 from llmgen.errors import ConfigError
 from llmgen.recommender import Choice
 from llmgen.server.app import Limits, create_app
+from llmgen.server.connection import connections
 from llmgen.server.gate import check_exposure, read_keys
 from llmgen.workspace import DataSettings, RecommenderSettings, Workspace, choose
 
@@ -104,15 +107,7 @@ def _run(
     def say() -> None:
         console.print(f"llmgen serves {what} on {url} (docs: {url}/docs)", highlight=False, soft_wrap=True)
 
-    config = uvicorn.Config(
-        app,
-        ws="none",
-        proxy_headers=False,  # nothing here looks at addresses
-        server_header=False,
-        log_config=None,
-        access_log=False,
-        timeout_graceful_shutdown=GRACE_S,
-    )
+    config = uvicorn_config(app, where.limits, timeout_graceful_shutdown=GRACE_S)
     before = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGTERM, signal.SIGINT)}
     sys.setswitchinterval(SWITCH_S)
     try:  # uvicorn stops at these signals, and then raises them again for whoever had them before: a clean exit is ours
@@ -122,6 +117,20 @@ def _run(
             signal.signal(number, handler)
         if engine is not None:
             engine.close()
+
+
+def uvicorn_config(app: FastAPI, limits: Limits, **more: Any) -> uvicorn.Config:
+    """How uvicorn serves the app: with limits that no app can set, since they count before it is asked."""
+    return uvicorn.Config(
+        app,
+        http=connections(max_headers=limits.max_headers, headers_s=limits.headers_s),
+        ws="none",
+        proxy_headers=False,  # who writes such a header may write what he likes
+        server_header=False,
+        log_config=None,
+        access_log=False,
+        **more,
+    )
 
 
 class _Announced(uvicorn.Server):

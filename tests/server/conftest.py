@@ -17,14 +17,14 @@ from llmgen.catalog import Catalog
 from llmgen.engines.fake import FakeEngine
 from llmgen.priors import Wish
 from llmgen.recommender import Recommender
+from llmgen.server.run import uvicorn_config
 from tests.conftest import films
 
 
 @contextmanager
 def running(app: FastAPI) -> Iterator[str]:
     """The URL of an app, served by uvicorn in a thread on a free port of this machine."""
-    config = uvicorn.Config(app, port=0, log_config=None, access_log=False, timeout_graceful_shutdown=5)
-    server = uvicorn.Server(config)
+    server = uvicorn.Server(uvicorn_config(app, app.state.llmgen.limits, port=0, timeout_graceful_shutdown=5))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     until = time.monotonic() + 20

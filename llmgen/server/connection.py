@@ -1,0 +1,138 @@
+"""What a client may send before a request reaches the gate: how large its headers are, and how long all may take."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import secrets
+from collections.abc import Callable
+from http import HTTPStatus
+from typing import ClassVar
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+logger = logging.getLogger(__name__)
+
+CHUNKED = 8
+"""Bytes beside each byte of a body: one that comes in chunks of one byte has five."""
+LINGER_S = 2.0
+"""Who still sends when it was answered may read the answer for so long, and is cut off then."""
+
+
+class Connection(HttpToolsProtocol):
+    """A connection of uvicorn with limits.
+
+    Headers, with the line that they follow and what may stand behind a body, have `max_headers` bytes at most (431),
+    and `headers_s` seconds from the first byte on, or from the opening of the connection (408; nothing is said where
+    nothing was asked). A request that was answered before its body was there has `LINGER_S` seconds to end. How large
+    and how slow a body may be before that is the gate's business.
+    """
+
+    max_headers: ClassVar[int]
+    headers_s: ClassVar[float]
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """See asyncio."""
+        super().connection_made(transport)
+        self._timer: asyncio.TimerHandle | None = None
+        self._in_headers = True  # or between two requests
+        self._begun = False
+        self._refused = False
+        self._forget_sizes()
+        self._after(self.headers_s, self._headers_are_late)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """See asyncio."""
+        self._stop_timer()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """See asyncio."""
+        if self._refused:
+            return
+        if self._in_headers and self._timer is None:
+            self._after(self.headers_s, self._headers_are_late)
+        self._no_body += len(data)
+        super().data_received(data)
+        self._limit_headers(self._no_body - CHUNKED * self._body)
+
+    def on_message_begin(self) -> None:
+        """A request begins."""
+        self._begun = True
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        """The headers of a request are there."""
+        self._in_headers = False
+        self._stop_timer()
+        super().on_headers_complete()
+        self._limit_headers(len(self.url) + sum(len(name) + len(value) for name, value in self.headers))
+
+    def on_body(self, body: bytes) -> None:
+        """A piece of a body is there."""
+        self._no_body -= len(body)
+        self._body += len(body)
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """A request is there with its body."""
+        super().on_message_complete()
+        self._in_headers, self._begun = True, False
+        self._stop_timer()
+        self._forget_sizes()
+
+    def on_response_complete(self) -> None:
+        """A request was answered."""
+        super().on_response_complete()
+        if not self._in_headers and self.cycle.response_complete:
+            self._after(LINGER_S, self.transport.close)
+
+    def _limit_headers(self, size: int) -> None:
+        if size > self.max_headers:
+            self._refuse(431, f"the headers may have {self.max_headers} bytes at most, all together; send less")
+
+    def _headers_are_late(self) -> None:
+        if self.cycle is not None and not self.cycle.response_complete:  # what comes next has the time of this answer
+            self._after(self.headers_s, self._headers_are_late)
+        elif self._begun:
+            self._refuse(408, f"the headers were not there within {self.headers_s:g} s; send them faster")
+        else:
+            self.transport.close()
+
+    def _refuse(self, status: int, message: str) -> None:
+        """Answer, and read nothing more."""
+        if self._refused or self.transport.is_closing():
+            return
+        logger.warning("%s: %d, %s", self.client[0] if self.client else "a client", status, message)
+        if self.cycle is not None and not self.cycle.response_complete:
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+            if self.cycle.response_started:
+                self.transport.close()
+                return
+        body = json.dumps({"error": "HTTPException", "message": message, "request_id": secrets.token_hex(8)})
+        self.transport.write(
+            f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\ncontent-type: application/json\r\n"
+            f"content-length: {len(body)}\r\nconnection: close\r\n\r\n{body}".encode()
+        )
+        self._after(LINGER_S, self.transport.close)  # not at once: what it still sends would take the answer from it
+        self._refused = True
+
+    def _forget_sizes(self) -> None:
+        """Count the bytes of the next request."""
+        self._body = self._no_body = 0
+
+    def _after(self, seconds: float, do: Callable[[], None]) -> None:
+        self._stop_timer()
+        self._timer = self.loop.call_later(seconds, do)
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None and not self._refused:
+            self._timer.cancel()
+            self._timer = None
+
+
+def connections(*, max_headers: int, headers_s: float) -> type[Connection]:
+    """For uvicorn's `http`: connections with these limits; see `Connection`."""
+    return type("Connection", (Connection,), {"max_headers": max_headers, "headers_s": headers_s})
