@@ -17,17 +17,43 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-THOUGHTLESS: dict[str, Any] = {"enable_thinking": False}
-"""Read by the chat templates of models that can think first (Qwen3 and others), ignored by all others: a title is
-scored where an answer begins, and thoughts would use up the tokens of a list."""
+THOUGHTLESS: dict[str, Any] = {"enable_thinking": False, "thinking_budget": 0}
+"""Read by the chat templates of models that can think first (Qwen3, Seed-OSS and others), ignored by all others: a
+title is scored where an answer begins, and thoughts would use up the tokens of a list."""
 SYSTEM, USER = "llmgen-system-probe", "llmgen-user-probe"
 """What is looked for in a rendered chat, to see whether a template drops a message's words."""
-_OPENS = r"<(?:think|thinking|thought|reasoning)>|\[THINK\]|<\|begin_of_thought\|>"
-_CLOSES = r"</(?:think|thinking|thought|reasoning)>|\[/THINK\]|<\|end_of_thought\|>"
+_FINAL = "<|channel|>final<|message|>"
+"""Where an answer begins in harmony, the format of gpt-oss."""
+_MARKS = {
+    **{f"<{name}>": f"</{name}>" for name in ("think", "thinking", "thought", "reasoning", "seed:think", "mm:think")},
+    "[THINK]": "[/THINK]",
+    "<|begin_of_thought|>": "<|end_of_thought|>",
+    "<|START_THINKING|>": "<|END_THINKING|>",
+    "◁think▷": "◁/think▷",
+    "<|channel>thought": "<channel|>",
+}
+"""What begins thoughts -> what ends them: Qwen, DeepSeek and many others, Seed-OSS, MiniMax, Magistral, Sky-T1,
+Command A, Kimi, Gemma 4."""
+_OPENS = "|".join(
+    (
+        *map(re.escape, _MARKS),
+        r"<\|channel\|>(?:analysis|commentary)[^<]*<\|message\|>",  # harmony
+        r"\AHere(?:'s| is) my thought process:",  # Granite 3
+    )
+)
+_CLOSES = "|".join(
+    (
+        *map(re.escape, _MARKS.values()),
+        r"<\|channel\|>final[^<]*<\|message\|>",
+        r"Here(?:'s| is) my response:",
+    )
+)
 _THOUGHT = re.compile(rf"(?:{_OPENS}).*?(?:{_CLOSES})", re.DOTALL | re.IGNORECASE)
 _OPENED = re.compile(rf"(?:{_OPENS}).*\Z", re.DOTALL | re.IGNORECASE)
 _CLOSED = re.compile(rf"\A.*(?:{_CLOSES})", re.DOTALL | re.IGNORECASE)
-_LEFT_OPEN = re.compile(r"<(think|thinking|thought|reasoning)>\s*\Z", re.IGNORECASE)
+_LEFT_OPEN = re.compile(rf"({'|'.join(map(re.escape, _MARKS))})\s*\Z")
+_BARE_HARMONY = re.compile(r"\Aanalysis(?=\S).*?assistantfinal", re.DOTALL)
+"""Harmony from a server that leaves out control tokens."""
 
 
 def without_thoughts(text: str) -> str:
@@ -38,6 +64,7 @@ def without_thoughts(text: str) -> str:
     >>> without_thoughts("rather not Brazil</think>Solaris"), without_thoughts("<think>Brazil, or")
     ('Solaris', '')
     """
+    text = _BARE_HARMONY.sub("", text)
     if not (re.search(_OPENS, text, re.IGNORECASE) or re.search(_CLOSES, text, re.IGNORECASE)):
         return text
     return _OPENED.sub("", _CLOSED.sub("", _THOUGHT.sub("", text))).strip()
@@ -163,7 +190,13 @@ class ChatTokenizer:
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of what a model wrote, without control tokens and thoughts."""
-        return without_thoughts(str(self.tokenizer.decode(list(ids), skip_special_tokens=True)))
+        plain, whole = (str(self.tokenizer.decode(list(ids), skip_special_tokens=skip)) for skip in (True, False))
+        answer = without_thoughts(whole)  # of the whole text: what marks thoughts may be a control token
+        if answer == whole:
+            return plain
+        for token in self.tokenizer.added_tokens_decoder.values():
+            answer = answer.replace(token.content, "" if token.special else token.content)
+        return answer.strip()
 
     def ends(self, *of_the_model: int | Sequence[int] | None) -> frozenset[int]:
         """All tokens that end an answer: the chat's own and those of a model's configurations, one or several each."""
@@ -216,8 +249,7 @@ class ChatTokenizer:
         """The token with which an answer ends: the control token that the chat template puts behind it, else eos."""
         if self.tokenizer.chat_template is not None:
             mark = "answer"
-            chat = [{"role": "user", "content": "question"}, {"role": "assistant", "content": mark}]
-            behind = str(self.tokenizer.apply_chat_template(chat, tokenize=False)).rpartition(mark)[2]
+            behind = self._answered(mark).rpartition(mark)[2]
             for token in self.tokenizer(behind, add_special_tokens=False)["input_ids"]:
                 if token in self.tokenizer.added_tokens_decoder:
                     return int(token)
@@ -226,7 +258,9 @@ class ChatTokenizer:
         return int(self.tokenizer.eos_token_id)
 
     def _tried(self) -> tuple[bool, tuple[int, ...]]:
-        """Whether the chat template renders a system message, and what ends thoughts that it begins.
+        """Whether the chat template renders a system message, and what stands between its end and an answer.
+
+        That is what ends thoughts that it begins, or names the channel of the answer.
 
         Raises:
             ConfigError: It cannot be rendered, or a user's words are not in what it renders.
@@ -247,10 +281,24 @@ class ChatTokenizer:
             logger.debug("the chat template takes no system message: %s", error)
             knows = False
         begun = _LEFT_OPEN.search(alone)
-        if begun is None:
+        if begun is not None:
+            text = f"{'' if alone.endswith(chr(10)) else chr(10)}{_MARKS[begun[1]]}\n\n"
+        elif self._answered("answer").startswith(alone + _FINAL):
+            text = _FINAL
+        else:
             return knows, ()
-        text = f"{'' if alone.endswith(chr(10)) else chr(10)}</{begun[1]}>\n\n"
         return knows, self._behind(text)
 
-    def _rendered(self, chat: list[dict[str, str]]) -> str:
-        return str(self.tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False, **THOUGHTLESS))
+    def _answered(self, answer: str) -> str:
+        """A chat with an answer, as it is rendered."""
+        chat = [{"role": "user", "content": USER}, {"role": "assistant", "content": answer}]
+        try:
+            return self._rendered(chat, answering=False)
+        except Exception as error:  # as above
+            raise ConfigError(
+                f"the model's chat template cannot render an assistant's message: {error}; mend or replace it"
+            ) from error
+
+    def _rendered(self, chat: list[dict[str, str]], answering: bool = True) -> str:
+        text = self.tokenizer.apply_chat_template(chat, add_generation_prompt=answering, tokenize=False, **THOUGHTLESS)
+        return str(text)

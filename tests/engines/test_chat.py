@@ -134,11 +134,72 @@ def test_thoughts_that_a_template_begins_are_ended(tiny_model: Path, end: str) -
         ("<thinking>a</thinking>1. Alien\n<think>b</think>2. Heat", "1. Alien\n2. Heat"),
         ("[THINK]Brazil[/THINK]Solaris", "Solaris"),
         ("<THINK>Brazil</THINK> 4", "4"),
+        ("<seed:think>Brazil</seed:think>Solaris", "Solaris"),
+        ("<seed:think>Brazil", ""),
+        ("<mm:think>Brazil</mm:think>Solaris", "Solaris"),
+        ("[THINK]Brazil", ""),
+        ("<|START_THINKING|>Brazil<|END_THINKING|>Solaris", "Solaris"),
+        ("◁think▷Brazil◁/think▷Solaris", "Solaris"),
+        ("<|channel>thought\nBrazil<channel|>Solaris", "Solaris"),
+        ("Here is my thought process: Brazil. Here is my response: Solaris", "Solaris"),
+        ("<|channel|>analysis<|message|>Brazil?<|end|><|start|>assistant<|channel|>final<|message|>Solaris", "Solaris"),
+        (
+            "<|channel|>analysis<|message|>a<|end|><|start|>assistant<|channel|>commentary<|message|>b<|end|>"
+            "<|start|>assistant<|channel|>final<|message|>1. Alien\n2. Heat",
+            "1. Alien\n2. Heat",
+        ),
+        ("<|channel|>analysis<|message|>Brazil", ""),
+        ("<|channel|>final<|message|>Solaris", "Solaris"),
+        ("analysisBrazil? No.assistantfinalSolaris", "Solaris"),  # a server left the control tokens out
+        ("analysis of the final", "analysis of the final"),
         ("I think <3 Solaris", "I think <3 Solaris"),
     ],
 )
 def test_thoughts_are_no_answer(written: str, answer: str) -> None:
     assert without_thoughts(written) == answer
+
+
+@pytest.mark.parametrize("special", [True, False])
+def test_decoding_leaves_thoughts_out_whether_or_not_their_marks_are_control_tokens(
+    tiny_model: Path, special: bool
+) -> None:
+    tokenizer = loaded(tiny_model)
+    tokenizer.add_tokens(["[THINK]", "[/THINK]"], special_tokens=special)
+    chat = ChatTokenizer(tokenizer)
+
+    def decoded(text: str) -> str:
+        return chat.decode(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    assert decoded("[THINK]not Brazil[/THINK]Solaris<|im_end|>") == "Solaris"
+    assert decoded("[THINK]not Brazil") == ""
+    assert decoded("Solaris <3<|im_end|>") == "Solaris <3"
+
+
+HARMONY = (
+    "{% for m in messages %}<|start|>{{ m.role }}{% if m.role == 'assistant' %}<|channel|>final{% endif %}"
+    "<|message|>{{ m.content }}{% if loop.last and not add_generation_prompt %}<|return|>{% else %}<|end|>{% endif %}"
+    "{% endfor %}{% if add_generation_prompt %}<|start|>assistant{% endif %}"
+)
+
+
+def test_an_answer_in_harmony_begins_in_its_last_channel(tiny_model: Path) -> None:
+    tokenizer = loaded(tiny_model, chat_template=HARMONY)
+    marks = ["<|start|>", "<|channel|>", "<|message|>", "<|end|>", "<|return|>"]
+    tokenizer.add_tokens(marks, special_tokens=True)
+    chat = ChatTokenizer(tokenizer)
+    asked = "<|start|>user<|message|>a<|end|><|start|>assistant<|channel|>final<|message|>"
+    assert text_of(chat, Message("user", "a")) == asked
+    assert chat.end == tokenizer.convert_tokens_to_ids("<|return|>")
+    written = (
+        "<|channel|>analysis<|message|>Brazil<|end|><|start|>assistant<|channel|>final<|message|>Solaris<|return|>"
+    )
+    assert chat.decode(tokenizer(written, add_special_tokens=False)["input_ids"]) == "Solaris"
+
+
+def test_a_budget_of_thoughts_is_nought(tiny_model: Path) -> None:
+    """As Seed-OSS knows it."""
+    template = "{% for m in messages %}{{ m.content }}{% endfor %}{{ thinking_budget }}"
+    assert text_of(ChatTokenizer(loaded(tiny_model, chat_template=template)), Message("user", "a")) == "a0"
 
 
 def test_a_system_message_that_a_template_drops_goes_to_the_user(tiny_model: Path) -> None:
