@@ -109,6 +109,7 @@ def _verdict(answer: Recommendations) -> str:
         words += [f"prompt {answer.prompt}", f"{answer.prompt_tokens} tokens", rounds]
     if answer.dropped:
         words.append(f"{len(answer.dropped)} lines dropped")
+    words += answer.warnings
     return "; ".join(words)
 
 

@@ -109,7 +109,7 @@ def read_labels(
         if not shares.any():
             raise GenerationError(
                 f"{engine.name} wrote {completion.text!r} for the rating of {item.title!r}, in which none of the "
-                f"labels {', '.join(labels)} stands; try another prompt or model"
+                f"labels {', '.join(labels)} stands ({completion.end}); try another prompt or model"
             )
         with np.errstate(divide="ignore"):
             found.append(LabelShares(np.logaddexp(others, math.log(sure) + np.log(shares)), math.nan))

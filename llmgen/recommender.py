@@ -424,7 +424,10 @@ class Recommender:
         for (item, evidence), prompt, answer in zip(about, prompts, written, strict=True):
             text = answer.text.strip()
             if not text:
-                raise GenerationError(f"{engine.name} wrote nothing for {item.title!r}; try another prompt or model")
+                raise GenerationError(
+                    f"{engine.name} gave no reason for {item.title!r}: {answer.end}; try another prompt or model, or "
+                    f"more than max_new_tokens={max_new_tokens}"
+                )
             if not answer.finished:
                 text = _whole_sentences(text)
             answers.append(Explanation(item, text, evidence, prompt.template.ref))
@@ -661,6 +664,7 @@ class Recommender:
                 if len(found) == query.k:
                     break
                 found.setdefault(index, Grounding("prior", 0.0))
+            lacking = sum(grounding.method == "prior" for grounding in found.values())
             places = tuple(
                 Recommendation(
                     self.catalog[index],
@@ -675,7 +679,14 @@ class Recommender:
             )
             answers.append(
                 Recommendations(
-                    places, False, prompt.template.ref, len(prompt.token_ids), 1, prompt.num_items, tuple(dropped)
+                    places,
+                    False,
+                    prompt.template.ref,
+                    len(prompt.token_ids),
+                    1,
+                    prompt.num_items,
+                    tuple(dropped),
+                    _warnings(completion, lacking, len(places)),
                 )
             )
         return answers
@@ -708,6 +719,13 @@ def _each(
             answers.append(answer)
         advance(len(chunk))
     return answers
+
+
+def _warnings(completion: Completion, lacking: int, places: int) -> tuple[str, ...]:
+    """What is to be said of a list in which the model named no item for some of the places."""
+    if lacking == 0 or (completion.finished and lacking < places):
+        return ()
+    return (f"{completion.end}: {lacking} of {places} places come from the prior",)
 
 
 def _whole_sentences(text: str) -> str:

@@ -235,6 +235,9 @@ class RecommendationsBody(_Body):
     history_used: int = Field(description="How many items of the history stood in the prompt.")
     num_rounds: int = Field(description="How often the model was asked.")
     dropped: list[GroundingBody] = Field(description="Lines of free text that gave no further item.")
+    warnings: list[str] = Field(
+        [], description="What free text lacks: it ended by the token budget, or named no item. Else empty."
+    )
 
     @staticmethod
     def dump(answer: Recommendations, labels: Sequence[str]) -> Document:
@@ -247,6 +250,7 @@ class RecommendationsBody(_Body):
             "history_used": answer.history_used,
             "num_rounds": answer.num_rounds,
             "dropped": [GroundingBody.dump(line) for line in answer.dropped],
+            "warnings": list(answer.warnings),
         }
 
     def value(self) -> Recommendations:
@@ -270,6 +274,7 @@ class RecommendationsBody(_Body):
             self.num_rounds,
             self.history_used,
             tuple(line.value() for line in self.dropped),
+            tuple(self.warnings),
         )
 
 

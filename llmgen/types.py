@@ -94,6 +94,14 @@ class Completion:
     num_tokens: int
     finished: bool
 
+    @property
+    def end(self) -> str:
+        """How the text came to its end, in words, for messages."""
+        if self.finished:
+            return "the model ended its text" if self.text.strip() else "the model wrote nothing"
+        where = "in its answer" if self.text.strip() else "before an answer began, perhaps in thoughts"
+        return f"the model's text was cut off after {self.num_tokens} tokens, {where}"
+
 
 @dataclass(frozen=True, slots=True)
 class Grounding:
@@ -148,6 +156,8 @@ class Recommendations(Sequence[Recommendation]):
         num_rounds: How often the language model was called for this answer.
         history_used: How many items of the history stood in the prompt, counted from the newest.
         dropped: Lines of a free-text answer that matched no item, or one already in the list.
+        warnings: Sentences on what a free-text answer lacks: that its text ended by the token budget, inside thoughts
+            or in the list, or that it named no item. Empty where the model named an item for every place.
     """
 
     places: tuple[Recommendation, ...]
@@ -157,6 +167,7 @@ class Recommendations(Sequence[Recommendation]):
     num_rounds: int = 0
     history_used: int = 0
     dropped: tuple[Grounding, ...] = ()
+    warnings: tuple[str, ...] = ()
 
     @overload
     def __getitem__(self, index: int) -> Recommendation: ...

@@ -59,7 +59,7 @@ def test_recommend_prints_a_stable_object(llmgen: Callable[..., Ran]) -> None:
     ran = llmgen("recommend --user 1 -k 2 --json")
     assert ran.code == 0
     assert set(ran.json) == {
-        "recommendations", "exact", "prompt", "prompt_tokens", "history_used", "num_rounds", "dropped",
+        "recommendations", "exact", "prompt", "prompt_tokens", "history_used", "num_rounds", "dropped", "warnings",
     }  # fmt: skip
     first, second = ran.json["recommendations"]
     assert set(first) == {"item", "label", "rank", "probability", "score", "terms", "grounding"}
@@ -112,6 +112,9 @@ def test_free_decoding_fills_from_the_prior(llmgen: Callable[..., Ran]) -> None:
     ran = llmgen("recommend --user 1 --json --decoding free")
     assert {place["grounding"]["method"] for place in ran.json["recommendations"]} == {"prior"}
     assert ran.json["recommendations"][0]["probability"] is None
+    words = "the model ended its text: 2 of 2 places come from the prior"
+    assert ran.json["warnings"] == [words]
+    assert words in " ".join(llmgen("recommend --user 1 --decoding free").out.split())
 
 
 def test_rank_prints_all_candidates(llmgen: Callable[..., Ran]) -> None:

@@ -576,8 +576,25 @@ def test_an_answer_that_ended_by_itself_is_kept_whole() -> None:
 
 @pytest.mark.parametrize("written", ["", " \n "])
 def test_no_words_are_an_error(written: str) -> None:
-    with pytest.raises(GenerationError, match="fake wrote nothing for 'Up'"):
+    with pytest.raises(GenerationError, match="fake gave no reason for 'Up': the model wrote nothing; try"):
         Recommender(FILMS, FakeEngine([written])).explain(Query(), "u")
+
+
+class Thinking(FakeEngine):
+    """Thinks until its budget is over."""
+
+    def generate(self, chats: Sequence[Sequence[Message]], config: GenerationConfig) -> list[Completion]:
+        return [Completion("", config.max_new_tokens, finished=False) for _ in chats]
+
+
+def test_a_reason_that_was_spent_on_thoughts_is_told() -> None:
+    with pytest.raises(GenerationError, match="cut off after 80 tokens, before an answer began, perhaps in thoughts"):
+        Recommender(FILMS, Thinking()).explain(Query(), "u")
+
+
+def test_a_rating_that_was_spent_on_thoughts_is_told() -> None:
+    with pytest.raises(GenerationError, match="cut off after 24 tokens, before an answer began, perhaps in thoughts"):
+        Recommender(FILMS, Thinking(constrained=False)).rate(Query(), "u")
 
 
 # Free decoding
@@ -613,6 +630,32 @@ def test_free_text_becomes_items_and_the_prior_fills_what_is_empty() -> None:
     ]
     assert (answer.exact, answer.num_rounds, answer.history_used) == (False, 1, 1)
     assert answer.prompt.startswith("next_item@")
+
+
+@pytest.mark.parametrize(
+    ("engine", "warnings"),
+    [
+        (
+            Thinking(),
+            ["the model's text was cut off after 120 tokens, before an answer began, perhaps in thoughts: 5 of 5"],
+        ),
+        (
+            FakeEngine(["Alien\nHeat\n" + "Heat\n" * 40]),
+            ["the model's text was cut off after 120 tokens, in its answer: 3 of 5"],
+        ),
+        (FakeEngine([""]), ["the model wrote nothing: 5 of 5"]),
+        (FakeEngine(["Nobody made this."]), ["the model ended its text: 5 of 5"]),
+        (FakeEngine([WRITTEN]), []),  # it named four and ended by itself; the fifth place says that it is the prior's
+    ],
+)
+def test_a_list_that_the_model_did_not_write_to_its_end_says_so(engine: FakeEngine, warnings: list[str]) -> None:
+    answer = Recommender(FILMS, engine, decoding="free").recommend(Query(k=5))  # 24 tokens a place
+    assert list(answer.warnings) == [f"{words} places come from the prior" for words in warnings]
+
+
+def test_a_list_that_names_every_place_before_it_is_cut_off_lacks_nothing() -> None:
+    engine = FakeEngine(["Alien\nHeat\n" + "Heat\n" * 40])
+    assert Recommender(FILMS, engine, decoding="free").recommend(Query(k=2)).warnings == ()
 
 
 def test_lines_beyond_k_are_dropped() -> None:
