@@ -6,7 +6,6 @@ import hashlib
 import json
 import logging
 import os
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,14 +17,12 @@ from typing import Any, overload
 
 from llmgen.errors import ArgumentError, CatalogError, DataError, UnknownItemError
 from llmgen.text import plain
-from llmgen.types import Attribute, Item
+from llmgen.types import Attribute, Item, has_half
 
 logger = logging.getLogger(__name__)
 
 LONGEST_LABEL = 500
 """Characters of an item in prompts and answers; a context of 1,024 tokens holds it."""
-HALF = re.compile("[\ud800-\udfff]")
-"""One of the two halves by which UTF-16 writes a character, alone."""
 
 
 def read_json(text: str) -> Any:
@@ -64,7 +61,7 @@ class Catalog(Sequence[Item]):
         shown: Attributes that prompts may show beside a title, in this order. Anything else stays out of prompts.
 
     Raises:
-        CatalogError: No items, an id twice, an empty id, a blank title, text with half a character (a lone surrogate).
+        CatalogError: No items, an id twice, an empty id, a blank title, half a character in a setting.
         ArgumentError: A label that is no format string.
 
     >>> films = Catalog([Item("1", "Alien", {"year": 1979})], noun="film", label="{title} ({year})")
@@ -80,6 +77,9 @@ class Catalog(Sequence[Item]):
         label: str = "{title}",
         shown: Sequence[str] = (),
     ) -> None:
+        for name, text in (("noun", noun), ("label", label), *(("shown", one) for one in shown)):
+            if has_half(text):
+                raise CatalogError(f"{name} of the catalog has half a character, {text!r}; take it out")
         self.noun = noun
         self.label_format = label
         self.shown = tuple(shown)
@@ -347,14 +347,7 @@ def clean_item(item: Item) -> Item:
 
     HTML entities in title and attributes are decoded, control characters taken out, and the words of the title stand
     one space apart. The id stays as it is. An item without any of this comes back itself.
-
-    Raises:
-        CatalogError: Half a character, as a text that was cut at a length has one: no file or answer can hold it.
     """
-    for text in (item.id, item.title, *item.attributes, *item.attributes.values()):
-        for part in text if isinstance(text, tuple) else (text,):
-            if isinstance(part, str) and not part.isascii() and HALF.search(part):
-                raise CatalogError(f"item {item.id!r} has half a character in {part!r}; take it out")
     title = " ".join(plain(item.title).text.split())
     attributes = {name: _plain(value) for name, value in item.attributes.items()}
     if title == item.title and attributes == item.attributes:
@@ -412,4 +405,7 @@ def _item(record: object, path: Path, number: int) -> Item:
             attributes[name] = value
         else:
             raise DataError(f"{where}: {name!r} must be a string, a number, a boolean or a list of strings")
-    return Item(record["id"], record["title"], attributes)
+    try:
+        return Item(record["id"], record["title"], attributes)
+    except ArgumentError as error:
+        raise DataError(f"{where}: {error}") from None

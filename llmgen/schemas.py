@@ -20,6 +20,7 @@ from llmgen.types import (
     RatingPrediction,
     Recommendation,
     Recommendations,
+    has_half,
 )
 
 if TYPE_CHECKING:
@@ -34,7 +35,15 @@ ItemId = Annotated[str, StringConstraints(min_length=1, max_length=512)]
 Number = Annotated[float, Field(allow_inf_nan=False)]
 
 
-def _of_64_bits(value: bool | int | float | str | list[str]) -> bool | int | float | str | list[str]:
+def _whole(text: object) -> object:
+    if has_half(text):
+        raise ValueError(f"text has half a character: {text!r}; cut texts between characters, or take it out")
+    return text
+
+
+def _writable(value: bool | int | float | str | list[str]) -> bool | int | float | str | list[str]:
+    for text in value if isinstance(value, list) else (value,):
+        _whole(text)
     if isinstance(value, int) and not -(2**63) <= value < 2**63:
         raise ValueError(
             f"an integer has 64 bits with its sign, and this one needs {value.bit_length() + 1}; write it as text"
@@ -44,9 +53,10 @@ def _of_64_bits(value: bool | int | float | str | list[str]) -> bool | int | flo
 
 AttributeValue = Annotated[
     bool | int | Number | str | list[str],
-    AfterValidator(_of_64_bits),
+    AfterValidator(_writable),
     Field(description="A word, a number, a boolean, or several words."),
 ]
+AttributeName = Annotated[str, AfterValidator(_whole)]
 Label = Annotated[str, StringConstraints(min_length=1, max_length=32)]
 
 
@@ -68,7 +78,9 @@ class ItemBody(_Body):
 
     id: ItemId
     title: Annotated[str, StringConstraints(min_length=1, max_length=LONGEST_TEXT)]
-    attributes: dict[str, AttributeValue] = Field({}, description="Anything else known, such as year or genres.")
+    attributes: dict[AttributeName, AttributeValue] = Field(
+        {}, description="Anything else known, such as year or genres."
+    )
 
     @staticmethod
     def dump(item: Item) -> Document:
@@ -116,7 +128,7 @@ class QueryBody(_Body):
     )
     k: int = Field(10, ge=1, le=LARGEST_K, description="How many items to return at most.")
     exclude_seen: bool = Field(True, description="Whether items of the history are left out of the answer.")
-    filters: dict[str, AttributeValue] = Field(
+    filters: dict[AttributeName, AttributeValue] = Field(
         {}, max_length=32, description="Attribute -> the value or values allowed; a range is written 1990..1999."
     )
     prompt: Annotated[str, StringConstraints(max_length=256)] | None = Field(

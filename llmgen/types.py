@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -18,7 +19,14 @@ IntArray = NDArray[np.int64]
 Role = Literal["system", "user", "assistant"]
 Method = Literal["trie", "exact", "normalised", "bm25", "prior", "none"]
 
+HALF = re.compile("[\ud800-\udfff]")
+"""One of the two halves by which UTF-16 writes a character, alone: no file or answer can hold it."""
 NOTHING: Mapping[str, Attribute] = MappingProxyType({})
+
+
+def has_half(value: object) -> bool:
+    """Whether a value is text with half a character (a lone surrogate), as a text cut at a number of bytes may have."""
+    return isinstance(value, str) and not value.isascii() and HALF.search(value) is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +37,9 @@ class Item:
         id: The caller's own id, unique in the catalog.
         title: What people call it; not empty. Two items may share a title.
         attributes: Anything else known, such as `year` (int) or `genres` (tuple of strings).
+
+    Raises:
+        ArgumentError: Id or title is no string, or a text has half a character (a lone surrogate).
     """
 
     id: str
@@ -38,6 +49,13 @@ class Item:
     def __post_init__(self) -> None:
         if not (isinstance(self.id, str) and isinstance(self.title, str)):
             raise ValueError(f"id and title of an item are strings, not {self.id!r} and {self.title!r}; write str(id)")
+        for name, value in (("id", self.id), ("title", self.title), *self.attributes.items()):
+            for text in (name, *value) if isinstance(value, tuple) else (name, value):
+                if isinstance(text, str) and not text.isascii() and has_half(text):
+                    raise ArgumentError(
+                        f"item {self.id!r}: {name!r} has half a character, {text!r}; cut texts between characters, or "
+                        "take it out"
+                    )
 
 
 @dataclass(frozen=True, slots=True)

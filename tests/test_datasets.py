@@ -21,7 +21,7 @@ from llmgen.catalog import Catalog
 from llmgen.datasets import INTERACTIONS, Dataset, load_dataset, load_tables, movielens
 from llmgen.datasets.cleaning import front_articles, split_year
 from llmgen.engines import load_engine
-from llmgen.errors import CatalogError, ConfigError, DataError
+from llmgen.errors import ArgumentError, CatalogError, ConfigError, DataError
 from llmgen.recommender import Recommender
 from llmgen.splits import leave_one_out
 from llmgen.types import Item, Query
@@ -156,6 +156,7 @@ def test_report_counts_every_row_that_changed(tmp_path: Path) -> None:
         "title and year of several films, kept apart": ("items", "noted", 1),
         "interaction with a dropped film": ("interactions", "dropped", 1),
         "film not in the list": ("interactions", "dropped", 1),
+        "u.item is not UTF-8: read as ISO 8859-1": ("items", "noted", 2),
     }
     assert report.count("article moved to the front") == 2
     assert report.count("never heard of") == 0
@@ -185,6 +186,27 @@ def test_1m_and_latest_as_published(
     assert data.catalog["1"].attributes == {"year": 1995, "genres": ("Drama", "Musical")}
     assert data.catalog["2"].attributes["year"] == 1979
     assert data.interactions.rows() == [("1", "2", 978300760.0, rating), ("1", "1", 978300761.0, 5.0)]
+
+
+def test_a_file_of_movielens_that_is_not_utf_8_is_told(tmp_path: Path) -> None:
+    """GroupLens published 100K and 1M in ISO 8859-1, and all later ones in UTF-8."""
+    report = load_dataset(ml_1m(tmp_path / "ml-1m")).report
+    told = [found for found in report.rules if "8859" in found.rule]
+    assert [(found.rule, found.effect, found.count, found.examples) for found in told] == [
+        (
+            "movies.dat is not UTF-8: read as ISO 8859-1",
+            "noted",
+            1,
+            ("line 1: '1::Misérables, Les (1995)::Drama|Musical'",),
+        )
+    ]
+    folder = ml_1m(tmp_path / "ml-10m")
+    (folder / "movies.dat").write_text("1::Misérables, Les (1995)::Drama\n2::Alien (1979)::Horror\n", encoding="utf-8")
+    assert not [found for found in load_dataset(folder).report.rules if "8859" in found.rule]
+    folder = ml_latest(tmp_path / "latest")
+    (folder / "movies.csv").write_bytes((folder / "movies.csv").read_bytes().decode().encode("iso-8859-1"))
+    with pytest.raises(DataError, match=r"movies\.csv, line 2: not UTF-8, as this release is published: '1,\"Mis"):
+        load_dataset(folder)
 
 
 def test_quotes_spaces_and_missing_genres_of_latest(tmp_path: Path) -> None:
@@ -856,10 +878,37 @@ def test_half_a_character_is_a_bad_row_and_no_item(tmp_path: Path, record: dict[
     with pytest.raises(DataError, match=r"items\.jsonl, row 2.*half a character"):
         load_tables(*paths, attributes=("tags",))
     assert load_tables(*paths, attributes=("tags",), on_bad="drop").catalog.ids == ("7", "8")
-    with pytest.raises(CatalogError, match="item '9' has half a character"):
-        title = record["title"]
-        assert isinstance(title, str)
-        Catalog([Item("9", title, {"tags": tuple(record.get("tags", ()))})])
+
+
+@pytest.mark.parametrize(
+    ("given", "field"),
+    [
+        (("9", "Cut \ud83d", {}), "'title'"),
+        (("9", "Cup", {"tags": ("a", "\ude00b")}), "'tags'"),
+        (("9", "Cup", {"by": "x\ud83d"}), "'by'"),
+        (("9", "Cup", {"b\ud83d": 1}), r"'b.ud83d'"),
+    ],
+)
+def test_half_a_character_is_refused_where_an_item_is_made(
+    tmp_path: Path, given: tuple[str, str, dict[str, str | int | tuple[str, ...]]], field: str
+) -> None:
+    with pytest.raises(ArgumentError, match=rf"item '9': {field} has half a character.*ud"):
+        Item(*given)
+    item_id, title, attributes = given
+    line = json.dumps({"id": item_id, "title": title, **attributes})
+    (tmp_path / "items.jsonl").write_text('{"id": "8", "title": "Mug"}\n' + line)
+    with pytest.raises(DataError, match=rf"items\.jsonl, line 2: item '9': {field} has half a character"):
+        Catalog.from_jsonl(tmp_path / "items.jsonl")
+    with pytest.raises(ArgumentError, match="'id' has half a character"):
+        Item("\ud83d", "Cup")
+    assert Item("9", "\U0001f600").title == "😀"  # a whole one, of two halves in UTF-16
+
+
+@pytest.mark.parametrize("settings", [{"noun": "f\ud83d"}, {"label": "{title} \ud83d"}, {"shown": ("\ud83d",)}])
+def test_half_a_character_in_a_setting_of_a_catalog_is_refused(settings: dict[str, str]) -> None:
+    name = next(iter(settings))
+    with pytest.raises(CatalogError, match=rf"{name} of the catalog has half a character.*\\ud83d"):
+        Catalog([Item("1", "Cup")], **settings)  # type: ignore[arg-type]
 
 
 def test_attributes_called_like_what_every_item_has_survive_saving(tmp_path: Path) -> None:

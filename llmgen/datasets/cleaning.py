@@ -71,6 +71,7 @@ def clean_films(
     noun: str = "film",
     label: str = "{title} ({year})",
     shown: Sequence[str] = ("genres",),
+    tally: Tally | None = None,
 ) -> Cleaned:
     """Apply every rule to a film list and its log; nothing is merged, and all that changes is counted.
 
@@ -81,11 +82,12 @@ def clean_films(
         noun: For the catalog.
         label: For the catalog.
         shown: For the catalog.
+        tally: What was told of the files already.
 
     Raises:
         DataError: No film or no interaction is left, or an id stands twice.
     """
-    tally = Tally()
+    tally = Tally() if tally is None else tally
     items: dict[str, Item] = {}
     dropped: list[str] = []
     for film in films:

@@ -18,8 +18,9 @@ from typing import NamedTuple
 
 import polars as pl
 
-from llmgen.catalog import HALF, TwiceError, read_json
+from llmgen.catalog import TwiceError, read_json
 from llmgen.errors import DataError
+from llmgen.types import HALF
 
 SEPARATORS = {".csv": ",", ".tsv": "\t", ".txt": "\t", ".inter": "\t", ".item": "\t"}
 """What stands between the cells, unless the header has the wanted columns only with another one of `OTHERS`."""

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import polars as pl
 
 from llmgen.datasets.cleaning import Film, clean_films
-from llmgen.datasets.report import INTERACTIONS, Dataset
+from llmgen.datasets.report import INTERACTIONS, Dataset, Table, Tally
 from llmgen.downloads import cache_dir, cached_member
 from llmgen.errors import DataError
 
@@ -46,6 +46,7 @@ class Layout(NamedTuple):
         separator: Between columns.
         header: Whether the first line names the columns.
         quoted: Whether a column may stand in double quotes.
+        latin: Whether films may be in ISO 8859-1, as 100K and 1M were published; all others are in UTF-8.
     """
 
     log: str
@@ -53,13 +54,16 @@ class Layout(NamedTuple):
     separator: str
     header: bool
     quoted: bool
+    latin: bool
 
 
 LAYOUTS = (
-    Layout("u.data", "u.item", "\t", header=False, quoted=False),  # 100K of 1998
-    Layout("ratings.csv", "movies.csv", ",", header=True, quoted=True),  # 20M and later, latest, latest-small
-    Layout("ratings.dat", "movies.dat", "::", header=False, quoted=False),  # 1M, 10M
-    Layout("ml-100k.inter", "ml-100k.item", "\t", header=True, quoted=False),  # RecBole's copy of 100K
+    Layout("u.data", "u.item", "\t", header=False, quoted=False, latin=True),  # 100K of 1998
+    Layout(
+        "ratings.csv", "movies.csv", ",", header=True, quoted=True, latin=False
+    ),  # 20M and later, latest, latest-small
+    Layout("ratings.dat", "movies.dat", "::", header=False, quoted=False, latin=True),  # 1M, 10M
+    Layout("ml-100k.inter", "ml-100k.item", "\t", header=True, quoted=False, latin=False),  # RecBole's copy of 100K
 )
 
 
@@ -96,8 +100,10 @@ def load_dataset(
     files = _open(path, source)
     for layout in LAYOUTS:
         if layout.log in files and layout.items in files:
-            log, films = _log(files, layout), _films(files, layout)
-            return Dataset(name, *clean_films(name, films, log, noun=noun, label=label, shown=shown))
+            tally = Tally()
+            log, films = _log(files, layout, tally), _films(files, layout, tally)
+            cleaned = clean_films(name, films, log, noun=noun, label=label, shown=shown, tally=tally)
+            return Dataset(name, *cleaned)
     pairs = ", ".join(f"{layout.log} + {layout.items}" for layout in LAYOUTS[:-1])
     raise DataError(
         f"{path} holds no MovieLens files ({pairs}) but {', '.join(sorted(files)[:8]) or 'nothing'}; "
@@ -137,8 +143,9 @@ def _member(path: Path, name: str) -> Callable[[], bytes]:
     return read
 
 
-def _log(files: Files, layout: Layout) -> pl.DataFrame:
-    frame = _table(files[layout.log](), layout.log, layout, ("user_id", "item_id", "rating", "timestamp"))
+def _log(files: Files, layout: Layout, tally: Tally) -> pl.DataFrame:
+    text = _text(files[layout.log](), layout.log, layout, "interactions", tally)
+    frame = _table(text, layout.log, layout, ("user_id", "item_id", "rating", "timestamp"))
     for column in ("rating", "timestamp"):
         numbers = frame[column].cast(pl.Float64, strict=False)
         bad = numbers.is_null() | ~numbers.is_finite()
@@ -149,15 +156,15 @@ def _log(files: Files, layout: Layout) -> pl.DataFrame:
     return frame.select(*INTERACTIONS)
 
 
-def _films(files: Files, layout: Layout) -> list[Film]:
-    content = files[layout.items]()
+def _films(files: Files, layout: Layout, tally: Tally) -> list[Film]:
+    text = _text(files[layout.items](), layout.items, layout, "items", tally)
     if layout.log == "u.data":
         columns = ("id", "title", "released", "on_video", "url", *(f"genre {genre}" for genre in GENRES_100K))
-        frame = _table(content, layout.items, layout._replace(separator="|"), columns)
+        frame = _table(text, layout.items, layout._replace(separator="|"), columns)
     elif layout.log == "ml-100k.inter":
-        frame = _table(content, layout.items, layout, ("id", "title", "year", "genres"))
+        frame = _table(text, layout.items, layout, ("id", "title", "year", "genres"))
     else:
-        frame = _table(content, layout.items, layout, ("id", "title", "genres"))
+        frame = _table(text, layout.items, layout, ("id", "title", "genres"))
     for column in ("id", "title"):
         _refuse(frame, column, frame[column].is_null(), layout.items, f"a film's {column}")
     return [_film(row, layout) for row in frame.iter_rows(named=True)]
@@ -175,12 +182,25 @@ def _film(row: dict[str, str | None], layout: Layout) -> Film:
     return Film(row["id"] or "", row["title"] or "", year, genres)
 
 
-def _table(content: bytes, name: str, layout: Layout, columns: Sequence[str]) -> pl.DataFrame:
-    """A file as a frame of strings, its first columns under the given names."""
+def _text(content: bytes, name: str, layout: Layout, table: Table, tally: Tally) -> str:
+    """A file's text, of ISO 8859-1 where it is not UTF-8 and the release may be in that; the report says so."""
     try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        text = content.decode("iso-8859-1")  # 100K and 1M as published
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        lines = content.decode("iso-8859-1").split("\n")
+        if not layout.latin:
+            number = content.count(b"\n", 0, error.start) + 1
+            raise DataError(
+                f"{name}, line {number}: not UTF-8, as this release is published: {lines[number - 1][:80]!r}; "
+                "fetch it again"
+            ) from None
+        odd = [f"line {number}: {line.rstrip()!r}" for number, line in enumerate(lines, start=1) if not line.isascii()]
+        tally.add_many(f"{name} is not UTF-8: read as ISO 8859-1", table, "noted", len(odd), odd)
+        return content.decode("iso-8859-1")
+
+
+def _table(text: str, name: str, layout: Layout, columns: Sequence[str]) -> pl.DataFrame:
+    """A file as a frame of strings, its first columns under the given names."""
     if layout.separator == "::":  # polars separates at one byte; no file of MovieLens holds a tab
         text = text.replace("::", "\t")
     try:

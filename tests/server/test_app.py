@@ -32,6 +32,7 @@ from tests.server.conftest import running
 
 ONCE = Retry(attempts=1)
 KEY = "a-key-of-the-tests"
+PUT_ATTRIBUTES = b'{"items": [{"id": "n", "title": "x", "attributes": {%s}}]}'
 
 
 class Held(FakeEngine):
@@ -102,6 +103,11 @@ def eventually(what: Any, seconds: float = 10.0) -> None:
         ("GET", "/v1/items/none", None, 404, "no item has the id 'none'"),
         ("DELETE", "/v1/items/none", None, 404, "no item has the id 'none'"),
         ("PUT", "/v1/items", b'{"items": [{"id": "", "title": "x"}]}', 422, "items.0.id"),
+        ("PUT", "/v1/items", b'{"items": [{"id": "n", "title": "x\\ud83d"}]}', 422, "items.0.title"),
+        ("PUT", "/v1/items", PUT_ATTRIBUTES % b'"by": "x\\ud83d"', 422, "half a character: 'x\\ud83d'"),
+        ("PUT", "/v1/items", PUT_ATTRIBUTES % b'"by": ["a", "\\ud83d"]', 422, "half a character: '\\ud83d'"),
+        ("PUT", "/v1/items", PUT_ATTRIBUTES % b'"\\ud83d": 1', 422, "items.0.attributes"),
+        ("POST", "/v1/recommend", b'{"filters": {"by": "x\\ud83d"}}', 422, "half a character: 'x\\ud83d'"),
         ("GET", "/v2", None, 404, "Not Found"),
         ("GET", "/v1/recommend", None, 405, "Method Not Allowed"),
     ],
