@@ -75,6 +75,25 @@ def test_a_catalog_is_served_reloaded_and_saved(items: Path, small: Catalog) -> 
         assert client.recommend(Query(k=1))
 
 
+def test_attributes_called_id_and_title_are_read_again_after_a_restart(items: Path) -> None:
+    """In the file, attributes stand beside the id and the title of their item."""
+    put = Item("put", "Put While Serving", {"id": "x-7", "title": "Another Title", "year": 1979, "genres": ("War",)})
+    alone = Item("alone", "Alone", {"attributes": "many"})
+    saving = ["--catalog", str(items), "--save-changes"]
+    with serving(*saving) as (_, url), Client(url) as client:
+        client.put_items([put, alone])
+        assert (client.item("put"), client.item("alone")) == (put, alone)
+        digest = client.status().catalog
+    for _ in range(2):  # the second time it is read from what a service has read and written
+        with serving(*saving) as (_, url), Client(url) as client:
+            assert (client.item("put"), client.item("alone")) == (put, alone)
+            assert client.status().catalog == digest
+            assert client.rank(Query(), ["put"])[0].item == put
+            assert client.recommend(Query(filters={"title": "another title"}, k=1))[0].item == put
+            client.put_items([Item("more", "More")])
+            client.delete_item("more")
+
+
 def test_only_one_process_saves_its_changes_in_a_file(items: Path) -> None:
     """Each has all items in memory: the second would write over what the first has put."""
     saving = ["--catalog", str(items), "--save-changes"]
