@@ -3,9 +3,9 @@
     python -m eval.likelihood runs/ml-100k --json runs/ml-100k-likelihood.json
 
 More sensitive than a ranking: every user counts, not only those with a hit. The probabilities are those of the residual
-loss (`training.loss`): at each node of the trie the prior's share of each child times the model's probability to the
-power of the LM's weight, normalised there. Weight 0 is the prior alone; the model alone has no prior. The weight is
-chosen on the validation items, with the priors fitted on what was there before; then everything is fitted again on
+loss (`llmgen.training.loss`): at each node of the trie the prior's share of each child times the model's probability
+to the power of the LM's weight, normalised there. Weight 0 is the prior alone; the model alone has no prior. The weight
+is chosen on the validation items, with the priors fitted on what was there before; then everything is fitted again on
 train + validation and the test items are looked at, once.
 """
 
@@ -23,20 +23,20 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from eval.questions import refuse_whole_log
-from eval.stats import interval_of_mean, paired_difference
-from eval.told import told
 from llmgen.adapters import AdapterRecord
 from llmgen.datasets import Dataset
 from llmgen.engines.hf import HFEngine
 from llmgen.errors import ConfigError
+from llmgen.evaluation.questions import refuse_whole_log
+from llmgen.evaluation.stats import interval_of_mean, paired_difference
+from llmgen.evaluation.told import told
 from llmgen.priors import reweighted
 from llmgen.recommender import Recommender
 from llmgen.splits import Ties, histories, leave_one_out, log_digest
+from llmgen.training.sft import fit
+from llmgen.training.validation import ALONE, nats
 from llmgen.types import FloatArray, Query
 from llmgen.workspace import DataSettings
-from training.sft import fit
-from training.validation import ALONE, nats
 
 WEIGHTS = (0.0, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.6, 1.0)
 
@@ -68,7 +68,7 @@ class Measured(NamedTuple):
 
 
 def main(
-    adapter: Annotated[Path, typer.Argument(help="Folder that training.sft left.")],
+    adapter: Annotated[Path, typer.Argument(help="Folder that llmgen.training.sft left.")],
     ties: Annotated[str, typer.Option(help="file or item_id.")] = "file",
     validation_users: Annotated[int, typer.Option(min=1, help="On how many the weight is chosen.")] = 300,
     weight: Annotated[
@@ -124,7 +124,7 @@ def measure(
     """
     record = AdapterRecord.read(adapter)
     if record is None:
-        raise ConfigError(f"{adapter} was not made by training.sft: it has no llmgen.json")
+        raise ConfigError(f"{adapter} was not made by llmgen.training.sft: it has no llmgen.json")
     settings = yaml.safe_load((adapter / "settings.yaml").read_text(encoding="utf-8"))
     data = DataSettings(**settings["data"]).load()
     refuse_whole_log(f"the adapter {adapter}", record, data)

@@ -3,9 +3,9 @@
     python -m eval.ratings --adapter runs/ml-100k-ratings
     python -m eval.ratings --adapter runs/ml-100k-ratings --split random
 
-The rating of each user's last item is predicted from the ratings before it (`eval.protocol`, leave-one-out), or a fifth
-of all ratings, drawn at random, from the user's others, whenever those were given; the model, which is shown only some,
-is shown those given about then.
+The rating of each user's last item is predicted from the ratings before it (`llmgen.evaluation.protocol`,
+leave-one-out), or a fifth of all ratings, drawn at random, from the user's others, whenever those were given; the
+model, which is shown only some, is shown those given about then.
 
 Beside the model stand the mean of all ratings, the mean with the biases of user and item, ItemKNN on what these leave
 over (`llmgen.priors.RatingKNN`), and last the product that `Recommender.rate` answers with, with the weights of both
@@ -30,16 +30,16 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from eval.arms import ArmConfig, Engines, build
-from eval.checks import check_ratings
-from eval.metrics import auc, calibration_error
-from eval.protocol import Protocol, Sample, samples
-from eval.questions import refuse_whole_log
-from eval.stats import interval_of_mean, paired_difference
-from eval.told import told
 from llmgen.adapters import AdapterRecord
 from llmgen.datasets import Dataset
 from llmgen.errors import ConfigError, DataError
+from llmgen.evaluation.arms import ArmConfig, Engines, build
+from llmgen.evaluation.checks import check_ratings
+from llmgen.evaluation.metrics import auc, calibration_error
+from llmgen.evaluation.protocol import Protocol, Sample, samples
+from llmgen.evaluation.questions import refuse_whole_log
+from llmgen.evaluation.stats import interval_of_mean, paired_difference
+from llmgen.evaluation.told import told
 from llmgen.priors import RatingKNN
 from llmgen.rating import multiply_shares
 from llmgen.recommender import Recommender
@@ -120,7 +120,7 @@ def last_questions(dataset: Dataset, users: int | None, seed: int) -> tuple[Rate
         seed: Of the draw.
 
     Raises:
-        DataError: See `eval.protocol.samples` and `rated`.
+        DataError: See `llmgen.evaluation.protocol.samples` and `rated`.
     """
     protocol = Protocol.model_validate({"users": users, "seed": seed})
     tuning, final = samples(protocol, dataset)

@@ -4,7 +4,7 @@
 
 Nothing is known of the user but the words. Words that stand in no title and no genre can only be understood, not
 matched: that is what a language model could add to BM25. Half of the tags are for choosing the model's weight, the
-other half are asked about; a tag is never in both. Results and report are those of `eval.run`.
+other half are asked about; a tag is never in both. Results and report are those of `llmgen evaluate`.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ import numpy as np
 import polars as pl
 import typer
 
-from eval.arms import ArmConfig, classic
-from eval.baselines import Result, evaluate_priors
-from eval.classics import Random
-from eval.config import RunConfig
-from eval.protocol import Sample
-from eval.questions import Questions
-from eval.run import command_line, execute, shown
-from eval.told import told
 from llmgen.catalog import Catalog
 from llmgen.errors import DataError
+from llmgen.evaluation.arms import ArmConfig, classic
+from llmgen.evaluation.baselines import Result, evaluate_priors
+from llmgen.evaluation.classics import Random
+from llmgen.evaluation.config import RunConfig
+from llmgen.evaluation.protocol import Sample
+from llmgen.evaluation.questions import Questions
+from llmgen.evaluation.run import command_line, evaluate, shown
+from llmgen.evaluation.told import told
 from llmgen.priors import Popularity, Prior, Wish
 from llmgen.text import normalise
 from llmgen.tuning import tune_weights
@@ -132,7 +132,7 @@ def main(
     release: Annotated[Path, typer.Argument(help="Zip or folder of a MovieLens release with tags.csv.")],
     out: Annotated[Path, typer.Option(help="Folder of this run; one that was stopped is gone on with.")],
     arm: Annotated[
-        list[str] | None, typer.Option(help="See eval.run; the LM alone and beside the priors by default.")
+        list[str] | None, typer.Option(help="See llmgen.evaluation.run; the LM alone and beside the priors by default.")
     ] = None,
     adapter: Annotated[str | None, typer.Option(help="A tuned model that is asked beside the untuned one.")] = None,
     users: Annotated[int | None, typer.Option(help="How many wishes are asked; half of the tags by default.")] = None,
@@ -146,7 +146,7 @@ def main(
         settings = RunConfig.read(None, arm or (), users=users, k=k, seed=seed, data={"dataset": str(release)})
         changes = {"arms": settings.arms or arms(adapter), "baseline": BOTH, "metric": f"recall@{settings.protocol.k}"}
         chosen = settings.model_copy(update=changes)
-        found = execute(
+        found = evaluate(
             chosen, out, command=command_line("eval.wishes"), questions=lambda config: questions(config, release, films)
         )
         shown(found, out, json_output)

@@ -1,4 +1,4 @@
-"""The command line: recommend, rank, rate, explain, serve, prompts, data, demo.
+"""The command line: recommend, rank, rate, explain, serve, prompts, data, demo, and those of `llmgen.commands`.
 
 Exit codes: 0 done, 1 something was wrong with data, model or request (one line on stderr says what) or with llmgen
 itself (a traceback stands before that line), 2 wrong usage.
@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
+from llmgen.commands import add_to as add_commands_to
 from llmgen.errors import ArgumentError, ConfigError, LLMGenError
 from llmgen.text import without_controls
 
@@ -491,6 +492,9 @@ def prompts_show(
         f"{asked.recommender.prompts[name].ref}: {fitted.num_tokens} tokens, "
         f"{fitted.num_items} of {len(asked.query.history)} items of the history"
     )
+
+
+add_commands_to(app)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -29,11 +29,11 @@ from trl.trainer.sft_trainer import SFTTrainer
 from llmgen.engines.hf import HFEngine
 from llmgen.recommender import Recommender
 from llmgen.splits import histories
-from training import sft
-from training.answers import losses
-from training.batches import Batches, Plan
-from training.data import Example, Mixture
-from training.loss import ItemPaths
+from llmgen.training import sft
+from llmgen.training.answers import losses
+from llmgen.training.batches import Batches, Plan
+from llmgen.training.data import Example, Mixture
+from llmgen.training.loss import ItemPaths
 
 PLAIN = "plain TRL"
 

@@ -29,9 +29,9 @@ from eval.bench.rows import Record, Row, skipped, unequal
 from eval.bench.show import show, show_changes, show_environment, show_targets
 from eval.bench.targets import outcomes
 from eval.bench.timing import BenchError
-from eval.environment import environment
-from eval.told import told
 from llmgen.errors import ConfigError, EngineUnavailableError
+from llmgen.evaluation.environment import environment
+from llmgen.evaluation.told import told
 
 WIDTH = 150
 PARTS = ("search", "trie", "priors", "many", "service", "training", "start")

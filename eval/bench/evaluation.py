@@ -1,4 +1,4 @@
-"""The classic baselines on many users and a large catalog: `eval.run` in a process of its own, and what it takes.
+"""The classic baselines on many users and a large catalog: `llmgen evaluate` in its own process, and what it takes.
 
 Not among the parts that run by default, since 100,000 users among a million items take more than half an hour.
 """
@@ -27,12 +27,12 @@ def run(plan: Plan) -> Iterator[Row]:
     users, items = (3_000, 100_000) if plan.quick else (100_000, 1_000_000)  # too many for EASE
     with tempfile.TemporaryDirectory() as folder:
         config = written(plan, users, items, Path(folder))
-        command = ["-m", "eval.run", "--config", str(config), "--out", f"{folder}/out"]
+        command = ["-m", "llmgen", "evaluate", "--config", str(config), "--out", f"{folder}/out"]
         ended = fresh(command, timeout_s=3600 * HOURS)
     measured = Measured[None](wall_s=[ended.wall_s], cpu_s=[ended.cpu_s], peak_mb=ended.peak_mb)
     case = f"baselines, {users:,} users, {items:,} items"
     about = Row(part="evaluation", case=case, arm="", items=items, amount=users, unit="users", k=10)
-    yield from rows_of(about, {"eval.run": measured})
+    yield from rows_of(about, {"llmgen evaluate": measured})
 
 
 def written(plan: Plan, users: int, items: int, folder: Path) -> Path:

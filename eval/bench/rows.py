@@ -17,9 +17,9 @@ import numpy as np
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from eval.bench.timing import Measured
-from eval.results import Environment
 from eval.serving import ratio
 from llmgen.errors import DataError
+from llmgen.evaluation.results import Environment
 
 T = TypeVar("T")
 

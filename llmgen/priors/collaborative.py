@@ -5,7 +5,7 @@ newest item; they differ in S. They need no training loop and no random numbers:
 The scores become log weights by `llmgen.priors.log_lift`.
 
 The defaults have the best NDCG@10 on the validation items of MovieLens-100K, mean of both tie rules, out of the grids
-of `eval.baselines`; Transition's are the second, .0002 below, with half the window.
+of `llmgen tune`; Transition's are the second, .0002 below, with half the window.
 """
 
 from __future__ import annotations

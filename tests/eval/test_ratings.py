@@ -133,7 +133,7 @@ def test_all_that_is_wrong_is_told_before_any_data_is_read() -> None:
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore:.*pin_memory.*:UserWarning")
 def test_an_adapter_that_may_know_the_ratings_is_refused(films: Path, tiny_model: Path, tmp_path: Path) -> None:
-    sft = pytest.importorskip("training.sft", reason="needs llmgen[train]")
+    sft = pytest.importorskip("llmgen.training.sft", reason="needs llmgen[train]")
     settings = {
         "model": str(tiny_model),
         "data": json.dumps({"dataset": str(films)}),

@@ -10,9 +10,9 @@ from typer import Typer
 from typer.testing import CliRunner
 
 import eval.wishes
-from eval.results import Results
 from eval.wishes import read_tags
 from llmgen.errors import DataError
+from llmgen.evaluation.results import Results
 
 TAGS = ["userId,movieId,tag,timestamp", *(f"1,{film},Tag {film % 5},9" for film in range(1, 31)), '2,1," TAG  1 ",9']
 

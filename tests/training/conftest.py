@@ -65,5 +65,5 @@ def settings(tables: Path, tiny_model: Path, tmp_path: Path) -> dict[str, str]:
 
 
 def flags_of(settings: dict[str, str], **changes: str) -> list[str]:
-    """Settings and changes to them, as flags of `training.sft`."""
+    """Settings and changes to them, as flags of `llmgen.training.sft`."""
     return [part for name, value in {**settings, **changes}.items() for part in (f"--{name}", value)]

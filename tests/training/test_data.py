@@ -19,8 +19,8 @@ from llmgen.priors import Popularity
 from llmgen.recommender import Recommender
 from llmgen.splits import History
 from llmgen.templates import ItemView, PromptLibrary, views
+from llmgen.training.data import Example, Mixture, Task, _disturbed
 from llmgen.types import Query
-from training.data import Example, Mixture, Task, _disturbed
 
 TASKS = {
     "list": Task(("next_item_list",), 2.0, 8),

@@ -9,9 +9,9 @@ pytest.importorskip("trl", reason="needs llmgen[train]")
 
 from llmgen.engines.hf import HFEngine
 from llmgen.recommender import Recommender
+from llmgen.training import sft
+from llmgen.training.validation import ALONE, nats
 from tests.training.conftest import flags_of
-from training import sft
-from training.validation import ALONE, nats
 
 pytestmark = [
     pytest.mark.gpu,

@@ -14,19 +14,19 @@ pytest.importorskip("trl", reason="needs llmgen[train]")
 
 from safetensors.torch import load_file
 
-from eval.config import RunConfig
-from eval.protocol import Protocol, samples
-from eval.questions import from_log
-from eval.run import execute
 from llmgen.adapters import AdapterRecord
 from llmgen.engines.fake import FakeEngine
 from llmgen.errors import ConfigError
+from llmgen.evaluation.config import RunConfig
+from llmgen.evaluation.protocol import Protocol, samples
+from llmgen.evaluation.questions import from_log
+from llmgen.evaluation.run import evaluate
 from llmgen.recommender import Recommender
 from llmgen.splits import histories, random_split
+from llmgen.training import sft
+from llmgen.training.data import Mixture, Task
+from llmgen.training.recipe import Recipe
 from tests.training.conftest import REAL_RUNS
-from training import sft
-from training.data import Mixture, Task
-from training.recipe import Recipe
 
 pytestmark = REAL_RUNS
 
@@ -178,7 +178,7 @@ def test_an_evaluation_takes_the_adapter_that_left_them_out_and_no_other(
 
     questions = from_log(config("run"))
     assert len(questions.final.queries) > 2
-    found = execute(config("run").model_copy(update={"latency_users": 0}), tmp_path / "out", command="test")
+    found = evaluate(config("run").model_copy(update={"latency_users": 0}), tmp_path / "out", command="test")
     assert not any("may do badly" in note for note in found.notes)  # another catalog is what was asked for
     for folder in ("whole", "later"):
         with pytest.raises(ConfigError, match="may know the new items"):
@@ -198,7 +198,7 @@ def test_an_adapter_is_asked_about_another_domain(
     arm = {"adapter": str(tmp_path / "run"), "engine": f"hf:{settings['model']}"}
     config = {"protocol": {"data": shop, "seen": "kept", "k": 3}, "arms": {"films": arm}, "classics": "defaults"}
     out = tmp_path / "shop"
-    found = execute(RunConfig.model_validate({**config, "latency_users": 0, "draws": 100}), out, command="test")
+    found = evaluate(RunConfig.model_validate({**config, "latency_users": 0, "draws": 100}), out, command="test")
     films, repeat = (next(one for one in found.arms if one.name == name) for name in ("films", "repeat_last"))
     assert films.lists["route_trie"] == 1.0
     assert films.prompt.startswith("next_item_list@")

@@ -15,9 +15,9 @@ from typer.testing import CliRunner
 
 from eval import likelihood
 from llmgen.priors import Seen, Transition, combine
+from llmgen.training import sft
 from llmgen.workspace import DataSettings
 from tests.training.conftest import REAL_RUNS, flags_of
-from training import sft
 
 pytestmark = REAL_RUNS
 

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 torch = pytest.importorskip("torch", reason="needs llmgen[train]")
 
+from llmgen.training.loss import ItemPaths, catalog_loss, token_loss
 from llmgen.trie import ItemTrie
-from training.loss import ItemPaths, catalog_loss, token_loss
 
 END = 0
 VOCABULARY = 8

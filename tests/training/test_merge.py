@@ -12,7 +12,7 @@ peft = pytest.importorskip("peft", reason="needs llmgen[train]")
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from llmgen.errors import ConfigError
-from training.merge import merge
+from llmgen.training.merge import merge
 
 
 @pytest.fixture

@@ -14,9 +14,9 @@ from llmgen.catalog import Catalog
 from llmgen.engines.hf import HFEngine
 from llmgen.priors import Popularity, Seen, Transition, combine
 from llmgen.recommender import Recommender
+from llmgen.training.validation import ALONE, Validation, nats
 from llmgen.types import Item, Query
 from tests.conftest import films
-from training.validation import ALONE, Validation, nats
 
 
 def beginning_alike() -> Catalog:

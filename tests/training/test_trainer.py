@@ -30,15 +30,15 @@ from llmgen.engines.hf import HFEngine
 from llmgen.errors import ConfigError, TrainingError
 from llmgen.recommender import Recommender
 from llmgen.splits import History
+from llmgen.training import sft
+from llmgen.training.answers import _logits, losses
+from llmgen.training.batches import Batches
+from llmgen.training.data import Mixture, Task
+from llmgen.training.loss import ItemPaths
+from llmgen.training.trainer import WHOLE, CatalogTrainer, _as_served, last_checkpoint
 from llmgen.types import Message, Query
 from tests.conftest import films
 from tests.training.conftest import REAL_RUNS, flags_of
-from training import sft
-from training.answers import _logits, losses
-from training.batches import Batches
-from training.data import Mixture, Task
-from training.loss import ItemPaths
-from training.trainer import WHOLE, CatalogTrainer, _as_served, last_checkpoint
 
 ROOT = Path(__file__).parents[2]
 
@@ -428,7 +428,7 @@ def test_two_processes_learn_what_one_with_two_batches_a_step_does(settings: dic
         "2",
         "--standalone",
         "-m",
-        "training.sft",
+        "llmgen.training.sft",
     ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     two = tmp_path / "two"

@@ -1,0 +1,177 @@
+"""A/B: which prompt, model or setting is better on the same users, by how much, how sure, and at what cost.
+
+    llmgen ab --config eval/configs/ml-100k.yaml --arm A=next_item --arm B=next_item_taste --plan
+    llmgen ab --config eval/configs/ml-100k.yaml --arm A=next_item --arm B=next_item_taste --out runs/ab
+
+The first arm is the baseline. Differences are paired by user, with intervals. One metric is tested, with Holm's
+correction over the arms; the others are described. `--plan` says beforehand how large a difference the sample can show.
+`--fail-if "ndcg@10 < -0.005"` ends with exit code 1 where an arm is surely that much worse: the upper end of its
+interval is below; `ndcg@10.low < -0.005` already where it may be: the lower end is. Exit code 2 is an error.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, NamedTuple
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from llmgen.errors import ConfigError
+from llmgen.evaluation.answers import answers_of, rows_of
+from llmgen.evaluation.arms import classics
+from llmgen.evaluation.checks import check
+from llmgen.evaluation.config import RunConfig
+from llmgen.evaluation.measures import Measures
+from llmgen.evaluation.protocol import samples
+from llmgen.evaluation.results import Results
+from llmgen.evaluation.run import command_line, evaluate, shown
+from llmgen.evaluation.stats import detectable_difference
+from llmgen.evaluation.told import told
+from llmgen.templates import PromptLibrary
+
+
+class Gate(NamedTuple):
+    """A limit on the differences of a metric.
+
+    Attributes:
+        metric: Its name.
+        bound: `low` or `high`: which end of the interval counts.
+        limit: What it must not be below.
+    """
+
+    metric: str
+    bound: str
+    limit: float
+
+    @classmethod
+    def parse(cls, text: str) -> Gate:
+        """A gate from the command line.
+
+        Raises:
+            ConfigError: Another form.
+        """
+        found = re.fullmatch(r"\s*([\w@]+?)(?:\.(low|high))?\s*<\s*([-+]?\d*\.?\d+)\s*", text)
+        if found is None:
+            raise ConfigError(f"--fail-if is METRIC < NUMBER or METRIC.low < NUMBER, not {text!r}")
+        return cls(found[1], found[2] or "high", float(found[3]))
+
+    def failures(self, results: Results) -> list[str]:
+        """What is below the limit, one sentence each.
+
+        Raises:
+            ConfigError: The results do not have the metric.
+        """
+        rows = [row for row in results.differences if row.metric == self.metric]
+        if not rows:
+            there = sorted({row.metric for row in results.differences})
+            raise ConfigError(f"--fail-if: there is no difference in {self.metric!r}; there are {', '.join(there)}")
+        return [
+            f"{row.arm}: {self.metric} {row.mean:+.4f} [{row.low:+.4f}, {row.high:+.4f}] against {results.baseline}, "
+            f"and the {'upper' if self.bound == 'high' else 'lower'} end is below {self.limit:g}"
+            for row in rows
+            if getattr(row, self.bound) < self.limit
+        ]
+
+
+def main(
+    config: Annotated[Path | None, typer.Option(help="YAML, see llmgen.evaluation.RunConfig.")] = None,
+    arm: Annotated[list[str] | None, typer.Option(help="NAME=PROMPT or NAME=key:value,key:value. Repeatable.")] = None,
+    prompts: Annotated[str | None, typer.Option(help="An arm for every template of this task.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder of this run; one that was stopped is gone on with.")] = Path(
+        "runs/ab"
+    ),
+    users: Annotated[int | None, typer.Option(help="How many are asked; all by default.")] = None,
+    k: Annotated[int | None, typer.Option(help="Length of the answers.")] = None,
+    newest: Annotated[int | None, typer.Option(help="Items known of each user; all by default.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of everything random.")] = None,
+    metric: Annotated[str | None, typer.Option(help="The main one; ndcg@k by default.")] = None,
+    baseline: Annotated[str | None, typer.Option(help="Arm or classic to compare with; the first arm.")] = None,
+    classic: Annotated[str | None, typer.Option("--classics", help="tuned, defaults or none.")] = None,
+    plan: Annotated[bool, typer.Option("--plan", help="Only say what the sample can show.")] = False,
+    stop_early: Annotated[bool, typer.Option("--stop-early", help="Stop once the sign is certain.")] = False,
+    fail_if: Annotated[list[str] | None, typer.Option(help='Such as "ndcg@10 < -0.005". Repeatable.')] = None,
+    json_output: Annotated[bool, typer.Option("--json", help="Print results.json instead of tables.")] = False,
+) -> None:
+    """Plan, or run, write and print."""
+    failed: list[str] = []
+    with told():
+        gates = [Gate.parse(text) for text in fail_if or ()]
+        chosen = RunConfig.read(
+            config,
+            [*(arm or ()), *(_every(prompts) if prompts else ())],
+            users=users,
+            k=k,
+            newest=newest,
+            seed=seed,
+            metric=metric,
+            baseline=baseline,
+            classics=classic,
+            stop_early=stop_early or None,
+        )
+        if len(chosen.arms) < 2 and chosen.baseline in ("", *chosen.arms):
+            raise ConfigError(
+                "an A/B needs two arms; give --arm A=PROMPT --arm B=PROMPT, or llmgen.evaluation.run for one alone"
+            )
+        if plan:
+            check(chosen)
+            Console().print(planned(chosen))
+            return
+        asked_for = [gate.metric for gate in gates]
+        results = evaluate(chosen, out, command=command_line("llmgen ab"), gates=asked_for)
+        shown(results, out, json_output)
+        failed = [line for gate in gates for line in gate.failures(results)]
+    for line in failed:
+        Console(stderr=True).print(Text.assemble(("failed: ", "red"), line), soft_wrap=True)
+    if failed:
+        raise typer.Exit(1)
+
+
+def planned(config: RunConfig) -> Table:
+    """The smallest difference that the sample shows with a power of .8 at alpha = .05, before any model is asked.
+
+    The spread of the users' differences is taken from pairs of classic baselines with their default settings: the
+    closest and the farthest pair, since arms may be as alike as the former or as unlike as the latter.
+    """
+    dataset = config.protocol.load()
+    tuning, final = samples(config.protocol, dataset)
+    standing, _ = classics("defaults", config.protocol, tuning, final)
+    measures = Measures(final, config.protocol.k)
+    values = {arm.name: measures.per_user(rows_of(final.users, answers_of(arm, final))) for arm in standing}
+    names = list(next(iter(values.values())))
+    comparisons = max(1, len(config.arms) - 1)
+    number = len(final.queries)
+    table = Table(
+        title=f"{dataset.name}: what {number} users can show, power .8, alpha .05, "
+        f"{comparisons} arm{'s' if comparisons > 1 else ''} against the baseline"
+    )
+    for heading in ("metric", "arms much alike", "arms quite different"):
+        table.add_column(heading, justify="left" if heading == "metric" else "right")
+    tried = [name for name in values if name != "random"]
+    for name in names:
+        spreads = [
+            float((values[one][name] - values[other][name]).std(ddof=1))
+            for place, one in enumerate(tried)
+            for other in tried[place + 1 :]
+        ]
+        spreads = [spread for spread in spreads if spread > 0]
+        if spreads:
+            cells = [
+                f"±{detectable_difference(sd, number, comparisons=comparisons):.4f}"
+                for sd in (min(spreads), max(spreads))
+            ]
+            table.add_row(name + (", tested" if name == config.main_metric else ""), *cells)
+    return table
+
+
+def _every(task: str) -> Sequence[str]:
+    library = PromptLibrary.default()
+    found = [name for name in library if library[name].task == task]
+    if not found:
+        tasks = sorted({library[name].task for name in library})
+        raise ConfigError(f"no template is for the task {task!r}; there are {', '.join(tasks)}")
+    return [f"{name}={name}" for name in found]

@@ -1,0 +1,389 @@
+"""Arms: the recommenders that a run compares, as settings and as what answers."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from llmgen.adapters import AdapterRecord
+from llmgen.catalog import Catalog
+from llmgen.engines import Engine, load_engine
+from llmgen.errors import ConfigError
+from llmgen.evaluation.baselines import FACTOR_GRIDS, GRIDS, REPEAT_GRID, Part, Result, tune_baselines
+from llmgen.evaluation.classics import Among, Random, RepeatLast
+from llmgen.evaluation.exchanged import Own, exchanged
+from llmgen.evaluation.protocol import Protocol, Sample
+from llmgen.priors import Content, HistoryText, Prior, Seen, Wish, only
+from llmgen.prompting import Task
+from llmgen.recommender import Decoding, Recommender
+from llmgen.search import Normalise
+from llmgen.templates import PromptLibrary
+from llmgen.types import Query
+from llmgen.workspace import FITTED, PRIORS
+
+logger = logging.getLogger(__name__)
+
+Classics = Literal["tuned", "defaults", "none"]
+Factorised = Literal["als", "bpr"]
+NONE, BEST = "none", "best"
+MOST_READ = 10_000_000_000
+"""Items times users that the classics which read texts may look at: 10,000 users of a million items take an hour."""
+TIES = 1e-9
+"""Weight of a random prior that orders nothing but ties."""
+
+
+class ArmConfig(BaseModel):
+    """One recommender; whatever differs between two of them is what an A/B test compares.
+
+    Attributes:
+        prompt: Name of a template; the adapter's own, else `next_item`, by default; `rerank` for candidates.
+        prompt_folder: Where your own templates lie.
+        engine: See `llmgen.engines.load_engine`.
+        adapter: A PEFT adapter.
+        label: How prompts and answers write an item, such as `{title} ({year})`; by default as the adapter was
+            tuned on, else the catalog's way.
+        max_history: Newest items in the prompt; the adapter's own, else 20, by default.
+        decoding: `trie`, `raw` or `free`.
+        normalise: See `llmgen.search`.
+        num_beams: See `llmgen.search`.
+        exact: Go on until the answer is proven.
+        priors: `none`; `best`, the classic baseline that was best on validation; the name of a classic; or
+            name -> settings of a fit, its weight among them.
+        lm_weight: Weight of the model beside the priors; `tuned` chooses it on validation users.
+        tuning_adapter: The adapter that a `tuned` weight is chosen with, where `adapter` has learned the validation
+            items too (`learn_from: train+validation`): one of the same recipe that has not.
+        exchanged: A control: the model is told of another user, and the priors are the user's own. See
+            `llmgen.evaluation.exchanged`.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    prompt: str = ""
+    prompt_folder: Path | None = None
+    engine: str = "hf"
+    adapter: str | None = None
+    label: str | None = None
+    max_history: int | None = Field(None, ge=0)
+    decoding: Decoding = "trie"
+    normalise: Normalise = "catalog"
+    num_beams: int | None = Field(None, ge=1)
+    exact: bool = False
+    priors: str | Mapping[str, Mapping[str, int | float]] = NONE
+    lm_weight: float | Literal["tuned"] = 1.0
+    tuning_adapter: str | None = None
+    exchanged: bool = False
+
+    @model_validator(mode="after")
+    def _tuned(self) -> ArmConfig:
+        if self.tuning_adapter is not None and self.lm_weight != "tuned":
+            raise ValueError(f"tuning_adapter goes with lm_weight: tuned, not with {self.lm_weight}")
+        return self
+
+    @property
+    def adapters(self) -> tuple[str, ...]:
+        """The adapters that it asks, the one to choose the weight with among them."""
+        return tuple(one for one in (self.adapter, self.tuning_adapter) if one is not None)
+
+    @field_validator("priors", mode="before")
+    @classmethod
+    def _bare(cls, value: Any) -> Any:
+        return {name: settings or {} for name, settings in value.items()} if isinstance(value, Mapping) else value
+
+    @classmethod
+    def parse(cls, text: str) -> tuple[str, ArmConfig]:
+        """An arm from the command line: `NAME=PROMPT`, or `NAME=key:value,key:value`.
+
+        Raises:
+            ConfigError: Another form, or a setting that there is not.
+        """
+        name, equals, rest = text.partition("=")
+        if not (name and equals and rest):
+            raise ConfigError(f"an arm is NAME=PROMPT or NAME=key:value,key:value, not {text!r}")
+        if ":" not in rest:
+            return name, cls.of(name, {"prompt": rest})
+        pairs = [part.partition(":") for part in rest.split(",")]
+        if broken := [key for key, colon, value in pairs if not (colon and value)]:
+            raise ConfigError(f"arm {name!r}: {broken[0]!r} has no value; write key:value")
+        return name, cls.of(name, {key: value for key, _, value in pairs})
+
+    @classmethod
+    def of(cls, name: str, settings: Mapping[str, Any]) -> ArmConfig:
+        """An arm from a file's settings.
+
+        Raises:
+            ConfigError: A setting that there is not, or of the wrong kind.
+        """
+        try:
+            return cls.model_validate(dict(settings))
+        except ValidationError as error:
+            first = error.errors()[0]
+            known = ", ".join(cls.model_fields)
+            where = f", {'.'.join(map(str, first['loc']))}" if first["loc"] else ""
+            said = first["msg"].removeprefix("Value error, ")
+            raise ConfigError(f"arm {name!r}{where}: {said}; an arm has {known}") from None
+
+
+@dataclass(frozen=True, eq=False)
+class Arm:
+    """An arm that can answer.
+
+    Attributes:
+        name: As it was given.
+        kind: `arm`, or `baseline` for a classic one.
+        recommender: What answers.
+        settings: As resolved, for the results.
+        prompt: `name@digest` of its template; empty where no prompt is used.
+        digest: Of everything that decides its answers but the sample, 16 hex digits.
+        instead: User id -> what is asked in place of the sample's query, see `llmgen.evaluation.exchanged`.
+    """
+
+    name: str
+    kind: Literal["arm", "baseline"]
+    recommender: Recommender
+    settings: Mapping[str, Any]
+    prompt: str
+    digest: str
+    instead: Mapping[str, Query] = field(default_factory=dict)
+
+    def asked(self, query: Query) -> Query:
+        """What this arm is asked where the sample has a query."""
+        return self.instead.get(str(query.user_id), query)
+
+
+class Engines:
+    """Engines by name and adapter, each loaded once."""
+
+    def __init__(self) -> None:
+        self._loaded: dict[tuple[str, str | None], Engine] = {}
+
+    def get(self, name: str, adapter: str | None) -> Engine:
+        """The engine of a name; see `load_engine` for what it raises."""
+        key = name, adapter
+        if key not in self._loaded:
+            self._loaded[key] = load_engine(name, adapter=adapter)
+        return self._loaded[key]
+
+
+def classics(
+    kind: Classics,
+    protocol: Protocol,
+    tuning: Sample,
+    final: Sample,
+    also: Sequence[Factorised] = (),
+    *,
+    keep: bool = True,
+    memory: int | None = None,
+) -> tuple[list[Arm], list[Result]]:
+    """The classic baselines, as arms and as `llmgen.evaluation.baselines` made them; none for `none`.
+
+    Args:
+        kind: `tuned`: every hyper-parameter of the grids is tried on `tuning`; `defaults`: one fit each.
+        protocol: Of the samples.
+        tuning: What is chosen on.
+        final: What is measured on.
+        also: Factorisations beside them, by the extra `llmgen[factors]`.
+        keep: See `tune_baselines`; arms whose weight is chosen need it.
+        memory: See `tune_baselines`.
+
+    Raises:
+        ConfigError: `bpr` where only the newest items of each user are known: it knows users, not histories.
+    """
+    if kind == "none":
+        return [], []
+    if "bpr" in also and protocol.newest is not None:
+        raise ConfigError(
+            f"bpr has learned each user's whole log, not the newest {protocol.newest} items; leave it out"
+        )
+    removed = protocol.seen == "removed"
+    # repeats of the history are the point of repeat_last, so it stands only where they are an answer
+    fixed: list[Prior] = [Random(len(final.catalog), protocol.seed)]
+    if len(final.catalog) * len(final.queries) <= MOST_READ:
+        fixed += [HistoryText(final.catalog, name="bm25"), Content(final.catalog)]
+    else:
+        logger.warning(
+            "bm25 and content are left out: a common word leads to most of %s items, for each of %s users; ask fewer",
+            f"{len(final.catalog):,}",
+            f"{len(final.queries):,}",
+        )
+    if not removed:
+        fixed.append(RepeatLast(final.catalog))
+    before, after = (Part(one.known, list(one.queries), one.next_items) for one in (tuning, final))
+    grids = GRIDS if removed else {**GRIDS, **REPEAT_GRID}
+    factorised: Mapping[str, Mapping[str, Sequence[float]]] = {name: FACTOR_GRIDS[name] for name in also}
+    if kind == "defaults":
+        grids, factorised = ({name: {} for name in some} for some in (grids, factorised))
+    found = [
+        result
+        for some, mixed in ((grids, True), (factorised, False))
+        for result in tune_baselines(
+            before,
+            after,
+            final.catalog,
+            k=protocol.k,
+            exclude_seen=removed,
+            grids=some,
+            mixed=mixed,
+            keep=keep,
+            memory=memory,
+        )
+    ]
+    beside = _everyones(final)
+    arms = [classic(prior.name, [prior, *beside], {}, final.catalog) for prior in fixed]
+    for one in found:
+        arms.append(classic(one.name, [*_soft(one.priors), *beside], one.settings, final.catalog))
+    return arms, found
+
+
+def build(
+    name: str,
+    config: ArmConfig,
+    sample: Sample,
+    known: Sequence[Result],
+    engines: Engines,
+    *,
+    lm_weight: float | None = None,
+    tuning: bool = False,
+) -> Arm:
+    """An arm for a sample.
+
+    Args:
+        name: What it is called.
+        config: Its settings.
+        sample: Its catalog and its known interactions.
+        known: The classics, where the arm's priors name one.
+        engines: Where the model comes from.
+        lm_weight: Instead of the setting.
+        tuning: Whether the sample is the one to choose on: the classics are then those fitted before it.
+
+    Raises:
+        ConfigError: Priors that there are not; `tuned` without a chosen weight.
+        LLMGenError: The engine or the prompt is not there.
+    """
+    record = None if config.adapter is None else AdapterRecord.read(config.adapter)
+    label = config.label or (record.label if record else "")
+    catalog = sample.catalog.labelled(label) if label else sample.catalog
+    weight = config.lm_weight if lm_weight is None else lm_weight
+    if weight == "tuned":
+        raise ConfigError(f"arm {name!r} wants a tuned lm_weight, and none was chosen")
+    priors = _priors(name, config, sample, known, tuning)
+    if config.engine == "none":
+        weight = 0.0
+    engine = engines.get(config.engine, config.adapter) if weight or config.decoding == "free" else None
+    task: Task = "recommend" if sample.candidates is None else "rank"
+    prompt = config.prompt
+    if not prompt:
+        prompt = "rerank" if task == "rank" else record.prompt if record else "next_item"
+    length = config.max_history
+    if length is None:
+        length = record.max_history if record else 20
+    factors: list[Prior] = [*priors, *_everyones(sample)]
+    instead: Mapping[str, Query] = {}
+    if config.exchanged:
+        own = [Seen(sample.catalog), *factors]
+        factors, instead = [Own(own, dict(zip(sample.users, sample.queries, strict=True)))], exchanged(sample)
+    recommender = Recommender(
+        catalog,
+        engine,
+        prompt=prompt,
+        prompts=PromptLibrary.default(*([config.prompt_folder] if config.prompt_folder else [])),
+        priors=factors,
+        lm_weight=weight,
+        decoding=config.decoding,
+        normalise=config.normalise,
+        num_beams=config.num_beams,
+        exact=config.exact,
+        max_history=length,
+    )
+    if recommender.template(task).name != prompt:
+        given, wanted = recommender.prompts[prompt].task, recommender.template(task).task
+        raise ConfigError(f"arm {name!r}: the prompt {prompt!r} is for the task {given}, and this run wants {wanted}")
+    settings = config.model_dump(mode="json", exclude_defaults=True)
+    settings |= {"prompt": recommender.template(task).ref, "max_history": length, "lm_weight": weight}
+    if priors:
+        settings["prior_weights"] = {prior.name: prior.weight for prior in priors}
+        if isinstance(config.priors, str):  # chosen elsewhere: other settings of the same name give other answers
+            settings["prior_settings"] = dict(_classic_of(name, config.priors, known).settings)
+    if engine is not None:
+        settings |= {"model": engine.name, "tokenizer": engine.tokenizer_digest}
+    if config.adapter is not None:
+        settings["adapter_digest"] = folder_digest(Path(config.adapter))
+    told = settings["prompt"] if engine else ""
+    return Arm(name, "arm", recommender, settings, told, _digest(settings, catalog), instead)
+
+
+def folder_digest(folder: Path) -> str:
+    """SHA-256 of the files of an adapter, 16 hex digits; of the name alone where it is no folder."""
+    hashed = hashlib.sha256()
+    if not folder.is_dir():
+        hashed.update(str(folder).encode())
+    for path in sorted(folder.glob("adapter_*")):
+        hashed.update(path.name.encode() + path.read_bytes())
+    return hashed.hexdigest()[:16]
+
+
+def _priors(name: str, config: ArmConfig, sample: Sample, known: Sequence[Result], tuning: bool) -> list[Prior]:
+    wanted = config.priors
+    if wanted == NONE:
+        return []
+    if isinstance(wanted, str):
+        chosen = _classic_of(name, wanted, known)
+        return _soft(chosen.tuned if tuning else chosen.priors)
+    fitted: list[Prior] = []
+    for one, settings in wanted.items():
+        if one == "wish":
+            fitted.append(Wish(sample.catalog, weight=settings.get("weight", 1.0)))
+            continue
+        if one not in FITTED:
+            raise ConfigError(f"arm {name!r}: no prior is called {one!r}; there are {', '.join(PRIORS)}")
+        try:
+            fitted.append(FITTED[one](sample.known, sample.catalog, **settings))
+        except TypeError as error:
+            raise ConfigError(f"arm {name!r}, prior {one}: {error}") from None
+    return fitted
+
+
+def _classic_of(name: str, wanted: str, known: Sequence[Result]) -> Result:
+    """The baseline whose priors an arm wants.
+
+    Raises:
+        ConfigError: There is none of that name.
+    """
+    by_name = {result.name: result for result in known}
+    if wanted == BEST and known:
+        return max(known, key=lambda result: result.validation)
+    if wanted in by_name:
+        return by_name[wanted]
+    there = ", ".join([NONE, *([BEST] if known else []), *by_name])
+    raise ConfigError(f"arm {name!r}: no priors are called {wanted!r}; there are {there}")
+
+
+def _everyones(sample: Sample) -> list[Prior]:
+    """What stands beside the priors of every arm: what is ranked at all, and in which order what is scored alike."""
+    found: list[Prior] = []
+    if sample.among is not None:
+        found.append(Among(only(sample.catalog, sample.among)))
+    if sample.ties is not None:
+        found.append(Random(len(sample.catalog), sample.ties, weight=TIES, name="ties"))
+    return found
+
+
+def _soft(priors: Sequence[Prior]) -> list[Prior]:
+    """Without `Seen`, which every recommender has of its own."""
+    return [prior for prior in priors if not isinstance(prior, Seen)]
+
+
+def classic(name: str, priors: Sequence[Prior], settings: Mapping[str, float], catalog: Catalog) -> Arm:
+    """A baseline of priors alone."""
+    recommender = Recommender(catalog, None, priors=priors, lm_weight=0.0)
+    return Arm(name, "baseline", recommender, dict(settings), "", _digest({"classic": name, **settings}, catalog))
+
+
+def _digest(settings: Mapping[str, Any], catalog: Catalog) -> str:
+    text = "\n".join(f"{key}={settings[key]!r}" for key in sorted(settings))
+    return hashlib.sha256(f"{text}\n{catalog.digest}".encode()).hexdigest()[:16]

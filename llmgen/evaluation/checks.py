@@ -1,0 +1,118 @@
+"""What can be known to be wrong with a run before any data is read, all of it in one message."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
+
+from llmgen.adapters import AdapterRecord
+from llmgen.engines import KINDS
+from llmgen.errors import ConfigError, LLMGenError
+from llmgen.evaluation.arms import BEST, NONE, ArmConfig
+from llmgen.evaluation.baselines import GRIDS, REPEAT_GRID
+from llmgen.evaluation.config import RunConfig
+from llmgen.evaluation.protocol import Protocol
+from llmgen.prompting import task_of
+from llmgen.templates import PromptLibrary
+from llmgen.workspace import wrong_data, wrong_priors
+
+
+def check(config: RunConfig, *, gates: Sequence[str] = (), from_log: bool = True) -> None:
+    """Look at everything that needs neither data nor model.
+
+    Args:
+        config: Of the run.
+        gates: Metrics that a gate asks for.
+        from_log: Whether the questions and the classics are those of `questions.from_log`; others have classics and
+            metrics of their own, which only they know.
+
+    Raises:
+        ConfigError: One line for each mistake.
+    """
+    found = [*_of_run(config, gates, from_log), *wrong_data(config.protocol.data)]
+    for name, arm in config.arms.items():
+        found += [f"arm {name!r}{said}" for said in _of_arm(arm, config, from_log)]
+    if found:
+        raise ConfigError("\n".join(found))
+
+
+def check_ratings(*, dataset: str, split: str, engine: str, prompt: str | None) -> None:
+    """The same for `eval.ratings`.
+
+    Raises:
+        ConfigError: One line for each mistake.
+    """
+    found = [*wrong_data({"dataset": dataset}), *_of_engine(engine)]
+    if split not in ("last", "random"):
+        found.append(f"split must be last or random, not {split!r}")
+    library = PromptLibrary.default()
+    if prompt is not None and (prompt not in library or library[prompt].task != "rate"):
+        there = [name for name in library if library[name].task == "rate"]
+        found.append(f"no prompt for the task rate is called {prompt!r}; there are {', '.join(there)}")
+    if found:
+        raise ConfigError("\n".join(found))
+
+
+def metrics(protocol: Protocol) -> list[str]:
+    """The metrics of each user that a run by this protocol may have; those with several wanted items among them."""
+    names = ["hr", "ndcg", "mrr", *([] if protocol.split == "leave_one_out" else ["recall", "precision", "map"])]
+    return [*(f"{name}@{protocol.k}" for name in names), *([] if protocol.candidates is None else ["position_bias"])]
+
+
+def tuned_classics(config: RunConfig) -> list[str]:
+    """The classics whose priors an arm may name; those that a run is too large for among them."""
+    if config.classics == "none":
+        return []
+    repeat = REPEAT_GRID if config.protocol.seen == "kept" else {}
+    return [*GRIDS, *repeat, *config.also, "mix"]
+
+
+def _of_run(config: RunConfig, gates: Sequence[str], from_log: bool) -> Iterator[str]:
+    if not config.arms and config.classics == "none":
+        yield "there is nothing to run; give --arm NAME=PROMPT, arms in the file, or classics"
+    if from_log:
+        there = metrics(config.protocol)
+        if config.main_metric not in there:
+            yield f"there is no metric {config.main_metric!r}; there are {', '.join(there)}"
+        for gate in gates:
+            if gate not in there:
+                yield f"--fail-if: there is no difference in {gate!r}; there are {', '.join(there)}"
+        fixed = [] if config.classics == "none" else ["random", "bm25", "content"]
+        if fixed and config.protocol.seen == "kept":
+            fixed.append("repeat_last")
+        classics = [*fixed, *tuned_classics(config)]
+        for name in sorted(set(config.arms) & set(classics)):
+            yield f"an arm may not be called {name!r}: that is a classic baseline's name"
+        if config.baseline and config.baseline not in {*config.arms, *classics}:
+            yield f"the baseline {config.baseline!r} is no arm; there are {', '.join([*config.arms, *classics])}"
+    if config.classics != "none" and config.also and find_spec("implicit") is None:
+        yield f"{config.also[0]} needs llmgen[factors], which is not installed; pip install 'llmgen[factors]'"
+
+
+def _of_engine(name: str) -> Iterator[str]:
+    kind = name.partition(":")[0]
+    if kind not in KINDS:
+        yield f"no engine is of the kind {kind!r}; there are {', '.join(KINDS)}"
+
+
+def _of_arm(arm: ArmConfig, config: RunConfig, from_log: bool) -> Iterator[str]:
+    yield from (f": {said}" for said in _of_engine(arm.engine))
+    if arm.engine == "none" and arm.decoding == "free":
+        yield ": free decoding needs an engine that writes the text, and the engine is none"
+    if isinstance(arm.priors, str):
+        there = [NONE, *(name for name in [BEST, *tuned_classics(config)] if config.classics != "none")]
+        if from_log and arm.priors not in there:
+            yield f": no priors are called {arm.priors!r}; there are {', '.join(there)}"
+    else:
+        yield from (f": {said}" for said in wrong_priors(arm.priors))
+    try:
+        library = PromptLibrary.default(*([arm.prompt_folder] if arm.prompt_folder else []))
+        record = None if arm.adapter is None else AdapterRecord.read(arm.adapter)
+        task = "recommend" if config.protocol.candidates is None else "rank"
+        if arm.prompt and task_of(library[arm.prompt]) != task:
+            given, wanted = library[arm.prompt].task, "next_item" if task == "recommend" else "rerank"
+            yield f": the prompt {arm.prompt!r} is for the task {given}, and this run wants {wanted}"
+        if record is not None and not arm.prompt and task == "recommend":
+            _ = library[record.prompt]
+    except LLMGenError as error:
+        yield f": {error}"

@@ -1,0 +1,104 @@
+"""The settings of a run, from a YAML file and the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from llmgen.errors import ConfigError
+from llmgen.evaluation.arms import ArmConfig, Classics, Factorised
+from llmgen.evaluation.protocol import Protocol
+
+
+class RunConfig(BaseModel):
+    """A run; the YAML file of `--config`.
+
+    Attributes:
+        protocol: Who is asked about what.
+        arms: Name -> settings.
+        baseline: Arm or classic that the others are compared with; the first arm by default (`llmgen evaluate`: the
+            classic that was best on validation).
+        metric: The main one, of which the verdict speaks.
+        classics: `tuned`, `defaults` or `none`.
+        also: More classics: `als`, `bpr`, which need the extra `llmgen[factors]`.
+        lm_weights: Tried where an arm's weight is `tuned`.
+        memory: GiB that tuning and fitting keep to; a quarter of the machine's by default.
+        tuning_users: On so many validation users.
+        latency_users: Asked one at a time for the latency; 0 for none.
+        price_per_hour: Of this machine, in any currency.
+        draws: Of each bootstrap and permutation test.
+        stop_early: Ask users in random order until the difference in the main metric is certain for every arm, by a
+            test that allows for looking after each batch.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    protocol: Protocol = Field(default_factory=lambda: Protocol.model_validate({}))
+    arms: Mapping[str, ArmConfig] = {}
+    baseline: str = ""
+    metric: str = ""
+    classics: Classics = "tuned"
+    also: tuple[Factorised, ...] = ()
+    lm_weights: tuple[float, ...] = (0.0, 0.01, 0.03, 0.1, 0.3)
+    memory: float | None = Field(None, gt=0)
+    tuning_users: int = Field(150, ge=2)
+    latency_users: int = Field(20, ge=0)
+    price_per_hour: float | None = Field(None, ge=0)
+    draws: int = Field(10_000, ge=100)
+    stop_early: bool = False
+
+    @property
+    def main_metric(self) -> str:
+        """NDCG at k unless another one is named."""
+        return self.metric or f"ndcg@{self.protocol.k}"
+
+    @classmethod
+    def read(cls, path: Path | None, arms: Iterable[str] = (), **changes: Any) -> RunConfig:
+        """A file's settings with those of the command line over them.
+
+        Args:
+            path: YAML; the defaults without.
+            arms: See `ArmConfig.parse`; where there are any, the file's are left out.
+            changes: Fields of this class or of `Protocol`, or the `dataset` of its `data`; None changes nothing.
+
+        Raises:
+            ConfigError: A file that is not there, is no YAML, or has settings that there are not; a `dataset` beside
+                tables.
+        """
+        found: Any = {}
+        if path is not None:
+            try:
+                found = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+            except OSError as error:
+                raise ConfigError(f"cannot read {path}: {error.strerror}") from None
+            except yaml.YAMLError as error:
+                raise ConfigError(f"{path} is not YAML: {error}") from None
+            if not isinstance(found, dict):
+                raise ConfigError(f"{path} must hold settings such as protocol and arms, not {type(found).__name__}")
+        parsed = [ArmConfig.parse(text) for text in arms]
+        names = [name for name, _ in parsed]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ConfigError(f"two arms are called {twice[0]!r}; give each a name of its own")
+        given = found.get("arms") or {}
+        found["arms"] = dict(parsed) or {name: ArmConfig.of(name, settings or {}) for name, settings in given.items()}
+        protocol = dict(found.get("protocol") or {})
+        for name, value in changes.items():
+            if value is not None:
+                if name == "dataset":
+                    data = protocol.get("data") or {}
+                    if "items" in data:
+                        raise ConfigError(
+                            f"{path} reads the tables {data['items']} and so on, not the data set {value}"
+                        )
+                    name, value = "data", {**data, "dataset": str(value)}
+                (protocol if name in Protocol.model_fields else found)[name] = value
+        try:
+            return cls.model_validate({**found, "protocol": protocol})
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"]))
+            raise ConfigError(f"{path or 'settings'}, {where}: {first['msg']}, not {first['input']!r}") from None

@@ -1,0 +1,174 @@
+"""What a run measures: metrics of each user, of all lists together, of the cost, and the parts users fall into."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+import polars as pl
+
+from llmgen.evaluation import metrics
+from llmgen.evaluation.protocol import Sample
+from llmgen.evaluation.results import Cost
+from llmgen.types import FloatArray, Item
+
+PARTS = 3
+"""Of users, by the length of their histories, the popularity of the held-out item and the time."""
+NAMES = {2: ("early", "late"), 3: ("early", "middle", "late")}
+GENRES = 8
+"""Attribute values that have a slice: the most frequent ones among the held-out items."""
+
+
+def span(metric: str) -> float:
+    """The largest absolute difference that two users' values of a metric of `Measures.per_user` can have."""
+    return 2.0 if metric == "position_bias" else 1.0  # in [-1, 1]; all others are in [0, 1]
+
+
+class Latencies(NamedTuple):
+    """Seconds of users asked one at a time, see `llmgen.evaluation.results.Cost`; either may be empty."""
+
+    cold: Sequence[float] = ()
+    warm: Sequence[float] = ()
+
+
+class Measures:
+    """Measures answers against a sample.
+
+    Args:
+        sample: Who was asked for what.
+        k: Cut-off.
+    """
+
+    def __init__(self, sample: Sample, k: int) -> None:
+        self.sample, self.k = sample, k
+        self._counts = Counter(sample.known["item_id"].to_list())
+        self._users = max(1, sample.known["user_id"].n_unique())
+        self._attributes = {item.id: frozenset(values(item)) for item in sample.catalog}
+
+    @cached_property
+    def hits(self) -> list[str]:
+        """The per-user metrics that are 0 or 1."""
+        return [f"hr@{self.k}"]
+
+    def per_user(self, answers: pl.DataFrame) -> dict[str, FloatArray]:
+        """Metrics of each user.
+
+        Returns:
+            Name -> one value a user: `hr`, `ndcg`, `mrr` at k; `recall`, `precision` and `map` too where users have
+            several held-out items; `position_bias` where there were candidates.
+        """
+        functions = {"hr": metrics.hit_rate_at_k, "ndcg": metrics.ndcg_at_k, "mrr": metrics.mrr_at_k}
+        if any(len(items) > 1 for items in self.sample.held_out):
+            functions |= {
+                "recall": metrics.recall_at_k,
+                "precision": metrics.precision_at_k,
+                "map": metrics.average_precision_at_k,
+            }
+        lists = answers["items"].to_list()
+        found = {
+            f"{name}@{self.k}": np.array(
+                [one(ranked, items, self.k) for ranked, items in zip(lists, self.sample.held_out, strict=True)]
+            )
+            for name, one in functions.items()
+        }
+        if self.sample.candidates is not None:
+            pairs = zip(self.sample.candidates, lists, strict=True)
+            found["position_bias"] = np.array([metrics.position_bias(shown, ranked) for shown, ranked in pairs])
+        return found
+
+    def lists(self, answers: pl.DataFrame) -> dict[str, float]:
+        """Name -> value of all lists together; see `llmgen.evaluation.metrics`."""
+        k, lists = self.k, answers["items"].to_list()
+        histories = [[item.id for item in query.history] for query in self.sample.queries]
+        shares = {item: max(1, self._counts[item]) / self._users for item in self.sample.catalog.ids}
+        shares = {item: min(1.0, share) for item, share in shares.items()}
+        lifts = [
+            metrics.popularity_lift_at_k(ranked, history, self._counts, k)
+            for ranked, history in zip(lists, histories, strict=True)
+        ]
+        pairs = list(zip(lists, histories, strict=True))
+        known = [lift for lift in lifts if not np.isnan(lift)]
+        found = {
+            f"coverage@{k}": metrics.coverage_at_k(lists, len(self.sample.catalog), k),
+            f"gini@{k}": metrics.gini_at_k(lists, len(self.sample.catalog), k),
+            f"novelty@{k}": _mean([metrics.novelty_at_k(ranked, shares, k) for ranked in lists]),
+            f"popularity_lift@{k}": _mean(known),
+            f"diversity@{k}": _mean([metrics.diversity_at_k(ranked, self._attributes, k) for ranked in lists]),
+            f"repetition@{k}": _mean([metrics.repetition_at_k(ranked, history, k) for ranked, history in pairs]),
+        }
+        found["exact"] = float(answers["exact"].mean() or 0.0)  # type: ignore[arg-type]
+        places = Counter(method for methods in answers["methods"].to_list() for method in methods)
+        found |= {f"route_{name}": count / places.total() for name, count in sorted(places.items())}
+        dropped = [method for methods in answers["dropped"].to_list() for method in methods]
+        lines = sum(count for name, count in places.items() if name != "prior") + len(dropped)
+        if "prior" in places or dropped or places.keys() - {"trie"}:
+            good = places["trie"] + places["exact"] + sum(method in ("trie", "exact") for method in dropped)
+            found["valid"] = good / lines if lines else 0.0
+            found["duplicates"] = sum(method != "none" for method in dropped) / lines if lines else 0.0
+        return found
+
+    def cost(self, answers: pl.DataFrame, latencies: Latencies, price: float | None) -> Cost:
+        """What the answers cost.
+
+        Args:
+            answers: Of one arm.
+            latencies: Of users asked alone.
+            price: Money for an hour of this machine.
+        """
+        seconds = 1000 * _mean(answers["seconds"].to_list())
+        return Cost(
+            prompt_tokens=_mean(answers["prompt_tokens"].to_list()),
+            rounds=_mean(answers["rounds"].to_list()),
+            cold_p50_s=_percentile(latencies.cold, 50),
+            cold_p95_s=_percentile(latencies.cold, 95),
+            warm_p50_s=_percentile(latencies.warm, 50),
+            warm_p95_s=_percentile(latencies.warm, 95),
+            seconds_per_1000=seconds,
+            money_per_1000=None if price is None else seconds / 3600 * price,
+        )
+
+    def slices(self) -> Iterator[tuple[str, str, list[int]]]:
+        """What users are divided by, the part, and the numbers of its users; parts with fewer than two are left out."""
+        lengths = np.array([len(query.history) for query in self.sample.queries])
+        counts = np.array([self._counts[item] for item in self.sample.next_items])
+        when = np.array(self.sample.times)
+        for by, numbers, unit in (
+            ("history length", lengths, "items"),
+            ("popularity of the held-out item", counts, "times taken"),
+        ):
+            for low, high, inside in _thirds(numbers):
+                yield by, f"{low:.0f} to {high:.0f} {unit}" if low < high else f"{low:.0f} {unit}", inside
+        times = list(_thirds(when))
+        for name, (_, _, inside) in zip(NAMES.get(len(times), ()), times, strict=False):
+            yield "time of the held-out item", name, inside
+        held = [self._attributes[item] for item in self.sample.next_items]
+        common = Counter(value for one in held for value in one).most_common(GENRES)
+        for value, _ in sorted(common):
+            inside = [number for number, one in enumerate(held) if value in one]
+            if len(inside) > 1:
+                yield "attribute of the held-out item", value, inside
+
+
+def values(item: Item) -> Collection[str]:
+    """The attribute values of an item that are lists, such as genres: what items can have in common."""
+    return [value for part in item.attributes.values() if isinstance(part, tuple) for value in part]
+
+
+def _thirds(numbers: FloatArray) -> Iterator[tuple[float, float, list[int]]]:
+    """Parts of nearly equal size, equal numbers never divided: smallest and largest of each, and who is in it."""
+    edges = np.unique(np.quantile(numbers, np.arange(1, PARTS) / PARTS, method="lower"))
+    part = np.searchsorted(edges, numbers, side="left")
+    parts = [inside for number in range(len(edges) + 1) if len(inside := np.flatnonzero(part == number)) > 1]
+    for inside in parts if len(parts) > 1 else ():
+        yield float(numbers[inside].min()), float(numbers[inside].max()), inside.tolist()
+
+
+def _percentile(seconds: Sequence[float], share: float) -> float | None:
+    return float(np.percentile(seconds, share)) if seconds else None
+
+
+def _mean(values: Sequence[float] | Mapping[str, float]) -> float:
+    return float(np.mean(list(values))) if len(values) else 0.0

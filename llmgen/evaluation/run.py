@@ -1,0 +1,238 @@
+"""Evaluate recommenders on a data set: metrics with intervals, cost, slices, beside the classic baselines.
+
+    llmgen evaluate --arm tuned=adapter:runs/ml-100k,priors:best,lm_weight:tuned --out runs/eval
+    llmgen evaluate --config eval/configs/new-items.yaml --among new --out runs/new-items
+
+Every answer is written as it comes; the same command goes on after a stop. The folder ends up with `results.json`
+(`llmgen.evaluation.results`), `report.html`, the resolved `config.yaml` and the answers. Two arms against each other:
+`llmgen ab`.
+"""
+
+from __future__ import annotations
+
+import logging
+import shlex
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+import yaml
+from rich.console import Console
+
+from llmgen.adapters import AdapterRecord
+from llmgen.errors import ConfigError
+from llmgen.evaluation import report
+from llmgen.evaluation.answers import Store, ask, latencies, locked
+from llmgen.evaluation.arms import Arm, ArmConfig, Engines, build
+from llmgen.evaluation.checks import check
+from llmgen.evaluation.config import RunConfig
+from llmgen.evaluation.environment import environment
+from llmgen.evaluation.measures import Measures, span
+from llmgen.evaluation.protocol import Sample
+from llmgen.evaluation.questions import Questions, from_log
+from llmgen.evaluation.results import Results
+from llmgen.evaluation.stats import Sequential
+from llmgen.evaluation.summary import Asked, summarise
+from llmgen.evaluation.told import told
+from llmgen.progress import Stage
+
+logger = logging.getLogger(__name__)
+
+
+def evaluate(
+    config: RunConfig,
+    out: Path,
+    *,
+    command: str = "llmgen.evaluation.evaluate",
+    against_classic: bool = False,
+    gates: Sequence[str] = (),
+    questions: Callable[[RunConfig], Questions] = from_log,
+) -> Results:
+    """Ask, measure, compare, and write everything into a folder.
+
+    Args:
+        config: What to run.
+        out: The folder; a run in it that was stopped is gone on with.
+        command: For the record.
+        against_classic: Whether the arms are compared with the best classic instead of the first arm.
+        gates: Metrics of which differences are wanted, whatever comes of it.
+        questions: What is asked.
+
+    Raises:
+        LLMGenError: Settings, data, models or files are not what they should be.
+    """
+    check(config, gates=gates, from_log=questions is from_log)
+    started = datetime.now(UTC).isoformat(timespec="seconds")
+    with locked(out):
+        settings = config.model_dump(mode="json")
+        (out / "config.yaml").write_text(yaml.safe_dump(settings, sort_keys=False, allow_unicode=True), "utf-8")
+        found = questions(config)
+        final, standing = found.final, found.classics
+        if config.stop_early:
+            order = np.random.default_rng(config.protocol.seed).permutation(len(final.queries))
+            final = final.part(order.tolist())
+        engines = Engines()
+        arms = [_arm(name, one, config, found, final, engines, out) for name, one in config.arms.items()]
+        if taken := {arm.name for arm in arms} & {arm.name for arm in standing}:
+            raise ConfigError(f"an arm may not be called {min(taken)!r}: that is a classic baseline's name")
+        everyone = [*arms, *standing]
+        baseline = config.baseline or (found.best if found.best and (against_classic or not arms) else everyone[0].name)
+        if baseline not in {arm.name for arm in everyone}:
+            raise ConfigError(f"the baseline {baseline!r} is no arm; there are {', '.join(a.name for a in everyone)}")
+        warned = tuple(_warnings(config, arms))
+        for text in warned:
+            logger.warning(text)
+        found = replace(found, notes=(*found.notes, *warned))
+        asked = _ask_all(config, everyone, final, baseline, out)
+        costs = {arm.name: latencies(arm, asked.sample, config.latency_users) for arm in arms if config.latency_users}
+        results = summarise(config, found, asked, baseline, costs, environment(command, started))
+        asked.write(out)
+        results.write(out)
+        report.write(results, out)
+    return results
+
+
+def main(
+    out: Annotated[Path, typer.Option(help="Folder of this run; one that was stopped is gone on with.")],
+    config: Annotated[Path | None, typer.Option(help="YAML, see llmgen.evaluation.RunConfig.")] = None,
+    arm: Annotated[list[str] | None, typer.Option(help="NAME=PROMPT or NAME=key:value,key:value. Repeatable.")] = None,
+    users: Annotated[int | None, typer.Option(help="How many are asked; all by default.")] = None,
+    k: Annotated[int | None, typer.Option(help="Length of the answers.")] = None,
+    newest: Annotated[int | None, typer.Option(help="Items known of each user; all by default.")] = None,
+    among: Annotated[str | None, typer.Option(help="What is ranked of new items: catalog or new.")] = None,
+    dataset: Annotated[str | None, typer.Option(help="A name, or a zip or folder of MovieLens.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of everything random.")] = None,
+    classic: Annotated[str | None, typer.Option("--classics", help="tuned, defaults or none.")] = None,
+    also: Annotated[
+        list[str] | None, typer.Option(help="als or bpr, which need the extra llmgen[factors]. Repeatable.")
+    ] = None,
+    memory: Annotated[float | None, typer.Option(help="GiB to keep to; a quarter of the machine's by default.")] = None,
+    json_output: Annotated[bool, typer.Option("--json", help="Print results.json instead of tables.")] = False,
+) -> None:
+    """Run, write and print."""
+    with told():
+        chosen = RunConfig.read(
+            config,
+            arm or (),
+            users=users,
+            k=k,
+            newest=newest,
+            among=among,
+            dataset=dataset,
+            seed=seed,
+            classics=classic,
+            also=also or None,
+            memory=memory,
+        )
+        results = evaluate(chosen, out, command=command_line("llmgen evaluate"), against_classic=True)
+        shown(results, out, json_output)
+
+
+def shown(results: Results, out: Path, json_output: bool) -> None:
+    """Print results for people, or for programs."""
+    if json_output:
+        typer.echo(results.model_dump_json(indent=1))
+    else:
+        report.show(results, Console())
+        typer.echo(f"report: {out / 'report.html'}")
+
+
+def command_line(command: str) -> str:
+    """How this process was called, for one who wants to do it again.
+
+    Args:
+        command: What the arguments are given to, such as `llmgen evaluate`.
+    """
+    given = sys.argv[1:]
+    own = given[0] if given and command == f"llmgen {given[0]}" else None
+    return f"{command} {shlex.join(given[1:] if own else given)}".rstrip()
+
+
+def _arm(
+    name: str,
+    settings: ArmConfig,
+    config: RunConfig,
+    questions: Questions,
+    final: Sample,
+    engines: Engines,
+    out: Path,
+) -> Arm:
+    if settings.lm_weight != "tuned":
+        return build(name, settings, final, questions.known, engines)
+    before = questions.weighing is None  # what is fitted then knows no more than the sample to choose on
+    some = replace((questions.weighing or questions.tuning).spread(config.tuning_users), candidates=None)
+    measures = Measures(some, config.protocol.k)
+    sibling = settings.model_copy(update={"adapter": settings.tuning_adapter or settings.adapter})
+    tried = [
+        build(f"{name} {weight:g}", sibling, some, questions.known, engines, lm_weight=weight, tuning=before)
+        for weight in config.lm_weights
+    ]
+    stores = [Store(out, arm, some) for arm in tried]
+    ask(tried, some, stores, f"{name}: choosing the LM's weight")
+    scores = [measures.per_user(store.table(some.users))[f"ndcg@{config.protocol.k}"].mean() for store in stores]
+    chosen = config.lm_weights[int(np.argmax(scores))]
+    arm = build(name, settings, final, questions.known, engines, lm_weight=chosen)
+    curve = {f"{weight:g}": round(float(score), 4) for weight, score in zip(config.lm_weights, scores, strict=True)}
+    return replace(arm, settings={**arm.settings, "validation_by_lm_weight": curve})
+
+
+def _warnings(config: RunConfig, arms: Sequence[Arm]) -> Iterator[str]:
+    """What is not as it was when an arm's adapter was tuned, such as the catalog in zero-shot use."""
+    for arm in arms:
+        adapter, engine = config.arms[arm.name].adapter, arm.recommender.engine
+        record = AdapterRecord.read(adapter) if adapter is not None and engine is not None else None
+        if record is not None and engine is not None:
+            # that it was tuned without the new items is made sure of before
+            known = config.protocol.split == "new_items"
+            catalog = record.catalog if known else arm.recommender.catalog.digest
+            used = {"catalog": catalog, "tokenizer": engine.tokenizer_digest}
+            for difference in record.differences(**used, prompts=[arm.prompt]):
+                yield f"{arm.name}: the adapter {adapter} may do badly: {difference}."
+
+
+def _ask_all(config: RunConfig, arms: Sequence[Arm], sample: Sample, baseline: str, out: Path) -> Asked:
+    stores = {arm.name: Store(out, arm, sample) for arm in arms}
+    slow = [arm for arm in arms if arm.recommender.engine is not None]
+    quick = [arm for arm in arms if arm.recommender.engine is None]
+    if quick:
+        ask(quick, sample, [stores[arm.name] for arm in quick], "Baselines")
+    done = len(sample.queries)
+    for arm in slow:
+        with Stage(f"{arm.name}: making the trie", 0):
+            _ = arm.recommender.trie  # made once, and no part of what an answer takes
+    if slow:
+        names = [arm.name for arm in arms if arm.kind == "arm"]
+        enough = _watch(config, names, stores, sample, baseline) if config.stop_early else None
+        done = ask(slow, sample, [stores[arm.name] for arm in slow], "Asking", enough=enough)
+    sample = sample.part(range(done))
+    measures = Measures(sample, config.protocol.k)
+    answers = {name: store.table(sample.users) for name, store in stores.items()}
+    return Asked(arms, sample, answers, {name: measures.per_user(table) for name, table in answers.items()})
+
+
+def _watch(
+    config: RunConfig, names: Sequence[str], stores: Mapping[str, Store], sample: Sample, baseline: str
+) -> Callable[[int], bool]:
+    """After each batch: is the sign of every arm's difference certain? The arms share an error of .05."""
+    others = [name for name in names if name != baseline]
+    watched = {name: Sequential(1 - 0.05 / len(others), largest=span(config.main_metric)) for name in others}
+    seen = 0
+
+    def enough(done: int) -> bool:
+        nonlocal seen
+        fresh = sample.part(range(seen, done))
+        measures = Measures(fresh, config.protocol.k)
+        values = {
+            name: measures.per_user(stores[name].table(fresh.users))[config.main_metric] for name in {*names, baseline}
+        }
+        seen = done
+        for name, watch in watched.items():
+            watch.add(values[name] - values[baseline])
+        return bool(watched) and all(watch.decided for watch in watched.values())
+
+    return enough

@@ -1,0 +1,69 @@
+"""What can be known to be wrong with a training run before any data or model is read, all of it in one message."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import peft
+
+from llmgen.adapters import AdapterRecord
+from llmgen.errors import ConfigError, LLMGenError
+from llmgen.templates import PromptLibrary
+from llmgen.training.data import wrong_tasks
+from llmgen.training.recipe import Recipe
+from llmgen.workspace import FITTED, wrong_data, wrong_priors
+
+
+def check(recipe: Recipe) -> None:
+    """Look at everything that needs neither data nor model.
+
+    Raises:
+        ConfigError: One line for each mistake.
+    """
+    if found := list(_of(recipe)):
+        raise ConfigError("\n".join(found))
+
+
+def peft_config(settings: Mapping[str, Any]) -> peft.PeftConfig:
+    """The configuration that the recipe's `peft` stands for.
+
+    Raises:
+        ConfigError: There is no such method or setting.
+    """
+    try:
+        return peft.get_peft_config({"task_type": "CAUSAL_LM", **settings})
+    except (KeyError, TypeError, ValueError) as error:
+        raise ConfigError(f"peft: {error}; it takes a peft_type and the fields of its PEFT config") from None
+
+
+def _of(recipe: Recipe) -> Iterator[str]:
+    yield from wrong_data(cast(dict[str, Any], recipe.data))
+    priors = cast(Mapping[str, Mapping[str, object] | None], recipe.priors)
+    if "wish" in priors:
+        yield f"the prior wish reads the words of a query, and nobody in a log wishes; there are {', '.join(FITTED)}"
+    yield from wrong_priors(priors)
+    library = PromptLibrary.default()
+    try:
+        yield from wrong_tasks(recipe.mixture(), library)
+    except ConfigError as error:
+        yield str(error)
+    if recipe.prompt and recipe.prompt not in library:
+        yield f"prompt: none is called {recipe.prompt!r}; there are {', '.join(library)}"
+    try:
+        recipe.weights()
+    except ConfigError as error:
+        yield str(error)
+    if recipe.model and recipe.model.startswith((".", "/", "~")) and not Path(recipe.model).expanduser().is_dir():
+        yield f"model: there is no folder {recipe.model}"
+    if recipe.adapter:
+        try:
+            AdapterRecord.read(recipe.adapter)
+        except LLMGenError as error:
+            yield f"adapter: {error}"
+    elif settings := cast(dict[str, Any], recipe.peft):
+        try:
+            peft_config(settings)
+        except ConfigError as error:
+            yield str(error)

@@ -1,0 +1,168 @@
+"""Recipe: what a training run learns, from what, and how; the rest are TRL's own settings (`SFTConfig`)."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, get_args
+
+from llmgen.adapters import Loss
+from llmgen.errors import ConfigError
+from llmgen.training.data import Task
+
+
+@dataclass
+class Recipe:
+    """Fields of the YAML file, beside those of `SFTConfig`; each is also a flag.
+
+    `data`, `leave_out`, `hold_out`, `tasks`, `priors` and `peft` are mappings, JSON as flags; once made, a recipe holds
+    them parsed.
+    """
+
+    model: str = field(default="", metadata={"help": "Folder or hub name of a causal LM; SmolLM2-135M by default."})
+    dtype: str = field(
+        default="",
+        metadata={
+            "help": "float32 or bfloat16, of the model's own weights; by default float32 on a CPU, bfloat16 on a GPU. "
+            "Where there is room, float32 with bf16: true for the products loses less."
+        },
+    )
+    data: str = field(
+        default='{"dataset": "movielens-100k"}',
+        metadata={"help": "Arguments of llmgen.workspace.DataSettings: a data set by name, or two tables."},
+    )
+    ties: str = field(default="file", metadata={"help": "Order of equal times: file or item_id."})
+    learn_from: str = field(
+        default="train",
+        metadata={"help": "train (leave-one-out, two items a user held out), train+validation, or all."},
+    )
+    leave_out: str = field(
+        default="{}",
+        metadata={
+            "help": "share, seed and last of llmgen.splits.leave_items_out: items that are to be new in an evaluation "
+            "are taken out of log and catalog, and the last part of each user's log is not learned from; {} for none."
+        },
+    )
+    hold_out: str = field(
+        default="{}",
+        metadata={
+            "help": "share, validation_share and seed of llmgen.splits.random_split: interactions drawn at random are "
+            "not learned from either, for eval.ratings --split random; {} for none."
+        },
+    )
+    tasks: str = field(
+        default='{"list": {"prompts": ["next_item_list"], "max_history": 40}}',
+        metadata={"help": "Name -> prompts, weight, max_history; see llmgen.training.data."},
+    )
+    item_dropout: float = field(
+        default=0.0, metadata={"help": "Share of a history left out; see llmgen.training.data."}
+    )
+    order_noise: float = field(
+        default=0.0, metadata={"help": "Share of neighbours in a history that change places; see llmgen.training.data."}
+    )
+    loss: str = field(default="residual", metadata={"help": "catalog, residual or lm; see llmgen.training.loss."})
+    priors: str = field(
+        default='{"transition": {}}',
+        metadata={"help": "Name -> settings of its fit; cross-fitted for the residual loss, and used on validation."},
+    )
+    folds: int = field(default=5, metadata={"help": "Parts of the users for cross-fitting."})
+    prior_dropout: float = field(
+        default=0.3, metadata={"help": "Share of examples that are learned without the prior, so the LM stands alone."}
+    )
+    lm_weight: float = field(default=0.3, metadata={"help": "Where the LM's weight starts, residual loss only."})
+    lm_weight_rate: float = field(default=0.0, metadata={"help": "Its learning rate, of the logarithm; 0 holds it."})
+    peft: str = field(
+        default='{"peft_type": "LORA", "r": 16, "lora_alpha": 32, "target_modules": "all-linear"}',
+        metadata={"help": "Arguments of peft.get_peft_config; {} tunes all weights."},
+    )
+    quantize: str = field(
+        default="",
+        metadata={
+            "help": "4bit (NF4, as QLoRA has it) or 8bit: how the model's own weights are kept while an adapter is "
+            "tuned; needs llmgen[qlora]. For GPUs; on a CPU it works and is slow."
+        },
+    )
+    adapter: str = field(default="", metadata={"help": "Folder of an adapter to go on tuning, in place of peft."})
+    max_tokens: int = field(default=1024, metadata={"help": "Longest example."})
+    threads: int = field(default=0, metadata={"help": "CPU threads; torch's own choice by default."})
+    prompt: str = field(default="", metadata={"help": "Template of the validation; the first task's by default."})
+    max_history: int = field(default=0, metadata={"help": "Items in its prompt; the first task's by default."})
+    validation_users: int = field(default=100, metadata={"help": "How many users each validation asks; 0 for none."})
+    nats_users: int = field(
+        default=0,
+        metadata={
+            "help": "Of how many users each validation measures how likely the held-out item is, in nats, beside the "
+            "priors and alone: one pass a user, not a search. metric_for_best_model: nats chooses checkpoints by it."
+        },
+    )
+    lm_weights: str = field(default="0.05,0.1,0.2,0.4,1", metadata={"help": "Tried on them beside the priors."})
+
+    def __post_init__(self) -> None:
+        for name in ("data", "leave_out", "hold_out", "tasks", "priors", "peft"):
+            value = getattr(self, name)
+            if isinstance(value, str):
+                try:
+                    setattr(self, name, json.loads(value))
+                except json.JSONDecodeError as error:
+                    raise ConfigError(f"{name} must be JSON, not {value!r}: {error}") from None
+        if self.loss not in get_args(Loss):
+            raise ConfigError(f"loss must be {', '.join(get_args(Loss))}, not {self.loss!r}")
+        if self.loss == "residual" and not self.priors:
+            raise ConfigError("the residual loss needs a prior; give priors, or use loss: catalog")
+        if self.learn_from not in ("train", "train+validation", "all"):
+            raise ConfigError(f"learn_from must be train, train+validation or all, not {self.learn_from!r}")
+        if self.leave_out and self.learn_from == "all":
+            raise ConfigError("learn_from: all would learn what leave_out holds out; use train or train+validation")
+        if self.hold_out and (self.learn_from != "train" or self.leave_out):
+            raise ConfigError(
+                "hold_out goes with learn_from: train and without leave_out; the others hold out otherwise"
+            )
+        if self.quantize not in ("", "4bit", "8bit"):
+            raise ConfigError(f"quantize must be 4bit or 8bit, or empty for neither, not {self.quantize!r}")
+        if self.quantize and not (self.peft or self.adapter):
+            raise ConfigError("weights that are quantized cannot be tuned themselves; give peft, or no quantize")
+        if self.dtype not in ("", "float32", "bfloat16"):
+            raise ConfigError(f"dtype must be float32 or bfloat16, or empty for the machine's own, not {self.dtype!r}")
+        for name in ("prior_dropout", "item_dropout", "order_noise"):
+            if not 0 <= (share := getattr(self, name)) <= 1:
+                raise ConfigError(f"{name} is a share, from 0 to 1, not {share}")
+        if not self.lm_weight > 0:
+            raise ConfigError(f"lm_weight must be above 0, not {self.lm_weight}: a model of weight 0 learns nothing")
+
+    def mixture(self) -> dict[str, Task]:
+        """The tasks.
+
+        Raises:
+            ConfigError: A setting that tasks do not have.
+        """
+        known = {one.name for one in fields(Task)}
+        made = {}
+        for name, settings in dict[str, dict[str, Any]](self.tasks).items():  # type: ignore[arg-type]
+            if unknown := sorted(set(settings) - known):
+                raise ConfigError(f"the task {name!r} has no setting {unknown[0]!r}; there are {', '.join(known)}")
+            made[name] = Task(**{**settings, "prompts": tuple(settings.get("prompts", ()))})
+        return made
+
+    def base_model(self) -> str:
+        """The model's folder or hub name."""
+        if self.model:
+            return self.model
+        from llmgen.models import demo_model
+
+        return str(demo_model())
+
+    def weights(self) -> tuple[float, ...]:
+        """LM weights that are tried on validation, without 0."""
+        try:
+            return tuple(float(part) for part in self.lm_weights.split(","))
+        except ValueError:
+            raise ConfigError(f"lm_weights are numbers separated by commas, not {self.lm_weights!r}") from None
+
+
+def folder_of(path: str) -> Path:
+    """The output folder, which must be one."""
+    folder = Path(path)
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"{folder} is a file, and checkpoints need a folder; give another output_dir")
+    return folder

@@ -1,0 +1,387 @@
+"""Fine-tune a model on a catalog and its log.
+
+    llmgen train --config training/configs/ml-100k.yaml --output_dir runs/ml-100k
+
+Settings are those of `llmgen.training.recipe.Recipe` and of TRL's `SFTConfig`, from the file, with flags over them.
+Started again with the same folder, a run goes on from its last checkpoint. The folder ends up holding the adapter, its
+record `llmgen.json`, a model card and the resolved settings.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
+from typing import Any, NamedTuple, cast
+
+import peft
+import polars as pl
+import torch
+import yaml
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+from safetensors import SafetensorError
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from trl.scripts.utils import TrlParser
+from trl.trainer.sft_config import SFTConfig
+
+from llmgen.adapters import AdapterRecord, Loss
+from llmgen.catalog import Catalog
+from llmgen.datasets import Dataset
+from llmgen.engines.hf import HFEngine
+from llmgen.errors import ConfigError, LLMGenError
+from llmgen.priors import Prior, Seen
+from llmgen.progress import Stage
+from llmgen.prompting import TASKS
+from llmgen.recommender import Recommender
+from llmgen.splits import History, Ties, histories, leave_items_out, leave_one_out, log_digest, random_split
+from llmgen.training.batches import Batches
+from llmgen.training.card import write_card
+from llmgen.training.checks import check, peft_config
+from llmgen.training.data import Mixture
+from llmgen.training.loss import ItemPaths
+from llmgen.training.recipe import Recipe, folder_of
+from llmgen.training.trainer import CatalogTrainer, last_checkpoint
+from llmgen.training.validation import Validation
+from llmgen.types import Query
+from llmgen.workspace import FITTED, DataSettings
+
+logger = logging.getLogger(__name__)
+
+PACKAGES = ("torch", "transformers", "trl", "peft")
+
+
+class Data(NamedTuple):
+    """What a run sees.
+
+    Attributes:
+        dataset: All of it; only `known` is learned from.
+        known: Interactions to learn from.
+        queries: Of validation, one a user; none where nothing is held out for it.
+        held_out: Id of each query's item.
+    """
+
+    dataset: Dataset
+    known: pl.DataFrame
+    queries: list[Query]
+    held_out: list[str]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run from the command line; 0, or 2 after an error that was told."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    try:
+        recipe, args = parse(arguments)
+        run(recipe, args)
+    except LLMGenError as error:
+        Console(stderr=True).print(Text.assemble(("error: ", "red"), str(error)), soft_wrap=True)
+        return 2
+    return 0
+
+
+def parse(arguments: Sequence[str] | None = None) -> tuple[Recipe, SFTConfig]:
+    """Settings from a file and flags, with defaults that suit the machine."""
+    cuda = torch.cuda.is_available()
+    parser = TrlParser([Recipe, SFTConfig], prog="llmgen train")  # type: ignore[list-item]
+    parser.set_defaults(
+        output_dir="runs/sft",
+        use_cpu=not cuda,
+        bf16=cuda,
+        gradient_checkpointing=False,
+        report_to="none",
+        learning_rate=1e-3,
+        max_steps=100,
+        per_device_train_batch_size=8,
+        logging_steps=10,
+        save_steps=50,
+        save_total_limit=2,
+        lr_scheduler_type="cosine",
+        warmup_steps=10,
+    )
+    recipe, args = parser.parse_args_and_config(args=None if arguments is None else list(arguments))
+    return cast(Recipe, recipe), cast(SFTConfig, args)
+
+
+def run(recipe: Recipe, args: SFTConfig) -> AdapterRecord:
+    """Train, or go on training, and write everything.
+
+    Raises:
+        LLMGenError: Settings, data or model are not what they should be, or the run cannot go on.
+    """
+    folder = folder_of(args.output_dir or "runs/sft")
+    check(recipe)
+    if recipe.threads:
+        torch.set_num_threads(recipe.threads)
+    data = load(recipe)
+    tasks = recipe.mixture()
+    first = next(iter(tasks.values()))
+    torch.manual_seed(args.seed)
+    model, tokenizer = load_model(recipe)
+    catalog = data.dataset.catalog
+    engine = HFEngine(model, tokenizer, max_tokens=recipe.max_tokens)
+    recommender = Recommender(catalog, engine, max_history=max(task.max_history for task in tasks.values()))
+    recommending = [task for task in tasks.values() if task.prompts and _recommends(recommender, task.prompts[0])]
+    served = (recommending or [replace(first, prompts=("next_item",))])[0]
+    prompt, max_history = recipe.prompt or served.prompts[0], recipe.max_history or served.max_history
+    past = histories(data.known, catalog=catalog)
+    fitted = fit(recipe.priors, data.known, data.dataset)
+    mixture = Mixture(
+        recommender,
+        past,
+        tasks,
+        seed=args.seed,
+        group=args.per_device_train_batch_size,
+        dropout=recipe.item_dropout,
+        order_noise=recipe.order_noise,
+        folds=recipe.folds,
+        likely=fitted,
+    )
+    crossed: Mapping[int, Sequence[Prior]] = {}
+    if recipe.loss == "residual":
+        crossed = cross_fit(recipe, data, mixture.fold_of, fitted)
+    loss = cast(Loss, recipe.loss)
+    with Stage("making the trie", 0):
+        trie = recommender.trie
+    batches = Batches(
+        mixture,
+        ItemPaths(trie),
+        loss,
+        priors=crossed,
+        prior_dropout=recipe.prior_dropout,
+        pad=int(tokenizer.pad_token_id or 0),
+    )
+    record = AdapterRecord(
+        base_model=recipe.model or "SmolLM2-135M-Instruct",
+        loss=loss,
+        lm_weight=recipe.lm_weight if recipe.loss == "residual" else 1.0,
+        prompt=prompt,
+        max_history=max_history,
+        label=catalog.label_format,
+        priors=cast(dict[str, dict[str, float]], recipe.priors) if recipe.loss == "residual" else {},
+        prompts=tuple(sorted({recommender.prompts[name].ref for task in tasks.values() for name in task.prompts})),
+        catalog=catalog.digest,
+        tokenizer=engine.tokenizer_digest,
+        data=log_digest(data.known),
+        seed=args.seed,
+        versions={name: importlib.metadata.version(name) for name in PACKAGES},
+    )
+    check_earlier(recipe, catalog, record.data)
+    measure = None
+    if (recipe.validation_users or recipe.nats_users) and data.queries:
+        measure = Validation(
+            catalog,
+            fitted,
+            data.queries,
+            data.held_out,
+            tokenizer,
+            prompt=prompt,
+            max_history=max_history,
+            lm_weights=recipe.weights(),
+            users=recipe.validation_users,
+            nats_users=recipe.nats_users,
+        )
+    trainer = CatalogTrainer(
+        wrap(model, recipe),
+        args,
+        batches,
+        tokenizer,
+        record,
+        lm_weight=recipe.lm_weight,
+        lm_weight_rate=recipe.lm_weight_rate,
+        measure=measure,
+    )
+    first_process = trainer.is_world_process_zero()  # of several, one tells and writes
+    if first_process:
+        folder.mkdir(parents=True, exist_ok=True)
+        settings = {**asdict(recipe), **args.to_dict()}  # type: ignore[no-untyped-call]
+        (folder / "settings.yaml").write_text(yaml.safe_dump(settings, sort_keys=True, allow_unicode=True), "utf-8")
+    last = last_checkpoint(folder)
+    if last is not None and first_process:
+        Console(stderr=True).print(f"going on from {last}", highlight=False)
+    trainer.train(resume_from_checkpoint=None if last is None else str(last))
+    if measure is not None and not args.load_best_model_at_end:
+        trainer.evaluate()
+    trainer.save_model(str(folder))
+    if not first_process:
+        return trainer.record()
+    validations = [entry for entry in trainer.state.log_history if "eval_ndcg" in entry or "eval_nats" in entry]
+    _show(validations)
+    write_card(folder, trainer.record(), data.dataset, len(data.known), validations)
+    return trainer.record()
+
+
+def _show(validations: Sequence[Mapping[str, float]]) -> None:
+    """Tables of validations: a row a step, before and after among them."""
+    tables = {
+        "ndcg": "NDCG on validation users, LM x prior at each weight",
+        "nats": "Nats an item on validation users, at the weight that is best",
+    }
+    titles = {"": "best", "prior": "prior alone", "lm": "LM alone", "weight": "LM's weight"}
+    for measure, title in tables.items():
+        start = f"eval_{measure}"
+        names = list(dict.fromkeys(name for entry in validations for name in entry if name.startswith(start)))
+        if not names:
+            continue
+        table = Table(title=title, title_justify="left", box=box.SIMPLE)
+        table.add_column("step", justify="right")
+        for name in names:
+            rest = name.removeprefix(start).removeprefix("_")
+            table.add_column(titles.get(rest, rest.replace("at_", "at ")), justify="right")
+        for entry in validations:
+            if start in entry:
+                cells = (f"{entry[name]:.4g}" if name.endswith("_weight") else f"{entry[name]:.4f}" for name in names)
+                table.add_row(f"{entry['step']:g}", *cells)
+        Console().print(table)
+
+
+def _recommends(recommender: Recommender, prompt: str) -> bool:
+    """Whether a prompt is one to recommend with, of those that are there; what is wrong with others, `Mixture` says."""
+    return prompt in recommender.prompts and TASKS.get(recommender.prompts[prompt].task) == "recommend"
+
+
+def load(recipe: Recipe) -> Data:
+    """The data, and what of it is held out."""
+    dataset = DataSettings(**cast(dict[str, Any], recipe.data)).load()
+    if recipe.learn_from == "all":
+        return Data(dataset, dataset.interactions, [], [])
+    ties = cast(Ties, recipe.ties)
+    if recipe.leave_out:
+        try:
+            left = leave_items_out(
+                dataset.interactions, dataset.catalog.ids, ties=ties, **cast(dict[str, Any], recipe.leave_out)
+            )
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"leave_out: {error}; it takes share, seed and last") from None
+        train, validation = left.train, left.validation
+        known = pl.concat([train, validation])
+        dataset = replace(dataset, catalog=dataset.catalog.without(left.items), interactions=known)
+    else:
+        train, validation, *_ = leave_one_out(dataset.interactions, ties=ties)
+        if recipe.hold_out:
+            try:
+                train = random_split(train, **cast(dict[str, Any], recipe.hold_out)).train
+            except (TypeError, ValueError) as error:
+                raise ConfigError(f"hold_out: {error}; it takes share, validation_share and seed") from None
+    if recipe.learn_from == "train+validation":
+        return Data(dataset, pl.concat([train, validation]), [], [])
+    past = histories(train, catalog=dataset.catalog)
+    users, items = validation["user_id"].to_list(), validation["item_id"].to_list()
+    nothing = History((), None)  # of a user all of whose log hold_out draws
+    queries = [Query(past.get(user, nothing).items, user_id=user) for user in users]
+    return Data(dataset, train, queries, items)
+
+
+def load_model(recipe: Recipe) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The base model and its tokenizer, in the recipe's precision or quantized as it says."""
+    name = recipe.base_model()
+    cuda = torch.cuda.is_available()
+    device, precision = ("cuda", "bfloat16") if cuda else ("cpu", "float32")
+    dtype = getattr(torch, recipe.dtype or precision)
+    options: dict[str, Any] = {}
+    if recipe.quantize:
+        chosen = BitsAndBytesConfig(  # type: ignore[no-untyped-call]  # the settings of QLoRA (Dettmers et al., NeurIPS 2023)
+            load_in_4bit=recipe.quantize == "4bit",
+            load_in_8bit=recipe.quantize == "8bit",
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=dtype,
+        )
+        options = {"quantization_config": chosen, "device_map": {"": device}}
+    try:
+        model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, **options)
+        tokenizer = AutoTokenizer.from_pretrained(name)
+    except ImportError as error:
+        if not recipe.quantize:
+            raise
+        raise ConfigError(f"quantize: {recipe.quantize} needs bitsandbytes; install llmgen[qlora] ({error})") from error
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"cannot load the model {name!r}: {error}") from error
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    if not recipe.quantize:  # else it is where it belongs, and must not be moved
+        cast(torch.nn.Module, model).to(device)
+    for module in model.modules():  # else they are packed for inference at the first question, and have no gradients
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            setattr(module, "support_avx512bf16_for_cpu", False)  # noqa: B010  # for mypy, modules hold modules
+    return cast(PreTrainedModel, model), tokenizer
+
+
+def check_earlier(recipe: Recipe, catalog: Catalog, data: str) -> None:
+    """Make sure that an adapter that is gone on with has not seen what this run leaves out.
+
+    Args:
+        recipe: Of the run.
+        catalog: That it learns from; the earlier run may have written its items in another way.
+        data: Digest of the interactions that it learns from.
+
+    Raises:
+        ConfigError: It may have.
+    """
+    setting = "leave_out" if recipe.leave_out else "hold_out" if recipe.hold_out else ""
+    if not (recipe.adapter and setting):
+        return
+    earlier = AdapterRecord.read(recipe.adapter)
+    written = catalog.labelled(earlier.label) if earlier is not None and earlier.label else catalog
+    if earlier is None or (earlier.data, earlier.catalog) != (data, written.digest):
+        raise ConfigError(
+            f"the adapter {recipe.adapter!r} did not learn from the same interactions and catalog as this run, so it "
+            f"may have seen what {setting} takes out; go on from one that was tuned with the same data and {setting}"
+        )
+
+
+def wrap(model: PreTrainedModel, recipe: Recipe) -> PreTrainedModel:
+    """The model with a fresh adapter or that of an earlier run, or as it is where all weights are tuned."""
+    if recipe.quantize:
+        prepare = cast(Callable[..., PreTrainedModel], peft.prepare_model_for_kbit_training)
+        model = prepare(model, use_gradient_checkpointing=False)  # of which `SFTConfig` decides
+    if recipe.adapter:
+        try:
+            tuned = peft.PeftModel.from_pretrained(model, recipe.adapter, is_trainable=True)
+        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+            raise ConfigError(f"cannot go on from the adapter {recipe.adapter!r}: {error}") from error
+        return cast(PreTrainedModel, tuned)
+    settings = cast(dict[str, Any], recipe.peft)
+    if not settings:
+        return model
+    return cast(PreTrainedModel, peft.get_peft_model(model, peft_config(settings)))
+
+
+def fit(priors: object, known: pl.DataFrame, dataset: Dataset) -> list[Prior]:
+    """The priors of a recipe, which was checked, fitted on some interactions.
+
+    Raises:
+        ConfigError: A setting is out of range.
+    """
+    made: list[Prior] = []
+    for name, settings in cast(dict[str, dict[str, Any]], priors).items():
+        try:
+            made.append(FITTED[name](known, dataset.catalog, **(settings or {})))
+        except ValueError as error:
+            raise ConfigError(f"prior {name}: {error}") from None
+    return made
+
+
+def cross_fit(
+    recipe: Recipe, data: Data, fold_of: Mapping[str, int], fitted: Sequence[Prior]
+) -> dict[int, Sequence[Prior]]:
+    """Fold -> priors that were fitted without the users of the fold, else they would know the targets."""
+    seen = Seen(data.dataset.catalog)
+    priors: dict[int, Sequence[Prior]] = {-1: (seen, *fitted)}
+    for fold in sorted(set(fold_of.values())):
+        inside = [user for user, number in fold_of.items() if number == fold]
+        others = data.known.filter(~pl.col("user_id").is_in(inside))
+        if others.is_empty():
+            raise ConfigError(
+                f"{len(fold_of)} users are too few for {recipe.folds} folds; cross-fitting needs 2 or more"
+            )
+        priors[fold] = (seen, *fit(recipe.priors, others, data.dataset))
+    return priors

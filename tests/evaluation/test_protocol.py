@@ -1,0 +1,162 @@
+"""Who is asked about what."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from llmgen.datasets import Dataset
+from llmgen.errors import ConfigError
+from llmgen.evaluation.baselines import parts
+from llmgen.evaluation.classics import Random, RepeatLast
+from llmgen.evaluation.config import RunConfig
+from llmgen.evaluation.measures import Measures
+from llmgen.evaluation.protocol import Protocol, samples
+from llmgen.types import Query
+from tests.conftest import films
+
+USERS, ITEMS = 40, 30
+
+
+@pytest.fixture
+def protocol(tmp_path: Path) -> dict[str, Any]:
+    rng = np.random.default_rng(1)
+    items = ["item_id,title,genres", *(f"i{n},Title {n},{'War' if n % 2 else 'Comedy'}" for n in range(ITEMS))]
+    (tmp_path / "items.csv").write_text("\n".join(items))
+    rows = ["user_id,item_id,timestamp"]
+    for user in range(USERS):
+        for place, item in enumerate(rng.permutation(ITEMS)[: 3 + user % 6]):
+            rows.append(f"u{user},i{item},{1000 * place + user}")
+    (tmp_path / "log.csv").write_text("\n".join(rows))
+    return {"data": {"items": tmp_path / "items.csv", "interactions": tmp_path / "log.csv", "attributes": ["genres"]}}
+
+
+def load(settings: dict[str, Any]) -> tuple[Protocol, Dataset]:
+    made = Protocol.model_validate(settings)
+    return made, made.load()
+
+
+def test_leave_one_out_is_that_of_the_baselines(protocol: dict[str, Any]) -> None:
+    made, data = load(protocol)
+    for mine, theirs in zip(samples(made, data), parts(data.interactions, data.catalog), strict=True):
+        assert [query.history for query in mine.queries] == [query.history for query in theirs.queries]
+        assert mine.next_items == theirs.held_out
+        assert len(mine.known) == len(theirs.known)
+
+
+def test_a_draw_of_users_is_the_same_always_and_another_with_another_seed(protocol: dict[str, Any]) -> None:
+    draws = [samples(*load({**protocol, "users": 10, "seed": seed}))[1] for seed in (0, 0, 1)]
+    assert draws[0].users == draws[1].users != draws[2].users
+    assert draws[0].digest == draws[1].digest != draws[2].digest
+    assert len(set(draws[0].users)) == 10
+    whole = samples(*load(protocol))
+    assert set(draws[0].users) <= set(whole[1].users)
+    assert len(samples(*load({**protocol, "users": 10}))[0].queries) == len(whole[0].queries)
+
+
+def test_a_split_in_time_looks_for_all_that_came_later_and_knows_nothing_of_it(protocol: dict[str, Any]) -> None:
+    made, data = load({**protocol, "split": "time", "test_share": 0.3})
+    tuning, final = samples(made, data)
+    end = max(data.interactions["timestamp"].to_list())
+    for sample in (tuning, final):
+        before = max(sample.known["timestamp"].to_list())
+        assert before < min(sample.times) <= end
+        for query, wanted in zip(sample.queries, sample.held_out, strict=True):
+            assert not {item.id for item in query.history} & set(wanted)
+    assert any(len(wanted) > 1 for wanted in final.held_out)
+    measures = Measures(final, 10)
+    assert {by for by, _, _ in measures.slices()} >= {"popularity of the held-out item", "time of the held-out item"}
+
+
+def test_of_new_users_only_the_newest_items_are_known(protocol: dict[str, Any]) -> None:
+    _, whole = samples(*load(protocol))
+    for newest in (0, 2):
+        _, cut = samples(*load({**protocol, "newest": newest}))
+        assert cut.held_out == whole.held_out
+        assert [one.history for one in cut.queries] == [
+            one.history[len(one.history) - newest :] if newest < len(one.history) else one.history
+            for one in whole.queries
+        ]
+        assert len(cut.known) == len(whole.known)
+
+
+def test_candidates_hold_what_is_looked_for_and_nothing_of_the_history(protocol: dict[str, Any]) -> None:
+    made, data = load({**protocol, "candidates": 8})
+    _, final = samples(made, data)
+    assert final.candidates is not None
+    places = []
+    for query, wanted, offered in zip(final.queries, final.held_out, final.candidates, strict=True):
+        assert len(offered) == len(set(offered)) == 8
+        assert set(wanted) <= set(offered)
+        assert not {item.id for item in query.history} & set(offered)
+        places.append(offered.index(wanted[0]))
+    assert len(set(places)) > 4  # in random order
+    assert samples(made, data)[1].candidates == final.candidates
+
+
+def test_slices_divide_the_users(protocol: dict[str, Any]) -> None:
+    _, final = samples(*load(protocol))
+    by: dict[str, list[int]] = {}
+    for name, _, inside in Measures(final, 10).slices():
+        by.setdefault(name, []).extend(inside)
+    for name in ("history length", "popularity of the held-out item"):
+        assert sorted(by[name]) == list(range(len(final.queries)))
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("protocol: {users: 1}", "protocol.users: Input should be greater than or equal to 2, not 1"),
+        ("protocol: {split: weekly}", "protocol.split"),
+        ("arms: {A: {promt: x}}", "arm 'A', promt: Extra inputs are not permitted; an arm has prompt"),
+        ("- a list", "must hold settings"),
+        ("a: [", "is not YAML"),
+        ("speed: 9", "speed: Extra inputs"),
+    ],
+)
+def test_settings_that_are_wrong_are_named(tmp_path: Path, text: str, says: str) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        RunConfig.read(path)
+    assert says in str(caught.value)
+
+
+def test_the_data_set_of_a_file_can_be_named_later(tmp_path: Path, protocol: dict[str, Any]) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text("protocol: {data: {dataset: here.zip, core: 5}}")
+    assert RunConfig.read(path, dataset="there.zip").protocol.data == {"dataset": "there.zip", "core": 5}
+    assert RunConfig.read(path).protocol.data == {"dataset": "here.zip", "core": 5}
+    assert RunConfig.read(None, dataset=tmp_path).protocol.data == {"dataset": str(tmp_path)}
+    path.write_text("protocol: {data: {items: a.csv, interactions: b.csv}}")
+    with pytest.raises(ConfigError, match=r"reads the tables a\.csv and so on, not the data set there\.zip"):
+        RunConfig.read(path, dataset="there.zip")
+
+
+def test_the_core_is_a_setting_of_the_data(protocol: dict[str, Any]) -> None:
+    _, whole = load(protocol)
+    _, core = load({**protocol, "data": {**protocol["data"], "core": 4}})
+    assert core.interactions["user_id"].value_counts()["count"].min() >= 4  # type: ignore[operator]
+    assert len(core.interactions) < len(whole.interactions)
+    with pytest.raises(ConfigError, match="core is how often each user and item must occur, 0 or more, not -1"):
+        load({**protocol, "data": {**protocol["data"], "core": -1}})
+
+
+def test_data_that_are_wrong_are_named() -> None:
+    with pytest.raises(ConfigError, match=r"data: .*folder.*DataSettings"):
+        Protocol(data={"folder": "x"}).load()  # type: ignore[call-arg]
+
+
+def test_classics_by_hand() -> None:
+    catalog = films(20)
+    queries = [Query((catalog[3], catalog[5], catalog[3]), user_id="a"), Query((), user_id="b")]
+    last = RepeatLast(catalog).log_weights(queries)
+    assert np.argsort(-last[0], kind="stable")[:3].tolist() == [3, 5, 0]
+    assert not last[1].any()
+    one = Random(20, seed=1).log_weights(queries)
+    assert (one == Random(20, seed=1).log_weights(queries)).all()
+    assert (one != Random(20, seed=2).log_weights(queries)).any()
+    assert (one[0] != one[1]).any()
