@@ -35,14 +35,14 @@ lint: $(VENV)/.installed
 check: lint test
 
 baselines: $(VENV)/.installed
-	$(BIN)/python -m eval.baselines --ties file
-	$(BIN)/python -m eval.baselines --ties item_id
+	$(BIN)/python -m llmgen tune --ties file
+	$(BIN)/python -m llmgen tune --ties item_id
 
 train-demo: $(VENV)/.installed
-	$(BIN)/python -m training.sft --config training/configs/demo.yaml --output_dir runs/train-demo
+	$(BIN)/llmgen train --config training/configs/demo.yaml --output_dir runs/train-demo
 
 ab-demo: $(VENV)/.installed
-	$(BIN)/python -m eval.ab --config eval/configs/ab-demo.yaml --out runs/ab-demo
+	$(BIN)/llmgen ab --config eval/configs/ab-demo.yaml --out runs/ab-demo
 
 bench: $(VENV)/.installed
 	$(BIN)/python -m eval.bench --json runs/bench.json

@@ -5,24 +5,24 @@ itself (a traceback stands before that line), 2 wrong usage.
 """
 
 import ctypes
-import inspect
 import json
 import logging
 import os
 import re
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
 from llmgen.commands import add_to as add_commands_to
 from llmgen.errors import ArgumentError, ConfigError, LLMGenError
+from llmgen.options import data_settings, pair, with_options
 from llmgen.text import without_controls
 
 if TYPE_CHECKING:
@@ -101,50 +101,6 @@ class _Asked:
     recommender: "Recommender"
 
 
-def _data(
-    dataset: Annotated[
-        str, typer.Option(help="movielens-100k, or a folder or zip of MovieLens files.")
-    ] = "movielens-100k",
-    items: Annotated[Path | None, typer.Option(help="Your table of items: CSV, TSV, JSON or Parquet.")] = None,
-    interactions: Annotated[Path | None, typer.Option(help="Your table of who took what when.")] = None,
-    column: Annotated[
-        list[str] | None,
-        typer.Option(help="ours=yours for item_id, title, user_id, timestamp (none: no times), rating. Repeatable."),
-    ] = None,
-    items_column: Annotated[
-        list[str] | None, typer.Option(help="The same for --items alone: item_id, title. Repeatable.")
-    ] = None,
-    interactions_column: Annotated[
-        list[str] | None, typer.Option(help="The same for --interactions alone. Repeatable.")
-    ] = None,
-    attribute: Annotated[
-        list[str] | None, typer.Option(help="Column of your items to keep and show. Repeatable.")
-    ] = None,
-    noun: Annotated[str, typer.Option(help="What one of your items is called in prompts.")] = "item",
-    label: Annotated[str | None, typer.Option(help="How prompts write one, e.g. '{title} ({year})'.")] = None,
-    drop_bad: Annotated[
-        bool, typer.Option("--drop-bad", help="Leave bad rows out, instead of stopping at the first.")
-    ] = False,
-) -> "DataSettings":
-    from llmgen.workspace import DataSettings
-
-    columns = dict(_pair(text, "--column", "ours=yours") for text in column or [])
-    of_items = dict(_pair(text, "--items-column", "ours=yours") for text in items_column or [])
-    of_log = dict(_pair(text, "--interactions-column", "ours=yours") for text in interactions_column or [])
-    return DataSettings(
-        dataset,
-        items,
-        interactions,
-        columns,
-        tuple(attribute or ()),
-        noun,
-        label,
-        drop_bad,
-        items_columns=of_items,
-        interactions_columns=of_log,
-    )
-
-
 def _model(
     prompt: Annotated[str | None, typer.Option(help="Name of a prompt template.")] = None,
     prompt_folder: PromptsOption = None,
@@ -183,26 +139,6 @@ def _scoring(
     }
 
 
-def _with(**groups: Callable[..., object]) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command the options of some functions; it gets what each returns as the argument of the group's name."""
-
-    def give(command: Callable[..., None]) -> Callable[..., None]:
-        options = {name: inspect.signature(group).parameters for name, group in groups.items()}
-        own = [parameter for name, parameter in inspect.signature(command).parameters.items() if name not in groups]
-
-        def run(**given: Any) -> None:
-            made = {name: group(**{o: given.pop(o) for o in options[name]}) for name, group in groups.items()}
-            command(**made, **given)
-
-        run.__name__, run.__doc__ = command.__name__, command.__doc__
-        shown = [*own, *(parameter for group in options.values() for parameter in group.values())]
-        run.__annotations__ = {parameter.name: parameter.annotation for parameter in shown}
-        vars(run)["__signature__"] = inspect.Signature(shown)
-        return run
-
-    return give
-
-
 @app.callback()
 def _options(
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what happens to stderr.")] = False,
@@ -212,7 +148,7 @@ def _options(
 
 
 @app.command()
-@_with(scoring=_scoring, model=_model, data=_data)
+@with_options(scoring=_scoring, model=_model, data=data_settings)
 def recommend(
     data: "DataSettings",
     model: dict[str, object],
@@ -235,7 +171,7 @@ def recommend(
 
 
 @app.command()
-@_with(model=_model, data=_data)
+@with_options(model=_model, data=data_settings)
 def rank(
     data: "DataSettings",
     model: dict[str, object],
@@ -261,7 +197,7 @@ def rank(
 
 
 @app.command()
-@_with(model=_model, data=_data)
+@with_options(model=_model, data=data_settings)
 def rate(
     data: "DataSettings",
     model: dict[str, object],
@@ -298,7 +234,7 @@ def rate(
 
 
 @app.command()
-@_with(model=_model, data=_data)
+@with_options(model=_model, data=data_settings)
 def explain(
     data: "DataSettings",
     model: dict[str, object],
@@ -328,7 +264,7 @@ def explain(
 
 
 @app.command()
-@_with(scoring=_scoring, model=_model, data=_data)
+@with_options(scoring=_scoring, model=_model, data=data_settings)
 def serve(
     data: "DataSettings",
     model: dict[str, object],
@@ -374,7 +310,7 @@ def serve(
 
 
 @app.command("data")
-@_with(data=_data)
+@with_options(data=data_settings)
 def data_report(
     data: "DataSettings",
     json_: JsonOption = False,
@@ -439,7 +375,7 @@ def prompts_check(prompt_folder: PromptsOption = None) -> None:
 
 
 @prompts_app.command("show")
-@_with(data=_data)
+@with_options(data=data_settings)
 def prompts_show(
     data: "DataSettings",
     name: Annotated[str, typer.Argument(help="Name of a prompt template.")],
@@ -561,7 +497,7 @@ def _ask(
     workspace = Workspace(settings.written(data).load())
     filters: dict[str, Attribute] = {}
     for words in filter or []:
-        name, value = _pair(words, "--filter", "attribute=value")
+        name, value = pair(words, "--filter", "attribute=value")
         filters[name] = (*cast(tuple[str, ...], filters.get(name, ())), value)  # given twice: one of them
     query = workspace.query(
         user=user, history=history or (), text=text, k=k, filters=filters, include_seen=include_seen
@@ -586,19 +522,12 @@ def _weights(priors: list[str] | None, option: str = "--prior") -> dict[str, flo
         return {}
     weights = {}
     for words in priors:
-        name, value = _pair(words, option, "name=weight")
+        name, value = pair(words, option, "name=weight")
         try:
             weights[name] = float(value)
         except ValueError:
             raise ConfigError(f"{option} {words}: the weight must be a number, not {value!r}") from None
     return weights
-
-
-def _pair(text: str, option: str, form: str) -> tuple[str, str]:
-    name, equals, value = text.partition("=")
-    if not equals or not name or not value:
-        raise ConfigError(f"{option} wants {form}, not {text!r}")
-    return name, value
 
 
 def _print_answer(asked: "_Asked", answer: "Recommendations", title: str, as_json: bool, scores: bool) -> None:

@@ -13,7 +13,6 @@ KNOWN = {
     "needs llmgen[qlora]": "bitsandbytes wants a GPU",
     "no CUDA device": "tests of a GPU, left out by `-m 'not gpu'` too",
     "ml-latest-small.zip is not beside the checkout": "data that may not be committed",
-    "builds the wheel": "hatchling is there where a wheel is built, and CI's environment has none",
 }
 """Reason -> why it is no hole."""
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import os
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import llmgen
+from llmgen.cli import main
 
 ROOT = Path(__file__).parent.parent
 HEAVY = ("torch", "transformers", "polars", "scipy", "numpy", "jinja2", "pydantic")
@@ -62,12 +66,96 @@ def test_the_package_is_typed() -> None:
     assert (Path(llmgen.__file__).parent / "py.typed").exists()
 
 
-def test_the_wheel_holds_prompts_and_nothing_of_the_checkout(tmp_path: Path) -> None:
-    pytest.importorskip("hatchling", reason="builds the wheel")
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("wheel")
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
-    subprocess.run([*command, "--wheel-dir", str(tmp_path), str(ROOT)], check=True)
-    (wheel,) = tmp_path.glob("llmgen-*.whl")
+    subprocess.run([*command, "--wheel-dir", str(folder), str(ROOT)], check=True)
+    (found,) = folder.glob("llmgen-*.whl")
+    return found
+
+
+def test_the_wheel_holds_prompts_and_nothing_of_the_checkout(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     assert {f"llmgen/prompts/{path.name}" for path in (ROOT / "prompts").glob("*.jinja")} <= names
     assert "llmgen/py.typed" in names
     assert {name.partition("/")[0] for name in names if "dist-info" not in name} == {"llmgen"}
+
+
+FROM_THE_WHEEL = """
+import sys
+sys.modules["eval"] = sys.modules["training"] = None  # of the checkout, which a user does not have
+import llmgen
+assert llmgen.__file__.startswith(sys.argv.pop(1)), llmgen.__file__
+from llmgen.cli import main
+main()
+"""
+
+
+@pytest.mark.slow
+def test_what_people_do_is_done_from_the_wheel_alone(wheel: Path, tiny_model: Path, tmp_path: Path) -> None:
+    """Recommend, tune, evaluate, A/B with its report, compare, train, on tables of one's own."""
+    site = tmp_path / "site"
+    zipfile.ZipFile(wheel).extractall(site)
+    rng = np.random.default_rng(0)
+    titles = [f"{first} {second}" for first in ("Red", "Blue", "Gold", "Grey") for second in ("Sun", "Sea", "Fox")]
+    (tmp_path / "items.csv").write_text(
+        "id,title\n" + "".join(f"i{number},{title}\n" for number, title in enumerate(titles))
+    )
+    rows = [
+        f"u{user},i{item},{10 * user + place}\n"
+        for user in range(12)
+        for place, item in enumerate(rng.permutation(len(titles))[:6].tolist())
+    ]
+    (tmp_path / "log.csv").write_text("user,id,time\n" + "".join(rows))
+    tables = ["--items", "items.csv", "--interactions", "log.csv", "--noun", "tune"]
+    tables += [part for pair in ("item_id=id", "user_id=user", "timestamp=time") for part in ("--column", pair)]
+
+    def llmgen_(*arguments: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-c", FROM_THE_WHEEL, str(site), *arguments],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(site)},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, (arguments, done.stdout, done.stderr)
+        return done.stdout
+
+    found = json.loads(llmgen_("recommend", "--user", "u3", "--engine", "fake", "-k", "3", "--json", *tables))
+    assert len(found["recommendations"]) == 3
+    llmgen_("tune", *tables, "--k", "3", "--json", "tuned.json")
+    assert json.loads((tmp_path / "tuned.json").read_text())["n_items"] == 12
+    common = ["--k", "3", "--classics", "defaults", *tables]
+    llmgen_("evaluate", "--arm", "one=prompt:next_item,engine:fake", "--out", "one", *common)
+    other = "B=prompt:next_item_taste,engine:fake"
+    llmgen_("ab", "--arm", "A=prompt:next_item,engine:fake", "--arm", other, "--out", "ab", *common)
+    assert "<svg" in (tmp_path / "ab" / "report.html").read_text()
+    results = json.loads((tmp_path / "ab" / "results.json").read_text())
+    assert results["sample"]["users"] == 12
+    assert results["environment"]["commit"] == f"llmgen {llmgen.__version__}"  # and not of the checkout around
+    assert results["environment"]["command"].startswith("llmgen ab --arm A=prompt:next_item,engine:fake")
+    assert len(json.loads(llmgen_("compare", "one", "ab", "--json"))) == 6
+    (tmp_path / "ab" / "report.html").unlink()
+    llmgen_("report", "ab")
+    assert (tmp_path / "ab" / "report.html").exists()
+    data = {"items": "items.csv", "interactions": "log.csv", "noun": "tune"}
+    data |= {"columns": {"item_id": "id", "user_id": "user", "timestamp": "time"}}
+    flags = {"model": str(tiny_model), "data": json.dumps(data), "output_dir": "run", "max_steps": "2"}
+    flags |= {"validation_users": "0", "per_device_train_batch_size": "2", "disable_tqdm": "true"}
+    llmgen_("train", *(part for name, value in flags.items() for part in (f"--{name}", value)))
+    assert (tmp_path / "run" / "llmgen.json").exists()
+    llmgen_("merge", "run", "merged")
+    engine = f"hf:{tmp_path / 'merged'}"
+    found = json.loads(llmgen_("recommend", "--user", "u3", "--engine", engine, "-k", "3", "--json", *tables))
+    assert len(found["recommendations"]) == 3
+
+
+def test_what_a_command_lacks_is_said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setitem(sys.modules, "peft", None)
+    for name in [name for name in sys.modules if name.startswith("llmgen.training")]:
+        monkeypatch.delitem(sys.modules, name)
+    with pytest.raises(SystemExit) as ended:
+        main(["train", "--max_steps", "1"])
+    assert ended.value.code == 1
+    assert "llmgen train needs peft, which is not installed; pip install 'llmgen[train]'" in capsys.readouterr().err

@@ -2,7 +2,7 @@
 
     from llmgen.evaluation import RunConfig, compare, evaluate
 
-    config = RunConfig.read(None, ["A=next_item", "B=next_item_taste"], dataset="movielens-100k", users=200)
+    config = RunConfig.read(None, ["A=next_item", "B=next_item_taste"], users=200)
     results = evaluate(config, Path("runs/ab"))        # also runs/ab/report.html
     print(results.verdict)
     rows = compare(Path("runs/ab"), Path("runs/ab2"))  # later, without asking anyone again

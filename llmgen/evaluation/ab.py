@@ -12,7 +12,7 @@ interval is below; `ndcg@10.low < -0.005` already where it may be: the lower end
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
@@ -32,6 +32,7 @@ from llmgen.evaluation.results import Results
 from llmgen.evaluation.run import command_line, evaluate, shown
 from llmgen.evaluation.stats import detectable_difference
 from llmgen.evaluation.told import told
+from llmgen.options import data_given, with_options
 from llmgen.templates import PromptLibrary
 
 
@@ -78,7 +79,9 @@ class Gate(NamedTuple):
         ]
 
 
+@with_options(data=data_given)
 def main(
+    data: Mapping[str, object],
     config: Annotated[Path | None, typer.Option(help="YAML, see llmgen.evaluation.RunConfig.")] = None,
     arm: Annotated[list[str] | None, typer.Option(help="NAME=PROMPT or NAME=key:value,key:value. Repeatable.")] = None,
     prompts: Annotated[str | None, typer.Option(help="An arm for every template of this task.")] = None,
@@ -104,6 +107,7 @@ def main(
         chosen = RunConfig.read(
             config,
             [*(arm or ()), *(_every(prompts) if prompts else ())],
+            data=data,
             users=users,
             k=k,
             newest=newest,

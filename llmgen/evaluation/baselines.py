@@ -32,10 +32,10 @@ from rich.console import Console
 from rich.table import Table
 
 from llmgen.catalog import Catalog
-from llmgen.datasets import load_dataset
 from llmgen.errors import CatalogTooLargeError
 from llmgen.evaluation.factors import Als, Bpr
 from llmgen.evaluation.memory import GIB, budget, rows_within
+from llmgen.options import data_settings, with_options
 from llmgen.priors import (
     Ease,
     ItemKNN,
@@ -55,6 +55,7 @@ from llmgen.progress import Stage
 from llmgen.splits import Ties, histories, leave_one_out
 from llmgen.tuning import OUT, Trial, target_ranks, tune_weights
 from llmgen.types import FloatArray, IntArray, Item, Query
+from llmgen.workspace import DataSettings
 
 logger = logging.getLogger(__name__)
 
@@ -365,8 +366,9 @@ def tune_baselines(
     return [*results, Result("mix", settings, (*seen, *priors), (*seen, *fitted), best.score, measured)]
 
 
+@with_options(data=data_settings)
 def main(
-    dataset: Annotated[str, typer.Option(help="A name that llmgen.datasets knows.")] = "movielens-100k",
+    data: DataSettings,
     ties: Annotated[str, typer.Option(help="What orders interactions of equal time: file or item_id.")] = "file",
     k: Annotated[int, typer.Option(min=1, help="Cut-off.")] = 10,
     memory: Annotated[float | None, typer.Option(help="GiB to keep to; a quarter of the machine's by default.")] = None,
@@ -378,26 +380,26 @@ def main(
     """Tune the baselines on validation, measure them on test, and show the table."""
     if ties not in get_args(Ties):
         raise typer.BadParameter(f"ties are broken by file or item_id, not {ties!r}", param_hint="--ties")
-    data = load_dataset(dataset)
+    read = data.load()
     results = run_baselines(
-        data.interactions,
-        data.catalog,
+        read.interactions,
+        read.catalog,
         ties=cast(Ties, ties),
         k=k,
         exclude_seen=not keep_seen,
         memory=budget(memory),
     )
     n_users = len(results[0].test.ranks)
-    title = f"{dataset}, leave-one-out, ties by {ties}: {n_users} users, {len(data.catalog)} items, ± standard error"
+    title = f"{read.name}, leave-one-out, ties by {ties}: {n_users} users, {len(read.catalog)} items, ± standard error"
     Console().print(_table(results, title, k))
     if json_file is not None:
         record = {
-            "dataset": dataset,
+            "dataset": read.name,
             "ties": ties,
             "k": k,
             "exclude_seen": not keep_seen,
             "n_users": n_users,
-            "n_items": len(data.catalog),
+            "n_items": len(read.catalog),
             "results": [_record(result) for result in results],
         }
         json_file.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")

@@ -63,11 +63,12 @@ class RunConfig(BaseModel):
         Args:
             path: YAML; the defaults without.
             arms: See `ArmConfig.parse`; where there are any, the file's are left out.
-            changes: Fields of this class or of `Protocol`, or the `dataset` of its `data`; None changes nothing.
+            changes: Fields of this class or of `Protocol`; None changes nothing. Fields of `data` are put over those of
+                the file.
 
         Raises:
-            ConfigError: A file that is not there, is no YAML, or has settings that there are not; a `dataset` beside
-                tables.
+            ConfigError: A file that is not there, is no YAML, or has settings that there are not; a named data set
+                in place of the file's tables.
         """
         found: Any = {}
         if path is not None:
@@ -88,13 +89,13 @@ class RunConfig(BaseModel):
         protocol = dict(found.get("protocol") or {})
         for name, value in changes.items():
             if value is not None:
-                if name == "dataset":
+                if name == "data":
                     data = protocol.get("data") or {}
-                    if "items" in data:
+                    if "items" in data and "dataset" in value:
                         raise ConfigError(
-                            f"{path} reads the tables {data['items']} and so on, not the data set {value}"
+                            f"{path} reads the tables {data['items']} and so on, not the data set {value['dataset']}"
                         )
-                    name, value = "data", {**data, "dataset": str(value)}
+                    value = {**data, **value}
                 (protocol if name in Protocol.model_fields else found)[name] = value
         try:
             return cls.model_validate({**found, "protocol": protocol})

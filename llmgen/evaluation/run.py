@@ -39,6 +39,7 @@ from llmgen.evaluation.results import Results
 from llmgen.evaluation.stats import Sequential
 from llmgen.evaluation.summary import Asked, summarise
 from llmgen.evaluation.told import told
+from llmgen.options import data_given, with_options
 from llmgen.progress import Stage
 
 logger = logging.getLogger(__name__)
@@ -97,7 +98,9 @@ def evaluate(
     return results
 
 
+@with_options(data=data_given)
 def main(
+    data: Mapping[str, object],
     out: Annotated[Path, typer.Option(help="Folder of this run; one that was stopped is gone on with.")],
     config: Annotated[Path | None, typer.Option(help="YAML, see llmgen.evaluation.RunConfig.")] = None,
     arm: Annotated[list[str] | None, typer.Option(help="NAME=PROMPT or NAME=key:value,key:value. Repeatable.")] = None,
@@ -105,7 +108,6 @@ def main(
     k: Annotated[int | None, typer.Option(help="Length of the answers.")] = None,
     newest: Annotated[int | None, typer.Option(help="Items known of each user; all by default.")] = None,
     among: Annotated[str | None, typer.Option(help="What is ranked of new items: catalog or new.")] = None,
-    dataset: Annotated[str | None, typer.Option(help="A name, or a zip or folder of MovieLens.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of everything random.")] = None,
     classic: Annotated[str | None, typer.Option("--classics", help="tuned, defaults or none.")] = None,
     also: Annotated[
@@ -123,7 +125,7 @@ def main(
             k=k,
             newest=newest,
             among=among,
-            dataset=dataset,
+            data=data,
             seed=seed,
             classics=classic,
             also=also or None,

@@ -18,6 +18,7 @@ from llmgen.evaluation.memory import budget, rows_within
 from llmgen.priors import Popularity, Seen, sparse
 from llmgen.splits import Ties, leave_one_out
 from llmgen.types import Item, Query
+from llmgen.workspace import DataSettings
 
 N_ITEMS = 30
 RING = Catalog(Item(str(n), f"Film {n}") for n in range(N_ITEMS))
@@ -126,10 +127,11 @@ def test_unknown_model_and_empty_grid(walks: pl.DataFrame) -> None:
 
 def test_command(walks: pl.DataFrame, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     class Data(NamedTuple):
+        name: str
         catalog: Catalog
         interactions: pl.DataFrame
 
-    monkeypatch.setattr(baselines, "load_dataset", lambda name: Data(RING, walks))
+    monkeypatch.setattr(DataSettings, "load", lambda settings: Data(settings.dataset, RING, walks))
     monkeypatch.setattr(baselines.run_baselines, "__kwdefaults__", {**run_baselines.__kwdefaults__, "grids": GRIDS})
     app = typer.Typer()
     app.command()(baselines.main)

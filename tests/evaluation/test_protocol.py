@@ -128,12 +128,12 @@ def test_settings_that_are_wrong_are_named(tmp_path: Path, text: str, says: str)
 def test_the_data_set_of_a_file_can_be_named_later(tmp_path: Path, protocol: dict[str, Any]) -> None:
     path = tmp_path / "config.yaml"
     path.write_text("protocol: {data: {dataset: here.zip, core: 5}}")
-    assert RunConfig.read(path, dataset="there.zip").protocol.data == {"dataset": "there.zip", "core": 5}
+    assert RunConfig.read(path, data={"dataset": "there.zip"}).protocol.data == {"dataset": "there.zip", "core": 5}
     assert RunConfig.read(path).protocol.data == {"dataset": "here.zip", "core": 5}
-    assert RunConfig.read(None, dataset=tmp_path).protocol.data == {"dataset": str(tmp_path)}
+    assert RunConfig.read(None, data={"dataset": str(tmp_path)}).protocol.data == {"dataset": str(tmp_path)}
     path.write_text("protocol: {data: {items: a.csv, interactions: b.csv}}")
     with pytest.raises(ConfigError, match=r"reads the tables a\.csv and so on, not the data set there\.zip"):
-        RunConfig.read(path, dataset="there.zip")
+        RunConfig.read(path, data={"dataset": "there.zip"})
 
 
 def test_the_core_is_a_setting_of_the_data(protocol: dict[str, Any]) -> None:
