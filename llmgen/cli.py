@@ -106,6 +106,9 @@ def _model(
     prompt_folder: PromptsOption = None,
     max_history: HistoryLengthOption = None,
     align_prompts: AlignOption = False,
+    think_tokens: Annotated[
+        int, typer.Option(min=0, help="Tokens that a model which can think may think for before it answers.")
+    ] = 0,
     engine: EngineOption = "hf",
     adapter: Annotated[str | None, typer.Option(help="A PEFT adapter for the model.")] = None,
 ) -> dict[str, object]:
@@ -114,6 +117,7 @@ def _model(
         "prompt_folder": prompt_folder,
         "max_history": max_history,
         "align_prompts": align_prompts,
+        "think_tokens": think_tokens,
         "engine": engine,
         "adapter": adapter,
     }

@@ -87,7 +87,13 @@ def ask_labels(
 
 
 def read_labels(
-    engine: Engine, prompts: Sequence[Sequence[Message]], items: Sequence[Item], labels: Sequence[str], *, sure: float
+    engine: Engine,
+    prompts: Sequence[Sequence[Message]],
+    items: Sequence[Item],
+    labels: Sequence[str],
+    *,
+    sure: float,
+    think_tokens: int = 0,
 ) -> list[LabelShares]:
     """The rating in what the model writes about each item, where it can only write; see `shares_in`.
 
@@ -97,13 +103,14 @@ def read_labels(
         items: What each is about, for errors.
         labels: See `rating_values`.
         sure: In (0, 1]: so much goes to what is named, and the rest to all labels alike.
+        think_tokens: See `GenerationConfig`.
 
     Raises:
         GenerationError: None of the labels stands in a text.
     """
     others = math.log((1 - sure) / len(labels)) if sure < 1 else -math.inf
     found = []
-    written = engine.generate(prompts, GenerationConfig(max_new_tokens=TOKENS_OF_A_LABEL))
+    written = engine.generate(prompts, GenerationConfig(TOKENS_OF_A_LABEL, think_tokens=think_tokens))
     for item, completion in zip(items, written, strict=True):
         shares = shares_in(completion.text, labels, title=item.title)
         if not shares.any():

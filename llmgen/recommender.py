@@ -64,6 +64,7 @@ Factors = Combined | SparseCombined
 CHUNK = 64  # queries worked on together: bounds the priors' arrays, [64, n_items]
 SMALL_CATALOG = 5_000  # below, a trie is built in memory faster than it is worth a file
 TOKENS_A_LINE = 24  # of free text: room for a long title
+TOKENS_OF_MARKS = 32  # of thoughts: what begins and ends them
 LM_WEIGHTS = (0.05, 0.1, 0.2, 0.35, 0.5, 1.0)
 
 
@@ -123,6 +124,8 @@ class Recommender:
         align_prompts: Whether prompts are cut to whole blocks of the engine's KV cache, by up to a quarter of the
             history's items: faster where an engine keeps whole blocks only, but no longer the prompt that other
             engines read. `Recommendations.history_used` says how many items were shown.
+        think_tokens: So many tokens a model that can think may think for before each answer, 0 or more; its titles and
+            ratings are scored, or its list is written, behind its thoughts. It costs as many steps of the model.
         cache: Folder for the tries of large catalogs; below llmgen's cache by default.
 
     Raises:
@@ -148,6 +151,7 @@ class Recommender:
         exact: bool = False,
         max_history: int = 20,
         align_prompts: bool = False,
+        think_tokens: int = 0,
         cache: Path | None = None,
     ) -> None:
         if decoding not in get_args(Decoding):
@@ -158,6 +162,8 @@ class Recommender:
             raise ArgumentError(f"max_history must be 0 or more, not {max_history}")
         if not (math.isfinite(rating_lm_weight) and rating_lm_weight >= 0):
             raise ArgumentError(f"rating_lm_weight must be 0 or more, not {rating_lm_weight}")
+        if think_tokens < 0:
+            raise ArgumentError(f"think_tokens must be 0 or more, not {think_tokens}")
         check_rating_priors(rating_priors)
         mode: Mode = "trie" if decoding == "free" else decoding
         self.catalog = catalog
@@ -175,6 +181,7 @@ class Recommender:
         self._ranks_by_text = writes
         self.max_history = max_history
         self.align_prompts = align_prompts
+        self.think_tokens = think_tokens
         self.config = SearchConfig(mode, normalise, 0.0 if engine is None else lm_weight, num_beams, exact)
         self._cache = cache
         self._templates = templates_for((prompt,) if isinstance(prompt, str) else prompt, self.prompts, engine)
@@ -378,11 +385,13 @@ class Recommender:
             for query, item in asked
         ]
         if engine.constrained:
-            tokens = [prompt.token_ids for prompt in prompts]
+            tokens = [prompt.token_ids for prompt in self._thought_about(engine, prompts)]
             return ask_labels(engine, tokens, labels, continues=template.continues), template.ref
         sure = 0.5 if self.rating_priors else 1.0  # one label says nothing of the others, and priors must be heard
         items = [item for _, item in asked]
-        return read_labels(engine, [prompt.messages for prompt in prompts], items, labels, sure=sure), template.ref
+        chats = [prompt.messages for prompt in prompts]
+        shares = read_labels(engine, chats, items, labels, sure=sure, think_tokens=self.think_tokens)
+        return shares, template.ref
 
     def explain(self, query: Query, item: Item | str, *, max_new_tokens: int = 80) -> Explanation:
         """Why an item suits a user, in the model's words, from the items of the history that speak most for it.
@@ -419,7 +428,8 @@ class Recommender:
                 )
             )
             about.append((item, evidence))
-        written = engine.generate([p.messages for p in prompts], GenerationConfig(max_new_tokens=max_new_tokens))
+        config = GenerationConfig(max_new_tokens, think_tokens=self.think_tokens)
+        written = engine.generate([p.messages for p in prompts], config)
         answers = []
         for (item, evidence), prompt, answer in zip(about, prompts, written, strict=True):
             text = answer.text.strip()
@@ -543,6 +553,7 @@ class Recommender:
             "exact": self.config.exact,
             "max_history": self.max_history,
             "align_prompts": self.align_prompts,
+            "think_tokens": self.think_tokens,
             "cache": self._cache,
         }
         made = Recommender(catalog or self.catalog, self.engine, **{**settings, **changes})  # type: ignore[arg-type]
@@ -571,12 +582,24 @@ class Recommender:
 
     def _prompt(self, task: Task, query: Query, room: int = 0, **variables: object) -> Prompt:
         """The prompt of a query; `room` tokens are kept free for the answer, by default those of the longest item."""
-        return self._prompter.prompt(self._templates[task], query, room or self.trie.longest, **variables)
+        return self._prompter.prompt(self._templates[task], query, self._room(room), **variables)
 
     def _prompts(
         self, task: Task, queries: Sequence[Query], candidates: Sequence[Sequence[Item]], room: int = 0
     ) -> list[Prompt]:
-        return self._prompter.prompts(self._templates[task], queries, candidates, room or self.trie.longest)
+        return self._prompter.prompts(self._templates[task], queries, candidates, self._room(room))
+
+    def _room(self, room: int) -> int:
+        thoughts = self.think_tokens + TOKENS_OF_MARKS if self.think_tokens else 0
+        return (room or self.trie.longest) + thoughts
+
+    def _thought_about(self, engine: Engine, prompts: list[Prompt]) -> list[Prompt]:
+        """The same prompts, where the model may think with its thoughts behind each."""
+        if not self.think_tokens:
+            return prompts
+        chats = [prompt.messages for prompt in prompts]
+        thoughts = engine.think(chats, GenerationConfig(think_tokens=self.think_tokens))
+        return [replace(prompt, token_ids=ids) for prompt, ids in zip(prompts, thoughts, strict=True)]
 
     def _search(
         self,
@@ -589,7 +612,7 @@ class Recommender:
             results = [rank_by_prior(factors.row(number), query.k) for number, query in enumerate(queries)]
             prompts = [Prompt(self._templates[task], (), (), 0)] * len(queries)
         else:
-            prompts = self._prompts(task, queries, candidates)
+            prompts = self._thought_about(self.engine, self._prompts(task, queries, candidates))
             requests = [
                 Request(prompt.token_ids, factors.row(number), query.k)
                 for number, (prompt, query) in enumerate(zip(prompts, queries, strict=True))
@@ -644,7 +667,8 @@ class Recommender:
             room = TOKENS_A_LINE * k
             among = [candidates[number] for number in numbers] if candidates else ()
             prompts = self._prompts(task, [queries[number] for number in numbers], among, room)
-            written = engine.generate([prompt.messages for prompt in prompts], GenerationConfig(max_new_tokens=room))
+            config = GenerationConfig(room, think_tokens=self.think_tokens)
+            written = engine.generate([prompt.messages for prompt in prompts], config)
             lists.update(zip(numbers, zip(prompts, written, strict=True), strict=True))
         answers = []
         for number, query in enumerate(queries):

@@ -180,6 +180,7 @@ class RecommenderSettings:
     exact: bool = False
     max_history: int | None = None
     align_prompts: bool = False
+    think_tokens: int = 0
 
     @cached_property
     def record(self) -> AdapterRecord | None:
@@ -332,6 +333,7 @@ class Workspace:
             exact=settings.exact,
             max_history=length,
             align_prompts=settings.align_prompts,
+            think_tokens=settings.think_tokens,
         )
         if record and engine is not None:
             used = {"catalog": self.catalog.digest, "tokenizer": engine.tokenizer_digest}

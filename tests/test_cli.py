@@ -117,6 +117,11 @@ def test_free_decoding_fills_from_the_prior(llmgen: Callable[..., Ran]) -> None:
     assert words in " ".join(llmgen("recommend --user 1 --decoding free").out.split())
 
 
+def test_a_model_may_think_first(llmgen: Callable[..., Ran]) -> None:
+    plain, thinking = (llmgen(f"recommend --user 1 --json --think-tokens {budget}").json for budget in (0, 5))
+    assert thinking["prompt_tokens"] - plain["prompt_tokens"] == len("<think>What </think>")
+
+
 def test_rank_prints_all_candidates(llmgen: Callable[..., Ran]) -> None:
     ran = llmgen("rank --user 1 --candidate c --candidate a --json")
     assert {place["item"]["id"] for place in ran.json["recommendations"]} == {"a", "c"}

@@ -658,6 +658,61 @@ def test_a_list_that_names_every_place_before_it_is_cut_off_lacks_nothing() -> N
     assert Recommender(FILMS, engine, decoding="free").recommend(Query(k=2)).warnings == ()
 
 
+THOUGHTS = {20: b"<think>What would they like</think>", 4: b"<think>What</think>"}
+
+
+@pytest.mark.parametrize("budget", [20, 4])
+@pytest.mark.parametrize("task", ["recommend", "rank", "rate"])
+def test_titles_and_ratings_are_scored_behind_thoughts(budget: int, task: str) -> None:
+    asked = []
+
+    class Watched(FakeEngine):
+        def next_logprobs(self, steps: Sequence[Step]) -> list[FloatArray]:
+            asked.extend(step.prompt for step in steps)
+            return super().next_logprobs(steps)
+
+    recommender = Recommender(FILMS, Watched(), think_tokens=budget)
+    query = Query([FILMS["a"]], ratings=[4], k=2)
+    if task == "recommend":
+        recommender.with_priors(lm_weight=0.5).recommend(query)
+    elif task == "rank":
+        recommender.rank(query, ["h", "u"])
+    else:
+        recommender.rate(query, "u")
+    thought = (ROLES["assistant"], *THOUGHTS[budget])
+    assert asked
+    for prompt in asked:
+        starts = [at for at in range(len(prompt)) if prompt[at : at + len(thought)] == thought]
+        assert len(starts) == 1
+        assert (starts[0] + len(thought) == len(prompt)) == (task != "rate")  # whose list goes on behind them
+
+
+@pytest.mark.parametrize("task", ["recommend", "explain", "rate"])
+def test_texts_have_the_budget_of_thoughts_beside_their_own(task: str) -> None:
+    asked = []
+
+    class Watched(FakeEngine):
+        def generate(self, chats: Sequence[Sequence[Message]], config: GenerationConfig) -> list[Completion]:
+            asked.append(config)
+            return super().generate(chats, config)
+
+    recommender = Recommender(FILMS, Watched(["4"], constrained=False), think_tokens=50)
+    work = {"recommend": recommender.recommend, "explain": recommender.explain, "rate": recommender.rate}[task]
+    work(Query(k=2), *(["u"] if task != "recommend" else []))  # type: ignore[operator]
+    most = {"recommend": 48, "explain": 80, "rate": 24}[task]
+    assert asked == [GenerationConfig(max_new_tokens=most, think_tokens=50)]
+
+
+def test_a_prompt_leaves_room_for_thoughts() -> None:
+    query = Query(list(FILMS) * 3, exclude_seen=False, k=2)
+    plain = Recommender(FILMS, FakeEngine(max_tokens=550)).recommend(query)
+    thinking = Recommender(FILMS, FakeEngine(max_tokens=550), think_tokens=100).recommend(query)
+    assert plain.history_used > thinking.history_used
+    assert thinking.prompt_tokens <= 550
+    with pytest.raises(ValueError, match="think_tokens must be 0 or more, not -1"):
+        Recommender(FILMS, FakeEngine(), think_tokens=-1)
+
+
 def test_lines_beyond_k_are_dropped() -> None:
     answer = Recommender(FILMS, FakeEngine([WRITTEN]), decoding="free").recommend(Query(k=2))
     assert ids(answer) == ["a", "m"]

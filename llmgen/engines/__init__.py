@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol
 
 from llmgen.errors import ConfigError
@@ -36,17 +36,27 @@ class GenerationConfig:
         max_new_tokens: At most this many tokens, 1 or more.
         temperature: 0 takes the likeliest token each time; above 0 samples.
         seed: Of the sampling.
+        think_tokens: So many tokens the model may think for before its answer, for which it has `max_new_tokens` still;
+            0 or more. At 0 it is told not to think.
     """
 
     max_new_tokens: int = 128
     temperature: float = 0.0
     seed: int = 0
+    think_tokens: int = 0
 
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1:
             raise ValueError(f"max_new_tokens must be 1 or more, not {self.max_new_tokens}")
         if not self.temperature >= 0:
             raise ValueError(f"temperature must be 0 or more, not {self.temperature}")
+        if self.think_tokens < 0:
+            raise ValueError(f"think_tokens must be 0 or more, not {self.think_tokens}")
+
+    @property
+    def of_thoughts(self) -> GenerationConfig:
+        """How the thoughts are generated: as the answer, but for their length."""
+        return replace(self, max_new_tokens=self.think_tokens, think_tokens=0)
 
 
 @dataclass(slots=True)
@@ -112,6 +122,13 @@ class Engine(Protocol):
 
     def generate(self, chats: Sequence[Sequence[Message]], config: GenerationConfig) -> list[Completion]:
         """The assistant's answer to each chat as free text, in order of `chats`."""
+
+    def think(self, chats: Sequence[Sequence[Message]], config: GenerationConfig) -> list[tuple[int, ...]]:
+        """Token ids as of `tokenize`, with thoughts of at most `config.think_tokens`, 1 or more, before the answer.
+
+        Raises:
+            ConfigError: The model is none that thinks, or the engine has no way to end its thoughts.
+        """
 
     def forget(self) -> bool:
         """Drop what is kept of prompts, so that the next one is read whole; whether that is sure to be done."""

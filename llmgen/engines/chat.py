@@ -6,7 +6,7 @@ import hashlib
 import logging
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from llmgen.defuse import defuse
 from llmgen.errors import ConfigError, EngineUnavailableError, LLMGenError
@@ -84,6 +84,31 @@ PROBE = (
 """What tokenizers read in different ways: spaces, digits, accents, ligatures, scripts, signs, breaks."""
 
 
+class Thoughts(NamedTuple):
+    """How a model that can think marks its thoughts.
+
+    Attributes:
+        begin: Stands before them.
+        mark: With this the model ends them.
+        close: `mark` and all that stands between them and an answer.
+    """
+
+    begin: str
+    mark: str
+    close: str
+
+
+def _thoughts(template: str) -> Thoughts | None:
+    """The marks of thoughts that a chat template writes, or looks for in earlier answers."""
+    analysis = "<|channel|>analysis<|message|>"
+    if analysis in template:
+        return Thoughts(analysis, "<|end|>", f"<|end|><|start|>assistant{_FINAL}")
+    for begin, mark in _MARKS.items():
+        if begin in template or mark in template:
+            return Thoughts(f"{begin}\n", mark, f"\n{mark}\n\n")
+    return None
+
+
 class ChatTokenizer:
     """What engines ask of a tokenizer.
 
@@ -93,6 +118,8 @@ class ChatTokenizer:
 
     Attributes:
         end: The token with which an answer ends.
+        thoughts: How the model marks its thoughts; None where its chat template knows none.
+        thought_ends: The token with which it ends them, where that is one token.
         control_tokens: Strings that the tokenizer reads as control tokens: special tokens, and added ones that the
             chat template writes. Other added tokens, such as item tokens that a model was tuned on, are ordinary text.
         digest: SHA-256 of vocabulary, end token and the tokens of a probe, 16 hex digits. Not of the tokenizer's file,
@@ -111,6 +138,9 @@ class ChatTokenizer:
         added = {token.content: token.special for token in tokenizer.added_tokens_decoder.values()}
         controls = {content for content, special in added.items() if special or content in template}
         self.control_tokens = frozenset({*tokenizer.all_special_tokens, *controls})
+        self.thoughts = _thoughts(template)
+        marked = () if self.thoughts is None else self._ids(self.thoughts.mark)
+        self.thought_ends = frozenset(marked if len(marked) == 1 else ())
         probe = tokenizer(PROBE, add_special_tokens=False)["input_ids"]
         ordinary = sorted(added.keys() - self.control_tokens)
         known = repr((sorted(tokenizer.get_vocab().items()), probe, self.end, *ordinary))
@@ -157,16 +187,44 @@ class ChatTokenizer:
         """
         if messages[-1].role == "assistant":
             return (*self.tokenize(messages[:-1]), *self.lines(messages[-1].content.split("\n")))
-        chat = [{"role": message.role, "content": message.content} for message in messages]
+        chat = self._turns(messages)
         if self.tokenizer.chat_template is None:
             text = "".join(f"{turn['role'].capitalize()}: {turn['content']}\n\n" for turn in chat) + "Assistant:"
             return (*self._beginning, *self.tokenizer(text, add_special_tokens=False)["input_ids"])
-        if chat[0]["role"] == "system" and not self._knows_system:
-            chat = [{"role": "user", "content": f"{chat[0]['content']}\n\n{chat[1]['content']}"}, *chat[2:]]
         ids = self.tokenizer.apply_chat_template(
             chat, add_generation_prompt=True, tokenize=True, return_dict=False, **THOUGHTLESS
         )
         return (*ids, *self._closing)
+
+    def thinking(self, messages: Sequence[Message], budget: int) -> tuple[int, ...]:
+        """Token ids of a chat up to where the model thinks before it answers, for so many tokens.
+
+        Raises:
+            ConfigError: The chat template knows no thoughts.
+        """
+        if self.thoughts is None:
+            raise ConfigError(
+                f"the model's chat template knows no thoughts, so think_tokens must be 0, not {budget}; "
+                "or take a model that thinks"
+            )
+        chat = self._turns(messages[:-1] if messages[-1].role == "assistant" else messages)
+        switches: dict[str, Any] = {"enable_thinking": True, "thinking": True, "thinking_budget": budget}
+        text = str(self.tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False, **switches))
+        begun = text.rstrip().endswith(self.thoughts.begin.rstrip())
+        ids = self.tokenizer.apply_chat_template(
+            chat, add_generation_prompt=True, tokenize=True, return_dict=False, **switches
+        )
+        return (*ids, *(() if begun else self._behind(self.thoughts.begin)))
+
+    def thought(self, messages: Sequence[Message], prompt: tuple[int, ...], ids: Sequence[int]) -> tuple[int, ...]:
+        """The prompt of `thinking` and the thoughts that a model wrote behind it, ended, up to where its answer begins.
+
+        Where the last message is the beginning of the answer, up to where that goes on.
+        """
+        assert self.thoughts is not None  # `thinking` has looked
+        written = str(self.tokenizer.decode(list(ids), skip_special_tokens=False)).partition(self.thoughts.mark)[0]
+        begun = self.lines(messages[-1].content.split("\n")) if messages[-1].role == "assistant" else ()
+        return (*prompt, *self._behind(f"{written.rstrip()}{self.thoughts.close}"), *begun)
 
     def spell(self, texts: Sequence[str]) -> list[tuple[int, ...]]:
         """Token ids of each text, control tokens in it defused, and the end token."""
@@ -202,6 +260,13 @@ class ChatTokenizer:
         """All tokens that end an answer: the chat's own and those of a model's configurations, one or several each."""
         listed = ((ids,) if isinstance(ids, int) else ids or () for ids in of_the_model)
         return frozenset({self.end, *(token for ids in listed for token in ids)})
+
+    def _turns(self, messages: Sequence[Message]) -> list[dict[str, str]]:
+        """Messages as a chat template takes them; the system's words with the user's where it drops them."""
+        chat = [{"role": message.role, "content": message.content} for message in messages]
+        if self.tokenizer.chat_template is not None and chat[0]["role"] == "system" and not self._knows_system:
+            return [{"role": "user", "content": f"{chat[0]['content']}\n\n{chat[1]['content']}"}, *chat[2:]]
+        return chat
 
     def _check_rows(self, rows: int) -> None:
         """Refuse an embedding without rows for what prompts and answers hold; control tokens that neither has may lack.

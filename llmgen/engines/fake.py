@@ -16,6 +16,7 @@ from llmgen.types import Completion, FloatArray, IntArray, Message
 END = 256
 ROLES = {"system": 257, "user": 258, "assistant": 259}
 VOCABULARY = 260
+THOUGHT = "What would they like? "
 
 Logits = Callable[[tuple[int, ...], tuple[int, ...]], FloatArray]
 
@@ -92,6 +93,15 @@ class FakeEngine:
     def forget(self) -> bool:
         """Nothing is kept."""
         return True
+
+    def think(self, chats: Sequence[Sequence[Message]], config: GenerationConfig) -> list[tuple[int, ...]]:
+        """The same thought always, cut at `think_tokens` bytes, behind the assistant's token."""
+        thought = f"<think>{THOUGHT[: config.think_tokens]}</think>".encode()
+        answers = []
+        for ids in map(self.tokenize, chats):
+            start = len(ids) - ids[::-1].index(ROLES["assistant"])
+            answers.append((*ids[:start], *thought, *ids[start:]))
+        return answers
 
     def close(self) -> None:
         """Nothing is held."""

@@ -237,18 +237,34 @@ class HFEngine:
                 answers[number] = row
         return answers
 
-    @torch.inference_mode()
     def generate(self, chats: Sequence[Sequence[Message]], config: GenerationConfig) -> list[Completion]:
         """See `Engine`; prompts of similar length are generated together."""
-        prompts = [self.tokenize(chat) for chat in chats]
-        answers: dict[int, Completion] = {}
+        prompts = self.think(chats, config) if config.think_tokens else [self.tokenize(chat) for chat in chats]
+        written = self._write(prompts, config, self._ends)
+        return [Completion(self._chat.decode(ids), len(ids), ended) for ids, ended in written]
+
+    def think(self, chats: Sequence[Sequence[Message]], config: GenerationConfig) -> list[tuple[int, ...]]:
+        """See `Engine`."""
+        prompts = [self._chat.thinking(chat, config.think_tokens) for chat in chats]
+        written = self._write(prompts, config.of_thoughts, self._ends | self._chat.thought_ends)
+        return [
+            self._chat.thought(chat, prompt, ids)
+            for chat, prompt, (ids, _) in zip(chats, prompts, written, strict=True)
+        ]
+
+    @torch.inference_mode()
+    def _write(
+        self, prompts: Sequence[tuple[int, ...]], config: GenerationConfig, ends: frozenset[int]
+    ) -> list[tuple[list[int], bool]]:
+        """What the model writes behind each prompt up to one of the tokens `ends`, and whether it came to one."""
+        answers: dict[int, tuple[list[int], bool]] = {}
         by_length = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
         settings = transformers.GenerationConfig(  # type: ignore[no-untyped-call]
             max_new_tokens=config.max_new_tokens,
             do_sample=config.temperature > 0,
             temperature=config.temperature or None,
             top_k=0 if config.temperature else None,
-            eos_token_id=sorted(self._ends),
+            eos_token_id=sorted(ends),
             pad_token_id=self._chat.end,
         )
         # `generate` draws from torch's own generator, which is put back as it was: others of this process use it too
@@ -263,9 +279,8 @@ class HFEngine:
                     mask[row, longest - len(prompts[i]) :] = 1
                 written = self._model.generate(input_ids=ids, attention_mask=mask, generation_config=settings)
                 for i, row_ids in zip(numbers, written[:, longest:].tolist(), strict=True):
-                    end = next((place for place, token in enumerate(row_ids) if token in self._ends), None)
-                    kept = row_ids[:end]
-                    answers[i] = Completion(self._chat.decode(kept), len(kept), end is not None)
+                    end = next((place for place, token in enumerate(row_ids) if token in ends), None)
+                    answers[i] = (row_ids[:end], end is not None)
         return [answers[i] for i in range(len(prompts))]
 
     @contextmanager

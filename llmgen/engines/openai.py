@@ -202,15 +202,18 @@ class OpenAIEngine:
     def generate(self, chats: Sequence[Sequence[Message]], config: GenerationConfig) -> list[Completion]:
         """See `Engine`. Each chat is sampled with the same seed, so its answer does not depend on the others.
 
+        A server that only writes gets one budget for thoughts and answer together.
+
         Raises:
             EngineUnavailableError: The server is down or too busy; asking again may help.
             GenerationError: The server refuses, or its answer is none.
         """
-        sampling = {"temperature": config.temperature, "seed": config.seed, "max_tokens": config.max_new_tokens}
         chat = self._chat
+        if chat is None or not self.constrained:
+            most = config.max_new_tokens + config.think_tokens
+            sampling = {"temperature": config.temperature, "seed": config.seed, "max_tokens": most}
 
-        def write(messages: Sequence[Message]) -> Completion:
-            if chat is None or not self.constrained:
+            def write(messages: Sequence[Message]) -> Completion:
                 if messages[-1].role == "assistant":
                     raise ConfigError(
                         f"{self.name} can only begin an answer, and this prompt begins it already (`continues`); "
@@ -218,12 +221,42 @@ class OpenAIEngine:
                     )
                 turns = [{"role": message.role, "content": message.content} for message in messages]
                 return self._server.ask("/chat/completions", {"messages": turns, **sampling}, read_chat)
-            # Token ids both ways: prompt and text are then those of an engine that runs the model itself.
-            fields = {"prompt": self.tokenize(messages), "stop_token_ids": [chat.end], "return_token_ids": True}
-            ids, finished = self._server.ask("/completions", {**fields, **sampling, **NEUTRAL}, read_ids)
-            return Completion(chat.decode(ids), len(ids), finished)
 
-        return self._each(write, chats)
+            return self._each(write, chats)
+        prompts = self.think(chats, config) if config.think_tokens else [self.tokenize(messages) for messages in chats]
+        written = self._write(prompts, config, [chat.end])
+        return [Completion(chat.decode(ids), len(ids), finished) for ids, finished in written]
+
+    def think(self, chats: Sequence[Sequence[Message]], config: GenerationConfig) -> list[tuple[int, ...]]:
+        """See `Engine`.
+
+        Raises:
+            EngineUnavailableError, GenerationError: As `generate`.
+        """
+        chat = self._chat
+        if chat is None or not self.constrained:
+            raise ConfigError(f"{self.name} can only write text, and nobody can end its thoughts; use decoding='free'")
+        prompts = [chat.thinking(messages, config.think_tokens) for messages in chats]
+        written = self._write(prompts, config.of_thoughts, [chat.end, *chat.thought_ends])
+        return [
+            chat.thought(messages, prompt, ids)
+            for messages, prompt, (ids, _) in zip(chats, prompts, written, strict=True)
+        ]
+
+    def _write(
+        self, prompts: Sequence[tuple[int, ...]], config: GenerationConfig, ends: Sequence[int]
+    ) -> list[tuple[list[int], bool]]:
+        """What the model writes behind each prompt up to one of the tokens `ends`, and whether it came to one.
+
+        Token ids both ways: prompt and text are then those of an engine that runs the model itself.
+        """
+        sampling = {"temperature": config.temperature, "seed": config.seed, "max_tokens": config.max_new_tokens}
+        fields = {"stop_token_ids": list(ends), "return_token_ids": True, **sampling, **NEUTRAL}
+
+        def write(prompt: tuple[int, ...]) -> tuple[list[int], bool]:
+            return self._server.ask("/completions", {"prompt": prompt, **fields}, read_ids)
+
+        return self._each(write, prompts)
 
     def forget(self) -> bool:
         """What a server keeps is its own business: False."""

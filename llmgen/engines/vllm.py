@@ -201,25 +201,41 @@ class VLLMEngine:
 
     def generate(self, chats: Sequence[Sequence[Message]], config: GenerationConfig) -> list[Completion]:
         """See `Engine`; the samples of one chat do not depend on the others, but on its place among them."""
+        prompts = self.think(chats, config) if config.think_tokens else [self.tokenize(chat) for chat in chats]
+        written = self._write(prompts, config, self._ends)
+        return [Completion(self._chat.decode(ids), len(ids), ended) for ids, ended in written]
 
-        def read(output: RequestOutput) -> Completion:
+    def think(self, chats: Sequence[Sequence[Message]], config: GenerationConfig) -> list[tuple[int, ...]]:
+        """See `Engine`."""
+        prompts = [self._chat.thinking(chat, config.think_tokens) for chat in chats]
+        written = self._write(prompts, config.of_thoughts, self._ends | self._chat.thought_ends)
+        return [
+            self._chat.thought(chat, prompt, ids)
+            for chat, prompt, (ids, _) in zip(chats, prompts, written, strict=True)
+        ]
+
+    def _write(
+        self, prompts: Sequence[tuple[int, ...]], config: GenerationConfig, ends: frozenset[int]
+    ) -> list[tuple[list[int], bool]]:
+        """What the model writes behind each prompt up to one of the tokens `ends`, and whether it came to one."""
+
+        def read(output: RequestOutput) -> tuple[list[int], bool]:
             ids = list(output.outputs[0].token_ids)
-            end = next((place for place, token in enumerate(ids) if token in self._ends), None)
-            kept = ids[:end]
-            return Completion(self._chat.decode(kept), len(kept), end is not None)
+            end = next((place for place, token in enumerate(ids) if token in ends), None)
+            return ids[:end], end is not None
 
         params = [
             SamplingParams(
                 max_tokens=config.max_new_tokens,
                 temperature=config.temperature,
                 seed=config.seed + number if config.temperature else None,
-                stop_token_ids=sorted(self._ends),
+                stop_token_ids=sorted(ends),
                 ignore_eos=True,  # the chat's own end is what ends an answer, as in the other engines
                 detokenize=False,
             )
-            for number in range(len(chats))
+            for number in range(len(prompts))
         ]
-        return self._host.run([self.tokenize(chat) for chat in chats], params, self._adapter, read)
+        return self._host.run(prompts, params, self._adapter, read)
 
     def forget(self) -> bool:
         """Empty the prefix cache, also of the engines made by `with_adapter`."""

@@ -287,3 +287,51 @@ def test_a_tokenizer_that_knows_no_line_break_says_so(tiny_model: Path, caplog: 
     assert chat.spell(["Alien"])
     with pytest.raises(ConfigError, match="next_item"):
         chat.lines(["Alien"])
+
+
+R1 = "{% for m in messages %}<{{ m.role }}>{{ m.content.split('</think>')[-1] }}{% endfor %}<assistant>"
+
+
+@pytest.mark.parametrize(
+    ("template", "begun"),
+    [
+        (QWEN3, "<|user|>a<|assistant|><think>\n"),
+        (R1, "<user>a<assistant><think>\n"),
+        (R1 + "<think>{{ '\n' }}", "<user>a<assistant><think>\n"),
+        (R1.replace("</think>", "[/THINK]"), "<user>a<assistant>[THINK]\n"),
+    ],
+)
+def test_a_model_that_thinks_is_asked_to_think_and_to_answer_after_its_budget(
+    tiny_model: Path, template: str, begun: str
+) -> None:
+    chat = ChatTokenizer(loaded(tiny_model, chat_template=template))
+    asked = [Message("user", "a")]
+    prompt = chat.thinking(asked, 9)
+    assert chat.tokenizer.decode(prompt) == begun
+    mark = begun.rpartition("<assistant>")[2].strip().rpartition("|>")[2].replace("<", "</").replace("[", "[/")
+    for written in ("Heat?", f"Heat?\n{mark}\n\nSolaris"):  # the budget ended it; it ended by itself
+        ids = chat.thought(asked, prompt, chat.tokenizer(written, add_special_tokens=False)["input_ids"])
+        assert chat.tokenizer.decode(ids) == f"{begun}Heat?\n{mark}\n\n"
+    listed = [*asked, Message("assistant", "Alien\nHeat")]
+    assert chat.thinking(listed, 9) == prompt
+    ids = chat.thought(listed, prompt, chat.tokenizer("Hm", add_special_tokens=False)["input_ids"])
+    assert chat.tokenizer.decode(ids) == f"{begun}Hm\n{mark}\n\nAlien\nHeat\n"
+
+
+def test_thoughts_in_harmony_end_where_the_final_channel_begins(tiny_model: Path) -> None:
+    template = "{# <|channel|>analysis<|message|> #}" + HARMONY
+    tokenizer = loaded(tiny_model, chat_template=template)
+    marks = ["<|start|>", "<|channel|>", "<|message|>", "<|end|>", "<|return|>"]
+    tokenizer.add_tokens(marks, special_tokens=True)
+    chat = ChatTokenizer(tokenizer)
+    prompt = chat.thinking([Message("user", "a")], 9)
+    begun = "<|start|>user<|message|>a<|end|><|start|>assistant<|channel|>analysis<|message|>"
+    assert tokenizer.decode(prompt) == begun
+    assert chat.thought_ends == {tokenizer.convert_tokens_to_ids("<|end|>")}
+    ids = chat.thought([Message("user", "a")], prompt, tokenizer("Hm", add_special_tokens=False)["input_ids"])
+    assert tokenizer.decode(ids) == f"{begun}Hm<|end|><|start|>assistant<|channel|>final<|message|>"
+
+
+def test_a_model_that_does_not_think_cannot_be_asked_to(tiny_model: Path) -> None:
+    with pytest.raises(ConfigError, match="knows no thoughts, so think_tokens must be 0, not 9"):
+        ChatTokenizer(loaded(tiny_model)).thinking([Message("user", "a")], 9)

@@ -15,6 +15,7 @@ from llmgen.engines import Engine, GenerationConfig, Step, load_engine
 from llmgen.errors import ConfigError, EngineUnavailableError, GenerationError
 from llmgen.search import Request, SearchConfig, search
 from llmgen.trie import ItemTrie
+from llmgen.types import Message
 from tests.engines.contract import CHATS, EngineContract
 from tests.reference import item_logprobs
 
@@ -401,6 +402,29 @@ def test_a_models_own_generation_settings_do_not_count(tiny_model: Path) -> None
     assert engine.generate(CHATS, config) == expected
     assert engine.generate(CHATS, GenerationConfig(max_new_tokens=12, temperature=1.5, seed=3)) == sampled
     assert engine._model.generation_config is own
+
+
+def test_thoughts_have_a_budget_of_their_own_and_the_answer_stands_behind_them(tiny_model: Path) -> None:
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tiny_model)
+    tokenizer.chat_template = "{% for m in messages %}{{ m.content }}|{% endfor %}<think>{{ '\n' }}"
+    model = transformers.AutoModelForCausalLM.from_pretrained(tiny_model)
+    engine = HFEngine(model, tokenizer)
+    chat = [Message("user", "Something slow")]
+
+    def greedy(ids: list[int], most: int) -> list[int]:
+        with torch.inference_mode():
+            for _ in range(most):
+                ids = [*ids, int(model(input_ids=torch.tensor([ids])).logits[0, -1].argmax())]
+        return ids
+
+    begun = tokenizer("Something slow|<think>\n", add_special_tokens=False)["input_ids"]
+    thoughts = tokenizer.decode(greedy(begun, 6)[len(begun) :]).rstrip()
+    assert not {"</think>", "<|im_end|>"} & {thoughts}
+    asked = [*begun, *tokenizer(f"{thoughts}\n</think>\n\n", add_special_tokens=False)["input_ids"]]
+    assert engine.think([chat], GenerationConfig(think_tokens=6)) == [tuple(asked)]
+    (answer,) = engine.generate([chat], GenerationConfig(max_new_tokens=4, think_tokens=6))
+    assert answer.num_tokens == 4  # the thoughts took none of them
+    assert answer.text == tokenizer.decode(greedy(asked, 4)[len(asked) :], skip_special_tokens=True)
 
 
 def test_every_end_token_of_the_model_ends_an_answer(tiny_model: Path) -> None:
