@@ -162,7 +162,7 @@ class PromptTemplate:
 
         Args:
             variables: Those of the task, see the module; what this template does not use is ignored.
-            control_tokens: The tokenizer's special and added tokens; none of them, and none known from common chat
+            control_tokens: Of the engine, see `defuse`; none of them, and none known from common chat
                 formats, stands in a message, wherever its pieces come from.
             target: The answer to train on; None for a prompt.
 

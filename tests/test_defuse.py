@@ -30,6 +30,7 @@ def test_an_ordinary_title_stays_as_it_is(title: str) -> None:
     [
         *("<|im_start|>", "<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|start_header_id|>", "<|turn>", "<turn|>"),
         *("[INST]", "[/INST]", "<<SYS>>", "<</SYS>>", "<s>", "</s>", "<bos>", "<eos>", "<pad>", "<unk>", "<think>"),
+        *("<thinking>", "</thought>", "<seed:think>", "</seed:think>", "[THINK]", "[/THINK]", "◁think▷", "<|channel|>"),
         *("<start_of_turn>", "<end_of_turn>", "<｜User｜>", "<｜begin▁of▁sentence｜>", "[TOOL_CALLS]", "</tool_call>"),
     ],
 )

@@ -6,6 +6,7 @@ import hashlib
 import logging
 import re
 from collections.abc import Sequence
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from llmgen.defuse import defuse
@@ -20,8 +21,11 @@ logger = logging.getLogger(__name__)
 THOUGHTLESS: dict[str, Any] = {"enable_thinking": False, "thinking_budget": 0}
 """Read by the chat templates of models that can think first (Qwen3, Seed-OSS and others), ignored by all others: a
 title is scored where an answer begins, and thoughts would use up the tokens of a list."""
-SYSTEM, USER = "llmgen-system-probe", "llmgen-user-probe"
+SYSTEM, USER, ANSWER = "llmgen-system-probe", "llmgen-user-probe", "llmgen-answer-probe"
 """What is looked for in a rendered chat, to see whether a template drops a message's words."""
+TODAY = datetime(2024, 7, 26)
+"""What templates that ask for the date are told, which Llama's say themselves where there is no clock: a prompt is the
+same every day, and so is what was read of it and what an adapter was tuned on."""
 _FINAL = "<|channel|>final<|message|>"
 """Where an answer begins in harmony, the format of gpt-oss."""
 _MARKS = {
@@ -191,10 +195,7 @@ class ChatTokenizer:
         if self.tokenizer.chat_template is None:
             text = "".join(f"{turn['role'].capitalize()}: {turn['content']}\n\n" for turn in chat) + "Assistant:"
             return (*self._beginning, *self.tokenizer(text, add_special_tokens=False)["input_ids"])
-        ids = self.tokenizer.apply_chat_template(
-            chat, add_generation_prompt=True, tokenize=True, return_dict=False, **THOUGHTLESS
-        )
-        return (*ids, *self._closing)
+        return (*self._applied(chat, tokenize=True), *self._closing)
 
     def thinking(self, messages: Sequence[Message], budget: int) -> tuple[int, ...]:
         """Token ids of a chat up to where the model thinks before it answers, for so many tokens.
@@ -209,11 +210,8 @@ class ChatTokenizer:
             )
         chat = self._turns(messages[:-1] if messages[-1].role == "assistant" else messages)
         switches: dict[str, Any] = {"enable_thinking": True, "thinking": True, "thinking_budget": budget}
-        text = str(self.tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False, **switches))
-        begun = text.rstrip().endswith(self.thoughts.begin.rstrip())
-        ids = self.tokenizer.apply_chat_template(
-            chat, add_generation_prompt=True, tokenize=True, return_dict=False, **switches
-        )
+        begun = self._applied(chat, **switches).rstrip().endswith(self.thoughts.begin.rstrip())
+        ids = self._applied(chat, tokenize=True, **switches)
         return (*ids, *(() if begun else self._behind(self.thoughts.begin)))
 
     def thought(self, messages: Sequence[Message], prompt: tuple[int, ...], ids: Sequence[int]) -> tuple[int, ...]:
@@ -313,8 +311,7 @@ class ChatTokenizer:
     def _end_of_turn(self) -> int:
         """The token with which an answer ends: the control token that the chat template puts behind it, else eos."""
         if self.tokenizer.chat_template is not None:
-            mark = "answer"
-            behind = self._answered(mark).rpartition(mark)[2]
+            behind = self._answered().partition(ANSWER)[2]
             for token in self.tokenizer(behind, add_special_tokens=False)["input_ids"]:
                 if token in self.tokenizer.added_tokens_decoder:
                     return int(token)
@@ -332,7 +329,7 @@ class ChatTokenizer:
         """
         user = {"role": "user", "content": USER}
         try:
-            alone = self._rendered([user])
+            alone = str(self._applied([user]))
         except Exception as error:  # templates raise whatever jinja raises; what it means is the same
             raise ConfigError(f"the model's chat template cannot be rendered: {error}; mend or replace it") from error
         if USER not in alone:
@@ -341,29 +338,33 @@ class ChatTokenizer:
                 f"it rendered {alone[-200:]!r}: give the tokenizer another chat_template"
             )
         try:
-            knows = SYSTEM in self._rendered([{"role": "system", "content": SYSTEM}, user])
+            both = str(self._applied([{"role": "system", "content": SYSTEM}, user]))
+            knows = SYSTEM in both and USER in both
         except Exception as error:  # as above
             logger.debug("the chat template takes no system message: %s", error)
             knows = False
         begun = _LEFT_OPEN.search(alone)
         if begun is not None:
             text = f"{'' if alone.endswith(chr(10)) else chr(10)}{_MARKS[begun[1]]}\n\n"
-        elif self._answered("answer").startswith(alone + _FINAL):
+        elif self._answered().startswith(alone + _FINAL):
             text = _FINAL
         else:
             return knows, ()
         return knows, self._behind(text)
 
-    def _answered(self, answer: str) -> str:
+    def _answered(self) -> str:
         """A chat with an answer, as it is rendered."""
-        chat = [{"role": "user", "content": USER}, {"role": "assistant", "content": answer}]
+        chat = [{"role": "user", "content": USER}, {"role": "assistant", "content": ANSWER}]
         try:
-            return self._rendered(chat, answering=False)
+            return str(self._applied(chat, add_generation_prompt=False))
         except Exception as error:  # as above
             raise ConfigError(
                 f"the model's chat template cannot render an assistant's message: {error}; mend or replace it"
             ) from error
 
-    def _rendered(self, chat: list[dict[str, str]], answering: bool = True) -> str:
-        text = self.tokenizer.apply_chat_template(chat, add_generation_prompt=answering, tokenize=False, **THOUGHTLESS)
-        return str(text)
+    def _applied(self, chat: list[dict[str, str]], **switches: Any) -> Any:
+        """The chat template's text or, with `tokenize`, token ids; by default up to the answer, without thoughts."""
+        settings = {"add_generation_prompt": True, "tokenize": False, "return_dict": False, **THOUGHTLESS}
+        if "strftime_now" in str(self.tokenizer.chat_template):
+            settings["strftime_now"] = TODAY.strftime
+        return self.tokenizer.apply_chat_template(chat, **{**settings, **switches})

@@ -223,6 +223,37 @@ def test_a_template_that_cannot_be_used_is_refused(tiny_model: Path, template: s
         ChatTokenizer(loaded(tiny_model, chat_template=template))
 
 
+def test_a_template_that_tells_the_date_tells_the_same_one_every_day(tiny_model: Path) -> None:
+    """As those of Llama 3 and gpt-oss: else a prompt, and all that is kept for it, is another one tomorrow."""
+    template = "{{ strftime_now('%d %b %Y') }}{% for m in messages %}<{{ m.content }}>{% endfor %}"
+    chat = ChatTokenizer(loaded(tiny_model, chat_template=template))
+    assert text_of(chat, Message("user", "a")) == "26 Jul 2024<a>"
+
+
+def test_a_template_that_drops_the_users_words_beside_a_system_message_gets_one_message(tiny_model: Path) -> None:
+    template = (
+        "{% set first = messages[0] %}{% if first.role == 'user' %}<{{ first.content }}>{% else %}[{{ first.content }}]"
+    )
+    template += "{% endif %}"
+    chat = ChatTokenizer(loaded(tiny_model, chat_template=template))
+    assert text_of(chat, Message("system", "be brief"), Message("user", "films?")) == "<be brief\n\nfilms?>"
+
+
+def test_a_template_that_drops_answers_does_not_tell_how_they_end(tiny_model: Path) -> None:
+    template = "{% for m in messages if m.role == 'user' %}<|im_start|>{{ m.content }}{% endfor %}"
+    chat = ChatTokenizer(loaded(tiny_model, chat_template=template))
+    assert chat.tokenizer.decode([chat.end]) == "<|im_end|>"  # its eos
+
+
+def test_a_template_that_cannot_write_an_answer_is_refused(tiny_model: Path) -> None:
+    template = (
+        "{% for m in messages %}{% if m.role == 'assistant' %}{{ raise_exception('no answers') }}{% endif %}"
+        "{{ m.content }}{% endfor %}"
+    )
+    with pytest.raises(ConfigError, match="cannot render an assistant's message: no answers"):
+        ChatTokenizer(loaded(tiny_model, chat_template=template))
+
+
 def sentencepiece(scheme: str) -> Any:
     """A tokenizer as Llama 2's: a space before every text, bytes for what it does not know, the line break among it."""
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
