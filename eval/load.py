@@ -218,7 +218,7 @@ def _expected(
 
 
 def _body(query: Query) -> bytes:
-    return json.dumps({"history": [item.id for item in query.history], "k": query.k}).encode()
+    return json.dumps({"history": [item.id for item in query.items], "k": query.k}).encode()
 
 
 def _request(body: bytes) -> bytes:

@@ -7,7 +7,7 @@ import json
 import logging
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice
 from operator import eq
@@ -17,7 +17,7 @@ from typing import Any, overload
 
 from llmgen.errors import ArgumentError, CatalogError, DataError, UnknownItemError
 from llmgen.text import plain
-from llmgen.types import Attribute, Item, has_half
+from llmgen.types import Attribute, Item, Query, has_half
 
 logger = logging.getLogger(__name__)
 
@@ -144,6 +144,16 @@ class Catalog(Sequence[Item]):
         """Positions of items in their order, without those that are not in the catalog."""
         positions = (self._position(item.id) for item in items)
         return [position for position in positions if position is not None]
+
+    def resolved(self, query: Query) -> Query:
+        """A query with items of this catalog in the place of the ids in its history.
+
+        Raises:
+            UnknownItemError: An id is not in the catalog.
+        """
+        if all(isinstance(taken, Item) for taken in query.history):
+            return query
+        return replace(query, history=[self[taken] if isinstance(taken, str) else taken for taken in query.history])
 
     @cached_property
     def ids(self) -> tuple[str, ...]:

@@ -408,7 +408,7 @@ def prompts_show(
     )
     with _aside():
         asked = _ask(data, settings, user, history, text, k=k, needs_engine=True)
-        catalog, seen = asked.workspace.catalog, {taken.id for taken in asked.query.history}
+        catalog, seen = asked.workspace.catalog, {taken.id for taken in asked.query.items}
         unseen = [other for other in catalog if other.id not in seen]
         shown = catalog[catalog.index(item)] if item else (unseen or list(catalog))[0]
         fitted = asked.recommender.messages(
@@ -430,7 +430,7 @@ def prompts_show(
     _console().print(messages_text(fitted.messages))
     _console().print(
         f"{asked.recommender.prompts[name].ref}: {fitted.num_tokens} tokens, "
-        f"{fitted.num_items} of {len(asked.query.history)} items of the history"
+        f"{fitted.num_items} of {len(asked.query.items)} items of the history"
     )
 
 

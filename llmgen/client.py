@@ -43,9 +43,9 @@ AT_ONCE = 32
 
 
 class QueryFields(TypedDict, total=False):
-    """A query by its fields, the history by the items' ids: for callers that hold no `Item`."""
+    """A query by its fields."""
 
-    history: Sequence[str]
+    history: Sequence[Item | str]
     ratings: Sequence[float]
     text: str
     user_id: str
@@ -421,14 +421,10 @@ def _headers(api_key: str | None, timeout_s: float) -> dict[str, str]:
 
 def _body(kind: type[QueryBody], query: Query | None, fields: QueryFields, **more: object) -> bytes:
     if query is None:
-        for item_id in fields.get("history", ()):
-            if not isinstance(item_id, str):
-                raise ValueError(f"the history of a client's query holds ids, which are strings, not {item_id!r}")
-        body = kind.model_validate({**fields, **more})
+        query = Query(**fields)
     elif fields:
         raise ValueError(f"give a query or its fields, not both: {', '.join(fields)}")
-    else:
-        body = kind.of(query, **more)
+    body = kind.of(query, **more)
     return body.model_dump_json(exclude_defaults=True).encode()
 
 

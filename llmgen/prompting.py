@@ -100,7 +100,7 @@ class Prompter:
         engine = needs_engine(self.engine, "a prompt")
         shown = min(len(query.history), self.max_history)
         newest = slice(len(query.history) - shown, None)
-        history = views(self.catalog, query.history[newest], None if query.ratings is None else query.ratings[newest])
+        history = views(self.catalog, query.items[newest], None if query.ratings is None else query.ratings[newest])
         always = {"noun": self.catalog.noun, "nouns": plural(self.catalog.noun), "wish": query.text, "k": query.k}
 
         def messages(number: int) -> Sequence[Message]:

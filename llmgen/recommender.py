@@ -255,6 +255,7 @@ class Recommender:
         """The best `query.k` items.
 
         Raises:
+            UnknownItemError: An id of the history is not in the catalog.
             SearchError: No item is eligible.
             CatalogError: A filter names an attribute or a value that no item has.
         """
@@ -287,6 +288,7 @@ class Recommender:
             return _each(self._recommend, queries, on_error, stage.advance)
 
     def _recommend(self, queries: Sequence[Query]) -> list[Recommendations]:
+        queries = [self.catalog.resolved(query) for query in queries]
         factors = multiply(self._factors, queries, len(self.catalog), self._shared)
         return self._free(queries, factors) if self.decoding == "free" else self._search(queries, factors)
 
@@ -329,7 +331,8 @@ class Recommender:
         answer = self._free if self._ranks_by_text else self._search
         places = [chosen(self.catalog, candidates) for _, candidates in pairs]
         queries = [
-            replace(query, k=len(own), exclude_seen=False) for (query, _), own in zip(pairs, places, strict=True)
+            replace(self.catalog.resolved(query), k=len(own), exclude_seen=False)
+            for (query, _), own in zip(pairs, places, strict=True)
         ]
         factors = multiply(self._factors, queries, len(self.catalog), self._shared)
         items = [[self.catalog[place] for place in own.tolist()] for own in places]
@@ -357,7 +360,7 @@ class Recommender:
             ValueError: Labels that are not numbers, repeat or are fewer than two.
         """
         values = rating_values(labels)
-        asked = [(query, self.catalog[self.catalog.index(key)]) for query, key in pairs]
+        asked = [(self.catalog.resolved(query), self.catalog[self.catalog.index(key)]) for query, key in pairs]
         said = rating_terms(self.rating_priors, asked, values)
         weights = {prior.name: prior.weight for prior in self.rating_priors}
         if self.engine is None or self.rating_lm_weight == 0:
@@ -411,12 +414,12 @@ class Recommender:
         """
         engine = needs_engine(self.engine, "explaining")
         about, prompts = [], []
-        for query, key in pairs:
-            item = self.catalog[self.catalog.index(key)]
+        for given, key in pairs:
+            query, item = self.catalog.resolved(given), self.catalog[self.catalog.index(key)]
             evidence = self._evidence(query, item)
             ratings = None
             if query.ratings is not None:
-                known = {taken.id: rating for taken, rating in zip(query.history, query.ratings, strict=True)}
+                known = {taken.id: rating for taken, rating in zip(query.items, query.ratings, strict=True)}
                 ratings = [known[shown.id] for shown in evidence]
             prompts.append(
                 self._prompt(
@@ -475,6 +478,7 @@ class Recommender:
             UnknownItemError: A held-out item is not in the catalog.
             ValueError: Nothing to tune on, or lengths that do not agree.
         """
+        queries = [self.catalog.resolved(query) for query in queries]
         if not self.priors and self.engine is not None:
             tuned = TunedWeights((), math.nan, ())
         else:
@@ -537,7 +541,7 @@ class Recommender:
                 `evidence`, `labels`.
         """
         template = self._templates["recommend"] if prompt is None else self.prompts[prompt]
-        return self._prompter.render(template, query, variables, self.trie.longest, target)
+        return self._prompter.render(template, self.catalog.resolved(query), variables, self.trie.longest, target)
 
     def _with(self, catalog: Catalog | None = None, **changes: object) -> Recommender:
         settings: dict[str, object] = {
@@ -721,7 +725,7 @@ class Recommender:
                 found = tuple(entry.item for entry in prior.evidence(query, item)[:most])
                 if found:
                     return found
-        return tuple(dict.fromkeys(reversed(query.history)))[:most]
+        return tuple(dict.fromkeys(reversed(query.items)))[:most]
 
 
 def _each(

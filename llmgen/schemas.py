@@ -146,7 +146,7 @@ class QueryBody(_Body):
         """From the library's own type; `more` are `prompt` and the further fields of the task's body."""
         return cls.model_validate(
             {
-                "history": [item.id for item in query.history],
+                "history": [taken if isinstance(taken, str) else taken.id for taken in query.history],
                 "ratings": None if query.ratings is None else list(query.ratings),
                 "text": query.text,
                 "user_id": query.user_id,

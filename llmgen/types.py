@@ -63,7 +63,8 @@ class Query:
     """What one request wants. Cold start is not a mode: it is a query with less in it.
 
     Attributes:
-        history: Items already taken, oldest first.
+        history: Items already taken, oldest first. Ids may stand for items of the catalog that is asked: a
+            `Recommender` and a `Client` know it, `Catalog.resolved` puts the items in their place.
         ratings: The user's ratings of `history`, in the same order, or None where they are not known.
         text: A wish in the user's words, or None.
         user_id: The caller's id of the user; it never enters a prompt.
@@ -72,7 +73,7 @@ class Query:
         filters: Attribute name -> the values allowed (one, or several of which one must match).
     """
 
-    history: Sequence[Item] = ()
+    history: Sequence[Item | str] = ()
     text: str | None = None
     user_id: str | None = None
     k: int = 10
@@ -83,11 +84,31 @@ class Query:
     def __post_init__(self) -> None:
         if self.k < 1:
             raise ArgumentError(f"k is the length of the answer and must be 1 or more, not {self.k}")
+        if isinstance(self.history, str):
+            raise ArgumentError(f"a history is a list of items or ids, not the text {self.history!r}; write [...]")
         for taken in self.history:
-            if not isinstance(taken, Item):
-                raise ValueError(f"a history holds items, not {taken!r}; write catalog[{str(taken)!r}] for an id")
+            if not isinstance(taken, Item | str):
+                raise ArgumentError(
+                    f"a history holds items or their ids, which are strings, not {taken!r}; write str(id)"
+                )
         if self.ratings is not None and len(self.ratings) != len(self.history):
             raise ValueError(f"{len(self.ratings)} ratings for a history of {len(self.history)}; give one an item")
+
+    @property
+    def items(self) -> Sequence[Item]:
+        """The history, where it holds no ids.
+
+        Raises:
+            ArgumentError: It does, and nobody here knows the catalog that they are from.
+        """
+        items = [taken for taken in self.history if isinstance(taken, Item)]
+        if len(items) < len(self.history):
+            first = next(taken for taken in self.history if isinstance(taken, str))
+            raise ArgumentError(
+                f"the history holds the id {first!r}, and only who knows the catalog can tell its item; write "
+                f"catalog[{first!r}], or ask a Recommender"
+            )
+        return items
 
 
 @dataclass(frozen=True, slots=True)

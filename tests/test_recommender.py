@@ -11,14 +11,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmgen.catalog import Catalog
+from llmgen.datasets import INTERACTIONS
 from llmgen.engines import GenerationConfig, Step
 from llmgen.engines.fake import END, ROLES, VOCABULARY, FakeEngine
 from llmgen.errors import (
+    ArgumentError,
     ConfigError,
     EngineUnavailableError,
     GenerationError,
@@ -26,7 +29,7 @@ from llmgen.errors import (
     TemplateNotFoundError,
     UnknownItemError,
 )
-from llmgen.priors import Popularity, Transition, Wish
+from llmgen.priors import HistoryText, Popularity, RatingKNN, Seen, Transition, Wish
 from llmgen.recommender import CHUNK, LM_WEIGHTS, Recommender
 from llmgen.templates import PromptLibrary, views
 from llmgen.types import Completion, FloatArray, Item, Message, Query, Recommendations
@@ -1121,3 +1124,60 @@ def test_priors_are_told_apart_by_what_they_are_and_not_by_their_values() -> Non
     priors = [OfArray(np.arange(6.0), "one"), OfArray(np.zeros(6), "other")]
     made = Recommender(FILMS, FakeEngine(), priors=priors).with_prompt("cold_start")
     assert [prior.name for prior in made.priors] == ["one", "other"]
+
+
+class TestHistoriesOfIds:
+    """Ids of the catalog stand for their items, alone and among items, wherever a recommender is asked."""
+
+    def pairs(self) -> list[tuple[Query, Query]]:
+        items = [FILMS["a"], FILMS["m"]]
+        more: dict[str, Any] = {"k": 3, "ratings": [5, 2], "text": "dark"}
+        return [(Query(history=ids, **more), Query(history=items, **more)) for ids in (["a", "m"], ("a", FILMS["m"]))]
+
+    def test_they_are_answered_as_items_are(self) -> None:
+        log = {"user_id": ["u", "u", "v", "v"], "item_id": ["a", "s", "m", "h"]}
+        frame = pl.DataFrame({**log, "timestamp": [1.0, 2.0, 1.0, 2.0], "rating": [5.0, 4.0, 1.0, 2.0]})
+        made = Recommender(
+            FILMS,
+            FakeEngine(["Because of Alien."]),
+            priors=[Transition.fit(frame, FILMS), Wish(FILMS)],
+            rating_priors=[RatingKNN.fit(frame)],
+        )
+        for ids, items in self.pairs():
+            assert made.recommend(ids) == made.recommend(items)
+            assert {place.item.id for place in made.recommend(ids)}.isdisjoint({"a", "m"})
+            assert made.recommend_many([ids, items])[0] == made.recommend(items)
+            assert made.rank(ids, ["u", "f"]) == made.rank(items, ["u", "f"])
+            assert made.rate(ids, "u") == made.rate(items, "u")
+            assert made.explain(ids, "s") == made.explain(items, "s")
+            assert made.messages(ids) == made.messages(items)
+            assert made.tune([ids] * 2, ["s", "h"]).lm_scores == made.tune([items] * 2, ["s", "h"]).lm_scores
+        free = Recommender(FILMS, FakeEngine(["Heat\nUp"]), decoding="free")
+        assert free.recommend(Query(["a"], k=2)) == free.recommend(Query([FILMS["a"]], k=2))
+
+    def test_an_id_that_the_catalog_lacks_is_named(self) -> None:
+        made = Recommender(FILMS, FakeEngine())
+        for ask in (made.recommend, made.messages, lambda query: made.rank(query, ["u"])):
+            with pytest.raises(UnknownItemError, match="no item has the id '7'"):
+                ask(Query(history=["a", "7"]))  # type: ignore[operator]
+        fine, unknown = made.recommend_many([Query(["a"]), Query(["7"])], on_error="return")
+        assert isinstance(fine, Recommendations) and isinstance(unknown, UnknownItemError)
+
+    def test_where_no_catalog_is_known_one_error_says_so(self) -> None:
+        query = Query(history=["a"])
+        assert query.history == ["a"]
+        for ask in (Seen(FILMS), Transition.fit(pl.DataFrame(schema=INTERACTIONS), FILMS), HistoryText(FILMS)):
+            with pytest.raises(ArgumentError, match=r"history holds the id 'a'.*catalog\['a'\].*ask a Recommender"):
+                ask.log_weights([query])
+
+    @pytest.mark.parametrize(
+        ("history", "says"),
+        [
+            ([1], "a history holds items or their ids, which are strings, not 1"),
+            ([None], "not None"),
+            ("50", "a history is a list of items or ids, not the text '50'"),
+        ],
+    )
+    def test_what_is_neither_an_item_nor_an_id_is_refused(self, history: Any, says: str) -> None:
+        with pytest.raises(ArgumentError, match=says):
+            Query(history=history)

@@ -499,7 +499,7 @@ class Trials:
         inside = Part(known, [], [])
         for query, item in zip(self.last.queries, self.last.held_out, strict=True):
             if item in past:
-                history = tuple(one for one in query.history if one.id in past)
+                history = tuple(one for one in query.items if one.id in past)
                 inside.queries.append(dataclasses.replace(query, history=history, ratings=None))
                 inside.held_out.append(item)
         if not inside.queries:

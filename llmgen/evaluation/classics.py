@@ -65,7 +65,7 @@ class RepeatLast:
         """See `Prior`."""
         found = np.zeros((len(queries), len(self.catalog)))
         for row, query in zip(found, queries, strict=True):
-            for age, position in enumerate(dict.fromkeys(reversed(self.catalog.positions(query.history)))):
+            for age, position in enumerate(dict.fromkeys(reversed(self.catalog.positions(query.items)))):
                 row[position] = 1.0 / (1 + age)
         return found
 
@@ -73,7 +73,7 @@ class RepeatLast:
         """See `SparsePrior`."""
         rows = []
         for query in queries:
-            taken = np.array(list(dict.fromkeys(reversed(self.catalog.positions(query.history)))), np.int64)
+            taken = np.array(list(dict.fromkeys(reversed(self.catalog.positions(query.items)))), np.int64)
             order = taken.argsort()
             rows.append(SparseRow(0.0, taken[order], 1.0 / (1.0 + order.astype(np.float64))))
         return rows

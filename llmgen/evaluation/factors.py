@@ -78,7 +78,7 @@ class Als:
         """See `Prior`; the scores as they are, which only order the items."""
         if not queries:
             return np.empty((0, len(self.catalog)))
-        columns = [np.unique(self.catalog.positions(query.history)) for query in queries]
+        columns = [np.unique(self.catalog.positions(query.items)) for query in queries]
         ends = np.cumsum([0, *map(len, columns)])
         ones = np.ones(int(ends[-1]), np.float32)
         shape = len(queries), len(self.catalog)

@@ -82,7 +82,7 @@ class Measures:
     def lists(self, answers: pl.DataFrame) -> dict[str, float]:
         """Name -> value of all lists together; see `llmgen.evaluation.metrics`."""
         k, lists = self.k, answers["items"].to_list()
-        histories = [[item.id for item in query.history] for query in self.sample.queries]
+        histories = [[item.id for item in query.items] for query in self.sample.queries]
         shares = {item: max(1, self._counts[item]) / self._users for item in self.sample.catalog.ids}
         shares = {item: min(1.0, share) for item, share in shares.items()}
         lifts = [

@@ -133,7 +133,7 @@ class Sample:
         hashed = hashlib.sha256()
         offered = self.candidates or ((),) * len(self.queries)
         for query, items, candidates in zip(self.queries, self.held_out, offered, strict=True):
-            history = [item.id for item in query.history]
+            history = [item.id for item in query.items]
             parts = [str(query.user_id), *("\1".join(ids) for ids in (history, items, candidates))]
             hashed.update(("\0".join([*parts, str(query.k), str(query.exclude_seen)]) + "\n").encode())
         if self.among is not None:

@@ -306,7 +306,7 @@ def _examples(asked: Asked, compared: Sequence[str], baseline: str, metric: str)
             )
         yield Example(
             user=str(query.user_id),
-            history=tuple(catalog.label(item) for item in query.history[-SHOWN_HISTORY:]),
+            history=tuple(catalog.label(item) for item in query.items[-SHOWN_HISTORY:]),
             held_out=tuple(catalog.label(catalog[item]) for item in wanted),
             answers=answers,
         )

@@ -116,7 +116,7 @@ class ItemToItem:
             UnknownItemError: `item` is not in the catalog.
         """
         candidate = self.catalog.index(item)
-        taken = np.array(self.catalog.positions(query.history), dtype=np.int64)[::-1]
+        taken = np.array(self.catalog.positions(query.items), dtype=np.int64)[::-1]
         parts = recency(len(taken), self.decay)[::-1] * self._column(candidate)[taken]
         sums: dict[int, float] = {}
         for position, part in zip(taken.tolist(), parts.tolist(), strict=True):

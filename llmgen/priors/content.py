@@ -120,7 +120,7 @@ class Content:
             UnknownItemError: `item` is not in the catalog.
         """
         assert self.vectors is not None  # made in __post_init__
-        taken = self.catalog.positions(query.history)
+        taken = self.catalog.positions(query.items)
         alike = (self.vectors[taken] @ self.vectors[[self.catalog.index(item)]].T).toarray()[:, 0]
         sums: dict[int, float] = {}
         for age, (position, cosine) in enumerate(reversed(list(zip(taken, alike.tolist(), strict=True)))):

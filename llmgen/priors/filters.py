@@ -37,13 +37,13 @@ class Seen:
         log_w = np.zeros((len(queries), len(self.catalog)))
         for row, query in zip(log_w, queries, strict=True):
             if query.exclude_seen:
-                row[self.catalog.positions(query.history)] = -np.inf
+                row[self.catalog.positions(query.items)] = -np.inf
         return log_w
 
     def sparse_log_weights(self, queries: Sequence[Query]) -> list[SparseRow]:
         """See `SparsePrior`."""
         return [
-            removing(np.unique(np.array(self.catalog.positions(query.history), np.int64)))
+            removing(np.unique(np.array(self.catalog.positions(query.items), np.int64)))
             if query.exclude_seen
             else SparseRow()
             for query in queries

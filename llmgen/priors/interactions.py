@@ -80,7 +80,7 @@ def sequences(interactions: pl.DataFrame, catalog: Catalog) -> Sequences:
 
 def histories_of(catalog: Catalog, queries: Sequence[Query], decay: float) -> sparse.csr_array:
     """float64 [len(queries), n_items], what each item of each history counts: decay^age, age 0 being the newest."""
-    taken = [catalog.positions(query.history) for query in queries]
+    taken = [catalog.positions(query.items) for query in queries]
     weights = [np.empty(0), *[recency(len(indices), decay) for indices in taken]]
     indices = np.fromiter(chain.from_iterable(taken), INDEX)
     ends = np.cumsum([0, *map(len, taken)], dtype=INDEX)

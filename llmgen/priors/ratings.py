@@ -143,7 +143,7 @@ class RatingKNN:
         base = self.mean + np.where(np.array(places) >= 0, self.biases[places], 0.0)
         if not query.ratings:
             return cast(list[float], base.tolist())
-        taken = np.array([self.columns.get(item.id, -1) for item in query.history])
+        taken = np.array([self.columns.get(item.id, -1) for item in query.items])
         left = np.array(query.ratings) - self.mean - np.where(taken >= 0, self.biases[taken], 0.0)
         bias = left.sum() / (self.damping + len(left))
         base += bias

@@ -136,7 +136,7 @@ class HistoryText(Wish):
         super().__post_init__()
 
     def _asked(self, query: Query) -> str:
-        return " ".join(self._text(item) for item in query.history[-self.newest :])
+        return " ".join(self._text(item) for item in query.items[-self.newest :])
 
 
 def item_text(catalog: Catalog, item: Item) -> str:

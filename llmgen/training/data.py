@@ -265,14 +265,14 @@ class Mixture:
         weights = np.ones(len(self.catalog))
         if self.likely:
             weights = np.exp(combine(self.likely, [known], len(self.catalog)).total[0])
-        weights[self.catalog.positions({*known.history, item})] = 0.0
+        weights[self.catalog.positions({*known.items, item})] = 0.0
         count = min(self.candidates - 1, int(np.count_nonzero(weights)))
         others = (
             rng.choice(len(weights), size=count, replace=False, p=weights / weights.sum()).tolist() if count else []
         )
         candidates = [item, *(self.catalog[other] for other in others)]
         shuffled = [candidates[number] for number in rng.permutation(len(candidates))]
-        query = replace(known, history=known.history[-task.max_history :])
+        query = replace(known, history=known.items[-task.max_history :])
         return self._titled("rank", prompt, query, item, known, candidates=views(self.catalog, shuffled))
 
     def _rate(self, rng: np.random.Generator, task: Task, prompt: str, stretch: float) -> Example:

@@ -17,6 +17,7 @@ from llmgen.errors import (
     APIConnectionError,
     APIStatusError,
     APITimeoutError,
+    ArgumentError,
     CatalogError,
     ConfigError,
     SearchError,
@@ -309,10 +310,21 @@ def test_the_address_may_end_in_v1_as_those_of_other_services_do(url: str, small
 
 
 def test_a_history_of_the_wrong_kind_is_one_clear_error(remote: Client) -> None:
-    with pytest.raises(ValueError, match=r"a history holds items, not '1'; write catalog\['1'\]"):
-        Query(history=["1"])  # type: ignore[list-item]
-    with pytest.raises(ValueError, match=r"^the history of a client's query holds ids, which are strings, not 1$"):
-        remote.recommend(history=[1])  # type: ignore[list-item]
+    says = r"^a history holds items or their ids, which are strings, not 1; write str\(id\)$"
+    for history in ([1], ["1", 1]):
+        with pytest.raises(ArgumentError, match=says):
+            remote.recommend(history=history)  # type: ignore[arg-type]
+    with pytest.raises(ArgumentError, match="a history is a list of items or ids, not the text '12'"):
+        remote.recommend(history="12")
+
+
+def test_a_history_may_be_of_items_and_of_ids(remote: Client, small: Catalog) -> None:
+    expected = remote.recommend(Query(history=[small["1"], small["2"]], k=3))
+    for history in (["1", "2"], [small["1"], "2"]):
+        assert remote.recommend(history=history, k=3) == expected
+        assert remote.recommend(Query(history=history, k=3)) == expected
+    with pytest.raises(UnknownItemError, match="'none'"):
+        remote.recommend(Query(history=["none"]))
 
 
 def test_a_proxy_that_is_in_the_way_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
