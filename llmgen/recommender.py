@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple, Protocol, TypeVar, get_args, overload, r
 
 import numpy as np
 
-from llmgen.catalog import Catalog
+from llmgen.catalog import SPELLING, Catalog
 from llmgen.downloads import cache_dir
 from llmgen.engines import Engine, GenerationConfig, line_break
 from llmgen.errors import ArgumentError, ConfigError, EngineUnavailableError, GenerationError, LLMGenError
@@ -510,7 +510,7 @@ class Recommender:
         engine = needs_engine(self.engine, "a trie")
         if len(self.catalog) < SMALL_CATALOG:
             return ItemTrie.build(engine.spell(self.catalog.labels))
-        key = (engine.tokenizer_digest, self.catalog.digest)
+        key = (engine.tokenizer_digest, self.catalog.digest, f"spelling {SPELLING}")
         folder = self._cache or cache_dir() / "tries"
         return ItemTrie.cached(folder, key, lambda: engine.spell(self.catalog.labels))
 

@@ -41,7 +41,7 @@ import jinja2
 from jinja2 import nodes
 from jinja2.runtime import Context
 
-from llmgen.catalog import Catalog
+from llmgen.catalog import Catalog, cut
 from llmgen.defuse import defuse, split_tokens, token_set
 from llmgen.errors import MissingVariableError, TemplateError, TemplateNotFoundError
 from llmgen.promptfiles import (
@@ -419,8 +419,9 @@ def _longest(attempt: Callable[[int], Fitted], num_items: int, max_tokens: int) 
 
 
 def _details(catalog: Catalog, item: Item) -> str:
+    """What is shown beside the title; never so much that no prompt could hold the item."""
     shown = [(name.replace("_", " "), item.attributes[name]) for name in catalog.shown if name in item.attributes]
-    return "; ".join(text for text in (_detail(name, value) for name, value in shown) if text)
+    return cut("; ".join(text for text in (_detail(name, value) for name, value in shown) if text))
 
 
 def _detail(name: str, value: Attribute) -> str:

@@ -8,6 +8,7 @@ import gzip
 import hashlib
 import json
 import lzma
+import re
 import zipfile
 from collections.abc import Callable
 from datetime import UTC, date, datetime
@@ -926,9 +927,13 @@ def test_attributes_called_like_what_every_item_has_survive_saving(tmp_path: Pat
 def test_a_description_in_the_place_of_a_title_stops_nobody(tmp_path: Path, tiny_model: Path) -> None:
     words = "word " * 1800  # 9,000 characters
     data = own(tmp_path, f"item_id,title\n7,{words}\n8,{'x' * 600}\n9,Cup\n", "user_id,item_id,timestamp\nu,7,1\n")
-    assert data.catalog.labels == (words[:499], "x" * 500, "Cup")  # 100 words, and the spaces between them
+    first, second, third = data.catalog.labels
+    # of 500 characters 11 are " … " and eight digits: 97 words of five and a space, and the word that ends at 489
+    assert re.fullmatch(r"(word ){97}word … [0-9a-f]{8}", first) and len(first) == 500
+    assert re.fullmatch(r"x{489} … [0-9a-f]{8}", second)
+    assert third == "Cup"
     assert data.catalog["7"].title == words.strip()
-    assert data.report.count("title: cut to 500 characters in prompts and answers") == 2
+    assert data.report.count("title: cut to 500 characters in prompts and answers, with a mark of their own") == 2
     recommender = Recommender(data.catalog, load_engine(f"hf:{tiny_model}"))
     for taken, others in (("7", {"8", "9"}), ("9", {"7", "8"})):
         answer = recommender.recommend(Query([data.catalog[taken]], k=2))
@@ -1062,3 +1067,22 @@ def test_titles_of_movielens_are_cleaned_and_counted(tmp_path: Path) -> None:
     assert data.catalog["2"].attributes["genres"] == ("Horror & War",)
     assert data.report.count("HTML entities in a title decoded") == 1
     assert data.report.count("control characters in a title taken out") == 1
+
+
+def test_titles_that_begin_alike_are_written_apart(tmp_path: Path) -> None:
+    """Two items of one spelling share their probability, and nobody can tell which of them a model meant."""
+    begin = "word " * 1800
+    items = [Item("1", begin + "a"), Item("2", begin + "b"), Item("3", begin + "a"), Item("4", "Cup")]
+    catalog = Catalog(items)
+    assert catalog.labels[0] != catalog.labels[1]
+    assert catalog.labels[0] == catalog.labels[2]  # titles that are the same, are
+    assert {len(label) for label in catalog.labels[:3]} == {500}
+    assert len({label[:-8] for label in catalog.labels[:3]}) == 1  # nothing but the mark differs
+    for other in (Catalog(items[:1]).with_items(items[1:]), Catalog(reversed(items)), catalog.without(["1"])):
+        assert [other.label(item) for item in items] == list(catalog.labels)  # whatever else there is
+    exact = Catalog([Item("1", "x" * 500), Item("2", "x" * 501)])
+    assert exact.labels[0] == "x" * 500 and exact.labels[1].startswith("x" * 489 + " … ")
+    rows = "".join(f"{item.id},{item.title}\n" for item in items)
+    report = own(tmp_path, f"item_id,title\n{rows}", "user_id,item_id,timestamp\nu,4,1\n").report
+    told = {found.rule: (found.effect, found.count) for found in report.rules}
+    assert told == {"title: cut to 500 characters in prompts and answers, with a mark of their own": ("noted", 3)}

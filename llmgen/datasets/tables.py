@@ -179,7 +179,7 @@ def _catalog(
         known = {column: value for column in attributes if (value := kept[column][row]) is not None}
         made.append(Item(ids[row], " ".join(titles[row].split()), known))
     long = [f"item {item.id}: {item.title[:40]!r}…" for item in made if len(item.title) > LONGEST_LABEL]
-    rule = f"{title}: cut to {LONGEST_LABEL} characters in prompts and answers"
+    rule = f"{title}: cut to {LONGEST_LABEL} characters in prompts and answers, with a mark of their own"
     judge.tally.add_many(rule, "items", "noted", len(long), long)
     return Catalog(made, noun=noun, label=label, shown=shown)
 

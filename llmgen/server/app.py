@@ -345,7 +345,10 @@ def _add_catalog(app: FastAPI, state: _State) -> None:
 
     @app.put("/v1/items", tags=["catalog"])
     async def put_items(body: NewItemsBody) -> CatalogBody:
-        """Put items into the catalog; they can be recommended when this answers."""
+        """Put items into the catalog; they can be recommended when this answers.
+
+        A title may have 10,000 characters, of which prompts and answers write 500.
+        """
         return changed(await state.live.put([item.value() for item in body.items]))
 
     @app.delete("/v1/items/{item_id:path}", tags=["catalog"], responses={404: {"model": ErrorBody}})

@@ -14,6 +14,7 @@ from typing import Any
 
 import httpx2
 import numpy as np
+import polars as pl
 import pytest
 
 from llmgen.catalog import Catalog
@@ -21,7 +22,7 @@ from llmgen.client import Client
 from llmgen.engines import Step
 from llmgen.engines.fake import FakeEngine
 from llmgen.errors import APIStatusError, CatalogError, ConfigError, EngineUnavailableError
-from llmgen.priors import Popularity
+from llmgen.priors import Popularity, RatingKNN, Wish
 from llmgen.recommender import Choice, Recommender
 from llmgen.schemas import RecommendationsBody, StatusBody
 from llmgen.server import Limits, create_app
@@ -189,6 +190,45 @@ def test_what_is_put_is_cleaned(url: str) -> None:
     assert (answer["recommendations"][0]["item"], answer["recommendations"][0]["label"]) == (clean, clean["title"])
     blank = httpx2.put(f"{url}/v1/items", json={"items": [{"id": "m", "title": "\x1b&#32;"}]})
     assert blank.status_code == 422 and "blank title" in blank.json()["message"]
+
+
+@pytest.mark.parametrize("engine", [FakeEngine(["Because of Alien."]), None])
+def test_an_item_with_very_long_texts_breaks_no_later_request(small: Catalog, engine: FakeEngine | None) -> None:
+    begin = "word " * 1800  # 9,000 characters
+    put = [
+        {"id": "long-a", "title": begin + "a"},
+        {"id": "long-b", "title": begin + "b"},
+        {"id": "shown", "title": "Shown", "attributes": {"genres": ["x" * 800_000]}},
+    ]
+    ids = [str(item["id"]) for item in put]
+    rating = RatingKNN.fit(pl.DataFrame({"user_id": ["u"] * 2, "item_id": ["1", "2"], "rating": [1.0, 2.0]}))
+    with running(create_app(Recommender(small, engine, priors=[Wish(small)], rating_priors=[rating]))) as url:
+        for item in put:
+            assert httpx2.put(f"{url}/v1/items", json={"items": [item]}).status_code == 200
+        assert httpx2.get(f"{url}/v1/items/long-a").json()["title"] == begin + "a"  # kept whole
+        too_long = httpx2.put(f"{url}/v1/items", json={"items": [{"id": "n", "title": "x" * 10_001}]})
+        assert too_long.status_code == 422 and "10000 characters" in too_long.json()["message"]
+
+        def ask(task: str, **body: object) -> Any:
+            answer = httpx2.post(f"{url}/v1/{task}", json=body, timeout=60)
+            assert answer.status_code == 200, answer.text
+            return answer.json()
+
+        everything = ask("recommend", history=["1"], k=70)["recommendations"]
+        assert len(everything) == 62
+        written = {place["item"]["id"]: place["label"] for place in everything}
+        assert written["long-a"] != written["long-b"]
+        assert len(written["long-a"]) == len(written["long-b"]) == 500
+        for item_id in ids:
+            ask("recommend", history=["1", item_id])
+            ask("recommend", text="word word", k=3)
+            ask("rank", history=["1"], candidates=[item_id, "2"])
+            ask("rate", history=["1"], ratings=[1], items=[item_id])
+            ask("rate", history=[item_id], ratings=[1], items=["1"])
+            if engine is not None:
+                ask("explain", history=["1", item_id], item=item_id)
+        assert httpx2.delete(f"{url}/v1/items/long-a").status_code == 200
+        ask("recommend", history=["1"], k=70)
 
 
 def test_metrics_count(url: str) -> None:
