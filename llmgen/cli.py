@@ -65,7 +65,7 @@ FilterOption = Annotated[
 ]
 PriorOption = Annotated[
     list[str] | None,
-    typer.Option(help="name=weight: transition, ease, item_knn, popularity, wish. Repeatable; 'none' for none."),
+    typer.Option(help="name=weight, of those that `llmgen priors` lists. Repeatable; 'none' for none."),
 ]
 EngineOption = Annotated[
     str,
@@ -311,6 +311,22 @@ def serve(
         limits=Limits(timeout, max_batch, gather / 1000, max_queue, max_body, header_timeout, max_headers),
     )
     run(data, settings, where)
+
+
+@app.command()
+def priors(json_: JsonOption = False) -> None:
+    """List the item priors, those of other packages too."""
+    from llmgen.priors.kinds import OURS, kinds
+
+    found = kinds().values()
+    if json_:
+        about = [{"name": one.name, "reads": one.reads, "settings": list(one.settings)} for one in found]
+        typer.echo(json.dumps({"priors": about}, indent=1))
+        return
+    for one in found:
+        answers = f"answers the {one.reads} of a query" if one.reads else "says the same to everybody"
+        typer.echo(f"{one.name}: {answers}{'' if one in OURS else ', of another package'}")
+        typer.echo(f"    {', '.join(one.settings)}")
 
 
 @app.command("data")

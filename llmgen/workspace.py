@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -14,19 +13,8 @@ from llmgen.catalog import Catalog
 from llmgen.datasets import NAMES, Dataset, k_core, load_dataset, load_tables
 from llmgen.engines import Engine, load_engine
 from llmgen.errors import ConfigError, DataError
-from llmgen.priors import (
-    Content,
-    Ease,
-    HistoryText,
-    ItemKNN,
-    Popularity,
-    Prior,
-    RatingKNN,
-    RatingPrior,
-    Repeat,
-    Transition,
-    Wish,
-)
+from llmgen.priors import Prior, RatingKNN, RatingPrior
+from llmgen.priors.kinds import kind, kinds
 from llmgen.prompting import TASKS, Task, task_of
 from llmgen.recommender import Choice, Decoding, Recommender
 from llmgen.search import Normalise
@@ -36,39 +24,6 @@ from llmgen.types import RATINGS, Attribute, Item, Query
 
 logger = logging.getLogger(__name__)
 
-FITTED: Mapping[str, Callable[..., Prior]] = {
-    "transition": Transition.fit,
-    "ease": Ease.fit,
-    "item_knn": ItemKNN.fit,
-    "popularity": Popularity.fit,
-    "repeat": Repeat.fit,
-    "content": lambda interactions, catalog, **settings: Content(catalog, **settings),
-    "history_text": lambda interactions, catalog, **settings: HistoryText(catalog, **settings),
-}
-PRIORS = ("wish", *FITTED)
-
-
-def wrong_priors(priors: Mapping[str, Mapping[str, object] | None]) -> Iterator[str]:
-    """What can be known to be wrong with priors, name -> settings, before any data is read; one line each."""
-    for name, settings in priors.items():
-        if name not in PRIORS:
-            yield f"no prior is called {name!r}; there are {', '.join(PRIORS)}"
-            continue
-        known = {"weight": 1.0} if name == "wish" else inspect.signature(FITTED[name]).parameters
-        if "settings" not in known and (unknown := sorted(set(settings or {}) - set(known))):
-            yield f"prior {name}: there is no setting {unknown[0]!r}; there are {', '.join(known)}"
-
-
-READS: Mapping[str, str] = {
-    "wish": "text",
-    "transition": "history",
-    "ease": "history",
-    "item_knn": "history",
-    "repeat": "history",
-    "content": "history",
-    "history_text": "history",
-}
-"""Prior -> the part of a query that it answers; `popularity` says the same to everybody."""
 RATING_PRIORS: Mapping[str, Callable[..., RatingPrior]] = {"rating_knn": RatingKNN.fit}
 DEFAULT_PRIORS: Mapping[str, float] = {"transition": 1.0, "wish": 1.0}
 LM_WEIGHT_BESIDE_A_PRIOR = 0.03
@@ -286,8 +241,6 @@ class Workspace:
             fitted = settings.record.priors.items()
             return [*(self._prior(name, **chosen) for name, chosen in fitted), self._prior("wish")]
         weights = dict(DEFAULT_PRIORS if settings.priors is None else settings.priors)
-        if unknown := sorted(set(weights) - set(PRIORS)):
-            raise ConfigError(f"no prior is called {unknown[0]!r}; there are {', '.join(PRIORS)}")
         return [self._prior(name, weight=weight) for name, weight in weights.items()]
 
     def rating_priors(self, settings: RecommenderSettings, weight: float) -> list[RatingPrior]:
@@ -352,9 +305,7 @@ class Workspace:
         return priors, lm_weight if priors or settings.rating_lm_weight is not None else 1.0
 
     def _prior(self, name: str, **settings: float) -> Prior:
-        if name == "wish":
-            return Wish(self.catalog, weight=settings.get("weight", 1.0))
-        return FITTED[name](self.data.interactions, self.catalog, **settings)
+        return kind(name).fit(self.data.interactions, self.catalog, **settings)
 
 
 def tuned_prompts(record: AdapterRecord, library: PromptLibrary) -> dict[Task, str]:
@@ -388,8 +339,8 @@ def choose(settings: RecommenderSettings, priors: Sequence[Prior], query: Query)
         prompt = "cold_start" if not query.history and query.text else record.prompt if record else None
     if settings.lm_weight is not None:
         return Choice(prompt, settings.lm_weight)
-    given = {"text": bool(query.text), "history": bool(query.history)}
-    informed = any(given[READS[prior.name]] for prior in priors if prior.name in READS)
+    given = {"text": bool(query.text), "history": bool(query.history), "": False}
+    informed = any(given[kinds()[prior.name].reads] for prior in priors if prior.name in kinds())
     if not informed:
         return Choice(prompt, 1.0)
     if settings.adapter is None:

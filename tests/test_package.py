@@ -92,6 +92,33 @@ main()
 """
 
 
+OTHER_PACKAGE = """
+from dataclasses import dataclass
+import numpy as np
+from llmgen.engines.fake import FakeEngine
+from llmgen.priors.kinds import PriorKind
+
+@dataclass(frozen=True)
+class Named:
+    titles: tuple
+    word: str
+    weight: float = 1.0
+    name: str = "named"
+
+    def log_weights(self, queries):
+        row = [0.0 if self.word in title else -3.0 for title in self.titles]
+        return np.array([row] * len(queries)).reshape(len(queries), len(row))
+
+def fit(interactions, catalog, *, weight=1.0, word="Gold"):
+    return Named(tuple(item.title for item in catalog), word, weight)
+
+NAMED = PriorKind("named", fit, reads="", grid={"word": ("Gold", "Grey")})
+
+def engine(model, *, adapter=None, **options):
+    return FakeEngine()
+"""
+
+
 @pytest.mark.slow
 def test_what_people_do_is_done_from_the_wheel_alone(wheel: Path, tiny_model: Path, tmp_path: Path) -> None:
     """Recommend, tune, evaluate, A/B with its report, compare, train, on tables of one's own."""
@@ -146,6 +173,32 @@ def test_what_people_do_is_done_from_the_wheel_alone(wheel: Path, tiny_model: Pa
     llmgen_("train", *(part for name, value in flags.items() for part in (f"--{name}", value)))
     assert (tmp_path / "run" / "llmgen.json").exists()
     llmgen_("merge", "run", "merged")
+    # a prior and an engine of another package, by entry points
+    (site / "shop.py").write_text(OTHER_PACKAGE)
+    about = site / "shop-1.0.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: shop\nVersion: 1.0\n")
+    (about / "entry_points.txt").write_text(
+        "[llmgen.priors]\nnamed = shop:NAMED\n[llmgen.engines]\nrandom = shop:engine\n"
+    )
+    listed = json.loads(llmgen_("priors", "--json"))["priors"][-1]
+    assert listed == {"name": "named", "reads": "", "settings": ["weight", "word"]}
+    found = json.loads(
+        llmgen_("recommend", "--user", "u3", "--engine", "none", "--prior", "named=1", "--json", *tables)
+    )
+    assert {place["item"]["title"].split()[0] for place in found["recommendations"][:2]} == {"Gold"}
+    (tmp_path / "shop.yaml").write_text(
+        "classics: tuned\narms:\n  A: {engine: random}\n  B: {engine: none, priors: {named: {word: Grey}}}\n"
+    )
+    llmgen_("ab", "--config", "shop.yaml", "--out", "shop", "--k", "3", *tables)
+    shop = json.loads((tmp_path / "shop" / "results.json").read_text())
+    assert {arm["name"] for arm in shop["arms"]} >= {
+        "A",
+        "B",
+        "named",
+        "transition",
+        "mix",
+    }  # tuned beside the classics
     engine = f"hf:{tmp_path / 'merged'}"
     found = json.loads(llmgen_("recommend", "--user", "u3", "--engine", engine, "-k", "3", "--json", *tables))
     assert len(found["recommendations"]) == 3

@@ -11,15 +11,13 @@ import pytest
 from llmgen.adapters import AdapterRecord
 from llmgen.engines.fake import FakeEngine
 from llmgen.errors import ConfigError, DataError, UnknownItemError
+from llmgen.priors.kinds import OURS, kinds
 from llmgen.recommender import Choice
 from llmgen.templates import PromptLibrary
 from llmgen.types import Query
 from llmgen.workspace import (
-    FITTED,
     LM_WEIGHT_BESIDE_A_PRIOR,
-    PRIORS,
     RATING_WEIGHTS,
-    READS,
     TUNED_RATING_WEIGHTS,
     DataSettings,
     RecommenderSettings,
@@ -152,7 +150,7 @@ def test_what_is_given_is_taken(workspace: Workspace) -> None:
     settings = RecommenderSettings(
         engine="fake",
         prompts=("next_item_taste", "rate"),
-        priors=dict.fromkeys(PRIORS, 0.5),
+        priors=dict.fromkeys(kinds(), 0.5),
         lm_weight=0.7,
         decoding="raw",
         normalise="eligible",
@@ -161,7 +159,7 @@ def test_what_is_given_is_taken(workspace: Workspace) -> None:
         max_history=2,
     )
     made = workspace.recommender(settings, workspace.query(text="slow"))
-    assert {prior.name: prior.weight for prior in made.priors} == dict.fromkeys(("wish", *FITTED), 0.5)
+    assert {prior.name: prior.weight for prior in made.priors} == dict.fromkeys(kinds(), 0.5)
     assert (made.template().name, made.template("rate").name) == ("next_item_taste", "rate")
     config = made.config
     assert (config.mode, config.normalise, config.lm_weight) == ("raw", "eligible", 0.7)
@@ -250,7 +248,7 @@ def test_every_prior_that_reads_a_history_outweighs_an_untuned_model(workspace: 
 
 
 def test_it_is_written_down_what_each_prior_reads() -> None:
-    assert {*READS, "popularity"} == set(PRIORS)
+    assert {one.name: one.reads for one in OURS if one.reads != "history"} == {"wish": "text", "popularity": ""}
 
 
 def test_an_adapter_brings_its_way_of_writing_its_priors_and_its_decoding(
@@ -320,7 +318,7 @@ def test_a_weight_that_is_none_is_not_taken_for_no_model(workspace: Workspace, l
 
 
 def test_an_unknown_prior_is_refused_with_those_there_are(workspace: Workspace) -> None:
-    with pytest.raises(ConfigError, match="'magic'; there are wish, transition, ease, item_knn, popularity"):
+    with pytest.raises(ConfigError, match="'magic'; there are transition, ease, item_knn, popularity"):
         workspace.recommender(RecommenderSettings(engine="fake", priors={"magic": 1.0}), Query())
 
 

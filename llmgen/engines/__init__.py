@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from importlib.metadata import entry_points
 from typing import NamedTuple, Protocol
 
-from llmgen.errors import ConfigError
+from llmgen.errors import ConfigError, EngineUnavailableError
 from llmgen.types import Completion, FloatArray, IntArray, Message
 
 
@@ -144,8 +145,20 @@ def line_break(engine: Engine) -> tuple[int, ...]:
     return begun[len(engine.tokenize(asked)) + len(engine.spell(["x"])[0]) - 1 :]
 
 
-KINDS = ("hf", "vllm", "openai", "fake", "none")
-"""Kinds of engines that settings may name; `none` is the priors alone, and no engine."""
+GROUP = "llmgen.engines"
+"""Of the entry points by which other packages offer engines."""
+
+
+class EngineKind(Protocol):
+    """How an engine of another package is made: by an entry point of the group `llmgen.engines`, named as its kind."""
+
+    def __call__(self, model: str | None, *, adapter: str | None = None, **options: object) -> Engine:
+        """The engine of a model: what stands behind the kind and a colon, None where nothing does."""
+
+
+def kinds() -> tuple[str, ...]:
+    """Kinds of engines that settings may name; `none` is the priors alone, and no engine."""
+    return ("hf", "vllm", "openai", "fake", "none", *(entry.name for entry in entry_points(group=GROUP)))
 
 
 def load_engine(name: str, *, adapter: str | None = None, **options: object) -> Engine:
@@ -155,7 +168,7 @@ def load_engine(name: str, *, adapter: str | None = None, **options: object) -> 
         name: `hf:MODEL` (run by transformers) or `vllm:MODEL` (by vLLM in this process), where MODEL is a folder or a
             hub name, and SmolLM2-135M-Instruct where it is left out; `openai:URL` or `openai:URL:MODEL` (a running
             OpenAI-compatible server, best `vllm serve`; its first model by default); or `fake` (made-up probabilities,
-            no model: for tests and documentation).
+            no model: for tests and documentation); or a kind that another package offers, see `EngineKind`.
         adapter: Folder or hub name of a PEFT adapter, for engines that have weights.
         options: Passed to the engine's constructor.
 
@@ -186,7 +199,14 @@ def load_engine(name: str, *, adapter: str | None = None, **options: object) -> 
 
         url, served = _server(model)
         return OpenAIEngine.load(url, served, adapter=adapter, **options)  # type: ignore[arg-type]
-    raise ConfigError(f"no engine of the kind {kind!r}; use hf, hf:MODEL, vllm, vllm:MODEL, openai:URL or fake")
+    for entry in entry_points(group=GROUP, name=kind):
+        try:
+            make: EngineKind = entry.load()
+        except ImportError as error:
+            raise EngineUnavailableError(f"the engine {kind!r} cannot be loaded: {error}") from error
+        return make(model or None, adapter=adapter, **options)
+    more = "".join(f", {name}" for name in kinds()[5:])
+    raise ConfigError(f"no engine of the kind {kind!r}; use hf, hf:MODEL, vllm, vllm:MODEL, openai:URL, fake{more}")
 
 
 def _server(text: str) -> tuple[str, str | None]:

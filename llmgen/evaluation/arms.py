@@ -14,18 +14,18 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from llmgen.adapters import AdapterRecord
 from llmgen.catalog import Catalog
 from llmgen.engines import Engine, load_engine
-from llmgen.errors import ConfigError
-from llmgen.evaluation.baselines import FACTOR_GRIDS, GRIDS, REPEAT_GRID, Part, Result, tune_baselines
+from llmgen.errors import ArgumentError, ConfigError
+from llmgen.evaluation.baselines import FACTOR_GRIDS, REPEAT_GRID, Grids, Part, Result, default_grids, tune_baselines
 from llmgen.evaluation.classics import Among, Random, RepeatLast
 from llmgen.evaluation.exchanged import Own, exchanged
 from llmgen.evaluation.protocol import Protocol, Sample
-from llmgen.priors import Content, HistoryText, Prior, Seen, Wish, only
+from llmgen.priors import Content, HistoryText, Prior, Seen, only
+from llmgen.priors.kinds import kind
 from llmgen.prompting import Task
 from llmgen.recommender import Decoding, Recommender
 from llmgen.search import Normalise
 from llmgen.templates import PromptLibrary
 from llmgen.types import Query
-from llmgen.workspace import FITTED, PRIORS
 
 logger = logging.getLogger(__name__)
 
@@ -214,8 +214,8 @@ def classics(
     if not removed:
         fixed.append(RepeatLast(final.catalog))
     before, after = (Part(one.known, list(one.queries), one.next_items) for one in (tuning, final))
-    grids = GRIDS if removed else {**GRIDS, **REPEAT_GRID}
-    factorised: Mapping[str, Mapping[str, Sequence[float]]] = {name: FACTOR_GRIDS[name] for name in also}
+    grids: Grids = {**default_grids(), **({} if removed else REPEAT_GRID)}
+    factorised: Grids = {name: FACTOR_GRIDS[name] for name in also}
     if kind == "defaults":
         grids, factorised = ({name: {} for name in some} for some in (grids, factorised))
     found = [
@@ -336,14 +336,9 @@ def _priors(name: str, config: ArmConfig, sample: Sample, known: Sequence[Result
         return _soft(chosen.tuned if tuning else chosen.priors)
     fitted: list[Prior] = []
     for one, settings in wanted.items():
-        if one == "wish":
-            fitted.append(Wish(sample.catalog, weight=settings.get("weight", 1.0)))
-            continue
-        if one not in FITTED:
-            raise ConfigError(f"arm {name!r}: no prior is called {one!r}; there are {', '.join(PRIORS)}")
         try:
-            fitted.append(FITTED[one](sample.known, sample.catalog, **settings))
-        except TypeError as error:
+            fitted.append(kind(one).fit(sample.known, sample.catalog, **settings))
+        except (TypeError, ArgumentError) as error:
             raise ConfigError(f"arm {name!r}, prior {one}: {error}") from None
     return fitted
 

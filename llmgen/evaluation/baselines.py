@@ -4,8 +4,8 @@
 
 No result of a language model stands without these beside it. The protocol, leave-one-out a user:
 
-1. Fit on the train part with every hyper-parameter of `GRIDS`; history = train; rank the whole catalog without the
-   items of the history; keep what has the best mean NDCG@k on the validation item. With more than `ALL_USERS` users, by
+1. Fit on the train part with every hyper-parameter of `default_grids`; history = train; rank the whole catalog without
+   the items of the history; keep what has the best mean NDCG@k on the validation item. Above `ALL_USERS` users, by
    successive halving: all settings on a few users, drawn at random, the best quarter of them on more, see `Halving`.
 2. The mix: the kept models with one floor for all out of `FLOORS`, weights by `llmgen.tuning.tune_weights`, also on
    validation.
@@ -19,7 +19,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -37,12 +37,8 @@ from llmgen.evaluation.factors import Als, Bpr
 from llmgen.evaluation.memory import GIB, budget, rows_within
 from llmgen.options import data_settings, with_options
 from llmgen.priors import (
-    Ease,
-    ItemKNN,
     ItemToItem,
-    Popularity,
     Prior,
-    Repeat,
     Seen,
     SharedWeights,
     SparseCombined,
@@ -50,6 +46,7 @@ from llmgen.priors import (
     multiply,
     reweighted,
 )
+from llmgen.priors.kinds import kind, kinds
 from llmgen.priors.sparse import LARGE_CATALOG
 from llmgen.progress import Stage
 from llmgen.splits import Ties, histories, leave_one_out
@@ -60,37 +57,22 @@ from llmgen.workspace import DataSettings
 logger = logging.getLogger(__name__)
 
 Settings = Mapping[str, float]
-Model = type[Popularity] | type[ItemKNN] | type[Ease] | type[Transition] | type[Repeat] | type[Als] | type[Bpr]
 
-MODELS: Mapping[str, Model] = {
-    "popularity": Popularity,
-    "item_knn": ItemKNN,
-    "ease": Ease,
-    "transition": Transition,
-    "repeat": Repeat,
-    "als": Als,
-    "bpr": Bpr,
-}
-GRIDS: Mapping[str, Mapping[str, Sequence[float]]] = {
-    "popularity": {},
-    "item_knn": {
-        "neighbours": (20, 50, 100, 200),
-        "shrinkage": (0.0, 10.0, 30.0, 100.0),
-        "decay": (0.7, 0.8, 0.85, 0.9, 0.95, 0.98),
-    },
-    "ease": {"l2": (30.0, 100.0, 300.0, 1000.0), "decay": (0.7, 0.8, 0.85, 0.9, 0.95, 0.98)},
-    "transition": {
-        "window": (10, 20, 40),
-        "step_decay": (0.8, 0.9),
-        "backward": (0.0, 0.1, 0.25, 0.5, 1.0),
-        "column_power": (0.3, 0.4, 0.5),
-        "decay": (0.7, 0.8, 0.9),
-    },
-}
-"""Hyper-parameters that are tried, every combination."""
-REPEAT_GRID: Mapping[str, Mapping[str, Sequence[float]]] = {"repeat": {"decay": (0.9, 0.95, 0.98, 1.0)}}
+FACTORS: Mapping[str, Callable[..., Prior]] = {"als": Als.fit, "bpr": Bpr.fit}
+"""What needs the extra `llmgen[factors]`."""
+Grids = Mapping[str, Mapping[str, Sequence[float]]]
+
+
+def default_grids() -> Grids:
+    """Hyper-parameters that are tried, every combination: of `llmgen.priors.kinds`, other packages' too."""
+    first = ("popularity", "item_knn", "ease", "transition")
+    order = [*first, *(name for name in kinds() if name not in first)]
+    return {name: grid for name in order if (grid := kinds()[name].grid) is not None}
+
+
+REPEAT_GRID: Grids = {"repeat": {"decay": (0.9, 0.95, 0.98, 1.0)}}
 """The same, where items of the history may be taken again."""
-FACTOR_GRIDS: Mapping[str, Mapping[str, Sequence[float]]] = {
+FACTOR_GRIDS: Grids = {
     "als": {"factors": (16, 32, 64, 128), "regularization": (0.1, 1.0), "alpha": (1.0, 4.0, 16.0)},
     "bpr": {"factors": (32, 64, 128), "learning_rate": (0.02, 0.05), "regularization": (0.003, 0.01, 0.03)},
 }
@@ -259,7 +241,7 @@ def run_baselines(
     ties: Ties = "file",
     k: int = 10,
     exclude_seen: bool = True,
-    grids: Mapping[str, Mapping[str, Sequence[float]]] = GRIDS,
+    grids: Grids | None = None,
     halving: Halving | None = None,
     memory: int | None = None,
 ) -> list[Result]:
@@ -271,7 +253,7 @@ def run_baselines(
         ties: What orders interactions of equal time, see `llmgen.splits.leave_one_out`.
         k: Cut-off of the metric that is tuned for and measured.
         exclude_seen: Whether items of the history are left out; False where people take things again.
-        grids: Name of a model -> hyper-parameter -> values.
+        grids: Name of a model -> hyper-parameter -> values; those of `default_grids` by default.
         halving: How few users settings are tried on; by default all, and `HALVING` above `ALL_USERS`.
         memory: Bytes that may be taken; a quarter of the machine's by default.
 
@@ -292,7 +274,7 @@ def tune_baselines(
     *,
     k: int = 10,
     exclude_seen: bool = True,
-    grids: Mapping[str, Mapping[str, Sequence[float]]] = GRIDS,
+    grids: Grids | None = None,
     mixed: bool = True,
     keep: bool = True,
     halving: Halving | None = None,
@@ -313,7 +295,7 @@ def tune_baselines(
 
     results: list[Result] = []
     kept: list[Prior] = []
-    for name, grid in grids.items():
+    for name, grid in (default_grids() if grids is None else grids).items():
         try:
             settings, prior, score = trial.choose(name, grid)
             earlier = (*seen, prior) if keep or not large else ()
@@ -534,10 +516,9 @@ class Trials:
 
 
 def _fit(name: str, settings: Settings, known: pl.DataFrame, catalog: Catalog, memory: int) -> Prior:
-    if name not in MODELS:
-        raise ValueError(f"no baseline is called {name!r}; there are {', '.join(MODELS)}")
     limited = {"max_bytes": memory // 3} if name == "ease" else {}  # what is chosen, what is tried, and all else
-    return MODELS[name].fit(known, catalog, **cast(dict[str, Any], {**settings, **limited}))
+    fit = FACTORS[name] if name in FACTORS else kind(name).fit
+    return fit(known, catalog, **cast(dict[str, Any], {**settings, **limited}))
 
 
 def _with_floor(prior: Prior, floor: float) -> Prior:

@@ -6,15 +6,16 @@ from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 
 from llmgen.adapters import AdapterRecord
-from llmgen.engines import KINDS
+from llmgen.engines import kinds as engine_kinds
 from llmgen.errors import ConfigError, LLMGenError
 from llmgen.evaluation.arms import BEST, NONE, ArmConfig
-from llmgen.evaluation.baselines import GRIDS, REPEAT_GRID
+from llmgen.evaluation.baselines import REPEAT_GRID, default_grids
 from llmgen.evaluation.config import RunConfig
 from llmgen.evaluation.protocol import Protocol
+from llmgen.priors import kinds as prior_kinds
 from llmgen.prompting import task_of
 from llmgen.templates import PromptLibrary
-from llmgen.workspace import wrong_data, wrong_priors
+from llmgen.workspace import wrong_data
 
 
 def check(config: RunConfig, *, gates: Sequence[str] = (), from_log: bool = True) -> None:
@@ -64,7 +65,7 @@ def tuned_classics(config: RunConfig) -> list[str]:
     if config.classics == "none":
         return []
     repeat = REPEAT_GRID if config.protocol.seen == "kept" else {}
-    return [*GRIDS, *repeat, *config.also, "mix"]
+    return [*default_grids(), *repeat, *config.also, "mix"]
 
 
 def _of_run(config: RunConfig, gates: Sequence[str], from_log: bool) -> Iterator[str]:
@@ -91,8 +92,8 @@ def _of_run(config: RunConfig, gates: Sequence[str], from_log: bool) -> Iterator
 
 def _of_engine(name: str) -> Iterator[str]:
     kind = name.partition(":")[0]
-    if kind not in KINDS:
-        yield f"no engine is of the kind {kind!r}; there are {', '.join(KINDS)}"
+    if kind not in (there := engine_kinds()):
+        yield f"no engine is of the kind {kind!r}; there are {', '.join(there)}"
 
 
 def _of_arm(arm: ArmConfig, config: RunConfig, from_log: bool) -> Iterator[str]:
@@ -104,7 +105,7 @@ def _of_arm(arm: ArmConfig, config: RunConfig, from_log: bool) -> Iterator[str]:
         if from_log and arm.priors not in there:
             yield f": no priors are called {arm.priors!r}; there are {', '.join(there)}"
     else:
-        yield from (f": {said}" for said in wrong_priors(arm.priors))
+        yield from (f": {said}" for said in prior_kinds.wrong(arm.priors))
     try:
         library = PromptLibrary.default(*([arm.prompt_folder] if arm.prompt_folder else []))
         record = None if arm.adapter is None else AdapterRecord.read(arm.adapter)

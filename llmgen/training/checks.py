@@ -10,10 +10,11 @@ import peft
 
 from llmgen.adapters import AdapterRecord
 from llmgen.errors import ConfigError, LLMGenError
+from llmgen.priors import kinds as prior_kinds
 from llmgen.templates import PromptLibrary
 from llmgen.training.data import wrong_tasks
 from llmgen.training.recipe import Recipe
-from llmgen.workspace import FITTED, wrong_data, wrong_priors
+from llmgen.workspace import wrong_data
 
 
 def check(recipe: Recipe) -> None:
@@ -41,9 +42,10 @@ def peft_config(settings: Mapping[str, Any]) -> peft.PeftConfig:
 def _of(recipe: Recipe) -> Iterator[str]:
     yield from wrong_data(cast(dict[str, Any], recipe.data))
     priors = cast(Mapping[str, Mapping[str, object] | None], recipe.priors)
-    if "wish" in priors:
-        yield f"the prior wish reads the words of a query, and nobody in a log wishes; there are {', '.join(FITTED)}"
-    yield from wrong_priors(priors)
+    for name in priors:
+        if name in prior_kinds.kinds() and prior_kinds.kind(name).reads == "text":
+            yield f"the prior {name} reads the words of a query, and nobody in a log wishes; leave it out"
+    yield from prior_kinds.wrong(priors)
     library = PromptLibrary.default()
     try:
         yield from wrong_tasks(recipe.mixture(), library)

@@ -40,6 +40,7 @@ from llmgen.datasets import Dataset
 from llmgen.engines.hf import HFEngine
 from llmgen.errors import ConfigError, LLMGenError
 from llmgen.priors import Prior, Seen
+from llmgen.priors.kinds import kind
 from llmgen.progress import Stage
 from llmgen.prompting import TASKS
 from llmgen.recommender import Recommender
@@ -53,7 +54,7 @@ from llmgen.training.recipe import Recipe, folder_of
 from llmgen.training.trainer import CatalogTrainer, last_checkpoint
 from llmgen.training.validation import Validation
 from llmgen.types import Query
-from llmgen.workspace import FITTED, DataSettings
+from llmgen.workspace import DataSettings
 
 logger = logging.getLogger(__name__)
 
@@ -364,7 +365,7 @@ def fit(priors: object, known: pl.DataFrame, dataset: Dataset) -> list[Prior]:
     made: list[Prior] = []
     for name, settings in cast(dict[str, dict[str, Any]], priors).items():
         try:
-            made.append(FITTED[name](known, dataset.catalog, **(settings or {})))
+            made.append(kind(name).fit(known, dataset.catalog, **(settings or {})))
         except ValueError as error:
             raise ConfigError(f"prior {name}: {error}") from None
     return made

@@ -15,7 +15,8 @@ from llmgen.errors import ConfigError, UnknownItemError
 from llmgen.evaluation import baselines
 from llmgen.evaluation.baselines import Evaluation, Halving, evaluate_priors, run_baselines
 from llmgen.evaluation.memory import budget, rows_within
-from llmgen.priors import Popularity, Seen, sparse
+from llmgen.priors import Ease, Popularity, Seen, sparse
+from llmgen.priors.kinds import PriorKind
 from llmgen.splits import Ties, leave_one_out
 from llmgen.types import Item, Query
 from llmgen.workspace import DataSettings
@@ -90,7 +91,7 @@ def test_the_test_item_is_never_fitted(walks: pl.DataFrame, monkeypatch: pytest.
             sizes.append((len(interactions), interactions["timestamp"].max()))
             return Popularity.fit(interactions, catalog, weight=weight)
 
-    monkeypatch.setattr(baselines, "MODELS", {"popularity": Spy})
+    monkeypatch.setattr(baselines, "kind", lambda name: PriorKind(name, Spy.fit, ""))
     run_baselines(walks, RING, grids={"popularity": {}})
     assert sizes == [(60 * 6, 5.0), (60 * 7, 6.0)]
 
@@ -119,7 +120,7 @@ def test_repeats_can_be_kept(walks: pl.DataFrame) -> None:
 
 
 def test_unknown_model_and_empty_grid(walks: pl.DataFrame) -> None:
-    with pytest.raises(ValueError, match=r"'svd'.*popularity, item_knn"):
+    with pytest.raises(ConfigError, match=r"'svd'; there are transition, ease, item_knn"):
         run_baselines(walks, RING, grids={"svd": {}})
     with pytest.raises(ValueError, match="without values"):
         run_baselines(walks, RING, grids={"ease": {"l2": ()}})
@@ -222,13 +223,13 @@ def test_halving_tries_all_on_few_and_the_best_on_more(walks: pl.DataFrame, monk
 def test_the_ridge_is_chosen_among_the_items_taken_most(walks: pl.DataFrame, monkeypatch: pytest.MonkeyPatch) -> None:
     fitted = []
 
-    class Spy(baselines.Ease):
+    class Spy(Ease):
         @classmethod
         def fit(cls, interactions, catalog, **settings):  # type: ignore[no-untyped-def]
             fitted.append((len(catalog), settings["l2"]))
-            return baselines.Ease.fit(interactions, catalog, **settings)
+            return Ease.fit(interactions, catalog, **settings)
 
-    monkeypatch.setattr(baselines, "MODELS", {"ease": Spy})
+    monkeypatch.setattr(baselines, "kind", lambda name: PriorKind(name, Spy.fit, ""))
     grids = {"ease": {"l2": (1.0, 1000.0), "decay": (0.5, 1.0)}}
     (result, *_) = run_baselines(walks, RING, k=1, grids=grids, halving=Halving((60,), items=20))
     assert [number for number, _ in fitted] == [20, 20, 30, 30]  # tried, then the chosen one on validation and test

@@ -1,0 +1,146 @@
+"""The priors that settings may name: those of this package, and those that other packages offer.
+
+A package offers a prior by an entry point of the group `llmgen.priors` that is a `PriorKind`:
+
+    [project.entry-points."llmgen.priors"]
+    cheap = "shop.priors:CHEAP"
+
+    CHEAP = PriorKind("cheap", Cheap.fit, reads="")
+
+Command line, service, arms of an evaluation, recipes of training and records of adapters then know it by its name.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import entry_points
+from typing import Literal
+
+from llmgen.errors import ConfigError
+from llmgen.priors.base import Prior
+from llmgen.priors.collaborative import Ease, ItemKNN, Repeat, Transition
+from llmgen.priors.content import Content
+from llmgen.priors.popularity import Popularity
+from llmgen.priors.wish import HistoryText, Wish
+
+GROUP = "llmgen.priors"
+"""Of the entry points."""
+
+
+@dataclass(frozen=True)
+class PriorKind:
+    """A prior that settings may name.
+
+    Attributes:
+        name: In settings, and of the prior that is fitted.
+        fit: Called with the interactions (columns `user_id`, `item_id`, `timestamp`, `rating`), the catalog, and by
+            keyword `weight` and the settings.
+        reads: The part of a query that it answers; empty where it says the same to everybody. Beside a prior that
+            answers, a model that was not tuned on the catalog gets a small weight.
+        grid: Hyper-parameter -> values that are tried where it is tuned as a baseline; None where it is no baseline.
+        settings: Names that `fit` knows; by default its parameters.
+    """
+
+    name: str
+    fit: Callable[..., Prior]
+    reads: Literal["history", "text", ""]
+    grid: Mapping[str, Sequence[float]] | None = None
+    settings: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.settings:
+            object.__setattr__(self, "settings", tuple(inspect.signature(self.fit).parameters)[2:])
+
+
+def _of_catalog(prior: Callable[..., Prior]) -> Callable[..., Prior]:
+    """The fit of a prior that needs no log."""
+    return lambda interactions, catalog, **settings: prior(catalog, **settings)
+
+
+OURS = (
+    PriorKind(
+        "transition",
+        Transition.fit,
+        "history",
+        {
+            "window": (10, 20, 40),
+            "step_decay": (0.8, 0.9),
+            "backward": (0.0, 0.1, 0.25, 0.5, 1.0),
+            "column_power": (0.3, 0.4, 0.5),
+            "decay": (0.7, 0.8, 0.9),
+        },
+    ),
+    PriorKind(
+        "ease",
+        Ease.fit,
+        "history",
+        {"l2": (30.0, 100.0, 300.0, 1000.0), "decay": (0.7, 0.8, 0.85, 0.9, 0.95, 0.98)},
+    ),
+    PriorKind(
+        "item_knn",
+        ItemKNN.fit,
+        "history",
+        {
+            "neighbours": (20, 50, 100, 200),
+            "shrinkage": (0.0, 10.0, 30.0, 100.0),
+            "decay": (0.7, 0.8, 0.85, 0.9, 0.95, 0.98),
+        },
+    ),
+    PriorKind("popularity", Popularity.fit, "", {}),
+    PriorKind("repeat", Repeat.fit, "history"),
+    PriorKind("content", _of_catalog(Content), "history", settings=("weight", "decay", "floor")),
+    PriorKind("history_text", _of_catalog(HistoryText), "history", settings=("weight", "newest", "floor")),
+    PriorKind("wish", _of_catalog(Wish), "text", settings=("weight", "floor")),
+)
+"""Of this package."""
+
+
+@cache
+def kinds() -> Mapping[str, PriorKind]:
+    """Name -> the prior, this package's first.
+
+    Raises:
+        ConfigError: A package offers something else, under a name that is taken, or what cannot be imported.
+    """
+    found = {one.name: one for one in OURS}
+    for entry in entry_points(group=GROUP):
+        package = entry.dist.name if entry.dist else entry.value
+        try:
+            offered = entry.load()
+        except Exception as error:
+            raise ConfigError(
+                f"the prior {entry.name!r} of the package {package} cannot be loaded: {error}; repair or remove it"
+            ) from error
+        if not isinstance(offered, PriorKind) or offered.name != entry.name:
+            raise ConfigError(f"the package {package} offers {offered!r} as the prior {entry.name!r}; that is no "
+                              f"PriorKind of this name")  # fmt: skip
+        if entry.name in found:
+            raise ConfigError(f"the package {package} offers a prior {entry.name!r}, and there is one already")
+        found[entry.name] = offered
+    return found
+
+
+def kind(name: str) -> PriorKind:
+    """The prior of a name.
+
+    Raises:
+        ConfigError: There is none.
+    """
+    if name not in kinds():
+        raise ConfigError(f"no prior is called {name!r}; there are {', '.join(kinds())}")
+    return kinds()[name]
+
+
+def wrong(priors: Mapping[str, Mapping[str, object] | None]) -> Iterator[str]:
+    """What can be known to be wrong with priors, name -> settings, before any data is read; one line each."""
+    for name, settings in priors.items():
+        try:
+            known = kind(name).settings
+        except ConfigError as error:
+            yield str(error)
+            continue
+        if unknown := sorted(set(settings or {}) - set(known)):
+            yield f"prior {name}: there is no setting {unknown[0]!r}; there are {', '.join(known)}"
