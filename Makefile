@@ -4,6 +4,7 @@
 # make ab-demo       two prompts against each other on real users, with a report
 # make bench         speed and size beside what people use today, about twenty minutes
 # make gpu-check    on a CUDA machine: the engines' speed and tests
+# make docs    the documentation as pages in site/
 # make test-vllm VERSION=0.26.0    the vLLM engine's tests on another release of vLLM's CPU build
 SHELL := /bin/bash
 PYTHON ?= python3
@@ -13,7 +14,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 TORCH := torch==2.13.0
 CPU_TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 
-.PHONY: demo test fast lint check lock baselines train-demo ab-demo bench gpu-check test-vllm clean
+.PHONY: demo test fast lint docs check lock baselines train-demo ab-demo bench gpu-check test-vllm clean
 .DEFAULT_GOAL := demo
 
 demo: $(VENV)/.installed
@@ -32,7 +33,11 @@ lint: $(VENV)/.installed
 	$(BIN)/lint-imports
 	$(BIN)/llmgen prompts check
 
-check: lint test
+# A link that leads nowhere, and whatever else MkDocs warns of, is an error.
+docs: $(VENV)/.installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+
+check: lint docs test
 
 baselines: $(VENV)/.installed
 	$(BIN)/python -m llmgen tune --ties file
@@ -66,7 +71,7 @@ test-vllm:
 	$(OTHER)/bin/python -m pytest tests/engines/test_vllm.py -m "not gpu"
 
 clean:
-	rm -rf $(VENV) .venv-vllm-* dist .coverage .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-vllm-* dist site .coverage .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 # PyPI's torch for Linux is a CUDA build of several GB. Without an NVIDIA GPU the CPU build is taken instead: from where
 # pip already looks, else from PyTorch's own index; PyPI's build is what is left where neither has it.
@@ -80,7 +85,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	elif $(PIP) install --quiet --no-deps '$(TORCH)+cpu' 2>/dev/null; then echo "Installed the CPU build of torch"; \
 	elif $(PIP) install --no-deps --retries 0 --timeout 10 --index-url $(CPU_TORCH_INDEX) '$(TORCH)+cpu'; then true; \
 	else echo "No CPU build of torch can be had here; taking PyPI's"; $(PIP) install -c constraints.txt '$(TORCH)'; fi
-	$(PIP) install --progress-bar on -c constraints.txt -e '.[hf,serve,openai,train]' --group dev
+	$(PIP) install --progress-bar on -c constraints.txt -e '.[hf,serve,openai,train]' --group dev --group docs
 	@touch $@
 
 # Beside a GPU the CUDA build is wanted, which brings torch and much else of its own: that is left to its owner.

@@ -1,0 +1,140 @@
+"""What MkDocs calls while it builds the pages: reference pages from the code, and checks of what they load."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import typer
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
+from typer.testing import CliRunner
+
+log = logging.getLogger("mkdocs.hooks")
+
+MARK = re.compile(r"^\[\[generated: (\w+)\]\]$", re.MULTILINE)
+ELSEWHERE = re.compile(r"""<(?:script|img|iframe|source)[^>]+src=["']?(?:https?:)?//|<link[^>]+stylesheet[^>]+//""")
+COPIED = {"results-log.md": "eval/RESULTS.md", "changelog.md": "CHANGELOG.md", "contributing.md": "CONTRIBUTING.md"}
+"""Pages that are files elsewhere in the repository."""
+WIDTH = 110
+"""Columns of the help texts."""
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Add the pages that lie elsewhere in the repository."""
+    root = Path(config.config_file_path).parent
+    for page, path in COPIED.items():
+        if (root / path).exists():
+            files.append(File.generated(config, page, abs_src_path=str(root / path)))
+    return files
+
+
+def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Put what is made from the code where a page has a line such as `[[generated: cli]]`."""
+    return MARK.sub(lambda found: "\n".join(MADE[found[1]]()), markdown)
+
+
+def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:
+    """Warn, which stops a strict build, of a page that loads something from another server."""
+    if found := ELSEWHERE.search(output):
+        log.warning("%s loads something from another server: %s", page.file.src_uri, found[0])
+    return output
+
+
+def command_lines() -> Iterator[str]:
+    """What `--help` prints, for each command."""
+    from llmgen.cli import app
+    from llmgen.commands import COMMANDS
+
+    yield from _help()
+    for name, command in typer.main.get_command(app).commands.items():  # type: ignore[attr-defined]
+        for part in getattr(command, "commands", ("",)):
+            if name not in COMMANDS or COMMANDS[name].typed:
+                yield from _help(name, *filter(None, [part]))
+
+
+def _help(*command: str) -> Iterator[str]:
+    from llmgen.cli import app
+
+    said = CliRunner().invoke(app, [*command, "--help"], prog_name="llmgen", terminal_width=WIDTH)
+    if said.exit_code:
+        raise RuntimeError(f"llmgen {' '.join(command)} --help failed: {said.output}")
+    yield from ("", f"## llmgen {' '.join(command)}" if command else "## All commands", "", "```text")
+    yield said.stdout.strip()
+    yield "```"
+
+
+def http() -> Iterator[str]:
+    """Routes and bodies, from the schema that the service shows at `/openapi.json`."""
+    from llmgen import Catalog, Item, Recommender
+    from llmgen.server import create_app
+
+    schema = create_app(Recommender(Catalog([Item("1", "One")]), None)).openapi()
+    yield "## Routes"
+    for path, methods in schema["paths"].items():
+        for method, route in methods.items():
+            yield from _route(path, method, route)
+    yield from ("", "## Bodies")
+    for name, body in schema["components"]["schemas"].items():
+        yield from _body(name, body)
+
+
+def _route(path: str, method: str, route: Mapping[str, Any]) -> Iterator[str]:
+    yield from ("", f"### {method.upper()} {path.replace(':path', '')}", "", route.get("description", ""), "")
+    for parameter in route.get("parameters", ()):
+        yield f"* `{parameter['name']}` ({parameter['in']}): {parameter.get('description', '')}"
+    yield ""
+    if body := route.get("requestBody"):
+        yield f"* Body: {_type(next(iter(body['content'].values()))['schema'])}"
+    for status, answer in sorted(route["responses"].items()):
+        kinds = [_type(content["schema"]) for content in answer.get("content", {}).values() if content.get("schema")]
+        yield f"* {status}: {answer['description']}{': ' if kinds else ''}{', '.join(kinds)}"
+
+
+def _body(name: str, body: Mapping[str, Any]) -> Iterator[str]:
+    yield from ("", f"### {name}", "", _cell(body.get("description", "")).replace("|", r"\|"), "")
+    if not body.get("properties"):
+        return
+    yield from ("| Field | Type | Meaning |", "|---|---|---|")
+    needed = body.get("required", ())
+    for field, about in body["properties"].items():
+        default = "" if field in needed or "default" not in about else f" Default: `{about['default']!r}`."
+        kind = _type(about).replace("|", r"\|")
+        meaning = _cell(about.get("description", "") + default)
+        yield f"| `{field}`{' (needed)' if field in needed else ''} | {kind} | {meaning} |"
+
+
+def _type(schema: Mapping[str, Any]) -> str:
+    if "$ref" in schema:
+        name = schema["$ref"].rpartition("/")[2]
+        return f"[{name}](#{name.lower()})"
+    if "anyOf" in schema:
+        return " or ".join(_type(one) for one in schema["anyOf"])
+    if "enum" in schema:
+        return ", ".join(f"`{one}`" for one in schema["enum"])
+    if schema.get("type") == "array":
+        return f"list of {_type(schema['items'])}" if "items" in schema else "list"
+    if isinstance(of := schema.get("additionalProperties"), Mapping):
+        return f"object of {_type(of)}"
+    return str(schema.get("type", schema.get("const", "any")))
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", r"\|")
+
+
+def recipe() -> Iterator[str]:
+    """Fields of a training recipe, with the help that the flags show."""
+    from llmgen.training.recipe import Recipe
+
+    yield from ("| Field | Default | Meaning |", "|---|---|---|")
+    for one in fields(Recipe):
+        yield f"| `{one.name}` | `{_cell(repr(one.default))}` | {_cell(one.metadata.get('help', ''))} |"
+
+
+MADE: Mapping[str, Callable[[], Iterator[str]]] = {"cli": command_lines, "http": http, "recipe": recipe}
