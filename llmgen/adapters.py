@@ -47,7 +47,7 @@ class AdapterRecord(BaseModel):
     prompt: str
     max_history: int = Field(ge=0)
     label: str = ""
-    priors: Mapping[str, Mapping[str, int | float]] = {}
+    priors: Mapping[str, Mapping[str, int | float | str]] = {}
     decoding: Literal["trie", "fused"] = "trie"
     prompts: tuple[str, ...]
     catalog: str

@@ -304,7 +304,7 @@ class Workspace:
         priors = self.rating_priors(settings, 1.0 if engine is None or lm_weight == 0 else beside)
         return priors, lm_weight if priors or settings.rating_lm_weight is not None else 1.0
 
-    def _prior(self, name: str, **settings: float) -> Prior:
+    def _prior(self, name: str, **settings: float | str) -> Prior:
         return kind(name).fit(self.data.interactions, self.catalog, **settings)
 
 

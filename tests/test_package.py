@@ -102,17 +102,18 @@ from llmgen.priors.kinds import PriorKind
 class Named:
     titles: tuple
     word: str
+    least: float
     weight: float = 1.0
     name: str = "named"
 
     def log_weights(self, queries):
-        row = [0.0 if self.word in title else -3.0 for title in self.titles]
+        row = [0.0 if self.word in title else self.least for title in self.titles]
         return np.array([row] * len(queries)).reshape(len(queries), len(row))
 
-def fit(interactions, catalog, *, weight=1.0, word="Gold"):
-    return Named(tuple(item.title for item in catalog), word, weight)
+def fit(interactions, catalog, *, weight=1.0, word="Gold", least=-3.0):
+    return Named(tuple(item.title for item in catalog), word, least, weight)
 
-NAMED = PriorKind("named", fit, reads="", grid={"word": ("Gold", "Grey")})
+NAMED = PriorKind("named", fit, reads="", grid={"least": (-1.0, -2.0)})
 
 def engine(model, *, adapter=None, **options):
     return FakeEngine()
@@ -182,7 +183,7 @@ def test_what_people_do_is_done_from_the_wheel_alone(wheel: Path, tiny_model: Pa
         "[llmgen.priors]\nnamed = shop:NAMED\n[llmgen.engines]\nrandom = shop:engine\n"
     )
     listed = json.loads(llmgen_("priors", "--json"))["priors"][-1]
-    assert listed == {"name": "named", "reads": "", "settings": ["weight", "word"]}
+    assert listed == {"name": "named", "reads": "", "settings": ["weight", "word", "least"]}
     found = json.loads(
         llmgen_("recommend", "--user", "u3", "--engine", "none", "--prior", "named=1", "--json", *tables)
     )

@@ -74,7 +74,7 @@ class ArmConfig(BaseModel):
     normalise: Normalise = "catalog"
     num_beams: int | None = Field(None, ge=1)
     exact: bool = False
-    priors: str | Mapping[str, Mapping[str, int | float]] = NONE
+    priors: str | Mapping[str, Mapping[str, int | float | str]] = NONE
     lm_weight: float | Literal["tuned"] = 1.0
     tuning_adapter: str | None = None
     exchanged: bool = False
