@@ -70,6 +70,15 @@ def data_given(
     drop_bad: Annotated[
         bool, typer.Option("--drop-bad", help="Leave bad rows out, instead of stopping at the first.")
     ] = False,
+    separator: Annotated[
+        str | None, typer.Option(help="What stands between the cells of your tables, or tab; else their headers tell.")
+    ] = None,
+    encoding: Annotated[
+        str | None, typer.Option(help="Of your tables, such as cp1252; UTF-8 where it is not given.")
+    ] = None,
+    time_unit: Annotated[
+        str | None, typer.Option(help="Of numbers that are times: s, ms, us or ns; else their size tells.")
+    ] = None,
 ) -> dict[str, object]:
     """Which data: fields of `llmgen.workspace.DataSettings`, those that were given."""
     given: dict[str, object] = {
@@ -83,6 +92,9 @@ def data_given(
         "drop_bad": drop_bad,
         "items_columns": _pairs(items_column, "--items-column"),
         "interactions_columns": _pairs(interactions_column, "--interactions-column"),
+        "separator": separator,
+        "encoding": encoding,
+        "time_unit": time_unit,
     }
     return {name: value for name, value in given.items() if value or value == ""}
 

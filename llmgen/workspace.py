@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
 from llmgen.adapters import AdapterRecord
 from llmgen.catalog import Catalog
@@ -57,6 +58,10 @@ class DataSettings:
     """Ours -> theirs in the table of items alone: item_id, title."""
     interactions_columns: Mapping[str, str] = field(default_factory=dict)
     """Ours -> theirs in the table of interactions alone: item_id, user_id, timestamp, rating."""
+    separator: str | None = None
+    encoding: str | None = None
+    time_unit: Literal["s", "ms", "us", "ns"] | None = None
+    """How the tables are read, see `load_tables`; None where they tell themselves."""
 
     def load(self, *, progress: bool = True) -> Dataset:
         """Read and clean the data.
@@ -72,6 +77,10 @@ class DataSettings:
 
     def _load(self, progress: bool) -> Dataset:
         if self.items is None and self.interactions is None:
+            for option in ("separator", "encoding", "time_unit"):
+                if getattr(self, option) is not None:
+                    name = option.replace("_", "-")
+                    raise ConfigError(f"--{name} is for tables of your own: give --items and --interactions too")
             data = load_dataset(self.dataset, progress=progress)
             return data if self.label is None else replace(data, catalog=data.catalog.labelled(self.label))
         if self.items is None or self.interactions is None:
@@ -99,6 +108,9 @@ class DataSettings:
             label="{title}" if self.label is None else self.label,
             shown=tuple(self.attributes),
             on_bad="drop" if self.drop_bad else "error",
+            separator=self.separator,
+            encoding=self.encoding,
+            time_unit=self.time_unit,
         )
 
 

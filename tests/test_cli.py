@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -424,3 +425,23 @@ def test_words_of_a_model_are_shown_without_control_characters() -> None:
     shown = explanation_text(Catalog([item]), Explanation(item, "\x1b[31mred \x9bm", (), ""))
     Console(file=page).print(shown)
     assert page.getvalue().splitlines()[1].rstrip() == "[31mred m"
+
+
+def test_separator_encoding_and_unit_of_times_can_be_said(llmgen: Callable[..., Ran], tmp_path: Path) -> None:
+    (tmp_path / "shop.txt").write_bytes("item_id:title\n7:Café, noir\n8:Cup\n".encode("cp1252"))
+    (tmp_path / "sales.txt").write_text("user_id:item_id:timestamp\nu:8:100\nu:7:200\n")
+    tables = ["--items", str(tmp_path / "shop.txt"), "--interactions", str(tmp_path / "sales.txt")]
+    run = partial(llmgen, data=False, engine=None)
+    ran = run("data --separator :", *tables)
+    assert ran.code == 1 and "--encoding cp1252" in ran.err
+    ran = run("data --separator : --encoding cp1252 --time-unit ms", *tables)
+    assert ran.code == 0
+    for words in ("cells between ':'", "read as cp1252", "timestamp: read as milliseconds"):
+        assert words in ran.out
+    assert [rule["count"] for rule in run("data --json --separator : --encoding cp1252", *tables).json["rules"]] == [
+        2
+    ] * 4
+    ran = run("data --separator :: --encoding cp1252", *tables)
+    assert ran.code == 2 and "not '::'" in ran.err
+    ran = run("data --encoding cp1252")
+    assert ran.code == 1 and "--encoding is for tables of your own" in ran.err

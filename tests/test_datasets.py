@@ -6,13 +6,17 @@ import bz2
 import dataclasses
 import gzip
 import hashlib
+import io
 import json
 import lzma
 import re
+import sys
 import zipfile
 from collections.abc import Callable
 from datetime import UTC, date, datetime
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Literal
 
 import polars as pl
 import pytest
@@ -655,11 +659,148 @@ def test_nothing_left_after_dropping_is_an_error(tmp_path: Path) -> None:
         own(tmp_path, "item_id,title\n,Mug\n", LINES, on_bad="drop")
 
 
-def test_other_encoding_is_named_with_its_line(tmp_path: Path) -> None:
-    own(tmp_path)
-    (tmp_path / "items.csv").write_bytes("item_id,title\n1,Mug\n2,Café\n".encode("iso-8859-1"))
-    with pytest.raises(DataError, match=r"items\.csv, line 3: not UTF-8: '2,Caf\\\\xe9'; save the file as UTF-8"):
-        load_tables(tmp_path / "items.csv", tmp_path / "log.csv")
+def test_another_encoding_is_named_with_its_line_and_what_to_say(tmp_path: Path) -> None:
+    own(tmp_path, SHOP_ITEMS, SHOP_LOG)
+    paths = tmp_path / "items.csv", tmp_path / "log.csv"
+    paths[0].write_bytes("item_id,title\n7,Mug\n8,Café “noir”\n".encode("cp1252"))
+    says = (
+        r"items\.csv, line 3: not UTF-8: '8,Caf\\\\xe9 .*encoding='cp1252' \(--encoding cp1252\) reads '8,Café “noir”'"
+    )
+    with pytest.raises(DataError, match=says):
+        load_tables(*paths)
+    data = load_tables(*paths, encoding="cp1252")
+    assert [item.title for item in data.catalog] == ["Mug", "Café “noir”"]
+    told = {(found.rule, found.table): (found.effect, found.count) for found in data.report.rules}
+    assert told == {("read as cp1252", table): ("noted", 2) for table in ("items", "interactions")}
+    paths[0].write_bytes("item_id,title\n7,Mug\n8,カー\n".encode("shift-jis"))  # 83 4a 81 5b, and cp1252 has no 81
+    with pytest.raises(
+        DataError, match=r"line 3: not UTF-8: .*save the file as UTF-8, or name its encoding \(--encoding\)"
+    ):
+        load_tables(*paths)
+    assert load_tables(*paths, encoding="shift-jis").catalog["8"].title == "カー"
+    with pytest.raises(DataError, match=r"items\.csv, line 3: not ascii: .*name the encoding that it has"):
+        load_tables(*paths, encoding="ascii")
+
+
+def test_json_is_read_in_the_encoding_that_is_named(tmp_path: Path) -> None:
+    own(tmp_path, SHOP_ITEMS, SHOP_LOG)
+    (tmp_path / "items.jsonl").write_bytes(
+        '{"item_id": 7, "title": "Café"}\n{"item_id": 8, "title": "Cup"}'.encode("cp1252")
+    )
+    assert load_tables(tmp_path / "items.jsonl", tmp_path / "log.csv", encoding="cp1252").catalog["7"].title == "Café"
+
+
+@pytest.mark.parametrize("given", [":", "\t", "\\t", "tab"])
+def test_the_separator_that_is_named_is_the_one(tmp_path: Path, given: str) -> None:
+    """Without it a comma would find columns here, too, and others."""
+    character = "\t" if "t" in given else given
+    items = "item_id:title,long:genres\n7:Mug, red:a\n8:Cup:b\n".replace(":", character)
+    data = own(
+        tmp_path, items, SHOP_LOG.replace(",", character), separator=given, title="title,long", attributes=("genres",)
+    )
+    assert [(item.title, item.attributes["genres"]) for item in data.catalog] == [("Mug, red", "a"), ("Cup", "b")]
+    assert data.interactions.rows() == SHOP_ROWS
+    told = {(found.rule, found.table): (found.effect, found.count) for found in data.report.rules}
+    rule = f"cells between {character!r}"
+    assert told == {(rule, "items"): ("noted", 2), (rule, "interactions"): ("noted", 2)}
+    with pytest.raises(
+        DataError, match=r"items\.csv has no column 'item_id' but 'item_id.{1,2}title,long.{1,2}genres'"
+    ):
+        own(tmp_path, items, SHOP_LOG, separator=";")
+
+
+@pytest.mark.parametrize(
+    ("unit", "written", "seconds"),
+    [
+        ("s", ("100", "200"), (100.0, 200.0)),
+        ("ms", ("100", "200"), (0.1, 0.2)),
+        ("us", ("1500000", "3000000.0"), (1.5, 3.0)),
+        ("ns", ("1500000000", "0"), (1.5, 0.0)),
+        ("ms", ("20130101", "20130102"), (20130.101, 20130.102)),  # no dates: it was said what they are
+    ],
+)
+def test_the_unit_of_times_may_be_named(
+    tmp_path: Path, unit: Literal["s", "ms", "us", "ns"], written: tuple[str, str], seconds: tuple[float, float]
+) -> None:
+    log = f"user_id,item_id,timestamp\nu,8,{written[0]}\nu,7,{written[1]}\n"
+    data = own(tmp_path, SHOP_ITEMS, log, time_unit=unit)
+    assert data.interactions["timestamp"].to_list() == pytest.approx(seconds)
+    name = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}[unit]
+    assert [(found.rule, found.count) for found in data.report.rules] == [(f"timestamp: read as {name}", 2)]
+    with pytest.raises(
+        DataError, match=r"'timestamp': dates such as '2011-12-09', and a unit is for numbers; leave it out"
+    ):
+        own(tmp_path, SHOP_ITEMS, "user_id,item_id,timestamp\nu,8,2011-12-09\n", time_unit=unit)
+    with pytest.raises(DataError, match="row 2, column 'timestamp': not a time: 'soon'"):
+        own(tmp_path, SHOP_ITEMS, "user_id,item_id,timestamp\nu,8,5\nu,8,soon\n", time_unit=unit)
+    frame = pl.DataFrame({"user_id": ["u"], "item_id": ["8"], "timestamp": [datetime(2011, 12, 9)]})
+    frame.write_parquet(tmp_path / "log.parquet")
+    with pytest.raises(DataError, match="and a unit is for numbers"):
+        load_tables(tmp_path / "items.csv", tmp_path / "log.parquet", time_unit=unit)
+
+
+def test_a_file_of_zstd_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own(tmp_path, SHOP_ITEMS, SHOP_LOG)
+    packed = tmp_path / "log.csv.zst"
+    packed.write_bytes(b"\x28\xb5\x2f\xfd" + SHOP_LOG.encode())
+    for module in ("compression", "zstandard"):
+        monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(
+        DataError, match=r"log\.csv\.zst is packed by zstd.*unpack it \(zstd -d .*\), or pip install zstandard"
+    ):
+        load_tables(tmp_path / "items.csv", packed)
+    decompressor = SimpleNamespace(stream_reader=_without_magic)
+    reader = SimpleNamespace(ZstdDecompressor=lambda: decompressor, ZstdError=ZeroDivisionError)
+    monkeypatch.setitem(sys.modules, "zstandard", reader)
+    assert load_tables(tmp_path / "items.csv", packed).interactions.rows() == SHOP_ROWS
+    packed.write_bytes(b"")
+    with pytest.raises(DataError, match=r"log\.csv\.zst is not an intact zstd file"):
+        load_tables(tmp_path / "items.csv", packed)
+
+
+def _without_magic(file: io.BytesIO, *, read_across_frames: bool) -> io.BytesIO:
+    assert read_across_frames  # a file may be several frames, one behind the other
+    1 / file.getbuffer().nbytes  # an empty file ends in the error of the package
+    return io.BytesIO(file.read()[4:])
+
+
+def test_decimal_commas_between_semicolons_are_numbers(tmp_path: Path) -> None:
+    items = "item_id;title;price;size;code;mixed\n7;Mug, red;10,99;3;1,2;1,5\n8;Cup;1.234,5;4,0;x;2.5\n9;Pot;7;;y;3\n"
+    log = "user_id;item_id;timestamp;stars\nu;8;100,5;4,5\nu;7;200;3\n"
+    data = own(tmp_path, items, log, attributes=("price", "size", "code", "mixed"), rating="stars")
+    assert data.catalog["7"].title == "Mug, red"
+    assert [item.attributes.get("price") for item in data.catalog] == [10.99, 1234.5, 7.0]
+    assert [item.attributes.get("size") for item in data.catalog] == [3, 4, None]
+    assert [item.attributes.get("code") for item in data.catalog] == ["1,2", "x", "y"]
+    assert [item.attributes.get("mixed") for item in data.catalog] == ["1,5", "2.5", "3"]  # which one is it?
+    assert data.interactions.rows() == [("u", "8", 100.5, 4.5), ("u", "7", 200.0, 3.0)]
+    told = {found.rule: (found.table, found.effect, found.count) for found in data.report.rules}
+    assert told == {
+        "price: decimal commas read": ("items", "noted", 2),
+        "size: decimal commas read": ("items", "noted", 1),
+        "mixed: read as text, since these cells are not numbers": ("items", "noted", 1),
+        "timestamp: decimal commas read": ("interactions", "noted", 1),
+        "stars: decimal commas read": ("interactions", "noted", 1),
+    }
+    commas = own(tmp_path, 'item_id,title,price\n7,Mug,"10,99"\n8,Cup,"7,00"\n', SHOP_LOG, attributes=("price",))
+    assert [item.attributes["price"] for item in commas.catalog] == ["10,99", "7,00"]  # a thousand and ninety-nine?
+
+
+def test_lists_of_recbole_are_lists(tmp_path: Path) -> None:
+    items = [
+        "item_id:token\ttitle:token_seq\tgenres:token_seq\tvector:float_seq\tyear:token\tprice:float",
+        "7\tRed Mug\tKitchen Sci-Fi\t0.1 -2\t1979\t9.5",
+        "8\tBlue Cup\tKitchen\t\t1980\t",
+    ]
+    (tmp_path / "shop.item").write_text("\n".join(items) + "\n")
+    (tmp_path / "shop.inter").write_text("user_id:token\titem_id:token\ttimestamp:float\nu\t8\t2\nu\t7\t1\n")
+    names = ("genres", "vector", "year", "price")
+    data = load_tables(tmp_path / "shop.item", tmp_path / "shop.inter", attributes=names)
+    assert data.catalog["7"].attributes == {
+        "genres": ("Kitchen", "Sci-Fi"), "vector": ("0.1", "-2"), "year": 1979, "price": 9.5,
+    }  # fmt: skip
+    assert data.catalog["8"].attributes == {"genres": ("Kitchen",), "year": 1980}
+    assert [item.title for item in data.catalog] == ["Red Mug", "Blue Cup"]
 
 
 @pytest.mark.parametrize(
@@ -747,6 +888,14 @@ def test_parquet_column_of_a_wrong_type_is_an_error(
         ({"label": "{title} ({year})"}, "wants 'year'"),
         ({"shown": ("brand",)}, "shown names 'brand'"),
         ({"attributes": ("title",)}, "cannot be called 'title'"),
+        ({"separator": "::"}, "separator is one ASCII character between cells, such as ';' or 'tab', not '::'"),
+        ({"separator": ""}, "not ''"),
+        ({"separator": "¦"}, "not '¦'"),
+        ({"separator": '"'}, "not '\"'"),
+        ({"encoding": "utf-9"}, "no encoding is called 'utf-9'; there are utf-8, cp1252, iso-8859-1"),
+        ({"encoding": "base64"}, "no encoding is called 'base64'"),
+        ({"time_unit": "h"}, "time_unit is s, ms, us or ns, not 'h'"),
+        ({"time_unit": "s", "timestamp": None}, "time_unit is given, and timestamp=None says that there are no times"),
     ],
 )
 def test_wrong_arguments_are_value_errors(tmp_path: Path, options: dict[str, object], message: str) -> None:
@@ -822,6 +971,17 @@ def test_files_of_recbole_are_tables(tmp_path: Path) -> None:
     (tmp_path / "shop.item").write_text("item_id:token\ttitle:token_seq\n7\tMug\n8\tCup\n")
     (tmp_path / "shop.inter").write_text("user_id:token\titem_id:token\ttimestamp:float\nu\t8\t2\nu\t7\t1\n")
     assert load_tables(tmp_path / "shop.item", tmp_path / "shop.inter").interactions.rows() == SHOP_ROWS
+
+
+def test_settings_of_text_are_refused_where_no_file_is_text(tmp_path: Path) -> None:
+    own(tmp_path, SHOP_ITEMS, SHOP_LOG)
+    paths = tmp_path / "items.parquet", tmp_path / "log.parquet"
+    for path in paths:
+        pl.read_csv(path.with_suffix(".csv"), infer_schema=False).write_parquet(path)
+    for settings in ({"separator": ";"}, {"encoding": "cp1252"}):
+        with pytest.raises(ArgumentError, match=rf"{next(iter(settings))} is for .*, and neither file is"):
+            load_tables(*paths, **settings)  # type: ignore[arg-type]
+        assert load_tables(tmp_path / "items.csv", paths[1], encoding="ascii").interactions.height == 2
 
 
 def test_where_there_are_no_times_the_order_of_the_file_counts(tmp_path: Path) -> None:

@@ -18,10 +18,18 @@ from llmgen.types import Attribute
 EXACT = 2**53  # beyond it a float is not one whole number
 COMPACT = ((19000101, 21001231, "%Y%m%d"), (19000101000000, 21001231235959, "%Y%m%d%H%M%S"))
 """Smallest, largest and form of dates that are written as one number."""
+TIME_UNITS = {
+    "s": (1.0, "seconds"),
+    "ms": (1e3, "milliseconds"),
+    "us": (1e6, "microseconds"),
+    "ns": (1e9, "nanoseconds"),
+}
+"""How many a second, and the name."""
 UNITS = ((1e11, 1e14, 1e3, "milliseconds"), (1e14, 1e17, 1e6, "microseconds"), (1e17, 1e20, 1e9, "nanoseconds"))
 """From, to, how many a second: 1e11 seconds are the year 5138, 1e11 milliseconds the year 1973, and so on."""
 BY_CHANCE = 0.2  # of numbers of eight digits in the range of dates one in 27 is a date by chance
 
+_WITH_COMMA = re.compile(r"-?([1-9][0-9]{0,2}(\.[0-9]{3})+|0|[1-9][0-9]*)(,[0-9]+)?")
 _NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]+)?")
 
 
@@ -44,6 +52,26 @@ def typed(cells: Sequence[str | None], separator: str) -> list[Attribute | None]
 def is_number(cell: str) -> bool:
     """Whether a text is a number as data files write it; `007` is none."""
     return _NUMBER.fullmatch(cell.strip()) is not None
+
+
+def with_points(cells: Sequence[str | None]) -> tuple[list[str | None], int]:
+    """A column of numbers with decimal commas (`1.234,5`), written with points, and how many cells had a comma.
+
+    It stays as it is, and the number is 0, where no cell has a comma or any cell is something else.
+    """
+    filled = [cell.strip() for cell in cells if cell is not None and cell.strip()]
+    commas = sum("," in cell for cell in filled)
+    if not commas or not all(_WITH_COMMA.fullmatch(cell) for cell in filled):
+        return list(cells), 0
+    return [cell if cell is None else cell.replace(".", "").replace(",", ".") for cell in cells], commas
+
+
+def with_points_each(column: pl.Series) -> tuple[pl.Series, int]:
+    """The same for each cell by itself and without points between thousands: `4,5` is 4.5, whatever others are."""
+    if column.dtype != pl.String:
+        return column, 0
+    pattern = r"^(\s*-?[0-9]+),([0-9]+\s*)$"
+    return column.str.replace(pattern, "$1.$2"), int(column.str.contains(pattern).sum())
 
 
 def whole(column: Sequence[Attribute | None]) -> list[Attribute | None]:
@@ -99,23 +127,38 @@ class Times(NamedTuple):
     read_as: str | None
 
 
-def times(column: pl.Series, name: str, path: Path) -> Times:
+def times(column: pl.Series, name: str, path: Path, unit: str | None = None) -> Times:
     """A column of times.
 
+    Args:
+        column: Of a file.
+        name: Its name.
+        path: The file.
+        unit: Of `TIME_UNITS`, where it is known; None where the numbers tell.
+
     Raises:
-        DataError: The column is of another type, or holds times of more than one kind, which nobody can tell apart.
+        DataError: The column is of another type, or holds times of more than one kind, which nobody can tell apart; or
+            dates, where a unit is given.
     """
     kind = column.dtype
     if kind == pl.Date or isinstance(kind, pl.Datetime):
+        if unit is not None:
+            raise _no_unit(path, name, column[0])
         return Times(column.dt.epoch("us").cast(pl.Float64) / 1e6, None)
     if kind.is_numeric():
-        return _numbers(column.cast(pl.Float64), name, path)
+        found = column.cast(pl.Float64)
+        return _numbers(found, name, path) if unit is None else _in_unit(found, unit)
     if kind not in (pl.String, pl.Object):
         raise DataError(f"{path}, column {name!r}: a time is a number, a date or text, not {kind}; cast the column")
     if kind == pl.Object:
         column = pl.Series(name, [_text(cell) for cell in column], pl.String)
     column = column.str.strip_chars()
     found = column.cast(pl.Float64, strict=False)
+    if unit is not None:
+        dated = (text for text in column.drop_nulls() if _moment(text) is not None)
+        if found.is_null().all() and (example := next(dated, None)) is not None:
+            raise _no_unit(path, name, example)
+        return _in_unit(found, unit)
     others = column.filter(found.is_null() & column.is_not_null()).unique(maintain_order=True)
     if others.is_empty():
         return _numbers(found, name, path)
@@ -126,6 +169,17 @@ def times(column: pl.Series, name: str, path: Path) -> Times:
     if not numbers.is_empty():
         raise _mixed(path, name, dates[0], numbers[0])
     return Times(column.replace_strict(others, moments, default=None, return_dtype=pl.Float64), None)
+
+
+def _no_unit(path: Path, name: str, example: object) -> DataError:
+    return DataError(
+        f"{path}, column {name!r}: dates such as {str(example)!r}, and a unit is for numbers; leave it out"
+    )
+
+
+def _in_unit(found: pl.Series, unit: str) -> Times:
+    a_second, name = TIME_UNITS[unit]
+    return Times(found / a_second, name)
 
 
 def _numbers(found: pl.Series, name: str, path: Path) -> Times:

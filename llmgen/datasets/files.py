@@ -6,6 +6,7 @@ import bz2
 import csv
 import difflib
 import gzip
+import importlib
 import io
 import json
 import lzma
@@ -27,8 +28,8 @@ SEPARATORS = {".csv": ",", ".tsv": "\t", ".txt": "\t", ".inter": "\t", ".item": 
 OTHERS = (",", "\t", ";", "|")
 JSON_LINES = (".jsonl", ".ndjson", ".json")
 FORMATS = (*SEPARATORS, *JSON_LINES, ".parquet")
-PACKED = {".gz": "gzip", ".bz2": "bzip2", ".xz": "xz", ".zip": "zip"}
-KINDS = (":token", ":token_seq", ":float", ":float_seq")  # RecBole writes one behind the name of each column
+PACKED = {".gz": "gzip", ".bz2": "bzip2", ".xz": "xz", ".zip": "zip", ".zst": "zstd"}
+KINDS = ("token", "token_seq", "float", "float_seq")  # RecBole writes one behind the name of each column
 
 
 class MissingColumnError(DataError):
@@ -53,6 +54,8 @@ class Columns(NamedTuple):
         is_text: Whether every cell came as text and its type is ours to find.
         broken: Row (from 0) -> why it could not be read at all.
         of_lines: Row (from 0) -> the lines of the file that it takes, where these are several.
+        separator: What stands between the cells; None where there are none, as in JSON.
+        kinds: Column -> its kind, `token_seq` for example, where the header names kinds as RecBole does.
     """
 
     frame: pl.DataFrame
@@ -60,12 +63,36 @@ class Columns(NamedTuple):
     is_text: bool
     broken: dict[int, str]
     of_lines: Mapping[int, str] = MappingProxyType({})
+    separator: str | None = None
+    kinds: Mapping[str, str] = MappingProxyType({})
 
 
-def read_columns(path: Path, wanted: Sequence[str], *, ids: Sequence[str]) -> Columns:
-    """The wanted columns of a file, ids as strings."""
-    packed = path.suffix.lower() in PACKED
-    suffix = (path.with_suffix("") if packed else path).suffix.lower()
+def form(path: Path) -> str:
+    """The suffix that says how a file is read, that of packing left out."""
+    return (path.with_suffix("") if path.suffix.lower() in PACKED else path).suffix.lower()
+
+
+def read_columns(
+    path: Path,
+    wanted: Sequence[str],
+    *,
+    ids: Sequence[str],
+    separator: str | None = None,
+    encoding: str | None = None,
+) -> Columns:
+    """The wanted columns of a file, ids as strings.
+
+    Args:
+        path: The file.
+        wanted: Names of columns.
+        ids: Those among them that are ids.
+        separator: Between cells of a file of text; None where the header tells.
+        encoding: Of a file of text or JSON; None for UTF-8, or UTF-16 with its mark.
+
+    Raises:
+        DataError: The file is missing, empty, not readable or lacks a column.
+    """
+    packed, suffix = path.suffix.lower() in PACKED, form(path)
     if suffix not in FORMATS or (packed and suffix == ".parquet"):
         raise DataError(
             f"{path}: cannot read {path.suffix or 'a file without suffix'}; wanted {', '.join(FORMATS)}, all but the "
@@ -76,9 +103,9 @@ def read_columns(path: Path, wanted: Sequence[str], *, ids: Sequence[str]) -> Co
         if suffix == ".parquet":
             table = _parquet(path, wanted, ids)
         elif suffix in SEPARATORS:
-            table = _csv(path, _bytes(path), SEPARATORS[suffix], wanted)
+            table = _csv(path, _bytes(path, encoding), SEPARATORS[suffix], wanted, separator)
         else:
-            table = _json_lines(path, _bytes(path), wanted, ids)
+            table = _json_lines(path, _bytes(path, encoding), wanted, ids)
     except FileNotFoundError:
         raise DataError(f"{path} does not exist") from None
     except OSError as error:
@@ -88,9 +115,16 @@ def read_columns(path: Path, wanted: Sequence[str], *, ids: Sequence[str]) -> Co
     return table
 
 
-def _bytes(path: Path) -> bytes:
+def _bytes(path: Path, encoding: str | None) -> bytes:
+    """What stands in a file, in UTF-8."""
     content = _unpacked(path, path.read_bytes())
-    if content.startswith((b"\xff\xfe", b"\xfe\xff")):  # spreadsheets save "Unicode text" so
+    if encoding is not None:
+        try:
+            content = content.decode(encoding).encode("utf-8", "surrogatepass")
+        except UnicodeError as error:
+            where, shown = _place(content, getattr(error, "start", 0))
+            raise DataError(f"{path}, line {where}: not {encoding}: {shown!r}; name the encoding that it has") from None
+    elif content.startswith((b"\xff\xfe", b"\xfe\xff")):  # spreadsheets save "Unicode text" so
         content = content.decode("utf-16", "surrogatepass").encode("utf-8", "surrogatepass")
     content = content.removeprefix(b"\xef\xbb\xbf")  # spreadsheets write it
     if not content.strip():
@@ -98,11 +132,28 @@ def _bytes(path: Path) -> bytes:
     try:
         content.decode("utf-8")
     except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        start = content.rfind(b"\n", 0, error.start) + 1
-        shown = content[start:].split(b"\n", 1)[0][:80].decode("utf-8", "backslashreplace")
-        raise DataError(f"{path}, line {line}: not UTF-8: {shown!r}; save the file as UTF-8") from None
+        where, shown = _place(content, error.start)
+        hint = "name its encoding (--encoding)"
+        if _is_cp1252(content):  # what Windows writes in western Europe and America
+            read = content.decode("cp1252").split("\n")[where - 1][:80].rstrip()
+            hint = f"encoding='cp1252' (--encoding cp1252) reads {read!r}"
+        raise DataError(f"{path}, line {where}: not UTF-8: {shown!r}; save the file as UTF-8, or {hint}") from None
     return content
+
+
+def _place(content: bytes, position: int) -> tuple[int, str]:
+    """The line of a byte, counted from 1, and the beginning of that line."""
+    start = content.rfind(b"\n", 0, position) + 1
+    shown = content[start:].split(b"\n", 1)[0][:80].decode("utf-8", "backslashreplace")
+    return content.count(b"\n", 0, position) + 1, shown.rstrip()
+
+
+def _is_cp1252(content: bytes) -> bool:
+    try:
+        content.decode("cp1252")
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _unpacked(path: Path, content: bytes) -> bytes:
@@ -120,20 +171,51 @@ def _unpacked(path: Path, content: bytes) -> bytes:
                 if len(names) != 1:
                     raise DataError(f"{path} holds {len(names)} files; wanted a zip of one table")
                 return archive.read(names[0])
+        if kind == "zstd":
+            return _unpacked_zstd(path, content)
     except (EOFError, OSError, ValueError, zlib.error, lzma.LZMAError, zipfile.BadZipFile) as error:
         raise DataError(f"{path} is not an intact {kind} file: {error}") from error
     return content
 
 
-def _csv(path: Path, content: bytes, separator: str, wanted: Sequence[str]) -> Columns:
+def _unpacked_zstd(path: Path, content: bytes) -> bytes:
+    """By Python's own module, which it has from 3.14 on, or by the package zstandard."""
+    for name in ("compression.zstd", "zstandard"):
+        try:
+            module = importlib.import_module(name)
+        except ImportError:
+            continue
+        try:
+            if name == "zstandard":
+                frames = module.ZstdDecompressor().stream_reader(io.BytesIO(content), read_across_frames=True)
+                return bytes(frames.read())
+            return bytes(module.decompress(content))
+        except module.ZstdError as error:
+            raise ValueError(str(error)) from error
+    raise DataError(
+        f"{path} is packed by zstd, which Python reads from 3.14 on; unpack it (zstd -d {path.name}), or pip install "
+        "zstandard"
+    )
+
+
+def _csv(path: Path, content: bytes, usual: str, wanted: Sequence[str], given: str | None) -> Columns:
     content = content.replace(b"\r\n", b"\n").replace(b"\r", b"\n").lstrip(b"\n")
     first, _, rest = content.partition(b"\n")
-    cells_by = {one: _names(next(csv.reader([first.decode()], delimiter=one))) for one in (separator, *OTHERS)}
-    separator = next((one for one, names in cells_by.items() if set(wanted) <= set(names)), separator)
-    header = cells_by[separator]
-    if len(header) == 1:  # another separator finds more: what lacks is told by the names that a reader sees
-        separator, header = max(cells_by.items(), key=lambda one: len(one[1]))
+    possible = (usual, *OTHERS) if given is None else (given,)
+    cells_by = {one: next(csv.reader([first.decode()], delimiter=one)) for one in possible}
+    separator = next((one for one, cells in cells_by.items() if set(wanted) <= set(_names(cells))), possible[0])
+    if (
+        len(cells_by[separator]) == 1
+    ):  # another separator finds more: what lacks is told by the names that a reader sees
+        separator = max(cells_by, key=lambda one: len(cells_by[one]))
+    header, kinds = _names(cells_by[separator]), _kinds(cells_by[separator])
     _check_columns(path, header, wanted)
+    return _cells(path, content, rest, separator, header, wanted)._replace(separator=separator, kinds=kinds)
+
+
+def _cells(
+    path: Path, content: bytes, rest: bytes, separator: str, header: Sequence[str], wanted: Sequence[str]
+) -> Columns:
     # polars is many times faster, but reads a stray quote (12" vinyl) as the start of a cell of several lines.
     if b'"' in content:
         return _quoted(path, content, separator, header, wanted)
@@ -153,9 +235,13 @@ def _csv(path: Path, content: bytes, separator: str, wanted: Sequence[str]) -> C
 def _names(header: Sequence[str]) -> list[str]:
     """The names of columns, without the kinds that RecBole writes behind them."""
     names = [name.strip() for name in header]
-    if all(name.endswith(KINDS) for name in names):
-        return [name.rpartition(":")[0] for name in names]
-    return names
+    return [name.rpartition(":")[0] for name in names] if _kinds(header) else names
+
+
+def _kinds(header: Sequence[str]) -> dict[str, str]:
+    """The kind of each column, where the header writes one behind every name, as RecBole does."""
+    parts = [name.strip().rpartition(":") for name in header]
+    return {name: kind for name, _, kind in parts} if all(kind in KINDS for _, _, kind in parts) else {}
 
 
 def _quoted(path: Path, content: bytes, separator: str, header: Sequence[str], wanted: Sequence[str]) -> Columns:

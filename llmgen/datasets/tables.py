@@ -13,8 +13,21 @@ from typing import Any, Literal
 import polars as pl
 
 from llmgen.catalog import LONGEST_LABEL, Catalog
-from llmgen.datasets.cells import attribute, blank, is_filled, is_number, odd_ones, ratings, times, typed, whole
-from llmgen.datasets.files import Columns, MissingColumnError, read_columns
+from llmgen.datasets.cells import (
+    TIME_UNITS,
+    attribute,
+    blank,
+    is_filled,
+    is_number,
+    odd_ones,
+    ratings,
+    times,
+    typed,
+    whole,
+    with_points,
+    with_points_each,
+)
+from llmgen.datasets.files import SEPARATORS, Columns, MissingColumnError, form, read_columns
 from llmgen.datasets.report import EXAMPLES, INTERACTIONS, Dataset, Table, Tally
 from llmgen.errors import ArgumentError, DataError
 from llmgen.text import plain
@@ -39,14 +52,19 @@ def load_tables(
     label: str = "{title}",
     shown: Sequence[str] = (),
     on_bad: Literal["error", "drop"] = "error",
+    separator: str | None = None,
+    encoding: str | None = None,
+    time_unit: Literal["s", "ms", "us", "ns"] | None = None,
     name: str | None = None,
 ) -> Dataset:
     """A data set from a table of items and a table of who took what when.
 
     Files are `.csv`, `.tsv` or `.txt` (cells between commas, tabs, semicolons or bars: whichever finds the columns in
     the header), RecBole's `.inter` and `.item`, `.jsonl`, `.ndjson` or `.json` (lines, or one list), each also packed
-    as `.gz`, `.bz2`, `.xz` or `.zip`, or `.parquet`; text is UTF-8, or UTF-16 with its mark. Ids are strings, as
-    written: `007` stays `007`. One user may take one item many times.
+    as `.gz`, `.bz2`, `.xz`, `.zip` or (with the package zstandard) `.zst`, or `.parquet`; text is UTF-8, or UTF-16
+    with its mark. Ids are strings, as written: `007` stays `007`. One user may take one item many times. Between
+    semicolons, numbers may have decimal commas; where a header names kinds as RecBole does, `token_seq` and `float_seq`
+    are lists between spaces, but for the title.
 
     Args:
         items: File with one row an item: its id, its title, attributes.
@@ -69,6 +87,10 @@ def load_tables(
         label: How it writes an item: a format string over `title` and `attributes`.
         shown: Which attributes prompts may show.
         on_bad: What a bad row does: `error` stops at the first one, `drop` leaves it out and counts it.
+        separator: One ASCII character between the cells of files of text, or `tab`; None where the headers tell.
+        encoding: Of files of text and JSON, such as `cp1252`, by Python's names of them; None for the above.
+        time_unit: What the numbers in the column of times are: `s`, `ms`, `us` or `ns` since 1970 UTC; None where they
+            tell by their size. What was given of these three stands in the report.
         name: What the data set is called; the name of the interaction file if None.
 
     Raises:
@@ -80,9 +102,23 @@ def load_tables(
     """
     _check_names(label, shown, attributes, on_bad)
     items, interactions = Path(items).expanduser(), Path(interactions).expanduser()
+    separator = {"tab": "\t", "\\t": "\t"}.get(separator or "", separator)
+    _check_form((items, interactions), separator, encoding)
+    if time_unit is not None and time_unit not in TIME_UNITS:
+        raise ArgumentError(f"time_unit is s, ms, us or ns, not {time_unit!r}")
+    if time_unit is not None and timestamp is None:
+        raise ArgumentError("time_unit is given, and timestamp=None says that there are no times; leave one out")
     tally = Tally()
 
-    item_table = read_columns(items, [item_id, title, *attributes], ids=(item_id,))
+    def read(path: Path, table: Table, columns: Sequence[str], ids: Sequence[str]) -> Columns:
+        found = read_columns(path, columns, ids=ids, separator=separator, encoding=encoding)
+        if separator is not None and found.separator is not None:
+            tally.add_many(f"cells between {separator!r}", table, "noted", found.rows, ())
+        if encoding is not None and form(path) != ".parquet":
+            tally.add_many(f"read as {encoding}", table, "noted", found.rows, ())
+        return found
+
+    item_table = read(items, "items", [item_id, title, *attributes], (item_id,))
     judge = _Judge("items", items, on_bad, tally)
     catalog = _catalog(item_table, judge, item_id, title, attributes, list_separator, noun, label, shown)
 
@@ -91,7 +127,7 @@ def load_tables(
     columns |= {} if timestamp is None else {"timestamp": timestamp}
     columns |= {} if rating is None else {"rating": rating}
     try:
-        log_table = read_columns(interactions, list(columns.values()), ids=ids)
+        log_table = read(interactions, "interactions", list(columns.values()), ids)
     except MissingColumnError as error:
         if error.column != timestamp:
             raise
@@ -99,8 +135,8 @@ def load_tables(
         if not set(error.found) <= set(columns.values()):
             more = "name the column of the times, or say timestamp=None (--column timestamp=none) where there is none"
             raise DataError(f"{error}; {more}") from None
-        log_table = read_columns(interactions, list(columns.values()), ids=ids)
-    log = _log(log_table, _Judge("interactions", interactions, on_bad, tally), columns, catalog)
+        log_table = read(interactions, "interactions", list(columns.values()), ids)
+    log = _log(log_table, _Judge("interactions", interactions, on_bad, tally), columns, catalog, time_unit)
 
     source = f"{items.name} + {interactions.name}"
     report = tally.report(source, item_table.rows, catalog, log_table.rows, log)
@@ -158,7 +194,13 @@ def _catalog(
     kept: dict[str, list[Attribute | None]] = {}
     for column in attributes:
         cells = _plain(table.frame[column].to_list(), column, judge.tally)
+        if table.kinds.get(column) in ("token_seq", "float_seq"):
+            kept[column] = [tuple(cell.split()) or None if cell else None for cell in cells]
+            continue
         if table.is_text:
+            if table.separator == ";":
+                cells, commas = with_points(cells)
+                judge.tally.add_many(f"{column}: decimal commas read", "items", "noted", commas, ())
             kept[column] = [None] * len(cells)
             found_types = typed([cells[row] for row in good], list_separator)  # what is left out decides on no type
             for row, value in zip(good, found_types, strict=True):
@@ -218,8 +260,16 @@ def _plain(cells: Sequence[object], column: str, tally: Tally) -> list[Any]:
     return made
 
 
-def _log(table: Columns, judge: _Judge, columns: dict[str, str], catalog: Catalog) -> pl.DataFrame:
+def _log(
+    table: Columns, judge: _Judge, columns: dict[str, str], catalog: Catalog, time_unit: str | None
+) -> pl.DataFrame:
     frame, path = table.frame, judge.path
+    for name in ("timestamp", "rating") if table.separator == ";" else ():
+        if name in columns:
+            read, commas = with_points_each(frame[columns[name]])
+            frame = frame.with_columns(read)
+            rule = f"{columns[name]}: decimal commas read"
+            judge.tally.add_many(rule, "interactions", "noted", commas, ())
     good = pl.Series([True]).new_from_index(0, frame.height)
     _without_broken(table, judge)
     if table.broken:
@@ -239,7 +289,7 @@ def _log(table: Columns, judge: _Judge, columns: dict[str, str], catalog: Catalo
     sift("an item that the item file does not have", item_id, ~known, hint)
     if "timestamp" in columns:
         timestamp = columns["timestamp"]
-        moments, read_as = times(frame[timestamp], timestamp, path)
+        moments, read_as = times(frame[timestamp], timestamp, path, time_unit)
         if read_as is not None:
             judge.tally.add_many(f"{timestamp}: read as {read_as}", "interactions", "noted", frame.height, ())
         sift("no time", timestamp, blank(frame[timestamp]))
@@ -281,6 +331,26 @@ def _check_names(label: str, shown: Sequence[str], attributes: Sequence[str], on
     for name in shown:
         if name not in attributes:
             raise ArgumentError(f"shown names {name!r}, which is not in attributes {tuple(attributes)}")
+
+
+def _check_form(paths: Sequence[Path], separator: str | None, encoding: str | None) -> None:
+    forms = {form(path) for path in paths}
+    if separator is not None:
+        if not (len(separator) == 1 and separator.isascii()) or separator in '"\r\n':
+            raise ArgumentError(
+                f"separator is one ASCII character between cells, such as ';' or 'tab', not {separator!r}"
+            )
+        if forms.isdisjoint(SEPARATORS):
+            raise ArgumentError(f"separator is for {', '.join(SEPARATORS)}, and neither file is one; leave it out")
+    if encoding is not None:
+        try:
+            b"ab".decode(encoding, "replace")
+        except (LookupError, ValueError):
+            raise ArgumentError(
+                f"no encoding is called {encoding!r}; there are utf-8, cp1252, iso-8859-1 and others"
+            ) from None
+        if forms == {".parquet"}:
+            raise ArgumentError("encoding is for files of text and JSON, and neither file is one; leave it out")
 
 
 def _without_broken(table: Columns, judge: _Judge) -> list[int]:
