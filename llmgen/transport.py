@@ -11,8 +11,10 @@ from __future__ import annotations
 import asyncio
 import math
 import random
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import wait
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -27,16 +29,18 @@ from llmgen.errors import APIConnectionError, APITimeoutError, ArgumentError
 AGAIN = frozenset({429, 500, 502, 503})
 LOST = (httpx2.TransportError, httpx2.DecodingError)  # a compressed answer that broke off cannot be decoded
 MAX_BODY = 1 << 26  # bytes of an answer: one that a search asks for has some hundred thousand
+WAITS = 3  # so many times a wait's limit one attempt of asyncio may take, however steadily an answer drips in
+LOOK_S = 0.05  # how often a request that goes on looks whether anybody waits for it
 
 _UNTIL: ContextVar[Callable[[], float]] = ContextVar("until", default=lambda: math.inf)
 
 
 @contextmanager
 def until(deadline: Callable[[], float]) -> Iterator[None]:
-    """Within it, no blocking request of this context goes on behind a time of `time.monotonic`, retries included.
+    """Within it, no request of a `StoppableTransport` in this context goes on behind a time of `time.monotonic`.
 
     Args:
-        deadline: Asked before each attempt and between the pieces of an answer; -inf where nobody waits any more.
+        deadline: Asked every `LOOK_S` seconds; -inf where nobody waits any more.
     """
     before = _UNTIL.set(deadline)
     try:
@@ -127,8 +131,7 @@ class _Settings:
         why = str(error) or type(error).__name__
         made: APIConnectionError | APITimeoutError
         if isinstance(error, httpx2.TimeoutException):
-            allowed = error.request.extensions["timeout"]["read"]  # less than our own where `until` left less
-            made = APITimeoutError(f"{self.base_url}{path} did not answer within {allowed:.4g} s")
+            made = APITimeoutError(f"{self.base_url}{path} did not answer within {self.timeout_s:.4g} s")
         elif isinstance(error, httpx2.ConnectError):
             host = httpx2.URL(self.base_url).host
             proxied = httpx2.URL(self.base_url).scheme in getproxies() and not proxy_bypass(host)
@@ -191,45 +194,24 @@ class Transport(_Settings):
         """Send a request, again where that may help, and read the whole answer.
 
         Raises:
-            APIConnectionError, APITimeoutError: No attempt got an answer, or `until` left no time for one.
+            APIConnectionError, APITimeoutError: No attempt got an answer.
         """
         attempt = 0
         while True:
             attempt += 1
             outcome: Response | APIConnectionError | APITimeoutError
             try:
-                outcome = self._once(method, path, body, headers)
+                got = self._client.request(method, path, content=body, headers=headers)
+                outcome = Response(got.status_code, got.content, got.headers)
             except LOST as error:
                 outcome = self.failure(error, path)
             pause = self.again(attempt, outcome)
-            if pause is not None and time.monotonic() + pause < _UNTIL.get()():
+            if pause is not None:
                 time.sleep(pause)
             elif isinstance(outcome, Response):
                 return outcome
             else:
                 raise outcome
-
-    def _once(self, method: str, path: str, body: bytes | None, headers: Mapping[str, str] | None) -> Response:
-        """One attempt. The time that is left counts for each wait, and between the pieces of an answer that drips."""
-        deadline = _UNTIL.get()
-        left = deadline() - time.monotonic()
-        if left <= 0:
-            raise APITimeoutError(f"{self.base_url}{path} was not asked: nobody waits for its answer any more")
-        request = self._client.build_request(
-            method, path, content=body, headers=headers, timeout=httpx2.Timeout(min(self.timeout_s, left))
-        )
-        response = self._client.send(request, stream=True)
-        try:
-            read = bytearray()
-            for part in response.iter_bytes():
-                read += part
-                if len(read) > MAX_BODY:
-                    raise APIConnectionError(f"{self.base_url}{path} answers with more than {MAX_BODY:,} bytes")
-                if time.monotonic() > deadline():
-                    raise APITimeoutError(f"{self.base_url}{path} did not answer in full within the time allowed")
-        finally:
-            response.close()
-        return Response(response.status_code, bytes(read), response.headers)
 
     def close(self) -> None:
         """Close all connections."""
@@ -268,23 +250,39 @@ class AsyncTransport(_Settings):
     async def request(
         self, method: str, path: str, *, body: bytes | None = None, headers: Mapping[str, str] | None = None
     ) -> Response:
-        """See `Transport.request`."""
+        """See `Transport.request`.
+
+        Raises:
+            APIConnectionError, APITimeoutError: No attempt got an answer, or only one that is too large.
+        """
         attempt = 0
         while True:
             attempt += 1
             outcome: Response | APIConnectionError | APITimeoutError
             try:
-                got = await self._client.request(method, path, content=body, headers=headers)
-                outcome = Response(got.status_code, got.content, got.headers)
+                async with asyncio.timeout(WAITS * self.timeout_s):
+                    outcome = await self._once(method, path, body, headers)
+            except TimeoutError:
+                seconds = WAITS * self.timeout_s
+                outcome = APITimeoutError(f"{self.base_url}{path} did not answer in full within {seconds:.4g} s")
             except LOST as error:
                 outcome = self.failure(error, path)
             pause = self.again(attempt, outcome)
-            if pause is not None:
+            if pause is not None and time.monotonic() + pause < _UNTIL.get()():
                 await asyncio.sleep(pause)
             elif isinstance(outcome, Response):
                 return outcome
             else:
                 raise outcome
+
+    async def _once(self, method: str, path: str, body: bytes | None, headers: Mapping[str, str] | None) -> Response:
+        async with self._client.stream(method, path, content=body, headers=headers) as response:
+            read = bytearray()
+            async for part in response.aiter_bytes():
+                read += part
+                if len(read) > MAX_BODY:
+                    raise APIConnectionError(f"{self.base_url}{path} answers with more than {MAX_BODY:,} bytes")
+            return Response(response.status_code, bytes(read), response.headers)
 
     async def aclose(self) -> None:
         """Close all connections."""
@@ -297,3 +295,70 @@ class AsyncTransport(_Settings):
         self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
     ) -> None:
         await self.aclose()
+
+
+class StoppableTransport:
+    """Blocking requests that end when nobody waits for them any more; may be used by several threads at once.
+
+    An `AsyncTransport` in a thread of its own sends them: there, a request can be ended while it connects, waits, reads
+    an answer that drips in, or pauses between two attempts. The server sees that its client has gone.
+
+    Args:
+        base_url: See `Transport`, as all others.
+        timeout_s: See there.
+        headers: See there.
+        retry: See there.
+        max_connections: See there.
+
+    Raises:
+        ValueError: See `Transport`.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        *,
+        timeout_s: float = 30.0,
+        headers: Mapping[str, str] | None = None,
+        retry: Retry | None = None,
+        max_connections: int = 64,
+    ) -> None:
+        self._sender = AsyncTransport(
+            base_url, timeout_s=timeout_s, headers=headers, retry=retry, max_connections=max_connections
+        )
+        self.base_url = self._sender.base_url
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="llmgen-transport", daemon=True)
+        self._thread.start()
+
+    def request(
+        self, method: str, path: str, *, body: bytes | None = None, headers: Mapping[str, str] | None = None
+    ) -> Response:
+        """See `Transport.request`.
+
+        Raises:
+            APIConnectionError, APITimeoutError: No attempt got an answer, or only one that is too large, or none within
+                the time that `until` says.
+        """
+        deadline = _UNTIL.get()
+        began = time.monotonic()
+        if deadline() <= began:
+            raise APITimeoutError(f"{self.base_url}{path} was not asked: nobody waits for its answer any more")
+        sent = asyncio.run_coroutine_threadsafe(
+            self._sender.request(method, path, body=body, headers=headers), self._loop
+        )
+        while not wait([sent], min(LOOK_S, max(deadline() - time.monotonic(), 0.0))).done:
+            if time.monotonic() >= deadline():
+                sent.cancel()
+                waited = time.monotonic() - began
+                raise APITimeoutError(f"{self.base_url}{path} did not answer in full within {waited:.4g} s")
+        return sent.result()
+
+    def close(self) -> None:
+        """Close all connections; nothing can be asked afterwards."""
+        if self._loop.is_closed():
+            return
+        asyncio.run_coroutine_threadsafe(self._sender.aclose(), self._loop).result()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 
 from llmgen.errors import APIConnectionError, APITimeoutError
-from llmgen.transport import AsyncTransport, Response, Retry, Transport
+from llmgen.transport import MAX_BODY, WAITS, AsyncTransport, Response, Retry, StoppableTransport, Transport, until
 from tests.engines.serving import Reply, Stub, free_port
 
 SOON = Retry(attempts=3, pause_s=0.01)
@@ -44,7 +45,17 @@ def asynchronous(
     return asyncio.run(send())
 
 
-@pytest.fixture(params=[blocking, asynchronous])
+def stoppable(
+    url: str, *, method: str = "POST", path: str = "/ask", body: bytes | None = b"?", **options: Any
+) -> Response:
+    transport = StoppableTransport(url, **{"retry": SOON, **options})
+    try:
+        return transport.request(method, path, body=body)
+    finally:
+        transport.close()
+
+
+@pytest.fixture(params=[blocking, asynchronous, stoppable])
 def send(request: pytest.FixtureRequest) -> Send:
     return request.param  # type: ignore[no-any-return]
 
@@ -187,7 +198,7 @@ def test_a_path_of_the_server_stands_before_each_path(stub: Stub) -> None:
     assert stub.asked[0].path == "/api/v1/models"
 
 
-@pytest.mark.parametrize("kind", [Transport, AsyncTransport])
+@pytest.mark.parametrize("kind", [Transport, AsyncTransport, StoppableTransport])
 @pytest.mark.parametrize(
     "url", ["", "localhost:8000", "ftp://localhost", "http://", "http://h:99999", "http://h:x", "http://h\n"]
 )
@@ -196,7 +207,7 @@ def test_what_is_no_url_is_refused(kind: type[Transport], url: str) -> None:
         kind(url)
 
 
-@pytest.mark.parametrize("kind", [Transport, AsyncTransport])
+@pytest.mark.parametrize("kind", [Transport, AsyncTransport, StoppableTransport])
 @pytest.mark.parametrize(
     "options",
     [{"timeout_s": 0}, {"timeout_s": float("nan")}, {"timeout_s": float("inf")}, {"max_connections": 0}],
@@ -226,3 +237,82 @@ def test_a_password_in_the_url_is_sent_and_not_shown(stub: Stub) -> None:
         blocking(url, retry=Retry(attempts=1))
     assert "secret" not in str(caught.value)
     assert stub.asked[0].headers["Authorization"].startswith("Basic ")
+
+
+# What nobody waits for
+
+SLOW: dict[str, tuple[list[Reply], Retry]] = {
+    "waits": ([Reply(delay_s=30)], SOON),
+    "reads a body that drips in": ([Reply(body=b" " * 1_000, drip_s=0.1)], SOON),
+    "reads headers that drip in": ([Reply(drips_head=True, drip_s=0.1)], SOON),
+    "pauses": ([Reply(503)], Retry(9, pause_s=9)),
+    "tries": ([Reply(503)] * 999, Retry(999, pause_s=0.01)),
+}
+
+
+@pytest.mark.parametrize(("replies", "retry"), SLOW.values(), ids=SLOW)
+@pytest.mark.parametrize("known", [True, False], ids=["deadline", "all have gone"])
+def test_a_request_ends_wherever_it_is_when_nobody_waits(
+    stub: Stub, replies: list[Reply], retry: Retry, known: bool
+) -> None:
+    stub.turns += replies
+    transport = StoppableTransport(stub.url, retry=retry)
+    start = time.monotonic()
+    end = start + 0.4
+
+    def deadline() -> float:
+        return end if known else -math.inf if time.monotonic() > end else math.inf
+
+    try:
+        with until(deadline), pytest.raises(APITimeoutError, match=f"{stub.url}/ask"):
+            if transport.request("GET", "/ask").status == 503:  # known beforehand: no time is left for a pause
+                raise APITimeoutError(f"{stub.url}/ask")
+        assert time.monotonic() - start < 0.8
+        asked = len(stub.asked)
+        time.sleep(0.1)
+        stub.turns.clear()
+        assert len(stub.asked) == asked
+        assert transport.request("GET", "/").status == 200
+    finally:
+        transport.close()
+
+
+def test_a_request_for_a_connection_that_others_have_ends_too(stub: Stub) -> None:
+    stub.answer = lambda asked: Reply(delay_s=30 if asked.path == "/slow" else 0)
+    transport = StoppableTransport(stub.url, max_connections=1)
+    gone = threading.Event()
+
+    def slow() -> None:
+        with until(lambda: -math.inf if gone.is_set() else math.inf), pytest.raises(APITimeoutError):
+            transport.request("GET", "/slow")
+
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(slow)
+        time.sleep(0.2)
+        start = time.monotonic()
+        with until(lambda: start + 0.3), pytest.raises(APITimeoutError):
+            transport.request("GET", "/")
+        assert time.monotonic() - start < 0.6
+        gone.set()
+        first.result(5)
+    assert transport.request("GET", "/").status == 200
+    transport.close()
+    transport.close()
+
+
+@pytest.mark.parametrize("send", [asynchronous, stoppable])
+@pytest.mark.parametrize("head", [True, False])
+def test_an_answer_that_drips_in_steadily_ends(stub: Stub, send: Send, head: bool) -> None:
+    stub.turns.append(Reply(body=b" " * 1_000, drip_s=0.05, drips_head=head))
+    start = time.monotonic()
+    with pytest.raises(APITimeoutError, match=r"did not answer in full within 0\.6 s"):
+        send(stub.url, timeout_s=0.6 / WAITS)
+    assert time.monotonic() - start < 1.5
+
+
+@pytest.mark.parametrize("send", [asynchronous, stoppable])
+def test_an_answer_that_is_too_large_is_refused(stub: Stub, send: Send) -> None:
+    stub.turns += [Reply(body=b" " * MAX_BODY), Reply(body=b" " * (MAX_BODY + 1))]
+    assert len(send(stub.url).body) == MAX_BODY
+    with pytest.raises(APIConnectionError, match=f"more than {MAX_BODY:,} bytes"):
+        send(stub.url)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import entry_points
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from llmgen.errors import ConfigError, EngineUnavailableError
 from llmgen.types import Completion, FloatArray, IntArray, Message
@@ -136,6 +136,18 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Free what the engine holds; it is not asked afterwards."""
+
+
+@runtime_checkable
+class Checkable(Protocol):
+    """An engine that others run, and that can be found away while it is asked."""
+
+    def check(self) -> None:
+        """See whether it is there; quick, and at any time.
+
+        Raises:
+            EngineUnavailableError: It is not.
+        """
 
 
 def line_break(engine: Engine) -> tuple[int, ...]:

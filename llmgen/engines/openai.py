@@ -262,6 +262,14 @@ class OpenAIEngine:
         """What a server keeps is its own business: False."""
         return False
 
+    def check(self) -> None:
+        """See whether the server is there, whatever else it is asked at the same time.
+
+        Raises:
+            EngineUnavailableError: It is not.
+        """
+        self._server.cards()
+
     def close(self) -> None:
         """Close the connections; nothing can be asked afterwards."""
         self._closed = True

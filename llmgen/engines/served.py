@@ -16,7 +16,7 @@ import numpy as np
 from llmgen.engines import Usage
 from llmgen.engines.chat import without_thoughts
 from llmgen.errors import APIError, ConfigError, EngineError, EngineUnavailableError, GenerationError
-from llmgen.transport import Response, Retry, Transport
+from llmgen.transport import Response, Retry, StoppableTransport
 from llmgen.types import Completion
 
 logger = logging.getLogger(__name__)
@@ -68,7 +68,7 @@ class Server:
         headers = {"content-type": "application/json"}
         if self._key:
             headers["authorization"] = f"Bearer {self._key}"
-        self._transport = Transport(
+        self._transport = StoppableTransport(
             root, timeout_s=timeout_s, headers=headers, retry=retry, max_connections=connections
         )
         self.model = ""

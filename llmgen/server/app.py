@@ -6,6 +6,7 @@ import asyncio
 import logging
 import math
 import signal
+import time
 from collections.abc import AsyncIterator, Callable, Collection, Hashable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from starlette.exceptions import HTTPException
 
 from llmgen import __version__
 from llmgen.catalog import Catalog
+from llmgen.engines import Checkable
 from llmgen.errors import (
     ArgumentError,
     CatalogError,
@@ -56,6 +58,7 @@ from llmgen.server.batching import Batcher, DeadlineError, QueueFullError
 from llmgen.server.gate import Gate
 from llmgen.server.live import Choose, Live, Snapshot
 from llmgen.server.metrics import Metrics
+from llmgen.transport import until
 from llmgen.types import Query, Recommendations
 
 logger = logging.getLogger(__name__)
@@ -396,24 +399,32 @@ def _add_status(app: FastAPI, state: _State) -> None:
 
     @app.get("/ready", response_model=StatusBody, tags=["status"], responses=not_ok)
     async def ready(request: Request) -> Response:
-        """Whether requests should be sent here; after a failure of the engine, this asks it again."""
+        """Whether requests should be sent here; after a failure of the engine, or a long wait for it, this asks it."""
         if state.draining:
             return status("shutting down")
         if len(state.batcher) >= state.limits.max_queue:
             return status("the queue is full")
-        if state.engine_error is not None:
-            recommender = state.live.now.recommender
-            try:
+        recommender = state.live.now.recommender
+        try:
+            if state.engine_error is not None:
                 run = recommender.recommend_many
                 await state.ask(request, (recommender, "ready"), Query(k=1), run, at_most_s=READY_S)
-            except (LLMGenError, QueueFullError, DeadlineError) as error:
-                return status(f"the engine is down: {error}")
+            elif state.batcher.busy_s > READY_S and isinstance(recommender.engine, Checkable):
+                await asyncio.to_thread(_check, recommender.engine)
+        except (LLMGenError, QueueFullError, DeadlineError) as error:
+            return status(f"the engine is down: {error}")
         return status(None)
 
     @app.get("/metrics", tags=["status"], response_class=PlainTextResponse)
     async def metrics() -> Response:
         """For Prometheus."""
         return PlainTextResponse(state.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+def _check(engine: Checkable) -> None:
+    end = time.monotonic() + READY_S
+    with until(lambda: end):
+        engine.check()
 
 
 def _add_errors(app: FastAPI) -> None:

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from llmgen.errors import ArgumentError, EngineUnavailableError, LLMGenError
+from llmgen.errors import ArgumentError, EngineError, EngineUnavailableError, LLMGenError
 from llmgen.isolation import isolate
 from llmgen.transport import until
 
@@ -53,7 +53,7 @@ class Batcher:
         gather_s: Seconds to wait for company where there has been some and nothing else is to be done.
         max_queue: Jobs that may wait, 1 or more; a job of a batch that runs does not wait.
         on_batch: Told the size of each batch and how many seconds each of its jobs had waited.
-        on_engine: Told after each batch why the engine was away, or None, also where nobody waits for the answers.
+        on_engine: Told after each batch how the engine failed, or None, also where nobody waits for the answers.
     """
 
     def __init__(
@@ -174,7 +174,7 @@ class Batcher:
                 answers = await loop.run_in_executor(self._thread, _in_time, batch)
             finally:
                 self._busy_since = None
-            away = [answer for answer in answers if isinstance(answer, EngineUnavailableError | DeadlineError)]
+            away = [answer for answer in answers if isinstance(answer, EngineError | DeadlineError)]
             self._on_engine(str(away[0]) if away else None)
             for job, answer in zip(batch, answers, strict=True):
                 if job.answer.done():  # its asker has gone

@@ -47,6 +47,7 @@ class Reply:
         cut: Whether the connection ends in the middle of the body.
         hang_up: Whether it ends behind the body, without a word in the headers.
         drip_s: Between the bytes of the body.
+        drips_head: Whether what stands before the body drips as well.
     """
 
     status: int = 200
@@ -56,6 +57,7 @@ class Reply:
     cut: bool = False
     hang_up: bool = False
     drip_s: float = 0.0
+    drips_head: bool = False
 
 
 class Stub:
@@ -102,7 +104,13 @@ class Stub:
                 if stub._stopped.wait(reply.delay_s):
                     reply = Reply(status=0)
                 self.close_connection = reply.cut or reply.hang_up or not reply.status
-                if reply.status:
+                if reply.drips_head:
+                    drop = b"HTTP/1.1 200 OK\r\nx-long: " + b"x" * 1_000
+                    for place in range(len(drop)):
+                        if stub._stopped.wait(reply.drip_s):
+                            return
+                        self.wfile.write(drop[place : place + 1])
+                elif reply.status:
                     self.send_response(reply.status)
                     for name, value in {"content-length": str(len(reply.body)), **reply.headers}.items():
                         self.send_header(name, value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import json
 import logging
@@ -527,42 +528,136 @@ def test_a_body_of_any_depth_or_size_is_refused(engine: OpenAIEngine, stub: Stub
         engine.next_logprobs([STEP])
 
 
-@pytest.mark.parametrize(
-    "fault",
-    [Reply(delay_s=60), Reply(200, b" " * 1_000, drip_s=0.1), Reply(status=0), Reply(500), Reply(503)],
-    ids=["hangs", "drips", "closes", "500", "503"],
-)
-def test_work_that_nobody_waits_for_ends_and_the_service_recovers(
-    load: Callable[..., OpenAIEngine], api: Api, stub: Stub, fault: Reply
+def twisted(change: Callable[[dict[str, Any]], object]) -> Callable[[Api, Asked], Reply]:
+    """Answers as a server does, but for a change of the answers to what a search asks."""
+
+    def fault(api: Api, asked: Asked) -> Reply:
+        reply = api(asked)
+        if not asked.path.endswith("/completions"):
+            return reply
+        content = json.loads(reply.body)
+        change(content)
+        return answer(content)
+
+    return fault
+
+
+def every_value(value: object) -> Callable[[dict[str, Any]], None]:
+    def change(content: dict[str, Any]) -> None:
+        for choice in content["choices"]:
+            choice["logprobs"]["top_logprobs"] = [dict.fromkeys(choice["logprobs"]["top_logprobs"][0], value)]
+
+    return change
+
+
+def always(reply: Reply) -> Callable[[Api, Asked], Reply]:
+    return lambda api, asked: reply
+
+
+FAULTS: dict[str, Callable[[Api, Asked], Reply]] = {
+    "hangs": always(Reply(delay_s=60)),
+    "drips": always(Reply(200, b" " * 1_000, drip_s=0.1)),
+    "drips before the body": always(Reply(200, drips_head=True, drip_s=0.1)),
+    "closes": always(Reply(status=0)),
+    "breaks off": always(Reply(200, b"x" * 1_000, cut=True)),
+    "429": always(Reply(429, headers={"retry-after": "0"})),
+    "500": always(refusal(500, "out of memory")),
+    "503": always(Reply(503)),
+    "400": always(refusal(400, "no such thing")),
+    "401": always(refusal(401, "another key")),
+    "html": always(Reply(200, b"<html>")),
+    "no utf-8": always(Reply(200, b"\xff\xfe\x00")),
+    "brackets": always(Reply(200, b"[" * 100_000)),
+    "another object": always(answer({"object": "list"})),
+    "null": always(answer(None)),
+    "huge": always(Reply(200, b" " * 2_000_000)),
+    "no rows": twisted(lambda content: content.update(choices=[])),
+    "too few rows": twisted(lambda content: content["choices"].pop()),
+    "too many rows": twisted(lambda content: content["choices"].append({**content["choices"][0], "index": 99})),
+    "a row twice": twisted(lambda content: content["choices"].append(content["choices"][0])),
+    "nan": twisted(every_value(float("nan"))),
+    "inf": twisted(every_value(float("inf"))),
+    "-inf": twisted(every_value(float("-inf"))),
+    "a text": twisted(every_value("likely")),
+    "no value": twisted(every_value(None)),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
+def test_a_faulty_server_is_told_holds_up_nothing_else_and_may_come_back(
+    load: Callable[..., OpenAIEngine],
+    api: Api,
+    stub: Stub,
+    fault: Callable[[Api, Asked], Reply],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """With retries for minutes and waits of minutes, a deadline of a second is what counts."""
+    """With retries for minutes and waits of minutes, a deadline of two seconds is what counts, and who waits."""
     pytest.importorskip("fastapi", reason="needs llmgen[serve]")
     from llmgen.server import create_app
     from tests.server.conftest import running
 
+    monkeypatch.setattr("llmgen.transport.MAX_BODY", 1_000_000)  # quickly sent; the real one has a test of its own
     engine = load(retry=Retry(attempts=1_000, pause_s=0.1, longest_pause_s=0.2), timeout_s=120.0)
     with running(create_app(Recommender(films(20), engine))) as url:
 
         def ask(seconds: float) -> httpx2.Response:
             return httpx2.post(f"{url}/v1/recommend", json={"k": 1}, headers={"x-timeout": str(seconds)}, timeout=60)
 
+        def gone(seconds: float) -> None:
+            """Ask for an answer within half a minute, and hang up after so many seconds."""
+            with contextlib.suppress(httpx2.ReadTimeout):  # some faults are answered before
+                httpx2.post(f"{url}/v1/recommend", json={"k": 1}, timeout=seconds)
+
         assert ask(20).status_code == 200
-        stub.answer = lambda asked: fault
+        stub.answer = lambda asked: fault(api, asked)
         start = time.monotonic()
-        failed = ask(1)
-        assert failed.status_code in (503, 504)
+        with ThreadPoolExecutor(1) as pool:
+            asked = pool.submit(ask, 2)
+            time.sleep(0.2)
+            others = time.monotonic()
+            assert httpx2.get(f"{url}/v1/items/1").status_code == 200
+            assert httpx2.put(f"{url}/v1/items", json={"items": [{"id": "n", "title": "New"}]}).status_code == 200
+            assert httpx2.get(f"{url}/health").status_code == 200
+            assert time.monotonic() - others < 1.5
+            failed = asked.result()
+        assert failed.status_code in (502, 503, 504)
         assert stub.url in failed.json()["message"]
-        assert time.monotonic() - start < 1.5
-        assert httpx2.get(f"{url}/ready", timeout=60).status_code == 503
-        time.sleep(0.5)
-        asked = len(stub.asked)
-        time.sleep(0.5)
-        assert len(stub.asked) == asked, "it is asked for nobody"
+        assert time.monotonic() - start < 2.5
+        ready = httpx2.get(f"{url}/ready", timeout=60)
+        assert ready.status_code == 503
+        assert "the engine is down" in ready.json()["status"]
+        assert httpx2.get(f"{url}/health").status_code == 200
+        gone(0.5)
+        time.sleep(0.3)
+        asked_before = len(stub.asked)
+        time.sleep(0.4)
+        assert len(stub.asked) == asked_before, "it is asked for nobody"
         stub.answer = api
         start = time.monotonic()
         assert ask(20).status_code == 200
         assert time.monotonic() - start < 1
         assert httpx2.get(f"{url}/ready", timeout=60).status_code == 200
+
+
+def test_ready_asks_a_server_that_a_request_waits_for(load: Callable[..., OpenAIEngine], api: Api, stub: Stub) -> None:
+    """Before that request's deadline, half a minute, nothing else would tell that the server hangs."""
+    pytest.importorskip("fastapi", reason="needs llmgen[serve]")
+    from llmgen.server import create_app
+    from llmgen.server.app import READY_S
+    from tests.server.conftest import running
+
+    with running(create_app(Recommender(films(20), load()))) as url, ThreadPoolExecutor(1) as pool:
+        for hangs, expected in (("/v1/completions", 200), ("", 503)):  # the first is busy, and the other is away
+            stub.answer = lambda asked, hangs=hangs: Reply(delay_s=4) if hangs in asked.path else api(asked)
+            asked = pool.submit(
+                httpx2.post, f"{url}/v1/recommend", json={"k": 1}, headers={"x-timeout": "10"}, timeout=60
+            )
+            time.sleep(READY_S + 0.2)
+            start = time.monotonic()
+            ready = httpx2.get(f"{url}/ready", timeout=60)
+            assert (ready.status_code, time.monotonic() - start < READY_S + 0.5) == (expected, True), ready.text
+            stub.answer = api
+            asked.result(30)
 
 
 def test_a_wait_that_runs_out_is_no_hang(load: Callable[..., OpenAIEngine], stub: Stub) -> None:
