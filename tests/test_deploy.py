@@ -1,0 +1,103 @@
+"""The files of `deploy/` fit this version: options, routes, ports, and the files that the image is made of."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+import yaml
+
+from llmgen import Catalog, Item, Recommender
+from llmgen.cli import app
+
+ROOT = Path(__file__).parent.parent
+DEPLOY = ROOT / "deploy"
+
+
+def option_names() -> set[str]:
+    serve = typer.main.get_command(app).commands["serve"]  # type: ignore[attr-defined]
+    return {option for parameter in serve.params for option in parameter.opts}
+
+
+def unknown(arguments: Sequence[str]) -> list[str]:
+    given = [argument.partition("=")[0] for argument in arguments if argument.startswith("--")]
+    return [option for option in given if option not in option_names()]
+
+
+def instruction(name: str) -> Any:
+    (found,) = re.findall(rf"^{name} (.+)$", (DEPLOY / "Dockerfile").read_text(encoding="utf-8"), re.MULTILINE)
+    return json.loads(found) if found.startswith("[") else found
+
+
+def documents(name: str) -> list[Any]:
+    return list(yaml.safe_load_all((DEPLOY / name).read_text(encoding="utf-8")))
+
+
+@pytest.fixture(scope="module")
+def routes() -> set[str]:
+    from llmgen.server import create_app
+
+    return set(create_app(Recommender(Catalog([Item("1", "One")]), None)).openapi()["paths"])
+
+
+def test_an_option_that_serve_lacks_is_found() -> None:
+    assert unknown(["--engine=none", "--max-queue", "8", "--workers=4"]) == ["--workers"]
+
+
+def test_the_image_starts_the_service_with_its_options() -> None:
+    start, default = instruction("ENTRYPOINT"), instruction("CMD")
+    assert start[:2] == ["llmgen", "serve"]
+    assert unknown([*start, *default]) == []
+    assert instruction("EXPOSE") == start[start.index("--port") + 1]
+
+
+def test_what_the_image_copies_is_there() -> None:
+    for line in (DEPLOY / "Dockerfile").read_text(encoding="utf-8").splitlines():
+        if line.startswith("COPY "):
+            for source in shlex.split(line)[1:-1]:
+                assert (ROOT / source).exists(), source
+
+
+def test_the_image_takes_the_torch_that_make_takes() -> None:
+    (torch,) = re.findall(r"^TORCH := (\S+)$", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    assert torch in (DEPLOY / "Dockerfile").read_text(encoding="utf-8")
+
+
+def test_compose_fits(routes: set[str]) -> None:
+    (compose,) = documents("compose.yaml")
+    service, model = compose["services"]["llmgen"], compose["services"]["model"]
+    assert unknown(service["command"]) == []
+    port = model["command"][model["command"].index("--port") + 1]
+    assert f"--engine=openai:http://model:{port}" in service["command"]
+    assert service["ports"] == [f"8000:{instruction('EXPOSE')}"]
+    (asked,) = re.findall(r"localhost:8000(/\w+)", service["healthcheck"]["test"][-1])
+    assert asked in routes
+    named = {mount.partition(":")[0] for one in (service, model) for mount in one["volumes"]}
+    assert {name for name in named if not name.startswith(".")} == set(compose["volumes"])
+
+
+def test_kubernetes_fits(routes: set[str]) -> None:
+    from llmgen.server.run import GRACE_S
+
+    deployment, service = documents("kubernetes.yaml")
+    pod = deployment["spec"]["template"]
+    (container,) = pod["spec"]["containers"]
+    assert unknown(container["args"]) == []
+    probes = {name: container[name]["httpGet"] for name in ("startupProbe", "readinessProbe", "livenessProbe")}
+    assert probes["readinessProbe"]["path"] == "/ready"
+    assert probes["livenessProbe"]["path"] == "/health"
+    assert {probe["path"] for probe in probes.values()} <= routes
+    (port,) = container["ports"]
+    assert str(port["containerPort"]) == instruction("EXPOSE")
+    assert {probe["port"] for probe in probes.values()} == {port["name"]}
+    assert service["spec"]["ports"][0]["targetPort"] == port["name"]
+    labels = deployment["spec"]["selector"]["matchLabels"]
+    assert labels == pod["metadata"]["labels"] == service["spec"]["selector"]
+    assert pod["spec"]["terminationGracePeriodSeconds"] > GRACE_S
+    assert {one["name"] for one in container["volumeMounts"]} == {one["name"] for one in pod["spec"]["volumes"]}
