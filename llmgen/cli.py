@@ -148,7 +148,16 @@ def _options(
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what happens to stderr.")] = False,
 ) -> None:
     """A generative LLM recommender: the language model's probability times an item prior, on one trie."""
-    logging.basicConfig(level=logging.INFO if verbose else logging.ERROR, stream=sys.stderr, format="%(message)s")
+    shown = logging.StreamHandler(sys.stderr)
+    if not verbose:
+        shown.addFilter(_is_for_everybody)
+    logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, handlers=[shown], format="%(message)s")
+
+
+def _is_for_everybody(record: logging.LogRecord) -> bool:
+    """Errors, and warnings of llmgen, but not those of libraries, and not what the service says of single clients."""
+    ours = record.name.startswith("llmgen.") and not record.name.startswith("llmgen.server.")
+    return ours or record.levelno >= logging.ERROR
 
 
 @app.command()

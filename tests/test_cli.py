@@ -427,6 +427,27 @@ def test_words_of_a_model_are_shown_without_control_characters() -> None:
     assert page.getvalue().splitlines()[1].rstrip() == "[31mred m"
 
 
+@pytest.mark.parametrize(("options", "shown"), [([], ["FILE is damaged", "error: stop"]), (["--verbose"], None)])
+def test_a_warning_of_llmgen_is_shown_and_those_of_libraries_are_not(
+    options: list[str], shown: list[str] | None
+) -> None:
+    code = f"""import logging
+from llmgen import cli, errors, workspace
+
+def load(self, **more):
+    logging.getLogger("llmgen.downloads").warning("FILE is damaged")
+    logging.getLogger("transformers").warning("noise")
+    logging.getLogger("llmgen.server.app").warning("hung up")
+    logging.getLogger("llmgen.downloads").info("details")
+    raise errors.DataError("stop")
+
+workspace.DataSettings.load = load
+cli.main([*{options!r}, "data"])"""
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    everything = ["FILE is damaged", "noise", "hung up", "details", "error: stop"]
+    assert (ran.returncode, ran.stderr.splitlines()) == (1, shown or everything)
+
+
 def test_separator_encoding_and_unit_of_times_can_be_said(llmgen: Callable[..., Ran], tmp_path: Path) -> None:
     (tmp_path / "shop.txt").write_bytes("item_id:title\n7:Café, noir\n8:Cup\n".encode("cp1252"))
     (tmp_path / "sales.txt").write_text("user_id:item_id:timestamp\nu:8:100\nu:7:200\n")
