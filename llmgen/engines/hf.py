@@ -49,6 +49,8 @@ PASS_TOKENS = (
 )
 MOST_NODES = 1024  # of a prompt's tree, which later nodes would look over in vain
 NARROW = 64  # up to so many wanted tokens, the rows of all steps are gathered into one product
+LONGEST = ("max_position_embeddings", "max_seq_len", "max_target_positions", "n_positions", "seq_length")
+WINDOWS = ("sliding_window", "keep_window_size")
 FULL_CHUNK = 64  # steps a pass over the whole vocabulary: 64 x 150,000 float64 are 77 MB
 
 
@@ -121,6 +123,10 @@ class HFEngine:
         self._plain_model = plain
         self._body = plain.get_decoder()
         self._head = plain.get_output_embeddings()
+        if self._head is None:
+            raise ConfigError(
+                f"{name}, a {type(plain).__name__}, has no output layer over a vocabulary; use a causal LM"
+            )
         self._device = self._head.weight.device
         embeddings = (plain.get_input_embeddings(), self._head)
         self._chat = ChatTokenizer(tokenizer, min(one.weight.shape[0] for one in embeddings))
@@ -130,15 +136,14 @@ class HFEngine:
         config = plain.config.get_text_config()
         own = getattr(plain, "generation_config", None)
         self._ends = self._chat.ends(getattr(config, "eos_token_id", None), getattr(own, "eos_token_id", None))
-        self.max_tokens = max_tokens or int(getattr(config, "max_position_embeddings", 4096))
-        window = getattr(config, "sliding_window", None)
-        self._tree_limit = min(self.max_tokens, window) if window else self.max_tokens
-        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-        head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        bytes_a_token = 2 * config.num_hidden_layers * heads * head_size * self._head.weight.element_size()
-        self.batch_tokens = batch_tokens or max(PASS_TOKENS, 1_000_000_000 // bytes_a_token)
+        longest = (getattr(config, field, None) for field in LONGEST)
+        self.max_tokens = max_tokens or int(next(filter(None, longest), 4096))
+        self._tree_limit = min([self.max_tokens, *_windows(config)])
+        self.batch_tokens = batch_tokens or PASS_TOKENS
+        self._bytes_a_token = 0
         self._kept: OrderedDict[tuple[int, ...], _Kept] = OrderedDict()
         self.usage = Usage()
+        self._check_causal()
         for forward in filter(None, (short(self._body), by_transformers(self._body))):
             self._forward = forward
             fault = self._fault()
@@ -147,6 +152,8 @@ class HFEngine:
         self._tree_works = fault is None
         if fault is not None:
             logger.warning("%s runs each path as a whole, which is slow: %s", self.name, fault)
+        elif batch_tokens is None:
+            self.batch_tokens = max(PASS_TOKENS, 1_000_000_000 // self._bytes_a_token)
         self.usage = Usage()  # without the check
 
     @classmethod
@@ -476,21 +483,63 @@ class HFEngine:
         steps = [Step(prompt, suffix, wanted) for prompt in prompts for suffix in suffixes]
         try:
             self._prefill(prompts)
+            kept = self._kept[prompts[0]]
+            held = sum(layer.numel() * layer.element_size() for layer in (*kept.keys, *kept.values))
+            self._bytes_a_token = max(1, held // kept.length)
             hidden = self._hidden_states(prompts, [suffixes, suffixes])
             fast = self._logprobs(hidden, steps)
-        except (AttributeError, IndexError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
-            return str(error)
+        except Exception as error:  # whatever the many models raise: run as a whole, they may do
+            return f"{type(error).__name__}: {error}"
         finally:
             self._kept.clear()
         slow = [self._plain(step) for step in steps]
-        if not all(np.isfinite(row).all() for row in slow):
+        largest = max(float(np.abs((f - f.mean()) - (s - s.mean())).max()) for f, s in zip(fast, slow, strict=True))
+        return None if largest <= self._allowed else f"as a tree its logits differ by {largest:.2g}"
+
+    @property
+    def _allowed(self) -> float:
+        """By how much logits may differ from one pass to another."""
+        return 2e-3 if self._head.weight.dtype == torch.float32 else 0.5
+
+    @torch.inference_mode()
+    def _check_causal(self) -> None:
+        """Refuse a model whose logits after a token are not finite, or change with the tokens behind it.
+
+        Raises:
+            ConfigError: They change.
+            EngineUnavailableError: They are not finite.
+        """
+        tokens = [int(t) for t in np.random.default_rng(1).integers(0, self._head.weight.shape[0], size=12)]
+        ids = torch.tensor([tokens], device=self._device)
+        try:
+            whole, begun = (
+                self._model(input_ids=part, use_cache=False).logits[0, 6].double() for part in (ids, ids[:, :7])
+            )
+        except Exception as error:
+            raise ConfigError(f"{self.name} cannot be run on plain text: {type(error).__name__}: {error}") from error
+        if not (torch.isfinite(whole).all() and torch.isfinite(begun).all()):
             raise EngineUnavailableError(
                 f"{self.name} gives logits that are not finite (NaN or infinite) for a few tokens; its weights are "
                 "damaged, or too large for its dtype: try dtype='float32' or other weights"
             )
-        largest = max(float(np.abs((f - f.mean()) - (s - s.mean())).max()) for f, s in zip(fast, slow, strict=True))
-        allowed = 2e-3 if self._head.weight.dtype == torch.float32 else 0.5
-        return None if largest <= allowed else f"as a tree its logits differ by {largest:.2g}"
+        difference = float((whole.log_softmax(-1) - begun.log_softmax(-1)).abs().max())
+        if difference > self._allowed:
+            raise ConfigError(
+                f"{self.name}, a {type(self._plain_model).__name__}, is no causal LM: its logits after a token differ "
+                f"by {difference:.2g} with the tokens behind it; use a causal LM (BERT and its kin are made one by "
+                "is_decoder=true in their config.json, and by training)"
+            )
+
+
+def _windows(config: Any) -> list[int]:
+    """Lengths of text from which on a model sees or turns tokens otherwise than in shorter texts."""
+    lengths = [getattr(config, field, None) for field in WINDOWS]
+    ropes = getattr(config, "rope_parameters", None) or {}
+    for rope in [ropes, *(part for part in ropes.values() if isinstance(part, dict))]:
+        if rope.get("rope_type") == "longrope":  # other angles for all of a text as soon as it is long
+            first = "original_max_position_embeddings"
+            lengths += [rope.get(first), getattr(config, first, None)]
+    return [length for length in lengths if length]
 
 
 def _batches(things: Sequence[T], size: Callable[[T], int], limit: int) -> Iterator[list[T]]:
