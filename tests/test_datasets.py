@@ -6,7 +6,6 @@ import bz2
 import dataclasses
 import gzip
 import hashlib
-import io
 import json
 import lzma
 import re
@@ -742,26 +741,31 @@ def test_the_unit_of_times_may_be_named(
 def test_a_file_of_zstd_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     own(tmp_path, SHOP_ITEMS, SHOP_LOG)
     packed = tmp_path / "log.csv.zst"
-    packed.write_bytes(b"\x28\xb5\x2f\xfd" + SHOP_LOG.encode())
+    packed.write_bytes(b"<" + SHOP_LOG[:30].encode() + b"><" + SHOP_LOG[30:].encode() + b">")
     for module in ("compression", "zstandard"):
         monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(
-        DataError, match=r"log\.csv\.zst is packed by zstd.*unpack it \(zstd -d .*\), or pip install zstandard"
-    ):
+    says = r"log\.csv\.zst is packed by zstd.*unpack it \(zstd -d .*\), or pip install zstandard"
+    with pytest.raises(DataError, match=says):
         load_tables(tmp_path / "items.csv", packed)
-    decompressor = SimpleNamespace(stream_reader=_without_magic)
-    reader = SimpleNamespace(ZstdDecompressor=lambda: decompressor, ZstdError=ZeroDivisionError)
-    monkeypatch.setitem(sys.modules, "zstandard", reader)
+    decompressor = SimpleNamespace(decompressobj=AngleFrame)
+    package = SimpleNamespace(ZstdDecompressor=lambda: decompressor, ZstdError=ZeroDivisionError)
+    monkeypatch.setitem(sys.modules, "zstandard", package)
     assert load_tables(tmp_path / "items.csv", packed).interactions.rows() == SHOP_ROWS
-    packed.write_bytes(b"")
-    with pytest.raises(DataError, match=r"log\.csv\.zst is not an intact zstd file"):
-        load_tables(tmp_path / "items.csv", packed)
+    for damaged in (packed.read_bytes()[:-1], b"no frame"):
+        packed.write_bytes(damaged)
+        with pytest.raises(DataError, match=r"log\.csv\.zst is not an intact zstd file"):
+            load_tables(tmp_path / "items.csv", packed)
 
 
-def _without_magic(file: io.BytesIO, *, read_across_frames: bool) -> io.BytesIO:
-    assert read_across_frames  # a file may be several frames, one behind the other
-    1 / file.getbuffer().nbytes  # an empty file ends in the error of the package
-    return io.BytesIO(file.read()[4:])
+class AngleFrame:
+    """A frame as the package zstandard reads one, which here stands between angles; it may be cut at its end."""
+
+    def decompress(self, content: bytes) -> bytes:
+        if not content.startswith(b"<"):
+            raise ZeroDivisionError("no frame")  # as the error of the package, which is of no common class
+        inside, end, self.unused_data = content[1:].partition(b">")
+        self.eof = bool(end)
+        return inside
 
 
 def test_decimal_commas_between_semicolons_are_numbers(tmp_path: Path) -> None:

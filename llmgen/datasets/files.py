@@ -186,10 +186,16 @@ def _unpacked_zstd(path: Path, content: bytes) -> bytes:
         except ImportError:
             continue
         try:
-            if name == "zstandard":
-                frames = module.ZstdDecompressor().stream_reader(io.BytesIO(content), read_across_frames=True)
-                return bytes(frames.read())
-            return bytes(module.decompress(content))
+            if name != "zstandard":
+                return bytes(module.decompress(content))
+            made = b""
+            while content:  # one frame, or several one behind the other
+                frame = module.ZstdDecompressor().decompressobj()
+                made += frame.decompress(content)
+                if not frame.eof:  # the package gives what it has, and says nothing
+                    raise ValueError("it ends in the middle")
+                content = frame.unused_data
+            return made
         except module.ZstdError as error:
             raise ValueError(str(error)) from error
     raise DataError(
