@@ -23,7 +23,7 @@ import numpy as np
 
 from llmgen.engines import GenerationConfig, Step, Usage
 from llmgen.engines.chat import ChatTokenizer
-from llmgen.engines.served import IDS, KEY, NEUTRAL, Card, Server, read_chat, read_ids
+from llmgen.engines.served import IDS, KEY, NEUTRAL, Card, Server, read_ids
 from llmgen.errors import ConfigError, EngineError, EngineUnavailableError
 from llmgen.transport import Retry
 from llmgen.types import Completion, FloatArray, IntArray, Message
@@ -211,7 +211,7 @@ class OpenAIEngine:
         chat = self._chat
         if chat is None or not self.constrained:
             most = config.max_new_tokens + config.think_tokens
-            sampling = {"temperature": config.temperature, "seed": config.seed, "max_tokens": most}
+            sampling: dict[str, object] = {"temperature": config.temperature, "seed": config.seed, "max_tokens": most}
 
             def write(messages: Sequence[Message]) -> Completion:
                 if messages[-1].role == "assistant":
@@ -220,7 +220,7 @@ class OpenAIEngine:
                         "use a prompt such as next_item"
                     )
                 turns = [{"role": message.role, "content": message.content} for message in messages]
-                return self._server.ask("/chat/completions", {"messages": turns, **sampling}, read_chat)
+                return self._server.write(turns, sampling)
 
             return self._each(write, chats)
         prompts = self.think(chats, config) if config.think_tokens else [self.tokenize(messages) for messages in chats]

@@ -34,6 +34,19 @@ NEUTRAL = {
     "presence_penalty": 0.0,
     "frequency_penalty": 0.0,
 }
+CUT_OFF = ("length", "max_tokens", "content_filter")
+"""Reasons for an end that is not the model's own."""
+LESSONS = {
+    "max_tokens": "takes max_completion_tokens in the place of max_tokens; thoughts may use up what it allows",
+    "temperature": "takes no temperature: it samples as it likes, and answers may differ from one time to the next",
+    "seed": "takes no seed: answers may differ from one time to the next",
+    "system": "takes no system message: it stands at the head of the user's",
+}
+"""What a server may refuse, and what is done then."""
+_NOT_TAKEN = re.compile(
+    "unsupported|not support|unrecogni[sz]ed|unknown|unexpected|not permitted|not allowed|extra_forbidden|invalid",
+    re.IGNORECASE,
+)
 
 
 class Card(NamedTuple):
@@ -73,6 +86,7 @@ class Server:
         )
         self.model = ""
         self.usage = Usage()
+        self._lessons: frozenset[str] = frozenset()
         self._counting = threading.Lock()
 
     def send(self, method: str, path: str, fields: bytes | dict[str, object] | None = None) -> Response:
@@ -148,6 +162,33 @@ class Server:
         }
         body = f'{json.dumps(fields)[:-1]},"prompt":[{",".join(prompts)}]}}'
         return self.ask("/completions", body.encode(), read, EngineError)
+
+    def write(self, turns: Sequence[dict[str, str]], sampling: dict[str, object]) -> Completion:
+        """What the model writes in a chat.
+
+        Where the server refuses a field by name, or a system message, it is asked again in the way that it takes; what
+        was learned so holds for all later questions.
+
+        Args:
+            turns: Role and content of each message.
+            sampling: `max_tokens`, and what may be left out.
+
+        Raises:
+            EngineUnavailableError, GenerationError: See `ask`.
+        """
+        path = f"{self._api}/chat/completions"
+        lessons = self._lessons
+        while True:
+            response = self.send("POST", path, _as_taken(turns, sampling, lessons))
+            lesson = _lesson(response, turns, lessons)
+            if lesson is None:
+                break
+            lessons |= {lesson}
+        answer = self._read(path, response, read_chat, GenerationError)
+        for lesson in sorted(lessons - self._lessons):
+            logger.warning("%s %s", self.model, LESSONS[lesson])
+        self._lessons |= lessons
+        return answer
 
     def gives_logprobs(self) -> bool:
         """Whether the server answers what a search asks; tried, as many pass over an option they do not know.
@@ -241,12 +282,54 @@ def read_ids(answer: Any) -> tuple[list[int], bool]:
 def read_chat(answer: Any) -> Completion:
     """What a model wrote as the assistant, without thoughts; where the server counts no tokens, bytes are counted.
 
-    Servers send the content as a text, as a list of parts, or as nothing where only thoughts were written.
+    Servers send the content as a text, as a list of parts, or as nothing where only thoughts were written, or where the
+    model refuses and says so elsewhere.
     """
     choice = answer["choices"][0]
-    content = choice["message"].get("content") or ""
-    if isinstance(content, list):
-        content = "".join(str(part.get("text") or "") for part in content if isinstance(part, dict))
-    text = without_thoughts(str(content))
+    message = choice["message"]
+    text = without_thoughts(_text(message.get("content")) or _text(message.get("refusal")))
     count = (answer.get("usage") or {}).get("completion_tokens")
-    return Completion(text, len(text.encode()) if count is None else int(count), choice["finish_reason"] == "stop")
+    finished = choice.get("finish_reason") not in CUT_OFF
+    return Completion(text, len(text.encode()) if count is None else int(count), finished)
+
+
+def _text(content: Any) -> str:
+    """The text of a content: a string, parts of one, or nothing."""
+    if content is None or isinstance(content, str):
+        return content or ""
+    if isinstance(content, list):
+        return "".join(map(_text, content))
+    if isinstance(content, dict):  # thoughts, images and the like have no text
+        return _text(content.get("text", content.get("value")))
+    raise ValueError(f"the content {content!r} is no text")
+
+
+def _as_taken(
+    turns: Sequence[dict[str, str]], sampling: dict[str, object], lessons: frozenset[str]
+) -> dict[str, object]:
+    """A question as a server takes it of which these lessons were learned."""
+    fields = {name: value for name, value in sampling.items() if name not in lessons}
+    if "max_tokens" in lessons:
+        fields["max_completion_tokens"] = sampling["max_tokens"]
+    if "system" in lessons and turns[0]["role"] == "system":
+        head = "\n\n".join(turn["content"] for turn in turns[:2])
+        turns = [{**turns[1], "content": head}, *turns[2:]]
+    return {"messages": list(turns), **fields}
+
+
+def _lesson(response: Response, turns: Sequence[dict[str, str]], known: frozenset[str]) -> str | None:
+    """What a refusal tells of the server's ways that is not known yet."""
+    if response.status not in (400, 422):
+        return None
+    said = response.body.decode(errors="replace")
+    if _NOT_TAKEN.search(said):
+        for name in ("max_tokens", "temperature", "seed"):
+            if name not in known and re.search(rf"\b{name}\b", said):
+                return name
+    if (
+        "system" not in known
+        and turns[0]["role"] == "system"
+        and re.search(r"\b(system|roles?)\b", said, re.IGNORECASE)
+    ):
+        return "system"
+    return None

@@ -731,9 +731,129 @@ def test_without_a_key_none_is_sent(stub: Stub, monkeypatch: pytest.MonkeyPatch)
         ({"content": None, "reasoning_content": "Brazil?"}, ""),
         ({}, ""),
         ({"content": [{"type": "text", "text": "Sol"}, {"type": "text", "text": "aris"}]}, "Solaris"),
+        ({"content": [{"type": "text", "text": {"value": "Solaris", "annotations": []}}]}, "Solaris"),
+        ({"content": ["Sol", {"type": "image_url", "image_url": {}}, "aris", None]}, "Solaris"),
+        ({"content": [{"type": "thinking", "thinking": [{"type": "text", "text": "Brazil?"}]}, "Solaris"]}, "Solaris"),
+        ({"content": {"type": "text", "text": "Solaris"}}, "Solaris"),
         ({"content": "<think>Brazil?</think>\n\nSolaris"}, "Solaris"),
+        ({"content": None, "refusal": "I may not."}, "I may not."),
     ],
 )
 def test_content_in_every_form_that_servers_send(message: dict[str, Any], text: str) -> None:
     answer = {"choices": [{"message": message, "finish_reason": "stop"}], "usage": {"completion_tokens": 3}}
     assert read_chat(answer) == Completion(text, 3, True)
+
+
+@pytest.mark.parametrize("message", [None, "Solaris", {"content": 7}, {"content": [7]}])
+def test_content_that_is_no_text_is_refused(
+    api: Api, load: Callable[..., OpenAIEngine], message: object, catalog: Catalog
+) -> None:
+    api.kind = "chats"
+    api.written = {"message": message, "finish_reason": "stop"}
+    with pytest.raises(GenerationError, match="cannot be read"):
+        load().generate(CHATS[:1], GenerationConfig())
+
+
+@pytest.mark.parametrize(
+    ("reason", "finished"),
+    [("stop", True), ("eos_token", True), (None, True), ("length", False), ("content_filter", False)],
+)
+def test_how_a_text_ended_is_read(reason: str | None, finished: bool) -> None:
+    assert read_chat({"choices": [{"message": {"content": "x"}, "finish_reason": reason}]}).finished is finished
+    assert read_chat({"choices": [{"message": {"content": "x"}}]}).finished
+
+
+def test_a_server_that_writes_nothing_is_told_of(api: Api, load: Callable[..., OpenAIEngine], catalog: Catalog) -> None:
+    """Else a list that comes from the prior alone looks like one of the model."""
+    api.kind = "chats"
+    api.written = {"message": {"content": None}, "finish_reason": "stop"}
+    recommender = Recommender(catalog, load())
+    assert recommender.recommend(Query(k=3)).warnings == ("the model wrote nothing: 3 of 3 places come from the prior",)
+    with pytest.raises(GenerationError, match="the model wrote nothing"):
+        recommender.explain(Query(history=list(catalog)[:3]), catalog[5])
+    api.written["message"] = {"content": [{"type": "text", "text": "As you liked Alien."}]}
+    assert recommender.explain(Query(history=list(catalog)[:3]), catalog[5]).text == "As you liked Alien."
+
+
+TAKES: dict[str, tuple[Callable[[dict[str, Any]], bool], int, str]] = {
+    "OpenAI's models that think": (
+        lambda body: "max_tokens" in body,
+        400,
+        "Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead.",
+    ),
+    "their temperature": (
+        lambda body: body.get("temperature", 1) != 1,
+        400,
+        "Unsupported value: 'temperature' does not support 0.0 with this model. Only the default (1) is supported.",
+    ),
+    "seed": (lambda body: "seed" in body, 400, "Unrecognized request argument supplied: seed"),
+    "seed, by pydantic": (lambda body: "seed" in body, 422, "body.seed: Extra inputs are not permitted"),
+    "Gemma": (lambda body: body["messages"][0]["role"] == "system", 400, "System role not supported"),
+    "Mistral": (
+        lambda body: body["messages"][0]["role"] == "system",
+        400,
+        "After the optional system message, conversation roles must alternate user/assistant/user/assistant/...",
+    ),
+    "o1": (
+        lambda body: body["messages"][0]["role"] == "system",
+        400,
+        "Unsupported value: 'messages[0].role' does not support 'system' with this model.",
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    "names", [*([name] for name in TAKES), ["OpenAI's models that think", "their temperature", "o1"]]
+)
+def test_what_a_server_does_not_take_is_learned_once(
+    api: Api, stub: Stub, load: Callable[..., OpenAIEngine], names: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    api.kind = "chats"
+    engine = load()
+
+    def takes(asked: Asked) -> Reply:
+        body = json.loads(asked.body)
+        wrong = [refusal(status, words) for refuses, status, words in map(TAKES.get, names) if refuses(body)]
+        return wrong[0] if wrong else api(asked)
+
+    stub.answer = takes
+    config = GenerationConfig(temperature=0.0, seed=3, max_new_tokens=9)
+    for _ in range(2):
+        assert [written.text for written in engine.generate(CHATS[:1], config)] == ["Alien"]
+    assert len(stub.asked) == len(names) + 2
+    body = json.loads(stub.asked[-1].body)
+    assert body.get("max_completion_tokens", body.get("max_tokens")) == 9
+    words = "\n\n".join(message.content for message in CHATS[0])
+    assert "\n\n".join(turn["content"] for turn in body["messages"]) == words
+    assert sum("takes" in record.message for record in caplog.records) == len(names)
+    assert ("seed" in body) is not any("seed" in name for name in names)
+    assert ("temperature" in body) is ("their temperature" not in names)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "'max_tokens' is too large: 9. This model's maximum context length is 8 tokens",
+        "temperature must be between 0 and 2",
+        "The model has no chat template",
+    ],
+)
+def test_other_refusals_teach_nothing(api: Api, stub: Stub, load: Callable[..., OpenAIEngine], words: str) -> None:
+    api.kind = "chats"
+    engine = load()
+    stub.answer = lambda asked: refusal(400, words)
+    with pytest.raises(GenerationError, match="HTTP 400"):
+        engine.generate(CHATS[:1], GenerationConfig(max_new_tokens=9))
+    assert len(stub.asked) == 1
+
+
+def test_a_lesson_that_helps_nothing_is_not_kept(api: Api, stub: Stub, load: Callable[..., OpenAIEngine]) -> None:
+    api.kind = "chats"
+    engine = load()
+    stub.answer = lambda asked: refusal(400, "max_tokens is unsupported, and so is everything else")
+    with pytest.raises(GenerationError, match="everything else"):
+        engine.generate(CHATS[:1], GenerationConfig(max_new_tokens=9))
+    stub.answer = api
+    stub.asked.clear()
+    engine.generate(CHATS[:1], GenerationConfig(max_new_tokens=9))
+    assert json.loads(stub.asked[0].body)["max_tokens"] == 9
