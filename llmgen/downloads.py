@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import importlib.metadata
-import io
 import logging
 import os
 import re
@@ -27,6 +26,9 @@ from llmgen.errors import DownloadError
 from llmgen.progress import Stage
 
 logger = logging.getLogger(__name__)
+
+RAW_SINCE = (24, 1)
+"""The version of pip that can say how far it is in lines that a program reads."""
 
 
 def cache_dir() -> Path:
@@ -51,7 +53,7 @@ def fetch_wheel(name: str, version: str, sha256: str, *, progress: bool = True) 
         name: Project name on the index.
         version: Exact version.
         sha256: Of the wheel, 64 hex digits.
-        progress: Whether pip's own lines and progress bar appear on stderr.
+        progress: Whether a line and how far it is appear on stderr.
 
     Raises:
         DownloadError: pip is missing, could not fetch the wheel, or what it fetched is another file. Nothing is left
@@ -73,10 +75,9 @@ def fetch_wheel(name: str, version: str, sha256: str, *, progress: bool = True) 
     with _cleared_on_exit(folder) as part:
         requirements = part / "requirements.txt"
         requirements.write_text(f"{name}=={version} --hash=sha256:{sha256}\n", encoding="utf-8")
-        with Stage(
-            f"fetching {name} {version}", 0, shown=progress and not sys.stderr.isatty()
-        ):  # pip draws a bar there
-            status, said = _pip_download(requirements, part / "fetched", progress=progress)
+        if progress:
+            print(f"fetching {name} {version}, once, into {folder}", file=sys.stderr, flush=True)
+        status, said = _pip_download(requirements, part / "fetched", f"fetching {name}", progress=progress)
         if status != 0:
             raise DownloadError(f"pip could not fetch {name} {version}: {_reason(said)}; {_cure(said)}, {advice}")
         fetched = sorted((part / "fetched").glob("*.whl"))
@@ -162,38 +163,40 @@ def _has_pip() -> bool:
     return next(iter(importlib.metadata.distributions(name="pip")), None) is not None
 
 
-def _pip_download(requirements: Path, target: Path, *, progress: bool) -> tuple[int, str]:
-    """Run pip; its exit status, and what it wrote to stderr."""
+def _pip_download(requirements: Path, target: Path, label: str, *, progress: bool) -> tuple[int, str]:
+    """Run pip; its exit status, and what it wrote to stderr. Of what it says on stdout, only how far it is is told."""
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "--no-input"]
     command += ["--disable-pip-version-check", "--require-hashes", "-r", str(requirements), "--dest", str(target)]
-    said: list[str] = []
-    # pip draws its bar on stdout; here that belongs to the caller's results, so it goes to stderr.
-    with subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=_stderr_descriptor() if progress else subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        encoding="utf-8",
-        errors="replace",
-    ) as process:
-        assert process.stderr is not None
+    if tuple(map(int, re.findall(r"\d+", importlib.metadata.version("pip"))[:2])) >= RAW_SINCE:
+        command += ["--progress-bar", "raw"]
+    # to a file, since a full pipe that nobody reads would stop pip
+    with (
+        requirements.with_name("stderr.txt").open("w+", encoding="utf-8", errors="replace") as errors,
+        subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            encoding="utf-8",
+            errors="replace",
+        ) as process,
+        contextlib.ExitStack() as stages,
+    ):
+        assert process.stdout is not None
+        stage: Stage | None = None
         try:
-            for line in process.stderr:
-                said.append(line)
-                if progress:
-                    sys.stderr.write(line)
-                    sys.stderr.flush()
-            return process.wait(), "".join(said)
+            for line in process.stdout:
+                if found := re.match(r"Progress (\d+) of (\d+)", line):
+                    done, total = (int(part) // 1_000_000 for part in found.groups())
+                    if stage is None:
+                        stage = stages.enter_context(Stage(f"{label}, MB", total, shown=progress))
+                    stage.advance(done - stage.done)
+            status = process.wait()
         finally:
             if process.poll() is None:
                 process.kill()
-
-
-def _stderr_descriptor() -> int:
-    try:
-        return sys.stderr.fileno()
-    except (AttributeError, OSError, ValueError, io.UnsupportedOperation):  # a notebook or a capturing test runner
-        return 2
+        errors.seek(0)
+        return status, errors.read()
 
 
 def _reason(said: str) -> str:

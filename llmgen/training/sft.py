@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import logging
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any, NamedTuple, cast
@@ -31,6 +32,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.utils.logging import disable_progress_bar
 from trl.scripts.utils import TrlParser
 from trl.trainer.sft_config import SFTConfig
 
@@ -107,6 +109,7 @@ def parse(arguments: Sequence[str] | None = None) -> tuple[Recipe, SFTConfig]:
         save_total_limit=2,
         lr_scheduler_type="cosine",
         warmup_steps=10,
+        disable_tqdm=not sys.stderr.isatty(),  # a log has the lines of `Stage`
     )
     recipe, args = parser.parse_args_and_config(args=None if arguments is None else list(arguments))
     return cast(Recipe, recipe), cast(SFTConfig, args)
@@ -284,6 +287,8 @@ def load(recipe: Recipe) -> Data:
 def load_model(recipe: Recipe) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The base model and its tokenizer, in the recipe's precision or quantized as it says."""
     name = recipe.base_model()
+    if not sys.stderr.isatty():
+        disable_progress_bar()  # type: ignore[no-untyped-call]
     cuda = torch.cuda.is_available()
     device, precision = ("cuda", "bfloat16") if cuda else ("cpu", "float32")
     dtype = getattr(torch, recipe.dtype or precision)
