@@ -786,6 +786,16 @@ def test_decimal_commas_between_semicolons_are_numbers(tmp_path: Path) -> None:
         "timestamp: decimal commas read": ("interactions", "noted", 1),
         "stars: decimal commas read": ("interactions", "noted", 1),
     }
+    log = "user_id;item_id;timestamp\nu;7;200\n"
+    odd = own(tmp_path, "item_id;title;price\n7;Mug;10,99\n8;Cup;—\n9;Pot;7,5\n", log, attributes=("price",))
+    assert {found.rule: (found.count, found.examples) for found in odd.report.rules} == {
+        NO_NUMBERS: (1, ("row 2: '—'",))
+    }
+    thousands = own(tmp_path, "item_id;title;price\n7;Mug;1.299\n8;Cup;700\n", log, attributes=("price",))
+    assert thousands.catalog["7"].attributes["price"] == 1.299
+    assert {found.rule: (found.count, found.examples) for found in thousands.report.rules} == {
+        "price: the point read as a decimal point, not as one between thousands": (1, ("row 1: '1.299'",))
+    }
     commas = own(tmp_path, 'item_id,title,price\n7,Mug,"10,99"\n8,Cup,"7,00"\n', SHOP_LOG, attributes=("price",))
     assert [item.attributes["price"] for item in commas.catalog] == ["10,99", "7,00"]  # a thousand and ninety-nine?
 
@@ -1113,6 +1123,9 @@ NO_NUMBERS = "price: read as text, since these cells are not numbers"
         (("10.99", "—", "7"), 1, ("row 2: '—'",)),
         (("10.99", "", "7"), 0, ()),  # an empty cell is no price
         (("1,299.00", "7", "20-30", "5", "3"), 2, ("row 1: '1,299.00'", "row 3: '20-30'")),
+        (("$10.99", "$5", "free"), 3, ("row 1: '$10.99'", "row 2: '$5'", "row 3: 'free'")),
+        (("1 299 €", "EUR 5", "7 %"), 3, ("row 1: '1 299 €'", "row 2: 'EUR 5'", "row 3: '7 %'")),
+        (("10:30", "2001-01-02", "1.2.3", "007", "C3PO", "Top 10"), 0, ()),
         (("cheap", "dear", "7"), 0, ()),  # most cells are words: the column is text
     ],
 )

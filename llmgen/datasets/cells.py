@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import math
 import re
+import unicodedata
 from collections.abc import Sequence
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -29,6 +30,7 @@ UNITS = ((1e11, 1e14, 1e3, "milliseconds"), (1e14, 1e17, 1e6, "microseconds"), (
 """From, to, how many a second: 1e11 seconds are the year 5138, 1e11 milliseconds the year 1973, and so on."""
 BY_CHANCE = 0.2  # of numbers of eight digits in the range of dates one in 27 is a date by chance
 
+_LIKE_NUMBER = re.compile(r"[-+]?([1-9][0-9]{0,2}([.,'\s][0-9]{3})+|0|[1-9][0-9]*)([.,][0-9]+)?")
 _WITH_COMMA = re.compile(r"-?([1-9][0-9]{0,2}(\.[0-9]{3})+|0|[1-9][0-9]*)(,[0-9]+)?")
 _NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]+)?")
 
@@ -54,6 +56,21 @@ def is_number(cell: str) -> bool:
     return _NUMBER.fullmatch(cell.strip()) is not None
 
 
+def is_like_number(cell: str) -> bool:
+    """Whether a text is a number to a reader: also with a currency, %, signs between thousands, a decimal comma.
+
+    >>> [is_like_number(cell) for cell in ("$1,299.00", "10,99 EUR", "7 %", "20-30", "007", "Top 10")]
+    [True, True, True, False, False, False]
+    """
+    plain = "".join(sign for sign in cell if sign != "%" and unicodedata.category(sign) != "Sc").strip()
+    return _LIKE_NUMBER.fullmatch(re.sub(r"^[A-Z]{3} ?| ?[A-Z]{3}$", "", plain)) is not None
+
+
+def has_comma(cell: str) -> bool:
+    """Whether a text is a number as those with decimal commas are written, `1.234,5`."""
+    return _WITH_COMMA.fullmatch(cell.strip()) is not None
+
+
 def with_points(cells: Sequence[str | None]) -> tuple[list[str | None], int]:
     """A column of numbers with decimal commas (`1.234,5`), written with points, and how many cells had a comma.
 
@@ -61,7 +78,7 @@ def with_points(cells: Sequence[str | None]) -> tuple[list[str | None], int]:
     """
     filled = [cell.strip() for cell in cells if cell is not None and cell.strip()]
     commas = sum("," in cell for cell in filled)
-    if not commas or not all(_WITH_COMMA.fullmatch(cell) for cell in filled):
+    if not commas or not all(map(has_comma, filled)):
         return list(cells), 0
     return [cell if cell is None else cell.replace(".", "").replace(",", ".") for cell in cells], commas
 

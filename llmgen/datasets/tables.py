@@ -17,7 +17,9 @@ from llmgen.datasets.cells import (
     TIME_UNITS,
     attribute,
     blank,
+    has_comma,
     is_filled,
+    is_like_number,
     is_number,
     odd_ones,
     ratings,
@@ -199,13 +201,14 @@ def _catalog(
             continue
         if table.is_text:
             if table.separator == ";":
+                _note_points(judge.tally, column, cells)
                 cells, commas = with_points(cells)
                 judge.tally.add_many(f"{column}: decimal commas read", "items", "noted", commas, ())
             kept[column] = [None] * len(cells)
             found_types = typed([cells[row] for row in good], list_separator)  # what is left out decides on no type
             for row, value in zip(good, found_types, strict=True):
                 kept[column][row] = value
-            _note_text(judge.tally, column, kept[column], cells, is_text=table.is_text)
+            _note_text(judge.tally, column, kept[column], cells, table)
             continue
         read = [attribute(cell) for cell in cells]
         kept[column] = whole([found.value for found in read])
@@ -213,7 +216,7 @@ def _catalog(
         good = _sift(good, judge, rule, column, cells, [not found.fine for found in read].__getitem__)
         odd = odd_ones(kept[column])
         good = _sift(good, judge, "of another type than the rows before", column, cells, odd.__getitem__)
-        _note_text(judge.tally, column, kept[column], cells, is_text=table.is_text)
+        _note_text(judge.tally, column, kept[column], cells, table)
     if not good:
         raise DataError(f"{judge.path}: none of {table.rows} rows is an item: {judge.reasons()}")
     made = []
@@ -227,19 +230,31 @@ def _catalog(
 
 
 def _note_text(
-    tally: Tally, column: str, kept: Sequence[Attribute | None], cells: Sequence[object], *, is_text: bool
+    tally: Tally, column: str, kept: Sequence[Attribute | None], cells: Sequence[object], table: Columns
 ) -> None:
     """Tell of a column of text most of whose cells are numbers: a filter with a range finds none of its items."""
     texts = {row: value for row, value in enumerate(kept) if isinstance(value, str)}
-    numbers = {row: value for row, value in texts.items() if is_number(value)}
+    numbers = [row for row, value in texts.items() if is_like_number(value)]
     if 2 * len(numbers) < len(texts):
         return
-    if is_text:
-        found, rule = sorted(texts.keys() - numbers.keys()), "read as text, since these cells are not numbers"
+    if table.is_text:
+        odd = [row for row, value in texts.items() if not is_number(value)]
+        if table.separator == ";":  # those with decimal commas are fine, unless they are all there is
+            odd = [row for row in odd if not has_comma(texts[row])] or odd
+        found, rule = odd, "read as text, since these cells are not numbers"
     else:
-        found, rule = sorted(numbers), "numbers written as text, which a range does not find"
+        found, rule = numbers, "numbers written as text, which a range does not find"
     examples = [f"row {row + 1}: {cells[row]!r}" for row in found[:EXAMPLES]]
     tally.add_many(f"{column}: {rule}", "items", "noted", len(found), examples)
+
+
+def _note_points(tally: Tally, column: str, cells: Sequence[str | None]) -> None:
+    """Tell of numbers such as `1.299`, where files between semicolons often have a point between thousands."""
+    filled = {row: cell for row, cell in enumerate(cells) if cell is not None and cell.strip()}
+    if all(map(has_comma, filled.values())) and not any("," in cell for cell in filled.values()):
+        found = [f"row {row + 1}: {cell!r}" for row, cell in filled.items() if "." in cell]
+        rule = "the point read as a decimal point, not as one between thousands"
+        tally.add_many(f"{column}: {rule}", "items", "noted", len(found), found)
 
 
 def _plain(cells: Sequence[object], column: str, tally: Tally) -> list[Any]:
