@@ -122,11 +122,12 @@ class ArmConfig(BaseModel):
         try:
             return cls.model_validate(dict(settings))
         except ValidationError as error:
-            first = error.errors()[0]
             known = ", ".join(cls.model_fields)
-            where = f", {'.'.join(map(str, first['loc']))}" if first["loc"] else ""
-            said = first["msg"].removeprefix("Value error, ")
-            raise ConfigError(f"arm {name!r}{where}: {said}; an arm has {known}") from None
+            lines = []
+            for one in error.errors():
+                where = f", {'.'.join(map(str, one['loc']))}" if one["loc"] else ""
+                lines.append(f"arm {name!r}{where}: {one['msg'].removeprefix('Value error, ')}; an arm has {known}")
+            raise ConfigError("\n".join(lines)) from None
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,6 +11,7 @@ from llmgen.errors import ConfigError, LLMGenError
 from llmgen.evaluation.arms import BEST, NONE, ArmConfig
 from llmgen.evaluation.baselines import REPEAT_GRID, default_grids
 from llmgen.evaluation.config import RunConfig
+from llmgen.evaluation.memory import budget
 from llmgen.evaluation.protocol import Protocol
 from llmgen.priors import kinds as prior_kinds
 from llmgen.prompting import task_of
@@ -86,6 +87,10 @@ def _of_run(config: RunConfig, gates: Sequence[str], from_log: bool) -> Iterator
             yield f"an arm may not be called {name!r}: that is a classic baseline's name"
         if config.baseline and config.baseline not in {*config.arms, *classics}:
             yield f"the baseline {config.baseline!r} is no arm; there are {', '.join([*config.arms, *classics])}"
+    try:
+        budget(config.memory)
+    except ConfigError as error:
+        yield str(error)
     if config.classics != "none" and config.also and find_spec("implicit") is None:
         yield f"{config.also[0]} needs llmgen[factors], which is not installed; pip install 'llmgen[factors]'"
 
@@ -98,6 +103,8 @@ def _of_engine(name: str) -> Iterator[str]:
 
 def _of_arm(arm: ArmConfig, config: RunConfig, from_log: bool) -> Iterator[str]:
     yield from (f": {said}" for said in _of_engine(arm.engine))
+    if arm.engine == "none" and arm.lm_weight == "tuned":
+        yield ": the engine is none, so there is no model whose weight could be tuned; leave lm_weight out"
     if arm.engine == "none" and arm.decoding == "free":
         yield ": free decoding needs an engine that writes the text, and the engine is none"
     if isinstance(arm.priors, str):
@@ -106,14 +113,19 @@ def _of_arm(arm: ArmConfig, config: RunConfig, from_log: bool) -> Iterator[str]:
             yield f": no priors are called {arm.priors!r}; there are {', '.join(there)}"
     else:
         yield from (f": {said}" for said in prior_kinds.wrong(arm.priors))
+    task = "recommend" if config.protocol.candidates is None else "rank"
+    prompt = arm.prompt
+    if arm.adapter is not None:
+        try:
+            record = AdapterRecord.read(arm.adapter)
+            if record is not None and not prompt and task == "recommend":
+                prompt = record.prompt
+        except LLMGenError as error:
+            yield f": {error}"
     try:
         library = PromptLibrary.default(*([arm.prompt_folder] if arm.prompt_folder else []))
-        record = None if arm.adapter is None else AdapterRecord.read(arm.adapter)
-        task = "recommend" if config.protocol.candidates is None else "rank"
-        if arm.prompt and task_of(library[arm.prompt]) != task:
-            given, wanted = library[arm.prompt].task, "next_item" if task == "recommend" else "rerank"
-            yield f": the prompt {arm.prompt!r} is for the task {given}, and this run wants {wanted}"
-        if record is not None and not arm.prompt and task == "recommend":
-            _ = library[record.prompt]
+        if prompt and task_of(library[prompt]) != task:
+            given, wanted = library[prompt].task, "next_item" if task == "recommend" else "rerank"
+            yield f": the prompt {prompt!r} is for the task {given}, and this run wants {wanted}"
     except LLMGenError as error:
         yield f": {error}"

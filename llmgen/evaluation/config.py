@@ -67,8 +67,8 @@ class RunConfig(BaseModel):
                 the file.
 
         Raises:
-            ConfigError: A file that is not there, is no YAML, or has settings that there are not; a named data set
-                in place of the file's tables.
+            ConfigError: A file that is not there, is no YAML, or has settings that there are not, one line each; a
+                named data set in place of the file's tables.
         """
         found: Any = {}
         if path is not None:
@@ -80,26 +80,38 @@ class RunConfig(BaseModel):
                 raise ConfigError(f"{path} is not YAML: {error}") from None
             if not isinstance(found, dict):
                 raise ConfigError(f"{path} must hold settings such as protocol and arms, not {type(found).__name__}")
-        parsed = [ArmConfig.parse(text) for text in arms]
-        names = [name for name, _ in parsed]
-        if twice := sorted({name for name in names if names.count(name) > 1}):
-            raise ConfigError(f"two arms are called {twice[0]!r}; give each a name of its own")
-        given = found.get("arms") or {}
-        found["arms"] = dict(parsed) or {name: ArmConfig.of(name, settings or {}) for name, settings in given.items()}
+        wrong: list[str] = []
+        parsed: dict[str, ArmConfig] = {}
+        texts = list(arms)
+        for given in texts or (found.get("arms") or {}).items():
+            try:
+                name, arm = ArmConfig.parse(given) if isinstance(given, str) else _named(*given)
+            except ConfigError as error:
+                wrong.append(str(error))
+                continue
+            if name in parsed:
+                wrong.append(f"two arms are called {name!r}; give each a name of its own")
+            parsed[name] = arm
+        found["arms"] = parsed
         protocol = dict(found.get("protocol") or {})
         for name, value in changes.items():
             if value is not None:
                 if name == "data":
                     data = protocol.get("data") or {}
                     if "items" in data and "dataset" in value:
-                        raise ConfigError(
-                            f"{path} reads the tables {data['items']} and so on, not the data set {value['dataset']}"
-                        )
+                        wrong.append(f"{path} reads the tables {data['items']}, not the data set {value['dataset']}")
                     value = {**data, **value}
                 (protocol if name in Protocol.model_fields else found)[name] = value
         try:
-            return cls.model_validate({**found, "protocol": protocol})
+            made = cls.model_validate({**found, "protocol": protocol})
         except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(map(str, first["loc"]))
-            raise ConfigError(f"{path or 'settings'}, {where}: {first['msg']}, not {first['input']!r}") from None
+            for one in error.errors():
+                where = ".".join(map(str, one["loc"]))
+                wrong.append(f"{path or 'settings'}, {where}: {one['msg']}, not {one['input']!r}")
+        if wrong:
+            raise ConfigError("\n".join(wrong))
+        return made
+
+
+def _named(name: str, settings: Mapping[str, Any] | None) -> tuple[str, ArmConfig]:
+    return name, ArmConfig.of(name, settings or {})

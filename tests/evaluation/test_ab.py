@@ -202,6 +202,34 @@ def test_all_that_is_wrong_is_told_before_any_data_is_read(log: dict[str, Any], 
     assert not (tmp_path / "out").exists()
 
 
+def test_settings_of_the_wrong_kind_are_all_told_in_one_message(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(
+        "protocol: {k: 0, split: thrice}\nmetrc: hr@5\nlatency_users: -1\n"
+        "arms: {A: {promt: x, max_history: -1}, B: {prompt: next_item}, C: {lm_weight: much}}\n"
+    )
+    with pytest.raises(ConfigError) as error:
+        RunConfig.read(path)
+    told = str(error.value).splitlines()
+    parts = ("max_history", "promt", "lm_weight", "lm_weight", "protocol.k", "protocol.split", "latency_users", "metrc")
+    for part in parts:
+        assert any(part in line for line in told), part
+    assert len(told) == len(parts)
+    with pytest.raises(ConfigError, match=r"arm is NAME=PROMPT(.|\n)*two arms are called 'B'"):
+        RunConfig.read(None, ["A", "B=next_item", "B=next_item"])
+
+
+def test_memory_prompt_and_adapter_of_an_arm_are_told_together(log: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "llmgen.json").write_text("{")
+    arm = {"prompt": "nxt_item", "adapter": str(tmp_path), "engine": "none", "lm_weight": "tuned"}
+    wrong = RunConfig.model_validate({"protocol": log, "arms": {"A": arm}, "metric": "ndcg@3", "memory": 1e9})
+    with pytest.raises(ConfigError) as error:
+        llmgen.evaluation.checks.check(wrong)
+    memory, weight, adapter, prompt = str(error.value).splitlines()
+    assert "no model whose weight" in weight
+    assert "this machine's" in memory and "no record of an adapter" in adapter and "nxt_item" in prompt
+
+
 def test_an_arm_may_do_without_a_model(log: dict[str, Any], tmp_path: Path) -> None:
     arms = {
         "A": {"engine": "none", "priors": {"popularity": {}}},

@@ -132,7 +132,7 @@ def test_the_data_set_of_a_file_can_be_named_later(tmp_path: Path, protocol: dic
     assert RunConfig.read(path).protocol.data == {"dataset": "here.zip", "core": 5}
     assert RunConfig.read(None, data={"dataset": str(tmp_path)}).protocol.data == {"dataset": str(tmp_path)}
     path.write_text("protocol: {data: {items: a.csv, interactions: b.csv}}")
-    with pytest.raises(ConfigError, match=r"reads the tables a\.csv and so on, not the data set there\.zip"):
+    with pytest.raises(ConfigError, match=r"reads the tables a\.csv, not the data set there\.zip"):
         RunConfig.read(path, data={"dataset": "there.zip"})
 
 
