@@ -6,7 +6,7 @@ import logging
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol, TypeVar, get_args, overload, runtime_checkable
 
@@ -59,6 +59,7 @@ from llmgen.weights import SparseWeights
 logger = logging.getLogger(__name__)
 
 Work = TypeVar("Work")
+Answer = TypeVar("Answer")
 Decoding = Literal["trie", "raw", "fused", "free"]
 Factors = Combined | SparseCombined
 CHUNK = 64  # queries worked on together: bounds the priors' arrays, [64, n_items]
@@ -342,9 +343,25 @@ class Recommender:
         """The rating that the user would give to an item; see `rate_many`."""
         return self.rate_many([(query, item)], labels=labels)[0]
 
+    @overload
     def rate_many(
-        self, pairs: Sequence[tuple[Query, Item | str]], *, labels: Sequence[str] = RATINGS
-    ) -> list[RatingPrediction]:
+        self,
+        pairs: Sequence[tuple[Query, Item | str]],
+        *,
+        labels: Sequence[str] = RATINGS,
+        on_error: Literal["raise"] = "raise",
+    ) -> list[RatingPrediction]: ...
+    @overload
+    def rate_many(
+        self, pairs: Sequence[tuple[Query, Item | str]], *, labels: Sequence[str] = RATINGS, on_error: Literal["return"]
+    ) -> list[RatingPrediction | LLMGenError]: ...
+    def rate_many(
+        self,
+        pairs: Sequence[tuple[Query, Item | str]],
+        *,
+        labels: Sequence[str] = RATINGS,
+        on_error: OnError = "raise",
+    ) -> list[RatingPrediction] | list[RatingPrediction | LLMGenError]:
         """Predicted ratings: a distribution over the labels for each query and item.
 
         The model's probability of each label, to the power of `rating_lm_weight`, times the rating priors.
@@ -352,20 +369,25 @@ class Recommender:
         Args:
             pairs: Queries, with `ratings` of their history where these are known, and items of the catalog or ids.
             labels: The possible ratings, numbers as strings, none twice, at least two.
+            on_error: See `recommend_many`.
 
         Raises:
             UnknownItemError: An item is not in the catalog.
-            ConfigError: There is neither an engine nor a rating prior.
-            GenerationError: An engine that can only write wrote none of the labels.
-            ValueError: Labels that are not numbers, repeat or are fewer than two.
+            ConfigError: There is neither an engine nor a rating prior; whatever `on_error` says.
+            GenerationError: An engine that can only write wrote none of the labels, or one gave logits that are none.
+            ArgumentError: Labels that are not numbers, repeat or are fewer than two.
         """
+        rating_values(labels)
+        if not (self.rating_priors or (self.engine is not None and self.rating_lm_weight > 0)):
+            raise ConfigError("a rating needs a language model or a rating prior, and there is neither; give one")
+        return _each(partial(self._rate, labels=labels), pairs, on_error)
+
+    def _rate(self, pairs: Sequence[tuple[Query, Item | str]], labels: Sequence[str]) -> list[RatingPrediction]:
         values = rating_values(labels)
         asked = [(self.catalog.resolved(query), self.catalog[self.catalog.index(key)]) for query, key in pairs]
         said = rating_terms(self.rating_priors, asked, values)
         weights = {prior.name: prior.weight for prior in self.rating_priors}
         if self.engine is None or self.rating_lm_weight == 0:
-            if not said:
-                raise ConfigError("a rating needs a language model or a rating prior, and there is neither; give one")
             masses, reference = [math.nan] * len(asked), ""
         else:
             shares, reference = self._ask_ratings(self.engine, asked, labels)
@@ -406,13 +428,38 @@ class Recommender:
         """
         return self.explain_many([(query, item)], max_new_tokens=max_new_tokens)[0]
 
-    def explain_many(self, pairs: Sequence[tuple[Query, Item | str]], *, max_new_tokens: int = 80) -> list[Explanation]:
+    @overload
+    def explain_many(
+        self,
+        pairs: Sequence[tuple[Query, Item | str]],
+        *,
+        max_new_tokens: int = 80,
+        on_error: Literal["raise"] = "raise",
+    ) -> list[Explanation]: ...
+    @overload
+    def explain_many(
+        self, pairs: Sequence[tuple[Query, Item | str]], *, max_new_tokens: int = 80, on_error: Literal["return"]
+    ) -> list[Explanation | LLMGenError]: ...
+    def explain_many(
+        self, pairs: Sequence[tuple[Query, Item | str]], *, max_new_tokens: int = 80, on_error: OnError = "raise"
+    ) -> list[Explanation] | list[Explanation | LLMGenError]:
         """Why each item suits its user; see `explain`. They are worked on together.
 
+        Args:
+            pairs: Queries, and items of the catalog or ids.
+            max_new_tokens: Tokens of a reason at most, 1 or more.
+            on_error: See `recommend_many`.
+
         Raises:
-            UnknownItemError, ConfigError, GenerationError: As `explain`; nothing is returned then.
+            UnknownItemError, GenerationError: As `explain`, with the number of the query; nothing is returned then.
+            ConfigError: There is no engine; whatever `on_error` says.
         """
         engine = needs_engine(self.engine, "explaining")
+        return _each(partial(self._explain, engine, max_new_tokens), pairs, on_error)
+
+    def _explain(
+        self, engine: Engine, max_new_tokens: int, pairs: Sequence[tuple[Query, Item | str]]
+    ) -> list[Explanation]:
         about, prompts = [], []
         for given, key in pairs:
             query, item = self.catalog.resolved(given), self.catalog[self.catalog.index(key)]
@@ -729,14 +776,14 @@ class Recommender:
 
 
 def _each(
-    run: Callable[[Sequence[Work]], list[Recommendations]],
+    run: Callable[[Sequence[Work]], list[Answer]],
     works: Sequence[Work],
     on_error: OnError,
     advance: Callable[[int], None] = lambda steps: None,
-) -> list[Recommendations | LLMGenError]:
+) -> list[Answer | LLMGenError]:
     """The answers of `run`, a chunk at a time; an error is raised with its place, or stands in its place."""
     check_on_error(on_error)
-    answers: list[Recommendations | LLMGenError] = []
+    answers: list[Answer | LLMGenError] = []
     for start in range(0, len(works), CHUNK):
         chunk = works[start : start + CHUNK]
         for number, answer in enumerate(isolate(run, chunk), start):

@@ -25,6 +25,7 @@ from llmgen.errors import (
     ConfigError,
     EngineUnavailableError,
     GenerationError,
+    LLMGenError,
     SearchError,
     TemplateNotFoundError,
     UnknownItemError,
@@ -216,13 +217,52 @@ def test_one_unknown_candidate_stops_no_other_ranking() -> None:
         recommender.rank_many([good, (Query(), ["none"]), good])
 
 
-def test_logits_that_are_not_finite_cost_only_their_own_request_its_answer() -> None:
-    class Damaged(FakeEngine):
-        def next_logprobs(self, steps: Sequence[Step]) -> list[FloatArray]:
-            heat = tuple(b"Heat")
-            broken = [any(step.prompt[at : at + 4] == heat for at in range(len(step.prompt))) for step in steps]
-            return [np.where(bad, np.nan, row) for bad, row in zip(broken, super().next_logprobs(steps), strict=True)]
+class Damaged(FakeEngine):
+    """Knows nothing of those who have seen Heat, and has no words for them."""
 
+    def next_logprobs(self, steps: Sequence[Step]) -> list[FloatArray]:
+        heat = tuple(b"Heat")
+        broken = [any(step.prompt[at : at + 4] == heat for at in range(len(step.prompt))) for step in steps]
+        return [np.where(bad, np.nan, row) for bad, row in zip(broken, super().next_logprobs(steps), strict=True)]
+
+    def generate(self, chats: Sequence[Sequence[Message]], config: GenerationConfig) -> list[Completion]:
+        broken = ["Heat" in chat[-1].content for chat in chats]
+        written = super().generate(chats, config)
+        return [Completion("", 0, True) if bad else text for bad, text in zip(broken, written, strict=True)]
+
+
+@pytest.mark.parametrize("constrained", [True, False])
+@pytest.mark.parametrize("task", ["rate", "explain"])
+def test_one_rating_or_reason_that_fails_stops_no_other(task: str, constrained: bool) -> None:
+    recommender = Recommender(FILMS, Damaged(["4"], constrained=constrained))
+    pairs = [(Query([FILMS[taken]], ratings=[4]), "u") for taken in "ahm"] + [(Query(), "none"), (Query(), "f")]
+    many, one = {
+        "rate": (recommender.rate_many, recommender.rate),
+        "explain": (recommender.explain_many, recommender.explain),
+    }[task]
+    answers = many(pairs, on_error="return")  # type: ignore[operator]
+    assert [type(answer) for answer in answers if isinstance(answer, LLMGenError)] == [
+        GenerationError,
+        UnknownItemError,
+    ]
+    for number in (0, 2, 4):
+        assert answers[number] == one(*pairs[number])  # type: ignore[operator]
+    with pytest.raises(GenerationError, match=r"^query 1 of 5 \(counted from 0\): "):
+        many(pairs)  # type: ignore[operator]
+    with pytest.raises(ValueError, match="'ignore'"):
+        many(pairs, on_error="ignore")  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("on_error", ["raise", "return"])
+def test_a_setting_that_no_rating_or_reason_can_have_is_raised(on_error: Any) -> None:
+    recommender = Recommender(FILMS, None)
+    with pytest.raises(ConfigError, match="neither"):
+        recommender.rate_many([(Query(), "u")], on_error=on_error)
+    with pytest.raises(ConfigError, match="explaining needs a language model"):
+        recommender.explain_many([(Query(), "u")], on_error=on_error)
+
+
+def test_logits_that_are_not_finite_cost_only_their_own_request_its_answer() -> None:
     recommender = Recommender(FILMS, Damaged())
     queries = [Query([FILMS["a"]], k=2), Query([FILMS["h"]], k=2), Query([FILMS["u"]], k=2)]
     first, error, last = recommender.recommend_many(queries, on_error="return")

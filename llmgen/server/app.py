@@ -204,7 +204,7 @@ class _State:
         request: Request,
         group: Hashable,
         work: Any,
-        run: Callable[[Sequence[Any]], Sequence[Answer]],
+        run: Callable[[Sequence[Any]], Sequence[Answer | LLMGenError]],
         *,
         at_most_s: float = math.inf,
     ) -> Answer:
@@ -308,9 +308,12 @@ def _add_answers(app: FastAPI, state: _State) -> None:
         query = body.value(snapshot.history(body.history))
         chosen = snapshot.variant("rate", Choice(body.prompt))
 
-        def run(works: Sequence[list[tuple[Query, Any]]]) -> list[list[Any]]:
-            rated = iter(chosen.rate_many([pair for pairs in works for pair in pairs], labels=labels))
-            return [[next(rated) for _ in pairs] for pairs in works]
+        def run(works: Sequence[list[tuple[Query, Any]]]) -> list[list[Any] | LLMGenError]:
+            together = [pair for pairs in works for pair in pairs]
+            rated = iter(chosen.rate_many(together, labels=labels, on_error="return"))
+            ratings = [[next(rated) for _ in pairs] for pairs in works]
+            # of a request with several items, the first that failed is its error
+            return [next((one for one in rows if isinstance(one, LLMGenError)), rows) for rows in ratings]
 
         pairs = [(query, item) for item in snapshot.items(body.items)]
         ratings = await state.ask(request, (chosen, "rate", labels), pairs, run)
@@ -325,9 +328,7 @@ def _add_answers(app: FastAPI, state: _State) -> None:
         chosen = snapshot.variant("explain", Choice(body.prompt))
         most = body.max_new_tokens
 
-        def run(works: Sequence[tuple[Query, Any]]) -> list[Any]:
-            return chosen.explain_many(works, max_new_tokens=most)
-
+        run = partial(chosen.explain_many, max_new_tokens=most, on_error="return")
         work = (query, snapshot.items([body.item])[0])
         explanation = await state.ask(request, (chosen, "explain", most), work, run)
         return answered(

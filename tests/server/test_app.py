@@ -19,7 +19,7 @@ import pytest
 
 from llmgen.catalog import Catalog
 from llmgen.client import Client
-from llmgen.engines import Step
+from llmgen.engines import GenerationConfig, Step
 from llmgen.engines.fake import FakeEngine
 from llmgen.errors import APIStatusError, CatalogError, ConfigError, EngineUnavailableError
 from llmgen.priors import Popularity, RatingKNN, Wish
@@ -28,7 +28,7 @@ from llmgen.schemas import RecommendationsBody, StatusBody
 from llmgen.server import Limits, create_app
 from llmgen.templates import PromptLibrary
 from llmgen.transport import Retry
-from llmgen.types import FloatArray, Item, Query
+from llmgen.types import Completion, FloatArray, Item, Message, Query
 from tests.server.conftest import running
 
 ONCE = Retry(attempts=1)
@@ -261,6 +261,37 @@ def test_a_query_is_answered_as_was_chosen_for_it(small: Catalog) -> None:
         assert client.recommend(Query(k=2))[0].grounding.method == "prior"
         named = client.with_prompt("next_item_taste").recommend(Query(text="dark", k=2))
         assert named.prompt.startswith("next_item_taste@")
+
+
+@pytest.mark.parametrize("task", ["rate", "explain"])
+def test_one_rating_or_reason_that_fails_costs_no_other_of_its_batch_anything(small: Catalog, task: str) -> None:
+    class Damaged(Held):
+        def next_logprobs(self, steps: Sequence[Step]) -> list[FloatArray]:
+            heard = "Сталкер".encode()
+            return [
+                row * np.nan if heard in bytes(token for token in step.prompt if token < 256) else row
+                for step, row in zip(steps, super().next_logprobs(steps), strict=True)
+            ]
+
+        def generate(self, chats: Sequence[Sequence[Message]], config: GenerationConfig) -> list[Completion]:
+            written = super().generate(chats, config)
+            broken = ["Сталкер" in chat[-1].content for chat in chats]
+            return [Completion("", 0, True) if bad else text for bad, text in zip(broken, written, strict=True)]
+
+    engine = Damaged()
+    bodies: list[dict[str, Any]] = [{"history": [taken]} for taken in ("1", "6", "3")]  # 6 is Сталкер
+    bodies = [body | ({"items": ["9", "10"]} if task == "rate" else {"item": "9"}) for body in bodies]
+    with running(create_app(Recommender(small, engine))) as url, ThreadPoolExecutor(4) as pool:
+        first = pool.submit(httpx2.post, f"{url}/v1/recommend", json={"k": 1})
+        assert engine.asked.wait(10)
+        asked = [pool.submit(httpx2.post, f"{url}/v1/{task}", json=body) for body in bodies]
+        eventually(lambda: metric(url, "llmgen_queue ") == 3)
+        engine.let_go.set()
+        answers = [future.result(20) for future in (first, *asked)]
+        assert [answer.status_code for answer in answers] == [200, 200, 502, 200]
+        assert answers[2].json()["error"] == "GenerationError"
+        for body, answer in ((bodies[0], answers[1]), (bodies[2], answers[3])):
+            assert answer.json() == httpx2.post(f"{url}/v1/{task}", json=body).json()
 
 
 # Too much, and too late
