@@ -521,6 +521,7 @@ def _ask(
     include_seen: bool = False,
     needs_engine: bool | None = None,
 ) -> "_Asked":
+    from llmgen.progress import Stage
     from llmgen.workspace import Workspace
 
     workspace = Workspace(settings.written(data).load())
@@ -531,7 +532,8 @@ def _ask(
     query = workspace.query(
         user=user, history=history or (), text=text, k=k, filters=filters, include_seen=include_seen
     )
-    recommender = workspace.recommender(settings, query, needs_engine=needs_engine)
+    with Stage("fitting the priors, loading the model", 0):
+        recommender = workspace.recommender(settings, query, needs_engine=needs_engine)
     for prompt in settings.prompts:
         if recommender.template(task).name != prompt:
             wanted, given = recommender.template(task).task, recommender.prompts[prompt].task

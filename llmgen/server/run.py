@@ -22,6 +22,7 @@ from llmgen.catalog import Catalog
 from llmgen.datasets import Dataset
 from llmgen.engines import Engine, load_engine
 from llmgen.errors import ConfigError
+from llmgen.progress import Stage
 from llmgen.recommender import Choice
 from llmgen.server.app import Limits, create_app
 from llmgen.server.connection import connections
@@ -87,19 +88,21 @@ def _run(
     workspace, reload = _workspace(data, settings, where.catalog)
     if where.catalog is not None:
         settings = _without_log(settings)
-    priors = workspace.priors(settings)
+    with Stage("fitting the priors", 0):
+        priors = workspace.priors(settings)
     engine: Engine | None = None
     if settings.engine != "none":
-        with console.status(f"loading {settings.engine}"):
+        with Stage(f"loading {settings.engine}", 0):
             engine = load_engine(settings.engine, adapter=settings.adapter)
-    app = create_app(
-        workspace.build(settings, priors, engine, Choice(lm_weight=settings.lm_weight)),
-        keys=keys,
-        limits=where.limits,
-        choose=lambda made, query: choose(settings, made.priors, query) if engine is not None else Choice(),
-        reload=reload,
-        save=where.catalog if where.save_changes else None,
-    )
+    with Stage("making the trie and the indexes", 0):
+        app = create_app(
+            workspace.build(settings, priors, engine, Choice(lm_weight=settings.lm_weight)),
+            keys=keys,
+            limits=where.limits,
+            choose=lambda made, query: choose(settings, made.priors, query) if engine is not None else Choice(),
+            reload=reload,
+            save=where.catalog if where.save_changes else None,
+        )
     host, port = listener.getsockname()[:2]
     url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
     what = f"{len(workspace.catalog)} items, {engine.name if engine else 'no model'}"
