@@ -7,6 +7,7 @@ import contextlib
 import hashlib
 import json
 import logging
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -362,6 +363,39 @@ def test_prompts_and_texts_travel_as_token_ids(engine: OpenAIEngine, stub: Stub,
     body = json.loads(stub.asked[0].body)
     assert (body["prompt"], body["stop_token_ids"]) == (list(engine.tokenize(CHATS[0])), alien[-1:])
     assert (body["temperature"], body["seed"], body["max_tokens"]) == (0.5, 3, 9)
+
+
+def test_thoughts_are_asked_for_first_with_their_own_budget(
+    api: Api, stub: Stub, tiny_model: Path, load: Callable[..., OpenAIEngine], tmp_path: Path
+) -> None:
+    folder = tmp_path / "thinking"
+    shutil.copytree(tiny_model, folder)
+    template = "{% for m in messages %}{{ m.content }}|{% endfor %}<think>{{ '\\n' }}"
+    (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
+    engine = load(tokenizer=str(folder))
+
+    def ids(text: str) -> list[int]:
+        return list(engine._chat.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    stub.turns.append(answer({"choices": [{"token_ids": ids("Hm"), "finish_reason": "length"}]}))
+    stub.turns.append(answer({"choices": [{"token_ids": [*ids("Alien"), engine._chat.end], "finish_reason": "stop"}]}))
+    (written,) = engine.generate([[Message("user", "a")]], GenerationConfig(max_new_tokens=9, think_tokens=5))
+    assert (written.text, written.finished) == ("Alien", True)
+    first, second = (json.loads(asked.body) for asked in stub.asked)
+    assert (first["prompt"], first["max_tokens"]) == (ids("a|<think>\n"), 5)
+    assert (second["prompt"], second["max_tokens"]) == (ids("a|<think>\nHm\n</think>\n\n"), 9)
+
+
+def test_a_server_that_only_writes_has_one_budget_for_thoughts_and_answer(
+    api: Api, stub: Stub, load: Callable[..., OpenAIEngine]
+) -> None:
+    api.kind = "chats"
+    engine = load()
+    stub.asked.clear()
+    engine.generate(CHATS[:1], GenerationConfig(max_new_tokens=9, think_tokens=5))
+    assert json.loads(stub.asked[0].body)["max_tokens"] == 14
+    with pytest.raises(ConfigError, match="can only write text, and nobody can end its thoughts"):
+        engine.think(CHATS[:1], GenerationConfig(think_tokens=5))
 
 
 KNOWS_LESS = pytest.mark.parametrize("kind", ["ignores", "refuses", "lacks", "chats"])
