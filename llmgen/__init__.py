@@ -10,8 +10,11 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from llmgen.catalog import Catalog as Catalog
+    from llmgen.client import AsyncClient as AsyncClient
+    from llmgen.client import Client as Client
     from llmgen.datasets import load_dataset as load_dataset
     from llmgen.datasets import load_tables as load_tables
+    from llmgen.engines import Engine as Engine
     from llmgen.engines import load_engine as load_engine
     from llmgen.errors import LLMGenError as LLMGenError
     from llmgen.grounding import Grounder as Grounder
@@ -20,6 +23,7 @@ if TYPE_CHECKING:
     from llmgen.priors import HistoryText as HistoryText
     from llmgen.priors import ItemKNN as ItemKNN
     from llmgen.priors import Popularity as Popularity
+    from llmgen.priors import Prior as Prior
     from llmgen.priors import RatingKNN as RatingKNN
     from llmgen.priors import Transition as Transition
     from llmgen.priors import Wish as Wish
@@ -27,24 +31,36 @@ if TYPE_CHECKING:
     from llmgen.splits import histories as histories
     from llmgen.splits import leave_one_out as leave_one_out
     from llmgen.templates import PromptLibrary as PromptLibrary
+    from llmgen.types import Explanation as Explanation
     from llmgen.types import Item as Item
     from llmgen.types import Query as Query
+    from llmgen.types import RatingPrediction as RatingPrediction
+    from llmgen.types import Recommendation as Recommendation
+    from llmgen.types import Recommendations as Recommendations
 
 __version__ = "0.1.0"
 
 _HOMES = {
+    "AsyncClient": "client",
     "Catalog": "catalog",
+    "Client": "client",
     "Content": "priors",
     "Ease": "priors",
+    "Engine": "engines",
+    "Explanation": "types",
     "Grounder": "grounding",
     "HistoryText": "priors",
     "Item": "types",
     "ItemKNN": "priors",
     "LLMGenError": "errors",
     "Popularity": "priors",
+    "Prior": "priors",
     "PromptLibrary": "templates",
     "Query": "types",
     "RatingKNN": "priors",
+    "RatingPrediction": "types",
+    "Recommendation": "types",
+    "Recommendations": "types",
     "Recommender": "recommender",
     "Transition": "priors",
     "Wish": "priors",
