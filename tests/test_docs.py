@@ -100,11 +100,18 @@ def command(line: str) -> str:
     """What a `llmgen` command prints, run in this process, so that a model is loaded once for all of them."""
     from llmgen import cli
 
-    printed, told = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(told), pytest.raises(SystemExit) as stop:
+    output, told = io.TextIOWrapper(io.BytesIO(), "utf-8", write_through=True), io.StringIO()
+    with (
+        contextlib.redirect_stdout(output),
+        contextlib.redirect_stderr(told),
+        pytest.raises(SystemExit) as stop,
+    ):
         cli.main(shlex.split(line)[1:])
-    assert stop.value.code == 0, f"{line}\n{printed.getvalue()}{told.getvalue()}"
-    return printed.getvalue()
+    output.seek(0)
+    printed = output.read()
+    assert stop.value.code == 0, f"{line}\n{printed}{told.getvalue()}"
+    assert printed, line
+    return printed
 
 
 def shell(script: str) -> str:
@@ -128,6 +135,8 @@ def run(block: Block, names: dict[str, object], services: Services, page: str) -
         line = line[2:]
         if line.endswith("&"):
             services.start(line[:-1])
+        elif line.startswith("llmgen train "):  # TRL warns, and is to have a process of its own
+            said += shell(f"{shlex.quote(sys.executable)} -m {line}")
         elif line.startswith("llmgen ") and not re.search("[|>]", line):
             said += command(line)
         elif line.startswith("curl "):
@@ -166,6 +175,15 @@ def test_every_block_says_what_it_is(page: Path) -> None:
     assert {block.language for block in blocks(page)} <= set(LANGUAGES)
     fences = re.findall(r"^\s*```", page.read_text(encoding="utf-8"), re.MULTILINE)
     assert len(fences) == 2 * len(blocks(page)), "a fence that is not closed, or not at the beginning of a line"
+
+
+def test_json_answers_fit_the_schema() -> None:
+    from llmgen.schemas import RecommendationsBody
+
+    answers = [block.text for page in PAGES for block in blocks(page) if block.language == "json"]
+    assert answers
+    for answer in answers:
+        RecommendationsBody.model_validate_json(answer)
 
 
 def test_every_public_name_has_its_reference() -> None:
