@@ -33,7 +33,17 @@ from llmgen.schemas import (
     to_json,
 )
 from llmgen.transport import AsyncTransport, Response, Retry, Transport
-from llmgen.types import RATINGS, Attribute, Explanation, Item, OnError, Query, RatingPrediction, Recommendations
+from llmgen.types import (
+    RATINGS,
+    Answers,
+    Attribute,
+    Explanation,
+    Item,
+    OnError,
+    Query,
+    RatingPrediction,
+    Recommendations,
+)
 
 Answer = TypeVar("Answer")
 Result = TypeVar("Result")
@@ -156,14 +166,14 @@ class Client:
     @overload
     def recommend_many(
         self, queries: Iterable[Query], *, progress: bool = False, on_error: Literal["raise"] = "raise"
-    ) -> list[Recommendations]: ...
+    ) -> Answers[Recommendations]: ...
     @overload
     def recommend_many(
         self, queries: Iterable[Query], *, progress: bool = False, on_error: Literal["return"]
-    ) -> list[Recommendations | LLMGenError]: ...
+    ) -> Answers[Recommendations | LLMGenError]: ...
     def recommend_many(
         self, queries: Iterable[Query], *, progress: bool = False, on_error: OnError = "raise"
-    ) -> list[Recommendations] | list[Recommendations | LLMGenError]:
+    ) -> Answers[Recommendations] | Answers[Recommendations | LLMGenError]:
         """See `Recommender.recommend_many`."""
         check_on_error(on_error)
         queries = list(queries)
@@ -172,7 +182,7 @@ class Client:
             for answer in self._answers(queries, AT_ONCE, on_error):
                 answers.append(answer)
                 advance()
-        return answers
+        return Answers(answers, queries)
 
     def recommend_stream(self, queries: Iterable[Query], *, at_once: int = AT_ONCE) -> Iterator[Recommendations]:
         """The best items of each query, in order of the queries, each as soon as it and those before it are there.
@@ -301,14 +311,14 @@ class AsyncClient:
     @overload
     async def recommend_many(
         self, queries: Iterable[Query], *, progress: bool = False, on_error: Literal["raise"] = "raise"
-    ) -> list[Recommendations]: ...
+    ) -> Answers[Recommendations]: ...
     @overload
     async def recommend_many(
         self, queries: Iterable[Query], *, progress: bool = False, on_error: Literal["return"]
-    ) -> list[Recommendations | LLMGenError]: ...
+    ) -> Answers[Recommendations | LLMGenError]: ...
     async def recommend_many(
         self, queries: Iterable[Query], *, progress: bool = False, on_error: OnError = "raise"
-    ) -> list[Recommendations] | list[Recommendations | LLMGenError]:
+    ) -> Answers[Recommendations] | Answers[Recommendations | LLMGenError]:
         """See `Client.recommend_many`."""
         check_on_error(on_error)
         queries = list(queries)
@@ -317,7 +327,7 @@ class AsyncClient:
             async for answer in self._answers(queries, AT_ONCE, on_error):
                 answers.append(answer)
                 advance()
-        return answers
+        return Answers(answers, queries)
 
     async def recommend_stream(
         self, queries: Iterable[Query], *, at_once: int = AT_ONCE

@@ -44,6 +44,7 @@ from llmgen.trie import ItemTrie
 from llmgen.tuning import GRID, Metric, TunedWeights, tune_weights
 from llmgen.types import (
     RATINGS,
+    Answers,
     Completion,
     Explanation,
     Grounding,
@@ -265,14 +266,14 @@ class Recommender:
     @overload
     def recommend_many(
         self, queries: Iterable[Query], *, progress: bool = False, on_error: Literal["raise"] = "raise"
-    ) -> list[Recommendations]: ...
+    ) -> Answers[Recommendations]: ...
     @overload
     def recommend_many(
         self, queries: Iterable[Query], *, progress: bool = False, on_error: Literal["return"]
-    ) -> list[Recommendations | LLMGenError]: ...
+    ) -> Answers[Recommendations | LLMGenError]: ...
     def recommend_many(
         self, queries: Iterable[Query], *, progress: bool = False, on_error: OnError = "raise"
-    ) -> list[Recommendations] | list[Recommendations | LLMGenError]:
+    ) -> Answers[Recommendations] | Answers[Recommendations | LLMGenError]:
         """The best items of each query, in order of the queries; they are worked on together.
 
         Args:
@@ -286,7 +287,8 @@ class Recommender:
         """
         queries = list(queries)
         with Stage("Recommending", len(queries), shown=progress) as stage:
-            return _each(self._recommend, queries, on_error, stage.advance)
+            answers = _each(self._recommend, queries, on_error, stage.advance)
+        return Answers(answers, queries)
 
     def _recommend(self, queries: Sequence[Query]) -> list[Recommendations]:
         queries = [self.catalog.resolved(query) for query in queries]
@@ -309,14 +311,14 @@ class Recommender:
     @overload
     def rank_many(
         self, pairs: Sequence[tuple[Query, Sequence[Item | str]]], *, on_error: Literal["raise"] = "raise"
-    ) -> list[Recommendations]: ...
+    ) -> Answers[Recommendations]: ...
     @overload
     def rank_many(
         self, pairs: Sequence[tuple[Query, Sequence[Item | str]]], *, on_error: Literal["return"]
-    ) -> list[Recommendations | LLMGenError]: ...
+    ) -> Answers[Recommendations | LLMGenError]: ...
     def rank_many(
         self, pairs: Sequence[tuple[Query, Sequence[Item | str]]], *, on_error: OnError = "raise"
-    ) -> list[Recommendations] | list[Recommendations | LLMGenError]:
+    ) -> Answers[Recommendations] | Answers[Recommendations | LLMGenError]:
         """The candidates of each query in order; see `rank`. They are worked on together.
 
         Args:
@@ -326,7 +328,8 @@ class Recommender:
         Raises:
             UnknownItemError, SearchError: As `rank`, with the number of the query; nothing is returned then.
         """
-        return _each(self._rank, pairs, on_error)
+        answers = _each(self._rank, pairs, on_error)
+        return Answers(answers, [query for query, _ in pairs])
 
     def _rank(self, pairs: Sequence[tuple[Query, Sequence[Item | str]]]) -> list[Recommendations]:
         answer = self._free if self._ranks_by_text else self._search

@@ -6,12 +6,16 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Literal, Protocol, overload
+from typing import TYPE_CHECKING, Literal, Protocol, TypeVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from llmgen.errors import ArgumentError, LLMGenError
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import polars as pl
 
 Attribute = str | int | float | bool | tuple[str, ...]
 FloatArray = NDArray[np.float64]
@@ -222,6 +226,49 @@ class Recommendations(Sequence[Recommendation]):
         return iter(self.places)
 
 
+AnswerT = TypeVar("AnswerT", bound="Recommendations | LLMGenError")
+
+
+class Answers(list[AnswerT]):
+    """A list of answers, in the order of their queries, which can be had as a table.
+
+    Attributes:
+        users: Id of each query's user; None where the query names none.
+    """
+
+    def __init__(self, answers: Iterable[AnswerT], queries: Iterable[Query]) -> None:
+        super().__init__(answers)
+        self.users = tuple(query.user_id for query in queries)
+
+    def to_polars(self) -> pl.DataFrame:
+        """A row a recommendation, in order; a query that has an error has none.
+
+        Returns:
+            `query` (its number from 0), `user_id` (null where the query names no user), `item_id`, `rank` (from 1) and
+            `score`.
+        """
+        import polars as pl
+
+        rows = [
+            (number, user, place.item.id, rank, place.score)
+            for number, (user, answer) in enumerate(zip(self.users, self, strict=True))
+            if isinstance(answer, Recommendations)
+            for rank, place in enumerate(answer, 1)
+        ]
+        columns = {
+            "query": pl.Int64,
+            "user_id": pl.String,
+            "item_id": pl.String,
+            "rank": pl.Int64,
+            "score": pl.Float64,
+        }
+        return pl.DataFrame(rows, schema=columns, orient="row")
+
+    def to_pandas(self) -> pd.DataFrame:
+        """The same as a frame of pandas, which must be installed, and pyarrow with it."""
+        return self.to_polars().to_pandas()
+
+
 OnError = Literal["raise", "return"]
 """Whether a request that fails among many stops them all, or gives its error in its place."""
 RATINGS = ("1", "2", "3", "4", "5")
@@ -288,14 +335,14 @@ class Recommends(Protocol):
     @overload
     def recommend_many(
         self, queries: Iterable[Query], *, progress: bool = False, on_error: Literal["raise"] = "raise"
-    ) -> list[Recommendations]: ...
+    ) -> Answers[Recommendations]: ...
     @overload
     def recommend_many(
         self, queries: Iterable[Query], *, progress: bool = False, on_error: Literal["return"]
-    ) -> list[Recommendations | LLMGenError]: ...
+    ) -> Answers[Recommendations | LLMGenError]: ...
     def recommend_many(
         self, queries: Iterable[Query], *, progress: bool = False, on_error: OnError = "raise"
-    ) -> list[Recommendations] | list[Recommendations | LLMGenError]:
+    ) -> Answers[Recommendations] | Answers[Recommendations | LLMGenError]:
         """The best items of each query, in order of the queries; or its error in a query's place."""
         ...
 

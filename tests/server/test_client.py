@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterator
 
 import httpx2
+import polars as pl
 import pytest
 
 from llmgen.catalog import Catalog
@@ -20,6 +21,7 @@ from llmgen.errors import (
     ArgumentError,
     CatalogError,
     ConfigError,
+    LLMGenError,
     SearchError,
     TemplateNotFoundError,
     UnknownItemError,
@@ -28,7 +30,7 @@ from llmgen.priors import Wish
 from llmgen.recommender import Recommender
 from llmgen.server import create_app
 from llmgen.transport import AsyncTransport, Retry
-from llmgen.types import Item, Query, Recommends
+from llmgen.types import Item, Query, Recommendations, Recommends
 from tests.server.conftest import running
 
 ONCE = Retry(attempts=1)
@@ -81,6 +83,21 @@ class TestBoth:
         assert isinstance(error, SearchError)
         with pytest.raises(SearchError, match="no item is eligible: all"):
             asked.recommend_many([queries[0], full])
+
+    def test_many_lists_as_a_table(self, asked: Recommends, small: Catalog) -> None:
+        some = [Query(small[:2], user_id="u", k=2), Query(k=3), Query(small[:1], user_id="v", filters={"no": "way"})]
+        found = asked.recommend_many(some, on_error="return")
+        assert isinstance(found[2], LLMGenError)
+        table = found.to_polars()
+        assert table.schema == {"query": pl.Int64, "user_id": pl.String, "item_id": pl.String, "rank": pl.Int64,
+                                "score": pl.Float64}  # fmt: skip
+        first, second = found[0], found[1]
+        assert isinstance(first, Recommendations) and isinstance(second, Recommendations)
+        rows = [(0, "u", place.item.id, rank, place.score) for rank, place in enumerate(first, 1)]
+        rows += [(1, None, place.item.id, rank, place.score) for rank, place in enumerate(second, 1)]
+        assert table.rows() == rows and len(rows) == 5
+        assert found.to_pandas()["item_id"].tolist() == [row[2] for row in rows]
+        assert asked.recommend_many([]).to_polars().shape == (0, 5)
 
     def test_filters_and_seen_items(self, asked: Recommends, small: Catalog) -> None:
         found = asked.recommend(query(small, filters={"year": "1960..1964", "genres": ("War", "Drama")}, k=50))
