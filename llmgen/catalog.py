@@ -10,7 +10,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice
-from operator import eq
 from pathlib import Path
 from threading import Lock
 from typing import Any, overload
@@ -86,7 +85,7 @@ class Catalog(Sequence[Item]):
         self.noun = noun
         self.label_format = label
         self.shown = tuple(shown)
-        self._shelf = _Shelf([], [], {})
+        self._shelf = _Shelf([], [], {}, [])
         cleaned = 0
         for position, given in enumerate(items):
             item = clean_item(given)
@@ -194,6 +193,8 @@ class Catalog(Sequence[Item]):
             position = shelf.index.setdefault(item.id, len(shelf.items))
             shelf.items[position : position + 1] = [item]  # at the end where it is new
             shelf.labels[position : position + 1] = [label]
+            if position < len(shelf.lines):
+                shelf.lines[position] = _line(item).encode()
         return self._on(shelf)
 
     def begins_with(self, other: Catalog) -> bool:
@@ -201,7 +202,7 @@ class Catalog(Sequence[Item]):
         return (
             (self.noun, self.label_format, self.shown) == (other.noun, other.label_format, other.shown)
             and len(self) >= len(other)
-            and (self._shelf is other._shelf or all(map(eq, self, other)))
+            and (self._shelf is other._shelf or all(a is b or a == b for a, b in zip(self, other, strict=False)))
         )
 
     def without(self, ids: Iterable[str]) -> Catalog:
@@ -217,8 +218,9 @@ class Catalog(Sequence[Item]):
         kept = [position for position in range(self._length) if position not in removed]
         items = [self._shelf.items[position] for position in kept]
         labels = [self._shelf.labels[position] for position in kept]
-        shelf = _Shelf(items, labels, {item.id: position for position, item in enumerate(items)})
-        return self._on(shelf)
+        written = self._shelf.lines
+        lines = [written[position] for position in kept] if len(written) >= self._length else []
+        return self._on(_Shelf(items, labels, {item.id: position for position, item in enumerate(items)}, lines))
 
     def labelled(self, label: str) -> Catalog:
         """The same items, written in another way; see `label` of the class."""
@@ -234,7 +236,7 @@ class Catalog(Sequence[Item]):
         path = Path(path)
         part = path.with_name(f".{path.name}.{os.getpid()}.part")
         try:
-            part.write_text(self._dump(), encoding="utf-8", newline="\n")
+            part.write_bytes(b"".join((self._first_line(), *self._lines())))
             part.replace(path)
         finally:
             part.unlink(missing_ok=True)
@@ -290,7 +292,7 @@ class Catalog(Sequence[Item]):
         made._length = self._length + len(more)
         if "_sha256" in self.__dict__:
             made._sha256 = self._sha256.copy()
-            made._sha256.update("".join(_lines(more)).encode())
+            made._sha256.update(b"".join(made._lines()[self._length :]))
         return made
 
     def _on(self, shelf: _Shelf) -> Catalog:
@@ -306,7 +308,18 @@ class Catalog(Sequence[Item]):
 
     @cached_property
     def _sha256(self) -> hashlib._Hash:
-        return hashlib.sha256(self._dump().encode())
+        return hashlib.sha256(b"".join((self._first_line(), *self._lines())))
+
+    def _first_line(self) -> bytes:
+        settings = {"noun": self.noun, "label": self.label_format, "shown": list(self.shown)}
+        return (json.dumps(settings, ensure_ascii=False) + "\n").encode()
+
+    def _lines(self) -> list[bytes]:
+        """The line of each item in the file that `save` writes; written once, for all catalogs of a shelf."""
+        shelf = self._shelf
+        with _GROWING:
+            shelf.lines.extend(_line(item).encode() for item in shelf.items[len(shelf.lines) : self._length])
+        return shelf.lines[: self._length]
 
     def _spell(self, item: Item) -> str:
         # several values of one attribute are written with commas between them
@@ -321,14 +334,10 @@ class Catalog(Sequence[Item]):
                 "write it like {title} ({year})"
             ) from error
 
-    def _dump(self) -> str:
-        settings = {"noun": self.noun, "label": self.label_format, "shown": list(self.shown)}
-        return "".join((json.dumps(settings, ensure_ascii=False) + "\n", *_lines(self)))
-
 
 @dataclass(frozen=True, slots=True)
 class _Shelf:
-    """Items one after the other, how each is written, and where each stands.
+    """Items one after the other, how each is written, where each stands, and the lines of the first ones in a file.
 
     Catalogs that grew from one another share one: each is a beginning of it, so that to grow costs nothing that grows
     with the catalog.
@@ -337,11 +346,13 @@ class _Shelf:
     items: list[Item]
     labels: list[str]
     index: dict[str, int]
+    lines: list[bytes]
 
     def beginning(self, length: int) -> _Shelf:
         """A shelf of its own with the first items of this one."""
         items = self.items[:length]
-        return _Shelf(items, self.labels[:length], {item.id: position for position, item in enumerate(items)})
+        index = {item.id: position for position, item in enumerate(items)}
+        return _Shelf(items, self.labels[:length], index, self.lines[:length])
 
     def append(self, other: _Shelf) -> None:
         """Put the items of another shelf behind, none of which stands here."""
@@ -397,13 +408,12 @@ def _written(value: Attribute) -> Attribute:
     return int(value) if isinstance(value, float) and value.is_integer() else value  # a year is 1979, not 1979.0
 
 
-def _lines(items: Iterable[Item]) -> Iterator[str]:
-    for item in items:
-        record: dict[str, object] = {"id": item.id, "title": item.title}
-        # side by side, as long as no attribute has the name of what stands there: that is how digests have always been
-        clash = not record.keys().isdisjoint(item.attributes)
-        record |= {"attributes": dict(item.attributes)} if clash else item.attributes
-        yield json.dumps(record, ensure_ascii=False) + "\n"
+def _line(item: Item) -> str:
+    record: dict[str, object] = {"id": item.id, "title": item.title}
+    # side by side, as long as no attribute has the name of what stands there: that is how digests have always been
+    clash = not record.keys().isdisjoint(item.attributes)
+    record |= {"attributes": dict(item.attributes)} if clash else item.attributes
+    return json.dumps(record, ensure_ascii=False) + "\n"
 
 
 def _item(record: object, path: Path, number: int) -> Item:

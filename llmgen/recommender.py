@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
+from operator import eq
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol, TypeVar, get_args, overload, runtime_checkable
 
@@ -17,7 +18,7 @@ from llmgen.downloads import cache_dir
 from llmgen.engines import Engine, GenerationConfig, line_break
 from llmgen.errors import ArgumentError, ConfigError, EngineUnavailableError, GenerationError, LLMGenError
 from llmgen.grounding import Grounder
-from llmgen.growth import grow
+from llmgen.growth import follow, grow
 from llmgen.isolation import check_on_error, isolate
 from llmgen.priors import (
     Combined,
@@ -48,6 +49,7 @@ from llmgen.types import (
     Completion,
     Explanation,
     Grounding,
+    IntArray,
     Item,
     OnError,
     Query,
@@ -62,6 +64,7 @@ logger = logging.getLogger(__name__)
 Work = TypeVar("Work")
 Answer = TypeVar("Answer")
 Decoding = Literal["trie", "raw", "fused", "free"]
+Spell = Callable[[Sequence[str]], list[tuple[int, ...]]]
 Factors = Combined | SparseCombined
 CHUNK = 64  # queries worked on together: bounds the priors' arrays, [64, n_items]
 SMALL_CATALOG = 5_000  # below, a trie is built in memory faster than it is worth a file
@@ -232,9 +235,12 @@ class Recommender:
             moved[prior.name] = prior.on_catalog(catalog, before)
         made = self._with(catalog=catalog, priors=[moved[prior.name] for prior in self.priors])
         made._factors = tuple(moved.values())
-        if grown and "trie" in self.__dict__:
-            added = [catalog.label(catalog[position]) for position in range(known, len(catalog))]
-            made.__dict__["trie"] = grow(self.trie, needs_engine(self.engine, "a trie").spell(added))
+        if "trie" in self.__dict__:
+            spell = needs_engine(self.engine, "a trie").spell
+            if grown:
+                made.__dict__["trie"] = grow(self.trie, spell([catalog.label(item) for item in catalog[known:]]))
+            elif (trie := self._followed(catalog, before, spell)) is not None:
+                made.__dict__["trie"] = trie
         return made
 
     def prepare(self) -> None:
@@ -592,6 +598,13 @@ class Recommender:
         """
         template = self._templates["recommend"] if prompt is None else self.prompts[prompt]
         return self._prompter.render(template, self.catalog.resolved(query), variables, self.trie.longest, target)
+
+    def _followed(self, catalog: Catalog, before: IntArray, spell: Spell) -> ItemTrie | None:
+        """The trie of a catalog that was changed otherwise than by new items at its end; see `follow`."""
+        labels = catalog.labels
+        same = np.fromiter(map(eq, [self.catalog.labels[place] for place in before], labels), bool, len(labels))
+        before = np.where(same & (before >= 0), before, -1)
+        return follow(self.trie, before, lambda items: spell([labels[item] for item in items]))
 
     def _with(self, catalog: Catalog | None = None, **changes: object) -> Recommender:
         settings: dict[str, object] = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -12,14 +13,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 
+from llmgen import catalog as catalog_module
 from llmgen import recommender as recommender_module
 from llmgen import weights
 from llmgen.bm25 import BM25Index
 from llmgen.catalog import Catalog
 from llmgen.engines.fake import FakeEngine
 from llmgen.errors import UnknownItemError
-from llmgen.growth import grow
-from llmgen.priors import Content, Popularity, Transition, Wish
+from llmgen.growth import grow, renumber, shrink
+from llmgen.priors import Content, Popularity, Transition, Where, Wish
 from llmgen.priors import sparse as sparse_module
 from llmgen.priors import wish as wish_module
 from llmgen.recommender import Recommender
@@ -46,9 +48,44 @@ def test_growing_equals_building(paths: Paths, more: list[Paths]) -> None:
         assert_equal(trie, ItemTrie.build(paths))
 
 
+@settings(max_examples=300, deadline=None)
+@given(PATHS, st.data())
+def test_shrinking_equals_building(paths: Paths, data: st.DataObject) -> None:
+    trie = ItemTrie.build(paths)
+    while len(paths) > 1:
+        number = data.draw(st.integers(1, len(paths) - 1))
+        out = data.draw(st.sets(st.integers(0, len(paths) - 1), min_size=number, max_size=number))
+        trie = shrink(trie, np.array(sorted(out), np.int64))
+        paths = [path for number, path in enumerate(paths) if number not in out]
+        assert_equal(trie, ItemTrie.build(paths))
+
+
+@settings(max_examples=300, deadline=None)
+@given(PATHS, PATHS, st.data())
+def test_paths_in_the_place_of_others_equal_building(paths: Paths, new: Paths, data: st.DataObject) -> None:
+    new = new[: len(paths) - 1]
+    places = data.draw(st.permutations(range(len(paths))))[: len(new)]
+    left = [number for number in range(len(paths)) if number not in places]
+    trie = grow(shrink(ItemTrie.build(paths), np.array(sorted(places), np.int64)), new)
+    trie = renumber(trie, np.array([*left, *places], np.int64))
+    for place, path in zip(places, new, strict=True):
+        paths[place] = path
+    assert_equal(trie, ItemTrie.build(paths))
+
+
+def test_of_two_paths_one_is_left_as_a_leaf_with_a_tail() -> None:
+    trie = shrink(ItemTrie.build([(1, 2, 3, 0), (1, 2, 4, 0)]), np.array([0]))
+    assert (trie.first.tolist(), trie.token.tolist()) == ([1, 2, 2], [-1, 1, 2, 4, 0])  # a root, its child, the rest
+    assert (trie.path(0), trie.longest, trie.num_nodes) == ((1, 2, 4, 0), 4, 2)
+    with pytest.raises(ValueError, match="takes out all 1"):
+        shrink(trie, np.array([0]))
+
+
 def test_the_old_trie_is_not_changed() -> None:
     trie = ItemTrie.build([(1, 0), (3, 0)])
     grow(trie, [(2, 0), (1, 0)])
+    shrink(trie, np.array([0]))
+    renumber(trie, np.array([1, 0]))
     assert_equal(trie, ItemTrie.build([(1, 0), (3, 0)]))
 
 
@@ -232,6 +269,75 @@ def test_what_is_put_in_the_place_of_an_item_is_found_by_what_it_says_now(monkey
     asked = [Query([CATALOG[1]])]
     np.testing.assert_array_equal(content.log_weights(asked), Content(changed.catalog).log_weights(asked))
     assert [place.item.id for place in changed.recommend(Query(filters={"year": 2024}))] == ["3"]
+
+
+CHANGES = {
+    "put": lambda catalog: catalog.with_items(NEW),
+    "delete": lambda catalog: catalog.without(["5", "x", "0"]),
+    "replace and put": lambda catalog: catalog.with_items(
+        [
+            Item("z", "last zebra"),
+            Item("3", "zebra {title}", {"colour": "blue", "year": 1992}),
+            Item("29", "film 3 part 3"),
+        ]
+    ),
+    "the same title": lambda catalog: catalog.with_items([Item("7", catalog["7"].title, {"year": 2024})]),
+    "delete the last": lambda catalog: catalog.without(["z", "y"]),
+}
+
+
+def test_a_trie_follows_every_change_and_nothing_that_stays_is_spelled_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    spelled: list[str] = []
+
+    class Spelling(FakeEngine):
+        def spell(self, texts: Sequence[str]) -> list[tuple[int, ...]]:
+            spelled.extend(texts)
+            return super().spell(texts)
+
+    made = Recommender(CATALOG, Spelling())
+    made.prepare()
+    for name, change in CHANGES.items():
+        spelled.clear()
+        made = made.with_catalog(change(made.catalog))
+        assert "trie" in made.__dict__, name
+        assert_equal(made.trie, ItemTrie.build(FakeEngine().spell(made.catalog.labels)))
+        assert len(spelled) == {"put": 2, "replace and put": 3}.get(name, 0)
+    for other in (Catalog(list(made.catalog)[::-1], noun="film"), made.catalog.without(made.catalog.ids[1:])):
+        other = made.with_catalog(other)  # in another order, and hardly anything left
+        assert_equal(other.trie, ItemTrie.build(FakeEngine().spell(other.catalog.labels)))
+
+
+def test_filters_follow_every_change() -> None:
+    made = Where(CATALOG)
+    made.prepare()
+    catalog = CATALOG
+    for change in CHANGES.values():
+        old = {item_id: place for place, item_id in enumerate(catalog.ids)}
+        catalog = change(catalog)
+        made = made.on_catalog(catalog, np.array([old.get(item_id, -1) for item_id in catalog.ids]))
+        assert "values" in made.__dict__
+        anew = Where(rebuilt(catalog)).values
+        assert {name for name, values in made.values.items()} == anew.keys()
+        for name, values in anew.items():
+            np.testing.assert_array_equal(made.values[name].numbers, values.numbers)
+            assert {word: at.tolist() for word, at in made.values[name].words.items()} == {
+                word: at.tolist() for word, at in values.words.items()
+            }
+            assert made.values[name].spelling.keys() == values.spelling.keys()
+
+
+def test_a_digest_is_counted_from_lines_that_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    catalog = rebuilt(CATALOG)
+    assert catalog.digest
+    written: list[Item] = []
+    real = catalog_module._line
+    monkeypatch.setattr(catalog_module, "_line", lambda item: written.append(item) or real(item))
+    for name, change in CHANGES.items():
+        written.clear()
+        catalog = change(catalog)
+        digest = catalog.digest
+        assert len(written) == {"put": 2, "replace and put": 3, "the same title": 1}.get(name, 0), name
+        assert digest == rebuilt(catalog).digest
 
 
 @pytest.mark.parametrize("large", [20, 3_000])

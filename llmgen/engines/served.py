@@ -44,7 +44,7 @@ LESSONS = {
 }
 """What a server may refuse, and what is done then."""
 _NOT_TAKEN = re.compile(
-    "unsupported|not support|unrecogni[sz]ed|unknown|unexpected|not permitted|not allowed|extra_forbidden|invalid",
+    "unsupported|not support|unrecogni[sz]ed|unknown|unexpected|not permitted|not allowed|extra_forbidden",
     re.IGNORECASE,
 )
 

@@ -216,3 +216,19 @@ def check_floor(floor: float) -> None:
     """Raise ArgumentError unless a floor is in (0, 1]."""
     if not 0.0 < floor <= 1.0:
         raise ArgumentError(f"floor must be in (0, 1], not {floor}: it is the weight of an item without a score")
+
+
+def unchanged(old: Catalog, new: Catalog, before: IntArray) -> IntArray:
+    """Positions in the catalog before, int64, of the items that are the very same; -1 for all others.
+
+    Args:
+        old: The catalog before.
+        new: The changed one.
+        before: See `Movable.on_catalog`.
+    """
+    items = list(old)
+    same = [
+        place if place >= 0 and (items[place] is item or items[place] == item) else -1
+        for place, item in zip(before.tolist(), new, strict=True)
+    ]
+    return np.array(same, np.int64)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from llmgen.catalog import Catalog
 from llmgen.errors import CatalogError
+from llmgen.priors.base import unchanged
 from llmgen.priors.sparse import SparseRow
 from llmgen.types import Attribute, FloatArray, IntArray, Item, Query
 
@@ -117,7 +118,7 @@ class Where:
     @cached_property
     def values(self) -> Mapping[str, _Values]:
         """What can be filtered on, by attribute; read when it is first asked for."""
-        return _index(self.catalog, 0)
+        return _index(self.catalog, range(len(self.catalog)))
 
     def prepare(self) -> None:
         """Read what can be filtered on; the first filter does it otherwise."""
@@ -150,9 +151,16 @@ class Where:
     def on_catalog(self, catalog: Catalog, before: IntArray) -> Where:
         """See `Movable`."""
         made = dataclasses.replace(self, catalog=catalog, rows={})
-        if "values" in self.__dict__ and catalog.begins_with(self.catalog):
-            added = _index(catalog, len(self.catalog))
-            made.__dict__["values"] = _joined(self.values, added, len(self.catalog), len(catalog))
+        if "values" not in self.__dict__:
+            return made
+        if catalog.begins_with(self.catalog):
+            added = _index(catalog, range(len(self.catalog), len(catalog)))
+            values = _joined(self.values, added, len(self.catalog), len(catalog))
+        else:
+            same = unchanged(self.catalog, catalog, before)
+            new = np.flatnonzero(same < 0).tolist()
+            values = _followed(self.values, same, _index(catalog, new), new)
+        made.__dict__["values"] = values
         return made
 
     def _row(self, filters: Mapping[str, Attribute]) -> SparseRow:
@@ -189,17 +197,17 @@ class Where:
         return matches
 
 
-def _index(catalog: Catalog, start: int) -> dict[str, _Values]:
-    """The attributes of the items from a position on; the arrays of numbers begin there."""
+def _index(catalog: Catalog, positions: Sequence[int]) -> dict[str, _Values]:
+    """The attributes of the items at some positions; the arrays of numbers have an element for each of these."""
     numbers: dict[str, FloatArray] = {}
     words: dict[str, dict[str, list[int]]] = {}
     spelling: dict[str, dict[str, str]] = {}
-    for position in range(start, len(catalog)):
+    for place, position in enumerate(positions):
         for name, value in catalog[position].attributes.items():
             if name not in numbers:
-                numbers[name], words[name], spelling[name] = np.full(len(catalog) - start, np.nan), {}, {}
+                numbers[name], words[name], spelling[name] = np.full(len(positions), np.nan), {}, {}
             if isinstance(value, int | float) and not isinstance(value, bool):
-                numbers[name][position - start] = value
+                numbers[name][place] = value
                 continue
             for word in value if isinstance(value, tuple) else (str(value),):
                 words[name].setdefault(_fold(word), []).append(position)
@@ -222,6 +230,45 @@ def _joined(old: Mapping[str, _Values], new: Mapping[str, _Values], start: int, 
         for word, at in second.words.items():
             words[word] = np.append(words[word], at) if word in words else at
         made[name] = _Values(np.append(first.numbers, second.numbers), words, {**second.spelling, **first.spelling})
+    return made
+
+
+def _followed(
+    old: Mapping[str, _Values], same: IntArray, new: Mapping[str, _Values], positions: Sequence[int]
+) -> dict[str, _Values]:
+    """The attributes in a changed catalog.
+
+    Args:
+        old: Of the catalog before.
+        same: int64, of each item its position there; -1 where it is not the same.
+        new: Of the items at `positions`, those that are not the same.
+        positions: Where those stand.
+    """
+    kept = np.flatnonzero(same >= 0)
+    in_order = bool((np.diff(same[kept]) > 0).all())
+    made = {}
+    for name in {**old, **new}:
+        numbers = np.full(len(same), np.nan)
+        words: dict[str, IntArray] = {}
+        spelling: dict[str, str] = {}
+        if (first := old.get(name)) is not None:
+            numbers[kept] = first.numbers[same[kept]]
+            after = np.full(len(first.numbers), -1)
+            after[same[kept]] = kept
+            flat = after[np.concatenate([*first.words.values(), np.zeros(0, np.int64)])]
+            ends = np.append(0, (flat >= 0).cumsum())[np.cumsum([0, *map(len, first.words.values())])]
+            flat = flat[flat >= 0]
+            for word, start, end in zip(first.words, ends[:-1].tolist(), ends[1:].tolist(), strict=True):
+                if start < end:
+                    words[word] = flat[start:end] if in_order else np.sort(flat[start:end])
+                    spelling[word] = first.spelling[word]
+        if (second := new.get(name)) is not None:
+            numbers[positions] = second.numbers
+            for word, at in second.words.items():
+                words[word] = np.sort(np.append(words[word], at)) if word in words else at
+            spelling = {**second.spelling, **spelling}
+        if words or not np.isnan(numbers).all():
+            made[name] = _Values(numbers, words, spelling)
     return made
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from llmgen.bm25 import LARGE, BM25Index
 from llmgen.catalog import Catalog
 from llmgen.errors import ConfigError
-from llmgen.priors.base import FLOOR, check_floor, log_lift
+from llmgen.priors.base import FLOOR, check_floor, log_lift, unchanged
 from llmgen.priors.sparse import SparseRow, lifted
 from llmgen.text import normalise
 from llmgen.types import FloatArray, IntArray, Item, Query
@@ -89,11 +89,7 @@ class Wish:
         if few:
             index = self.index.with_documents(self._texts(catalog, known))
         elif (catalog.label_format, catalog.shown) == (self.catalog.label_format, self.catalog.shown):
-            old = tuple(self.catalog)
-            same = [
-                place if place >= 0 and old[place] == item else -1
-                for place, item in zip(before.tolist(), catalog, strict=True)
-            ]
+            same = unchanged(self.catalog, catalog, before).tolist()
             new = [self._text(item, catalog) for place, item in zip(same, catalog, strict=True) if place < 0]
             index = self.index.changed(same, new)
         else:
