@@ -155,3 +155,45 @@ def test_sparse_scores_are_the_scores_above_0(backend: Literal["rank-bm25", "bm2
         whole = one.scores(query)
         assert documents.tolist() == np.flatnonzero(whole).tolist()
         assert scores == pytest.approx(whole[documents])
+
+
+TEXTS = st.lists(st.sampled_from(["red", "blue", "fox", "dog", "cat", "owl"]), max_size=5).map(" ".join)
+
+
+@given(st.lists(TEXTS, min_size=1, max_size=8).filter(any), st.sampled_from([(1.5, 0.75), (0.9, 0.0), (2.0, 1.0)]))
+def test_scores_are_those_that_bm25s_counts_itself(documents: list[str], form: tuple[float, float]) -> None:
+    from bm25s import BM25
+
+    k1, b = form
+    theirs = BM25(k1=k1, b=b, method="atire", idf_method="bm25+", dtype="float64", backend="numpy")
+    corpus = [document.split() for document in documents]
+    theirs.index(corpus, show_progress=False)
+    ours = BM25Index(documents, k1=k1, b=b, backend="bm25s")
+    for words in (["red"], ["fox", "fox", "dog"], ["red", "blue", "fox", "dog", "cat", "owl"]):
+        known = [word for word in words if any(word in document for document in corpus)]
+        expected = theirs.get_scores(known) if known else np.zeros(len(documents))
+        np.testing.assert_array_equal(ours.scores(" ".join(words)), expected)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@settings(deadline=None)
+@given(st.lists(TEXTS, min_size=1, max_size=6), st.lists(TEXTS, max_size=2), st.data())
+def test_a_changed_index_is_the_one_that_would_be_made(
+    backend: Literal["rank-bm25", "bm25s"], documents: list[str], later: list[str], data: st.DataObject
+) -> None:
+    index = BM25Index(documents, backend=backend).with_documents(later)
+    documents = documents + later
+    for _ in range(2):
+        kept = data.draw(st.lists(st.integers(0, len(documents) - 1), unique=True))
+        before = data.draw(st.permutations([*kept, *[-1] * data.draw(st.integers(0 if kept else 1, 2))]))
+        new = [data.draw(TEXTS) for place in before if place < 0]
+        fill = iter(new)
+        documents = [documents[place] if place >= 0 else next(fill) for place in before]
+        index = index.changed(before, new)
+        anew = BM25Index(documents, backend=backend)
+        for query in ("red", "fox fox dog", "red blue fox dog cat owl"):
+            np.testing.assert_array_equal(index.scores(query), anew.scores(query))
+            (found, scores), (expected, sums) = index.sparse_scores(query), anew.sparse_scores(query)
+            np.testing.assert_array_equal(found, expected)
+            np.testing.assert_allclose(scores, sums, rtol=1e-12)  # words are added in another order
+            assert index.best_possible(query) == anew.best_possible(query)
