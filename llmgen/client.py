@@ -47,9 +47,10 @@ from llmgen.types import (
 
 Answer = TypeVar("Answer")
 Result = TypeVar("Result")
+Work = TypeVar("Work")
 
 AT_ONCE = 32
-"""Requests of `recommend_many` under way at once: enough for the service to work on many users together."""
+"""Requests of `recommend_many` and the like under way at once: the service works on many users together then."""
 
 
 class QueryFields(TypedDict, total=False):
@@ -175,13 +176,8 @@ class Client:
         self, queries: Iterable[Query], *, progress: bool = False, on_error: OnError = "raise"
     ) -> Answers[Recommendations] | Answers[Recommendations | LLMGenError]:
         """See `Recommender.recommend_many`."""
-        check_on_error(on_error)
-        queries = list(queries)
-        answers: list[Recommendations | LLMGenError] = []
-        with _bar(len(queries), progress) as advance:
-            for answer in self._answers(queries, AT_ONCE, on_error):
-                answers.append(answer)
-                advance()
+        prompt, queries = self._prompt("recommend"), list(queries)
+        answers = self._all(lambda one: _Calls.recommend(one, prompt, {}), queries, on_error, progress)
         return Answers(answers, queries)
 
     def recommend_stream(self, queries: Iterable[Query], *, at_once: int = AT_ONCE) -> Iterator[Recommendations]:
@@ -191,19 +187,30 @@ class Client:
             queries: Any number, taken one by one as answers come.
             at_once: Requests under way at the same time, 1 or more.
         """
-        for answer in self._answers(queries, at_once, "raise"):
+        prompt = self._prompt("recommend")
+        for answer in self._answers(lambda query: _Calls.recommend(query, prompt, {}), queries, at_once, "raise"):
             assert not isinstance(answer, LLMGenError)  # it was raised
             yield answer
 
-    def _answers(
-        self, queries: Iterable[Query], at_once: int, on_error: OnError
-    ) -> Iterator[Recommendations | LLMGenError]:
-        prompt = self._prompt("recommend")
-        waiting: deque[Future[Recommendations | LLMGenError]] = deque()
+    def _all(
+        self, call: Callable[[Work], _Call[Result]], works: Sequence[Work], on_error: OnError, progress: bool = False
+    ) -> list[Result | LLMGenError]:
+        check_on_error(on_error)
+        answers: list[Result | LLMGenError] = []
+        with _bar(len(works), progress) as advance:
+            for answer in self._answers(call, works, AT_ONCE, on_error):
+                answers.append(answer)
+                advance()
+        return answers
 
-        def ask(query: Query) -> Recommendations | LLMGenError:
+    def _answers(
+        self, call: Callable[[Work], _Call[Result]], works: Iterable[Work], at_once: int, on_error: OnError
+    ) -> Iterator[Result | LLMGenError]:
+        waiting: deque[Future[Result | LLMGenError]] = deque()
+
+        def ask(work: Work) -> Result | LLMGenError:
             try:
-                return self._send(_Calls.recommend(query, prompt, {}))
+                return self._send(call(work))
             except LLMGenError as error:
                 if on_error == "raise":
                     raise
@@ -211,8 +218,8 @@ class Client:
 
         with ThreadPoolExecutor(at_once, "llmgen-client") as pool:
             try:
-                for query in queries:
-                    waiting.append(pool.submit(ask, query))
+                for work in works:
+                    waiting.append(pool.submit(ask, work))
                     while len(waiting) >= 2 * at_once or (waiting and waiting[0].done()):
                         yield waiting.popleft().result()
                 while waiting:
@@ -232,6 +239,59 @@ class Client:
     def explain(self, query: Query, item: Item | str, *, max_new_tokens: int = 80) -> Explanation:
         """See `Recommender.explain`."""
         return self._send(_Calls.explain(query, item, max_new_tokens, self._prompt("explain")))
+
+    @overload
+    def rank_many(
+        self, pairs: Sequence[tuple[Query, Sequence[Item | str]]], *, on_error: Literal["raise"] = "raise"
+    ) -> list[Recommendations]: ...
+    @overload
+    def rank_many(
+        self, pairs: Sequence[tuple[Query, Sequence[Item | str]]], *, on_error: Literal["return"]
+    ) -> list[Recommendations | LLMGenError]: ...
+    def rank_many(
+        self, pairs: Sequence[tuple[Query, Sequence[Item | str]]], *, on_error: OnError = "raise"
+    ) -> list[Recommendations] | list[Recommendations | LLMGenError]:
+        """See `Recommender.rank_many`."""
+        prompt = self._prompt("rank")
+        return self._all(lambda pair: _Calls.rank(*pair, prompt), pairs, on_error)
+
+    @overload
+    def rate_many(
+        self,
+        pairs: Sequence[tuple[Query, Item | str]],
+        *,
+        labels: Sequence[str] = RATINGS,
+        on_error: Literal["raise"] = "raise",
+    ) -> list[RatingPrediction]: ...
+    @overload
+    def rate_many(
+        self, pairs: Sequence[tuple[Query, Item | str]], *, labels: Sequence[str] = RATINGS, on_error: Literal["return"]
+    ) -> list[RatingPrediction | LLMGenError]: ...
+    def rate_many(
+        self, pairs: Sequence[tuple[Query, Item | str]], *, labels: Sequence[str] = RATINGS, on_error: OnError = "raise"
+    ) -> list[RatingPrediction] | list[RatingPrediction | LLMGenError]:
+        """See `Recommender.rate_many`."""
+        prompt = self._prompt("rate")
+        return self._all(lambda pair: _Calls.rate(*pair, labels, prompt), pairs, on_error)
+
+    @overload
+    def explain_many(
+        self,
+        pairs: Sequence[tuple[Query, Item | str]],
+        *,
+        max_new_tokens: int = 80,
+        on_error: Literal["raise"] = "raise",
+    ) -> list[Explanation]: ...
+    @overload
+    def explain_many(
+        self, pairs: Sequence[tuple[Query, Item | str]], *, max_new_tokens: int = 80, on_error: Literal["return"]
+    ) -> list[Explanation | LLMGenError]: ...
+    def explain_many(
+        self, pairs: Sequence[tuple[Query, Item | str]], *, max_new_tokens: int = 80, on_error: OnError = "raise"
+    ) -> list[Explanation] | list[Explanation | LLMGenError]:
+        """See `Recommender.explain_many`."""
+        prompt = self._prompt("explain")
+        return self._all(lambda pair: _Calls.explain(*pair, max_new_tokens, prompt), pairs, on_error)
 
     def item(self, item_id: str) -> Item:
         """One item of the service's catalog.
@@ -320,40 +380,46 @@ class AsyncClient:
         self, queries: Iterable[Query], *, progress: bool = False, on_error: OnError = "raise"
     ) -> Answers[Recommendations] | Answers[Recommendations | LLMGenError]:
         """See `Client.recommend_many`."""
-        check_on_error(on_error)
-        queries = list(queries)
-        answers: list[Recommendations | LLMGenError] = []
-        with _bar(len(queries), progress) as advance:
-            async for answer in self._answers(queries, AT_ONCE, on_error):
-                answers.append(answer)
-                advance()
+        prompt, queries = await self._prompt("recommend"), list(queries)
+        answers = await self._all(lambda one: _Calls.recommend(one, prompt, {}), queries, on_error, progress)
         return Answers(answers, queries)
 
     async def recommend_stream(
         self, queries: Iterable[Query], *, at_once: int = AT_ONCE
     ) -> AsyncIterator[Recommendations]:
         """See `Client.recommend_stream`."""
-        async for answer in self._answers(queries, at_once, "raise"):
+        prompt = await self._prompt("recommend")
+        async for answer in self._answers(lambda query: _Calls.recommend(query, prompt, {}), queries, at_once, "raise"):
             assert not isinstance(answer, LLMGenError)  # it was raised
             yield answer
 
-    async def _answers(
-        self, queries: Iterable[Query], at_once: int, on_error: OnError
-    ) -> AsyncIterator[Recommendations | LLMGenError]:
-        prompt = await self._prompt("recommend")
-        waiting: deque[asyncio.Task[Recommendations | LLMGenError]] = deque()
+    async def _all(
+        self, call: Callable[[Work], _Call[Result]], works: Sequence[Work], on_error: OnError, progress: bool = False
+    ) -> list[Result | LLMGenError]:
+        check_on_error(on_error)
+        answers: list[Result | LLMGenError] = []
+        with _bar(len(works), progress) as advance:
+            async for answer in self._answers(call, works, AT_ONCE, on_error):
+                answers.append(answer)
+                advance()
+        return answers
 
-        async def ask(query: Query) -> Recommendations | LLMGenError:
+    async def _answers(
+        self, call: Callable[[Work], _Call[Result]], works: Iterable[Work], at_once: int, on_error: OnError
+    ) -> AsyncIterator[Result | LLMGenError]:
+        waiting: deque[asyncio.Task[Result | LLMGenError]] = deque()
+
+        async def ask(work: Work) -> Result | LLMGenError:
             try:
-                return await self._send(_Calls.recommend(query, prompt, {}))
+                return await self._send(call(work))
             except LLMGenError as error:
                 if on_error == "raise":
                     raise
                 return error
 
         try:
-            for query in queries:
-                waiting.append(asyncio.ensure_future(ask(query)))
+            for work in works:
+                waiting.append(asyncio.ensure_future(ask(work)))
                 while len(waiting) >= at_once or (waiting and waiting[0].done()):
                     yield await waiting.popleft()
             while waiting:
@@ -373,6 +439,59 @@ class AsyncClient:
     async def explain(self, query: Query, item: Item | str, *, max_new_tokens: int = 80) -> Explanation:
         """See `Recommender.explain`."""
         return await self._send(_Calls.explain(query, item, max_new_tokens, await self._prompt("explain")))
+
+    @overload
+    async def rank_many(
+        self, pairs: Sequence[tuple[Query, Sequence[Item | str]]], *, on_error: Literal["raise"] = "raise"
+    ) -> list[Recommendations]: ...
+    @overload
+    async def rank_many(
+        self, pairs: Sequence[tuple[Query, Sequence[Item | str]]], *, on_error: Literal["return"]
+    ) -> list[Recommendations | LLMGenError]: ...
+    async def rank_many(
+        self, pairs: Sequence[tuple[Query, Sequence[Item | str]]], *, on_error: OnError = "raise"
+    ) -> list[Recommendations] | list[Recommendations | LLMGenError]:
+        """See `Recommender.rank_many`."""
+        prompt = await self._prompt("rank")
+        return await self._all(lambda pair: _Calls.rank(*pair, prompt), pairs, on_error)
+
+    @overload
+    async def rate_many(
+        self,
+        pairs: Sequence[tuple[Query, Item | str]],
+        *,
+        labels: Sequence[str] = RATINGS,
+        on_error: Literal["raise"] = "raise",
+    ) -> list[RatingPrediction]: ...
+    @overload
+    async def rate_many(
+        self, pairs: Sequence[tuple[Query, Item | str]], *, labels: Sequence[str] = RATINGS, on_error: Literal["return"]
+    ) -> list[RatingPrediction | LLMGenError]: ...
+    async def rate_many(
+        self, pairs: Sequence[tuple[Query, Item | str]], *, labels: Sequence[str] = RATINGS, on_error: OnError = "raise"
+    ) -> list[RatingPrediction] | list[RatingPrediction | LLMGenError]:
+        """See `Recommender.rate_many`."""
+        prompt = await self._prompt("rate")
+        return await self._all(lambda pair: _Calls.rate(*pair, labels, prompt), pairs, on_error)
+
+    @overload
+    async def explain_many(
+        self,
+        pairs: Sequence[tuple[Query, Item | str]],
+        *,
+        max_new_tokens: int = 80,
+        on_error: Literal["raise"] = "raise",
+    ) -> list[Explanation]: ...
+    @overload
+    async def explain_many(
+        self, pairs: Sequence[tuple[Query, Item | str]], *, max_new_tokens: int = 80, on_error: Literal["return"]
+    ) -> list[Explanation | LLMGenError]: ...
+    async def explain_many(
+        self, pairs: Sequence[tuple[Query, Item | str]], *, max_new_tokens: int = 80, on_error: OnError = "raise"
+    ) -> list[Explanation] | list[Explanation | LLMGenError]:
+        """See `Recommender.explain_many`."""
+        prompt = await self._prompt("explain")
+        return await self._all(lambda pair: _Calls.explain(*pair, max_new_tokens, prompt), pairs, on_error)
 
     async def item(self, item_id: str) -> Item:
         """See `Client.item`."""

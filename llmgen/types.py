@@ -350,10 +350,60 @@ class Recommends(Protocol):
         """The candidates in order, all of them."""
         ...
 
+    @overload
+    def rank_many(
+        self, pairs: Sequence[tuple[Query, Sequence[Item | str]]], *, on_error: Literal["raise"] = "raise"
+    ) -> list[Recommendations]: ...
+    @overload
+    def rank_many(
+        self, pairs: Sequence[tuple[Query, Sequence[Item | str]]], *, on_error: Literal["return"]
+    ) -> list[Recommendations | LLMGenError]: ...
+    def rank_many(
+        self, pairs: Sequence[tuple[Query, Sequence[Item | str]]], *, on_error: OnError = "raise"
+    ) -> list[Recommendations] | list[Recommendations | LLMGenError]:
+        """The candidates of each query in order; or its error in a pair's place."""
+        ...
+
     def rate(self, query: Query, item: Item | str, *, labels: Sequence[str] = ...) -> RatingPrediction:
         """The rating that the user would give to an item."""
         ...
 
+    @overload
+    def rate_many(
+        self,
+        pairs: Sequence[tuple[Query, Item | str]],
+        *,
+        labels: Sequence[str] = ...,
+        on_error: Literal["raise"] = "raise",
+    ) -> list[RatingPrediction]: ...
+    @overload
+    def rate_many(
+        self, pairs: Sequence[tuple[Query, Item | str]], *, labels: Sequence[str] = ..., on_error: Literal["return"]
+    ) -> list[RatingPrediction | LLMGenError]: ...
+    def rate_many(
+        self, pairs: Sequence[tuple[Query, Item | str]], *, labels: Sequence[str] = ..., on_error: OnError = "raise"
+    ) -> list[RatingPrediction] | list[RatingPrediction | LLMGenError]:
+        """The rating of each query and item; or its error in a pair's place."""
+        ...
+
     def explain(self, query: Query, item: Item | str, *, max_new_tokens: int = ...) -> Explanation:
         """Why an item suits a user."""
+        ...
+
+    @overload
+    def explain_many(
+        self,
+        pairs: Sequence[tuple[Query, Item | str]],
+        *,
+        max_new_tokens: int = ...,
+        on_error: Literal["raise"] = "raise",
+    ) -> list[Explanation]: ...
+    @overload
+    def explain_many(
+        self, pairs: Sequence[tuple[Query, Item | str]], *, max_new_tokens: int = ..., on_error: Literal["return"]
+    ) -> list[Explanation | LLMGenError]: ...
+    def explain_many(
+        self, pairs: Sequence[tuple[Query, Item | str]], *, max_new_tokens: int = ..., on_error: OnError = "raise"
+    ) -> list[Explanation] | list[Explanation | LLMGenError]:
+        """Why each item suits its user; or its error in a pair's place."""
         ...

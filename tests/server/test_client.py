@@ -116,6 +116,22 @@ class TestBoth:
         assert sum(rating.distribution.values()) == pytest.approx(1)
         assert rating == local.rate(query(small), "10", labels=("1", "1.5", "2"))
 
+    def test_many_of_each_kind(self, asked: Recommends, small: Catalog) -> None:
+        pairs = [(query(small), "10"), (query(small, text="sea"), small[6]), (query(small), "none")]
+        for many, one, some in (
+            (asked.rank_many, asked.rank, [(who, ["3", item]) for who, item in pairs]),
+            (asked.rate_many, asked.rate, pairs),
+            (asked.explain_many, asked.explain, pairs),
+        ):
+            answers = many(some, on_error="return")  # type: ignore[operator]
+            assert answers[:2] == [one(*pair) for pair in some[:2]] == many(some[:2])  # type: ignore[operator]
+            assert isinstance(answers[2], UnknownItemError)
+            assert many([]) == []  # type: ignore[operator]
+            with pytest.raises(UnknownItemError, match="no item has the id 'none'"):
+                many(some)  # type: ignore[operator]
+            with pytest.raises(ValueError, match="'ignore'"):
+                many(some, on_error="ignore")  # type: ignore[operator]
+
     def test_reasons(self, asked: Recommends, small: Catalog) -> None:
         reason = asked.explain(query(small), "10", max_new_tokens=40)
         assert (reason.item, reason.text) == (small["10"], "Because of Alien.")
@@ -243,6 +259,15 @@ def test_asyncio_has_the_same(local: Recommender, small: Catalog) -> None:
             assert await client.recommend(history=["1"], k=2) == local.recommend(Query([small[0]], k=2))
             queries = [query(small, text=str(number)) for number in range(70)]
             assert await client.recommend_many(queries) == local.recommend_many(queries)
+            pairs = [(query(small), "10"), (query(small), "none")]
+            for many, one, some in (
+                (client.rank_many, local.rank, [(who, ["3", item]) for who, item in pairs]),
+                (client.rate_many, local.rate, pairs),
+                (client.explain_many, local.explain, pairs),
+            ):
+                answer, error = await many(some, on_error="return")  # type: ignore[operator]
+                assert answer == one(*some[0])  # type: ignore[operator]
+                assert isinstance(error, UnknownItemError)
             full = Query(list(local.catalog))
             _, error = await client.recommend_many([queries[0], full], on_error="return")
             assert isinstance(error, SearchError)
