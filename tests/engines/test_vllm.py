@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import os
 import shutil
@@ -138,6 +139,24 @@ def test_both_spell_alike(small: VLLMEngine, small_hf: HFEngine) -> None:
 def test_greedy_text_equals_that_of_transformers(small: VLLMEngine, small_hf: HFEngine) -> None:
     config = GenerationConfig(max_new_tokens=12)
     assert small.with_adapter(None).generate(CHATS, config) == small_hf.generate(CHATS, config)
+
+
+def test_thoughts_and_what_follows_equal_those_of_transformers(small: VLLMEngine, small_hf: HFEngine) -> None:
+    from llmgen.engines.chat import ChatTokenizer
+
+    with pytest.raises(ConfigError, match="knows no thoughts"):
+        small.think(CHATS, GenerationConfig(think_tokens=5))
+    tokenizer = copy.deepcopy(small_hf._chat.tokenizer)
+    tokenizer.chat_template = "{% for m in messages %}{{ m.content }}|{% endfor %}<think>{{ '\\n' }}"
+    engines = [small.with_adapter(None), copy.copy(small_hf)]
+    for engine in engines:
+        engine._chat = ChatTokenizer(tokenizer)
+    config = GenerationConfig(max_new_tokens=6, think_tokens=5)
+    thought, expected = (engine.think(CHATS, config) for engine in engines)
+    assert thought == expected
+    assert [one.text for one in engines[0].generate(CHATS, config)] == [
+        one.text for one in engines[1].generate(CHATS, config)
+    ]
 
 
 def test_sampled_text_depends_on_the_seed(small: VLLMEngine) -> None:
