@@ -35,7 +35,7 @@ lint: $(VENV)/.installed
 
 # A link that leads nowhere, and whatever else MkDocs warns of, is an error.
 docs: $(VENV)/.installed
-	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 check: lint docs test
 

@@ -93,7 +93,7 @@ def _route(path: str, method: str, route: Mapping[str, Any]) -> Iterator[str]:
         yield f"* Body: {_type(next(iter(body['content'].values()))['schema'])}"
     for status, answer in sorted(route["responses"].items()):
         kinds = [_type(content["schema"]) for content in answer.get("content", {}).values() if content.get("schema")]
-        yield f"* {status}: {answer['description']}{': ' if kinds else ''}{', '.join(kinds)}"
+        yield f"* {status}: {answer['description'].rstrip('.')}{': ' if kinds else ''}{', '.join(kinds)}"
 
 
 def _body(name: str, body: Mapping[str, Any]) -> Iterator[str]:
