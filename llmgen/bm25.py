@@ -130,7 +130,7 @@ class BM25Index:
         made._corpus, made._later, made._size = corpus, [], len(corpus)
         made._model = self._model.changed(places, words)
         made._mean_length = sum(map(len, corpus)) / len(corpus)
-        gone = np.setdiff1d(np.arange(self._size), places).tolist()
+        gone = np.delete(np.arange(self._size), places[places >= 0]).tolist()
         made._document_frequency = self._document_frequency.copy()
         made._document_frequency.update(word for document in words for word in set(document))
         for place in gone:

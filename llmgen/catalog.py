@@ -9,14 +9,17 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import islice
+from itertools import compress, islice, repeat
+from operator import attrgetter
 from pathlib import Path
 from threading import Lock
 from typing import Any, overload
 
+import numpy as np
+
 from llmgen.errors import ArgumentError, CatalogError, DataError, UnknownItemError
 from llmgen.text import plain
-from llmgen.types import Attribute, Item, Query, has_half
+from llmgen.types import Attribute, IntArray, Item, Query, has_half
 
 logger = logging.getLogger(__name__)
 
@@ -160,7 +163,7 @@ class Catalog(Sequence[Item]):
     @cached_property
     def ids(self) -> tuple[str, ...]:
         """All ids, in order."""
-        return tuple(item.id for item in self)
+        return tuple(map(attrgetter("id"), self))
 
     @cached_property
     def labels(self) -> tuple[str, ...]:
@@ -215,12 +218,16 @@ class Catalog(Sequence[Item]):
         removed = {self.index(item_id) for item_id in ids}
         if len(removed) == len(self):
             raise CatalogError(f"a catalog needs at least one item, and this removes all {len(self)}")
-        kept = [position for position in range(self._length) if position not in removed]
-        items = [self._shelf.items[position] for position in kept]
-        labels = [self._shelf.labels[position] for position in kept]
-        written = self._shelf.lines
-        lines = [written[position] for position in kept] if len(written) >= self._length else []
-        return self._on(_Shelf(items, labels, {item.id: position for position, item in enumerate(items)}, lines))
+        keep = np.ones(self._length, bool)
+        keep[list(removed)] = False
+        return self._on(self._shelf.chosen(keep.tolist()))
+
+    def positions_before(self, other: Catalog) -> IntArray:
+        """Positions in another catalog, int64 [n_items], of the ids of this one; -1 where it lacks one."""
+        places = map(other._shelf.index.get, self.ids, repeat(-1))
+        found = np.fromiter(places, np.int64, len(self))
+        found[found >= len(other)] = -1  # what another catalog has put on the same shelf
+        return found
 
     def labelled(self, label: str) -> Catalog:
         """The same items, written in another way; see `label` of the class."""
@@ -351,8 +358,12 @@ class _Shelf:
     def beginning(self, length: int) -> _Shelf:
         """A shelf of its own with the first items of this one."""
         items = self.items[:length]
-        index = {item.id: position for position, item in enumerate(items)}
-        return _Shelf(items, self.labels[:length], index, self.lines[:length])
+        return _Shelf(items, self.labels[:length], _places(items), self.lines[:length])
+
+    def chosen(self, keep: Sequence[bool]) -> _Shelf:
+        """A shelf of its own with those of the first items for which `keep` says so."""
+        items = list(compress(self.items, keep))
+        return _Shelf(items, list(compress(self.labels, keep)), _places(items), list(compress(self.lines, keep)))
 
     def append(self, other: _Shelf) -> None:
         """Put the items of another shelf behind, none of which stands here."""
@@ -360,6 +371,10 @@ class _Shelf:
         self.items.extend(other.items)
         self.labels.extend(other.labels)
         self.index.update((item_id, length + position) for item_id, position in other.index.items())
+
+
+def _places(items: Sequence[Item]) -> dict[str, int]:
+    return dict(zip(map(attrgetter("id"), items), range(len(items)), strict=True))
 
 
 _GROWING = Lock()

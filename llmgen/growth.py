@@ -334,7 +334,7 @@ def follow(trie: ItemTrie, before: IntArray, spell: Callable[[IntArray], Sequenc
     new, kept = np.flatnonzero(before < 0), before[before >= 0]
     if MANY * len(new) > len(kept) or not len(kept) or (np.diff(kept) <= 0).any():
         return None
-    gone = np.setdiff1d(np.arange(trie.num_items), kept, assume_unique=True)
+    gone = np.delete(np.arange(trie.num_items), kept)
     made = shrink(trie, gone) if len(gone) else trie
     made = grow(made, spell(new)) if len(new) else made
     in_order = not len(new) or new[0] == len(kept)

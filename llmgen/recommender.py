@@ -223,8 +223,7 @@ class Recommender:
         if grown:
             before = np.append(np.arange(known), np.full(len(catalog) - known, -1))
         else:
-            old = {item_id: position for position, item_id in enumerate(self.catalog.ids)}
-            before = np.array([old.get(item_id, -1) for item_id in catalog.ids], dtype=np.int64)
+            before = catalog.positions_before(self.catalog)
         moved: dict[str, Prior] = {}
         for prior in self._factors:
             if not isinstance(prior, Movable):
@@ -602,7 +601,9 @@ class Recommender:
     def _followed(self, catalog: Catalog, before: IntArray, spell: Spell) -> ItemTrie | None:
         """The trie of a catalog that was changed otherwise than by new items at its end; see `follow`."""
         labels = catalog.labels
-        same = np.fromiter(map(eq, [self.catalog.labels[place] for place in before], labels), bool, len(labels))
+        same = np.fromiter(
+            map(eq, [self.catalog.labels[place] for place in before.tolist()], labels), bool, len(labels)
+        )
         before = np.where(same & (before >= 0), before, -1)
         return follow(self.trie, before, lambda items: spell([labels[item] for item in items]))
 

@@ -168,6 +168,13 @@ def test_catalogs_that_grow_from_one_at_the_same_time_each_get_their_own() -> No
     assert [grown.index(f"n{number}") for number, grown in enumerate(made)] == [30] * 200
 
 
+def test_positions_in_the_catalog_before() -> None:
+    grown = CATALOG.with_items(NEW)
+    assert CATALOG.without(["0", "5"]).positions_before(CATALOG).tolist() == [1, 2, 3, 4, *range(6, 30)]
+    assert grown.positions_before(CATALOG).tolist() == [*range(30), -1, -1]  # on the same shelf
+    assert Catalog(list(grown)[::-1]).positions_before(grown).tolist() == [*range(31, -1, -1)]
+
+
 def test_items_that_are_put_in_the_place_of_others_are_no_growth() -> None:
     changed = CATALOG.with_items([Item("3", "Another"), NEW[0]])
     assert not changed.begins_with(CATALOG)

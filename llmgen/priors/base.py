@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from operator import is_
 from typing import Any, Protocol, TypeVar, cast, runtime_checkable
 
 import numpy as np
@@ -226,9 +227,12 @@ def unchanged(old: Catalog, new: Catalog, before: IntArray) -> IntArray:
         new: The changed one.
         before: See `Movable.on_catalog`.
     """
-    items = list(old)
-    same = [
-        place if place >= 0 and (items[place] is item or items[place] == item) else -1
-        for place, item in zip(before.tolist(), new, strict=True)
-    ]
-    return np.array(same, np.int64)
+    places = np.flatnonzero(before >= 0)
+    items, others = list(old), list(new)
+    there, here = [items[place] for place in before[places].tolist()], [others[place] for place in places.tolist()]
+    same = np.full(len(before), -1)
+    same[places] = before[places]
+    for place in np.flatnonzero(~np.fromiter(map(is_, there, here), bool, len(places))).tolist():
+        if there[place] != here[place]:
+            same[places[place]] = -1
+    return same

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+
 from llmgen.catalog import Catalog
 from llmgen.errors import ConfigError
 from llmgen.prompting import Task, task_of
@@ -115,7 +117,8 @@ class Live:
         catalog = made(recommender.catalog)
         known = dict(self.now.gone)
         if not catalog.begins_with(recommender.catalog):
-            known |= {item.id: item for item in recommender.catalog if item not in catalog}
+            lost = np.flatnonzero(recommender.catalog.positions_before(catalog) < 0).tolist()
+            known |= {item.id: item for item in map(recommender.catalog.__getitem__, lost)}
         gone = {item_id: item for item_id, item in known.items() if not catalog.positions([item])}
         snapshot = Snapshot.of(recommender.with_catalog(catalog), gone)
         if self._save is not None:
