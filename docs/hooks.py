@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -10,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import typer
+from griffe import Docstring, DocstringSectionKind
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
+from pydantic import BaseModel
 from typer.testing import CliRunner
 
 log = logging.getLogger("mkdocs.hooks")
@@ -128,6 +131,35 @@ def _cell(text: str) -> str:
     return " ".join(text.split()).replace("|", r"\|")
 
 
+def settings() -> Iterator[str]:
+    """Fields of the settings of an evaluation, with their defaults, from the classes' docstrings."""
+    from llmgen.evaluation import ArmConfig, Protocol, RunConfig
+
+    for kind, where in ((RunConfig, "the whole file"), (Protocol, "`protocol`"), (ArmConfig, "each of `arms`")):
+        yield from _fields(kind, f"{kind.__name__}: {where}")
+
+
+def record() -> Iterator[str]:
+    """Fields of `llmgen.json`."""
+    from llmgen.adapters import AdapterRecord
+
+    yield from _fields(AdapterRecord, AdapterRecord.__name__)
+
+
+def _fields(kind: type[BaseModel], heading: str) -> Iterator[str]:
+    told = {}
+    for section in Docstring(inspect.getdoc(kind) or "").parse("google"):
+        if section.kind is DocstringSectionKind.attributes:
+            told |= {attribute.name: attribute.description for attribute in section.value}
+    if missing := sorted(set(kind.model_fields) - set(told)):
+        log.warning("%s: nothing says what %s is", kind.__name__, missing[0])
+    yield from ("", f"### {heading}", "", "| Field | Default | Meaning |", "|---|---|---|")
+    for name, field in kind.model_fields.items():
+        made = field.get_default(call_default_factory=True)
+        default = "needed" if field.is_required() else "see below" if isinstance(made, BaseModel) else f"`{made!r}`"
+        yield f"| `{name}` | {_cell(default)} | {_cell(told.get(name, ''))} |"
+
+
 def recipe() -> Iterator[str]:
     """Fields of a training recipe, with the help that the flags show."""
     from llmgen.training.recipe import Recipe
@@ -137,4 +169,10 @@ def recipe() -> Iterator[str]:
         yield f"| `{one.name}` | `{_cell(repr(one.default))}` | {_cell(one.metadata.get('help', ''))} |"
 
 
-MADE: Mapping[str, Callable[[], Iterator[str]]] = {"cli": command_lines, "http": http, "recipe": recipe}
+MADE: Mapping[str, Callable[[], Iterator[str]]] = {
+    "cli": command_lines,
+    "http": http,
+    "settings": settings,
+    "recipe": recipe,
+    "record": record,
+}
