@@ -13,6 +13,7 @@ import logging
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -266,29 +267,85 @@ class HFEngine:
         """What the model writes behind each prompt up to one of the tokens `ends`, and whether it came to one."""
         answers: dict[int, tuple[list[int], bool]] = {}
         by_length = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+        if self._fault_of_batches is not None:
+            generator = torch.Generator(self._device).manual_seed(config.seed)
+            return [self._write_plainly(prompt, config, ends, generator) for prompt in prompts]
+        # `generate` draws from torch's own generator, which is put back as it was: others of this process use it too
+        with torch.random.fork_rng([self._device] if self._device.type == "cuda" else []):
+            torch.manual_seed(config.seed)
+            for numbers in _batches(by_length, lambda i: len(prompts[i]) + config.max_new_tokens, self.batch_tokens):
+                written, _ = self._generated([prompts[i] for i in numbers], config, ends)
+                for i, row_ids in zip(numbers, written, strict=True):
+                    end = next((place for place, token in enumerate(row_ids) if token in ends), None)
+                    answers[i] = (row_ids[:end], end is not None)
+        return [answers[i] for i in range(len(prompts))]
+
+    def _generated(
+        self, prompts: Sequence[tuple[int, ...]], config: GenerationConfig, ends: frozenset[int], steps: bool = False
+    ) -> tuple[list[list[int]], Sequence[Tensor]]:
+        """What transformers' `generate` writes behind prompts, padded at the left, and its logits where `steps`."""
         settings = transformers.GenerationConfig(  # type: ignore[no-untyped-call]
             max_new_tokens=config.max_new_tokens,
             do_sample=config.temperature > 0,
             temperature=config.temperature or None,
             top_k=0 if config.temperature else None,
-            eos_token_id=sorted(ends),
+            eos_token_id=sorted(ends) or None,
             pad_token_id=self._chat.end,
+            output_logits=True if steps else None,
+            return_dict_in_generate=True,
         )
-        # `generate` draws from torch's own generator, which is put back as it was: others of this process use it too
-        with torch.random.fork_rng([self._device] if self._device.type == "cuda" else []), self._own_settings():
-            torch.manual_seed(config.seed)
-            for numbers in _batches(by_length, lambda i: len(prompts[i]) + config.max_new_tokens, self.batch_tokens):
-                longest = max(len(prompts[i]) for i in numbers)
-                ids = torch.full((len(numbers), longest), self._chat.end, device=self._device)
-                mask = torch.zeros((len(numbers), longest), dtype=torch.long, device=self._device)
-                for row, i in enumerate(numbers):
-                    ids[row, longest - len(prompts[i]) :] = torch.tensor(prompts[i], device=self._device)
-                    mask[row, longest - len(prompts[i]) :] = 1
-                written = self._model.generate(input_ids=ids, attention_mask=mask, generation_config=settings)
-                for i, row_ids in zip(numbers, written[:, longest:].tolist(), strict=True):
-                    end = next((place for place, token in enumerate(row_ids) if token in ends), None)
-                    answers[i] = (row_ids[:end], end is not None)
-        return [answers[i] for i in range(len(prompts))]
+        longest = max(map(len, prompts))
+        ids = torch.full((len(prompts), longest), self._chat.end, device=self._device)
+        mask = torch.zeros((len(prompts), longest), dtype=torch.long, device=self._device)
+        for row, prompt in enumerate(prompts):
+            ids[row, longest - len(prompt) :] = torch.tensor(prompt, device=self._device)
+            mask[row, longest - len(prompt) :] = 1
+        with self._own_settings():
+            output = self._model.generate(input_ids=ids, attention_mask=mask, generation_config=settings)
+        return output.sequences[:, longest:].tolist(), output.logits or ()
+
+    def _write_plainly(
+        self, prompt: tuple[int, ...], config: GenerationConfig, ends: frozenset[int], generator: torch.Generator
+    ) -> tuple[list[int], bool]:
+        """The same by a whole pass a token, alone; the reference."""
+        written: list[int] = []
+        while len(written) < config.max_new_tokens:
+            logits = self._logits((*prompt, *written))
+            if config.temperature:
+                shares = (logits / config.temperature).softmax(dim=-1)
+                token = int(torch.multinomial(shares, 1, generator=generator))
+            else:
+                token = int(logits.argmax())
+            if token in ends:
+                return written, True
+            written.append(token)
+        return written, False
+
+    @cached_property
+    def _fault_of_batches(self) -> str | None:
+        """Why `generate` does not write what whole passes would, several prompts together; None if it does."""
+        tokens = [int(t) for t in np.random.default_rng(2).integers(0, self._head.weight.shape[0], size=12)]
+        prompts = [tuple(tokens[:4]), tuple(tokens[4:])]
+        try:
+            written, logits = self._generated(prompts, GenerationConfig(max_new_tokens=2), frozenset(), steps=True)
+        except Exception as error:  # as in `_fault`
+            fault = f"{type(error).__name__}: {error}"
+        else:
+            slow = [
+                torch.stack(
+                    [self._logits((*prompt, *ids[:step])) for prompt, ids in zip(prompts, written, strict=True)]
+                )
+                for step in range(2)
+            ]
+            differences = [
+                one.double().log_softmax(-1) - two.log_softmax(-1) for one, two in zip(logits, slow, strict=True)
+            ]
+            largest = max(float(difference.abs().max()) for difference in differences)
+            if largest <= self._allowed:
+                return None
+            fault = f"written together their logits differ by {largest:.2g}"
+        logger.warning("%s writes each text alone and by whole passes, which is slow: %s", self.name, fault)
+        return fault
 
     @contextmanager
     def _own_settings(self) -> Iterator[None]:
@@ -460,9 +517,14 @@ class HFEngine:
 
     def _plain(self, step: Step) -> FloatArray:
         """The answer by one whole pass over prompt and suffix; the reference."""
-        ids = torch.tensor([step.prompt + step.suffix], device=self._device)
-        logits = self._model(input_ids=ids, use_cache=False).logits[0, -1].double()
+        logits = self._logits(step.prompt + step.suffix)
         return _numpy(logits.log_softmax(dim=-1)[torch.from_numpy(step.wanted).to(self._device)])
+
+    def _logits(self, text: tuple[int, ...]) -> Tensor:
+        """Float64, of the token after a text."""
+        ids = torch.tensor([text], device=self._device)
+        logits: Tensor = self._model(input_ids=ids, use_cache=False).logits[0, -1].double()
+        return logits
 
     def forget(self) -> bool:
         """Drop the keys and values of all prompts."""

@@ -11,7 +11,7 @@ torch = pytest.importorskip("torch", reason="needs llmgen[hf]")
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from llmgen.engines import Step
+from llmgen.engines import GenerationConfig, Step
 from llmgen.engines.hf import HFEngine
 from llmgen.engines.packed import pack
 from llmgen.errors import ConfigError
@@ -80,6 +80,36 @@ def test_models_of_every_kind_give_what_transformers_gives(kind: str, tokenizer:
     engine = HFEngine(model, tokenizer)  # type: ignore[arg-type]
     for step, answer in zip(steps, engine.next_logprobs(steps), strict=True):
         assert answer == pytest.approx(expected[len(step.prompt) + len(step.suffix) - 1][wanted], abs=1e-3, rel=0)
+
+
+WRITING = [
+    *(
+        pytest.param(kind, marks=() if kind in ("llama", "gemma2", "mamba") else pytest.mark.slow)
+        for kind in sorted(OFTEN)
+    ),
+    *("rwkv", "roberta", "pegasus", "xlm", "xlstm"),
+]
+"""Those of the last line are not written as they are read by `generate`: they take no padding, or other positions."""
+
+
+@pytest.mark.parametrize("kind", WRITING)
+def test_texts_are_what_whole_passes_would_write(kind: str, tokenizer: PreTrainedTokenizerBase) -> None:
+    model = made(kind)
+    engine = HFEngine(model, tokenizer)  # type: ignore[arg-type]
+    prompts = [tuple(range(20, 25)), tuple(range(30, 47)), tuple(range(60, 69))]
+    expected = []
+    for prompt in prompts:
+        ids = list(prompt)
+        for _ in range(6):
+            with torch.inference_mode():
+                ids.append(int(model(input_ids=torch.tensor([ids]), use_cache=False).logits[0, -1].argmax()))
+        expected.append(ids[len(prompt) :])
+    end = expected[1][3]  # which ends that text
+    written = engine._write(prompts, GenerationConfig(max_new_tokens=6), frozenset({end}))
+    assert written == [(ids[: ids.index(end)], True) if end in ids else (ids, False) for ids in expected]
+    assert engine._fault_of_batches is None or kind not in OFTEN
+    samples = [engine._write(prompts, GenerationConfig(6, 100.0, seed), frozenset()) for seed in (1, 1, 2)]
+    assert samples[0] == samples[1] != samples[2]
 
 
 def test_what_is_listed_is_there() -> None:
