@@ -110,21 +110,22 @@ class BM25Index:
         made._corpus = [*self._corpus, *corpus]
         return made
 
-    def changed(self, before: Sequence[int], documents: Sequence[str]) -> BM25Index:
+    def changed(self, before: Sequence[int] | IntArray, documents: Sequence[str]) -> BM25Index:
         """The index that would be made of some of these documents and new ones; only the new ones are read.
 
         Args:
             before: Of each document of the new index its position in this one; -1 for a new one.
             documents: The new ones, in their order.
         """
-        new = iter(documents)
-        corpus = [self._corpus[place] if place >= 0 else self._tokenise(next(new)) for place in before]
+        places = np.array(before, np.int64)
+        corpus = list(map(self._corpus.__getitem__, places.tolist()))
+        for place, document in zip(np.flatnonzero(places < 0).tolist(), documents, strict=True):
+            corpus[place] = self._tokenise(document)
         made = copy(self)
         large = self._wanted == "bm25s" or (self._wanted == "auto" and len(corpus) >= LARGE)
         if not (large and isinstance(self._model, _BM25S) and any(corpus)):
             made._fit(corpus)
             return made
-        places = np.array(before, np.int64)
         places[places >= self._size] = -1  # what came later stands in no model yet
         words = [corpus[place] for place in np.flatnonzero(places < 0)]
         made._corpus, made._later, made._size = corpus, [], len(corpus)

@@ -601,9 +601,7 @@ class Recommender:
     def _followed(self, catalog: Catalog, before: IntArray, spell: Spell) -> ItemTrie | None:
         """The trie of a catalog that was changed otherwise than by new items at its end; see `follow`."""
         labels = catalog.labels
-        same = np.fromiter(
-            map(eq, [self.catalog.labels[place] for place in before.tolist()], labels), bool, len(labels)
-        )
+        same = np.fromiter(map(eq, map(self.catalog.labels.__getitem__, before.tolist()), labels), bool, len(labels))
         before = np.where(same & (before >= 0), before, -1)
         return follow(self.trie, before, lambda items: spell([labels[item] for item in items]))
 

@@ -228,8 +228,8 @@ def unchanged(old: Catalog, new: Catalog, before: IntArray) -> IntArray:
         before: See `Movable.on_catalog`.
     """
     places = np.flatnonzero(before >= 0)
-    items, others = list(old), list(new)
-    there, here = [items[place] for place in before[places].tolist()], [others[place] for place in places.tolist()]
+    there = list(map(list(old).__getitem__, before[places].tolist()))
+    here = list(map(list(new).__getitem__, places.tolist()))
     same = np.full(len(before), -1)
     same[places] = before[places]
     for place in np.flatnonzero(~np.fromiter(map(is_, there, here), bool, len(places))).tolist():

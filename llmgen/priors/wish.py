@@ -89,8 +89,8 @@ class Wish:
         if few:
             index = self.index.with_documents(self._texts(catalog, known))
         elif (catalog.label_format, catalog.shown) == (self.catalog.label_format, self.catalog.shown):
-            same = unchanged(self.catalog, catalog, before).tolist()
-            new = [self._text(item, catalog) for place, item in zip(same, catalog, strict=True) if place < 0]
+            same = unchanged(self.catalog, catalog, before)
+            new = [self._text(catalog[place], catalog) for place in np.flatnonzero(same < 0).tolist()]
             index = self.index.changed(same, new)
         else:
             index = None
