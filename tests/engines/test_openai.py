@@ -652,11 +652,11 @@ def test_a_faulty_server_is_told_holds_up_nothing_else_and_may_come_back(
             assert httpx2.get(f"{url}/v1/items/1").status_code == 200
             assert httpx2.put(f"{url}/v1/items", json={"items": [{"id": "n", "title": "New"}]}).status_code == 200
             assert httpx2.get(f"{url}/health").status_code == 200
-            assert time.monotonic() - others < 1.5
+            assert time.monotonic() - others < 8  # also on a busy machine; what was held up was so for minutes
             failed = asked.result()
         assert failed.status_code in (502, 503, 504)
         assert stub.url in failed.json()["message"]
-        assert time.monotonic() - start < 2.5
+        assert time.monotonic() - start < 10
         ready = httpx2.get(f"{url}/ready", timeout=60)
         assert ready.status_code == 503
         assert "the engine is down" in ready.json()["status"]
@@ -669,7 +669,7 @@ def test_a_faulty_server_is_told_holds_up_nothing_else_and_may_come_back(
         stub.answer = api
         start = time.monotonic()
         assert ask(20).status_code == 200
-        assert time.monotonic() - start < 1
+        assert time.monotonic() - start < 5  # .1 s on a machine that does nothing else
         assert httpx2.get(f"{url}/ready", timeout=60).status_code == 200
 
 
@@ -689,7 +689,7 @@ def test_ready_asks_a_server_that_a_request_waits_for(load: Callable[..., OpenAI
             time.sleep(READY_S + 0.2)
             start = time.monotonic()
             ready = httpx2.get(f"{url}/ready", timeout=60)
-            assert (ready.status_code, time.monotonic() - start < READY_S + 0.5) == (expected, True), ready.text
+            assert (ready.status_code, time.monotonic() - start < READY_S + 3) == (expected, True), ready.text
             stub.answer = api
             asked.result(30)
 

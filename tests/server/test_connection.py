@@ -15,8 +15,8 @@ import pytest
 
 from llmgen.catalog import Catalog
 from llmgen.recommender import Recommender
-from llmgen.server import Limits, create_app
-from llmgen.server.gate import SLOW_S, WAITING, address
+from llmgen.server import Limits, create_app, gate
+from llmgen.server.gate import WAITING, address
 from tests.server.conftest import running
 from tests.server.test_app import Held
 
@@ -29,6 +29,10 @@ LINE = b"POST /v1/recommend HTTP/1.1\r\nhost: x\r\n"
 @pytest.fixture(autouse=True)
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("llmgen.server.connection.LINGER_S", LINGER_S)
+
+
+SLACK_S = 5.0
+"""For a machine that does much else; what is looked for would take minutes, or for ever."""
 
 
 @pytest.fixture
@@ -105,7 +109,7 @@ def test_headers_have_a_size_all_together(url: str, pieces: Callable[[], Iterato
         answer = sent(connection, pieces())
         assert status(answer) == 431, answer[:200]
         assert b"65536 bytes at most" in answer
-        assert time.monotonic() - start < LINGER_S + 2
+        assert time.monotonic() - start < LINGER_S + SLACK_S
     assert httpx2.get(f"{url}/health").status_code == 200
 
 
@@ -139,7 +143,7 @@ def test_headers_that_drip_in_are_cut(url: str, begin: bytes, every: bytes, expe
         start = time.monotonic()
         answer = sent(connection, (begin if not number else every for number in range(200)), 0.05)
         assert status(answer) == expected, answer[:200]
-        assert time.monotonic() - start < SHORT.headers_s + LINGER_S + 1
+        assert time.monotonic() - start < SHORT.headers_s + LINGER_S + SLACK_S
         assert expected == 0 or b"were not there within 0.5 s" in answer
 
 
@@ -170,7 +174,7 @@ def test_bodies_that_drip_in_are_cut_whatever_was_answered(url: str, head: str, 
         pieces = (LINE + f"{head}content-length: 9000\r\n\r\n".encode() if not n else b" " for n in range(200))
         answer = sent(connection, pieces, 0.05)
         assert status(answer.removeprefix(b"HTTP/1.1 100 Continue\r\n\r\n")) == expected, answer[:200]
-        assert time.monotonic() - start < SHORT.timeout_s + LINGER_S + 1
+        assert time.monotonic() - start < SHORT.timeout_s + LINGER_S + SLACK_S
 
 
 def test_a_body_that_nobody_wants_is_read_for_a_moment_and_cut(url: str) -> None:
@@ -178,7 +182,7 @@ def test_a_body_that_nobody_wants_is_read_for_a_moment_and_cut(url: str) -> None
         start = time.monotonic()
         pieces = (LINE + b"content-length: 9000000000\r\n\r\n" if not n else b" " * 64_000 for n in range(10_000_000))
         assert status(sent(connection, pieces)) == 401
-        assert time.monotonic() - start < LINGER_S + 1
+        assert time.monotonic() - start < LINGER_S + SLACK_S
 
 
 def test_what_is_sent_ahead_has_the_time_of_the_answer_before_it(small: Catalog) -> None:
@@ -203,7 +207,7 @@ def test_who_is_slow_holds_up_nobody(url: str) -> None:
             connection.sendall(LINE)
         start = time.monotonic()
         assert httpx2.post(f"{url}/v1/recommend", json={"k": 1}, headers={"x-api-key": KEY}).status_code == 200
-        assert time.monotonic() - start < 0.4
+        assert time.monotonic() - start < SHORT.headers_s  # of those who are slow
 
 
 # Wrong keys
@@ -219,37 +223,44 @@ def asked(url: str, key: str, source: str = "127.0.0.1") -> tuple[int, float]:
         return answer.status_code, time.monotonic() - start
 
 
-def test_a_wrong_key_waits_and_a_missing_or_right_one_does_not(url: str) -> None:
+@pytest.fixture
+def slow_s(monkeypatch: pytest.MonkeyPatch) -> float:
+    """Seconds that a wrong key waits: so many that a busy machine can ask many things meanwhile."""
+    monkeypatch.setattr(gate, "SLOW_S", 4.0)
+    return 4.0
+
+
+def test_a_wrong_key_waits_and_a_missing_or_right_one_does_not(url: str, slow_s: float) -> None:
     code, seconds = asked(url, "a-key-that-is-wrong")
-    assert (code, seconds > 0.9 * SLOW_S) == (401, True)
+    assert (code, seconds > 0.9 * slow_s) == (401, True)
     code, seconds = asked(url, "")
-    assert (code, seconds < 0.5 * SLOW_S) == (401, True)
+    assert (code, seconds < 0.5 * slow_s) == (401, True)
     code, seconds = asked(url, KEY)
-    assert (code, seconds < 0.5 * SLOW_S) == (200, True)
+    assert (code, seconds < 0.5 * slow_s) == (200, True)
 
 
-def test_wrong_keys_of_one_address_are_few_and_hold_up_no_other(url: str) -> None:
+def test_wrong_keys_of_one_address_are_few_and_hold_up_no_other(url: str, slow_s: float) -> None:
     assert asked(url, KEY)[0] == 200  # it is known from now on
     with ThreadPoolExecutor(3 * WAITING) as pool:
         start = time.monotonic()
         wrong = [pool.submit(asked, url, f"a-key-that-is-wrong-{number}") for number in range(3 * WAITING)]
-        time.sleep(0.5 * SLOW_S)
+        time.sleep(0.3 * slow_s)
         for source in ("127.0.0.2", "127.0.0.1"):
             code, seconds = asked(url, KEY, source)
-            assert (code, seconds < 0.4 * SLOW_S) == (200, True), source
+            assert (code, seconds < 0.4 * slow_s) == (200, True), source
         assert asked(url, "a-key-that-is-wrong", "127.0.0.2")[0] == 401
         codes = [future.result(30)[0] for future in wrong]
         seconds = time.monotonic() - start
     assert set(codes) == {401, 429}
-    assert codes.count(401) <= WAITING * (1 + seconds / SLOW_S)
+    assert codes.count(401) <= WAITING * (1 + seconds / slow_s)
     assert asked(url, "a-key-that-is-wrong")[0] == 401  # it passes
 
 
-def test_among_many_wrong_keys_a_guess_is_not_looked_at(url: str) -> None:
+def test_among_many_wrong_keys_a_guess_is_not_looked_at(url: str, slow_s: float) -> None:
     """Else who asks with a thousand at once would learn at once which one is right."""
     with ThreadPoolExecutor(WAITING) as pool:
         wrong = [pool.submit(asked, url, "a-key-that-is-wrong", "127.0.0.3") for _ in range(WAITING)]
-        time.sleep(0.5 * SLOW_S)
+        time.sleep(0.6 * slow_s)  # until all of them wait
         assert asked(url, KEY, "127.0.0.3")[0] == 429
         assert {future.result(20)[0] for future in wrong} == {401}
     assert asked(url, KEY, "127.0.0.3")[0] == 200
