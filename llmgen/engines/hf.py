@@ -3,8 +3,8 @@
 A prompt is read once and its keys and values are kept. All paths that a search asks about are then run as one short
 sequence behind them, as a tree: each token sees the prompt and its own ancestors, so nothing of a prompt is copied
 for a beam, and the output layer is evaluated on the wanted tokens' rows only. Where a model cannot be run this way
-(recurrent layers, logits that are scaled after the output layer, ...) a check at the start finds out, and the engine
-runs prompt and path as a whole, one at a time.
+(recurrent layers, windows of its own, ...) a check at the start finds out, and the engine runs prompt and path as a
+whole, one at a time.
 """
 
 from __future__ import annotations
@@ -137,6 +137,10 @@ class HFEngine:
         config = plain.config.get_text_config()
         own = getattr(plain, "generation_config", None)
         self._ends = self._chat.ends(getattr(config, "eos_token_id", None), getattr(own, "eos_token_id", None))
+        scales = [getattr(config, field, None) for field in ("logit_scale", "logits_scaling")]
+        times, over = (scale if isinstance(scale, int | float) and scale else 1 for scale in scales)  # MPT has words
+        self._scale = times / over
+        self._cap = getattr(config, "final_logit_softcapping", None)
         longest = (getattr(config, field, None) for field in LONGEST)
         self.max_tokens = max_tokens or int(next(filter(None, longest), 4096))
         self._tree_limit = min([self.max_tokens, *_windows(config)])
@@ -494,7 +498,9 @@ class HFEngine:
         for start in range(0, len(full), FULL_CHUNK):
             chunk = full[start : start + FULL_CHUNK]
             logits = torch.nn.functional.linear(hidden[chunk], weight.float(), None if bias is None else bias.float())
-            logits = logits.double().log_softmax(dim=-1)  # in float32 the long sum is off by 1e-5 a token, one-sidedly
+            logits = (
+                self._scaled(logits).double().log_softmax(dim=-1)
+            )  # in float32 the long sum is off by 1e-5 a token, one-sidedly
             for row, i in enumerate(chunk):
                 answers[i] = _numpy(logits[row, torch.from_numpy(steps[i].wanted).to(self._device)])
         narrow = [i for i, step in enumerate(steps) if not step.full and len(step.wanted) <= NARROW]
@@ -502,7 +508,7 @@ class HFEngine:
             counts = torch.tensor([len(steps[i].wanted) for i in narrow])
             owner = torch.repeat_interleave(torch.tensor(narrow), counts).to(self._device)
             vectors, offsets = rows(np.concatenate([steps[i].wanted for i in narrow]))
-            products = _numpy((hidden[owner] * vectors).sum(dim=-1) + offsets)
+            products = _numpy(self._scaled((hidden[owner] * vectors).sum(dim=-1) + offsets))
             for i, part in zip(narrow, np.split(products, np.cumsum(counts.numpy())[:-1]), strict=True):
                 answers[i] = part
         wide: dict[int, list[int]] = {}
@@ -511,9 +517,15 @@ class HFEngine:
                 wide.setdefault(id(step.wanted), []).append(i)
         for group in wide.values():
             vectors, offsets = rows(steps[group[0]].wanted)
-            for i, row in zip(group, _numpy(hidden[group] @ vectors.T + offsets), strict=True):
+            for i, row in zip(group, _numpy(self._scaled(hidden[group] @ vectors.T + offsets)), strict=True):
                 answers[i] = row
         return answers
+
+    def _scaled(self, products: Tensor) -> Tensor:
+        """Logits from the products of the output layer, as Cohere, Granite and Gemma make them."""
+        if self._scale != 1:
+            products = products * self._scale
+        return products if self._cap is None else self._cap * torch.tanh(products / self._cap)
 
     def _plain(self, step: Step) -> FloatArray:
         """The answer by one whole pass over prompt and suffix; the reference."""

@@ -112,6 +112,36 @@ def test_texts_are_what_whole_passes_would_write(kind: str, tokenizer: PreTraine
     assert samples[0] == samples[1] != samples[2]
 
 
+@pytest.mark.parametrize(
+    ("kind", "changes"),
+    [
+        ("gemma2", {"final_logit_softcapping": 2.0}),
+        ("nanochat", {}),
+        ("cohere", {"logit_scale": 0.5}),
+        ("granite", {"logits_scaling": 4.0}),
+        ("granitemoe", {"logits_scaling": 4.0}),
+    ],
+)
+def test_logits_that_are_scaled_behind_the_output_layer_are_no_hindrance(
+    kind: str, changes: dict[str, object], tokenizer: PreTrainedTokenizerBase
+) -> None:
+    """All three ways in which wanted tokens are looked up: all, few, and many."""
+    model = made(kind, **changes)
+    engine = HFEngine(model, tokenizer)  # type: ignore[arg-type]
+    assert engine._tree_works
+    everything, few, many = (np.arange(count, dtype=np.int64) for count in (VOCABULARY, 10, 200))
+    steps = [Step(TEXT[:3], TEXT[3:], everything, full=True)]
+    steps += [Step(TEXT[:3], TEXT[3:], few), Step(TEXT[:3], TEXT[3:], many)]
+    with torch.inference_mode():
+        logits = model(input_ids=torch.tensor([TEXT]), use_cache=False).logits[0, -1].double()
+    expected = logits.log_softmax(-1).numpy()
+    whole, *parts = engine.next_logprobs(steps)
+    assert whole == pytest.approx(expected, abs=1e-3, rel=0)
+    for part in parts:
+        own = expected[: len(part)]
+        assert part - part.mean() == pytest.approx(own - own.mean(), abs=1e-3, rel=0)
+
+
 def test_what_is_listed_is_there() -> None:
     assert (OFTEN | UNMADE.keys() | REFUSED.keys()) <= set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
 
@@ -128,7 +158,7 @@ def test_a_model_that_reads_what_stands_behind_is_refused(
     ("kind", "longest"), [("llama", 128), ("mpt", 96), ("mamba", 4096)]
 )  # mamba has no longest text
 def test_the_longest_text_is_the_models_own(kind: str, longest: int, tokenizer: PreTrainedTokenizerBase) -> None:
-    model = made(kind, **({"max_seq_len": 96} if kind == "mpt" else {}))
+    model = made(kind, **({"max_seq_len": 96, "logit_scale": "inv_sqrt_d_model"} if kind == "mpt" else {}))
     assert HFEngine(model, tokenizer).max_tokens == longest  # type: ignore[arg-type]
 
 
