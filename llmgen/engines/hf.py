@@ -326,6 +326,7 @@ class HFEngine:
         return written, False
 
     @cached_property
+    @torch.inference_mode()
     def _fault_of_batches(self) -> str | None:
         """Why `generate` does not write what whole passes would, several prompts together; None if it does."""
         tokens = [int(t) for t in np.random.default_rng(2).integers(0, self._head.weight.shape[0], size=12)]
