@@ -22,6 +22,7 @@ from llmgen.engines.fake import FakeEngine
 from llmgen.errors import UnknownItemError
 from llmgen.growth import grow, renumber, shrink
 from llmgen.priors import Content, Popularity, Transition, Where, Wish
+from llmgen.priors import content as content_module
 from llmgen.priors import sparse as sparse_module
 from llmgen.priors import wish as wish_module
 from llmgen.recommender import Recommender
@@ -331,6 +332,23 @@ def test_filters_follow_every_change() -> None:
                 word: at.tolist() for word, at in values.words.items()
             }
             assert made.values[name].spelling.keys() == values.spelling.keys()
+
+
+def test_content_of_a_large_catalog_follows_every_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Features and how rare they are stay; what an item says by them is what it says now."""
+    monkeypatch.setattr(content_module, "LARGE", 20)
+    made = Content(CATALOG)
+    features, catalog = made.features, CATALOG
+    assert features is not None
+    for change in CHANGES.values():
+        old, catalog = catalog, change(catalog)
+        made = made.on_catalog(catalog, catalog.positions_before(old))
+        assert made.features is features
+        assert made.vectors is not None
+        np.testing.assert_array_equal(made.vectors.toarray(), features.vectors(catalog).toarray())
+    (found,) = made.log_weights([Query([CATALOG[1]])])  # film 1 part 1 of 1991
+    alike = catalog.positions([CATALOG[8]])[0]  # film 1 part 8 of 1992
+    assert found[alike] > found[catalog.positions([CATALOG[2]])[0]]  # film 2 part 2 of 1992
 
 
 def test_a_digest_is_counted_from_lines_that_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,9 +11,10 @@ from typing import TypeGuard, cast
 import numpy as np
 from scipy import sparse
 
+from llmgen.bm25 import LARGE
 from llmgen.catalog import Catalog
 from llmgen.errors import ArgumentError
-from llmgen.priors.base import FLOOR, check_floor, log_lift
+from llmgen.priors.base import FLOOR, check_floor, log_lift, only_appended, unchanged
 from llmgen.priors.interactions import INDEX, Evidence, histories_of
 from llmgen.priors.sparse import SparseRow, lifted, rows_of
 from llmgen.text import tokens
@@ -129,11 +130,23 @@ class Content:
         return sorted(found, key=lambda entry: -entry.score)
 
     def on_catalog(self, catalog: Catalog, before: IntArray) -> Content:
-        """See `Movable`; what new items say is counted by the features that the others have."""
-        if self.features is None or self.vectors is None or not catalog.begins_with(self.catalog):
+        """See `Movable`; what changed items say is counted by the features that the others have.
+
+        In a small catalog any change but new items at the end counts all features anew.
+        """
+        assert self.features is not None and self.vectors is not None  # made in __post_init__
+        if catalog.begins_with(self.catalog):
+            same = before
+        elif len(catalog) >= LARGE:
+            same = unchanged(self.catalog, catalog, before)
+        else:
             return dataclasses.replace(self, catalog=catalog, features=None, vectors=None)
-        new = [catalog[position] for position in range(len(self.catalog), len(catalog))]
-        vectors = sparse.csr_array(sparse.vstack([self.vectors, self.features.vectors(new)]))
+        new = self.features.vectors([catalog[place] for place in np.flatnonzero(same < 0).tolist()])
+        places = same.copy()
+        places[same < 0] = len(self.catalog) + np.arange((same < 0).sum())
+        vectors = sparse.csr_array(sparse.vstack([self.vectors, new]))
+        if not only_appended(same, len(self.catalog)):
+            vectors = sparse.csr_array(vectors[places])
         return dataclasses.replace(self, catalog=catalog, vectors=vectors)
 
 
