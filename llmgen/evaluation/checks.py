@@ -110,7 +110,12 @@ def _of_arm(arm: ArmConfig, config: RunConfig, from_log: bool) -> Iterator[str]:
     if isinstance(arm.priors, str):
         there = [NONE, *(name for name in [BEST, *tuned_classics(config)] if config.classics != "none")]
         if from_log and arm.priors not in there:
-            yield f": no priors are called {arm.priors!r}; there are {', '.join(there)}"
+            own = (
+                f"; write priors: {{{arm.priors}: {{}}}} in --config to fit it"
+                if arm.priors in prior_kinds.kinds()
+                else ""
+            )
+            yield f": no priors are called {arm.priors!r}; there are {', '.join(there)}{own}"
     else:
         yield from (f": {said}" for said in prior_kinds.wrong(arm.priors))
     task = "recommend" if config.protocol.candidates is None else "rank"

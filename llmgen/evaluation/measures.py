@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
 import polars as pl
 
+from llmgen.catalog import Catalog
 from llmgen.evaluation import metrics
 from llmgen.evaluation.protocol import Sample
 from llmgen.evaluation.results import Cost
-from llmgen.types import FloatArray, Item
+from llmgen.types import FloatArray
 
 PARTS = 3
 """Of users, by the length of their histories, the popularity of the held-out item and the time."""
@@ -46,7 +47,7 @@ class Measures:
         self.sample, self.k = sample, k
         self._counts = Counter(sample.known["item_id"].to_list())
         self._users = max(1, sample.known["user_id"].n_unique())
-        self._attributes = {item.id: frozenset(values(item)) for item in sample.catalog}
+        self._attributes = kinds(sample.catalog)
 
     @cached_property
     def hits(self) -> list[str]:
@@ -96,9 +97,10 @@ class Measures:
             f"gini@{k}": metrics.gini_at_k(lists, len(self.sample.catalog), k),
             f"novelty@{k}": _mean([metrics.novelty_at_k(ranked, shares, k) for ranked in lists]),
             f"popularity_lift@{k}": _mean(known),
-            f"diversity@{k}": _mean([metrics.diversity_at_k(ranked, self._attributes, k) for ranked in lists]),
             f"repetition@{k}": _mean([metrics.repetition_at_k(ranked, history, k) for ranked, history in pairs]),
         }
+        if any(self._attributes.values()):  # else all items would count as alike
+            found[f"diversity@{k}"] = _mean([metrics.diversity_at_k(one, self._attributes, k) for one in lists])
         found["exact"] = float(answers["exact"].mean() or 0.0)  # type: ignore[arg-type]
         places = Counter(method for methods in answers["methods"].to_list() for method in methods)
         found |= {f"route_{name}": count / places.total() for name, count in sorted(places.items())}
@@ -152,9 +154,32 @@ class Measures:
                 yield "attribute of the held-out item", value, inside
 
 
-def values(item: Item) -> Collection[str]:
-    """The attribute values of an item that are lists, such as genres: what items can have in common."""
-    return [value for part in item.attributes.values() if isinstance(part, tuple) for value in part]
+def kinds(catalog: Catalog) -> dict[str, frozenset[str]]:
+    """What items can have in common: item id -> values of its attributes that are lists or words, such as genres.
+
+    Words that nearly every item has its own of, such as a description, do not count: an attribute of words counts where
+    half of the items that have it share it with others.
+    """
+    words: dict[str, Counter[str]] = {}
+    for item in catalog:
+        for name, value in item.attributes.items():
+            if isinstance(value, str):
+                words.setdefault(name, Counter())[value] += 1
+    shared = {
+        name
+        for name, counts in words.items()
+        if 2 * sum(count for count in counts.values() if count > 1) >= counts.total()
+    }
+    found = {}
+    for item in catalog:
+        own: set[str] = set()
+        for name, value in item.attributes.items():
+            if isinstance(value, tuple):
+                own.update(value)
+            elif isinstance(value, str) and name in shared:
+                own.add(value)
+        found[item.id] = frozenset(own)
+    return found
 
 
 def _thirds(numbers: FloatArray) -> Iterator[tuple[float, float, list[int]]]:

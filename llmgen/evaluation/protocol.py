@@ -106,6 +106,7 @@ class Sample:
         among: Ids that everybody has the choice of, and no prompt lists; None for the whole catalog.
         ties: Seed of each user's own random order of the items that an arm scores alike, as it does all of which it
             knows nothing; None for the order of the catalog.
+        unasked: Users who are not among them, since all that they took next stands in their history.
     """
 
     catalog: Catalog
@@ -116,6 +117,7 @@ class Sample:
     candidates: tuple[tuple[str, ...], ...] | None = None
     among: tuple[str, ...] | None = None
     ties: int | None = None
+    unasked: int = 0
 
     @property
     def users(self) -> list[str]:
@@ -154,6 +156,7 @@ class Sample:
             None if self.candidates is None else tuple(self.candidates[number] for number in chosen),
             self.among,
             self.ties,
+            self.unasked,
         )
 
     def spread(self, users: int) -> Sample:
@@ -222,12 +225,14 @@ def _sample(
     past = histories(*before, *recent, catalog=catalog)
     removed = protocol.seen == "removed"
     queries, held_out, times, candidates = [], [], [], []
+    unasked = 0
     columns = held.select("user_id", "item_id", "timestamp").iter_rows()
     for user, group in itertools.groupby(columns, key=lambda row: row[0]):
         items, ratings = past.get(user, History((), None))
         taken = {item.id for item in items}
         rows = [row for row in group if not (removed and row[1] in taken)]
         if not rows:
+            unasked += 1
             continue
         wanted = tuple(dict.fromkeys(item for _, item, _ in rows))
         if protocol.newest is not None:
@@ -241,7 +246,9 @@ def _sample(
     if not queries:
         raise DataError("the split leaves no user with an item to look for; hold out more, or keep seen items")
     offered = tuple(candidates) if protocol.candidates is not None else None
-    return Sample(catalog, pl.concat(list(before)), tuple(queries), tuple(held_out), tuple(times), offered)
+    return Sample(
+        catalog, pl.concat(list(before)), tuple(queries), tuple(held_out), tuple(times), offered, unasked=unasked
+    )
 
 
 def _candidates(

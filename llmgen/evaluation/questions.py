@@ -71,6 +71,11 @@ def from_log(config: RunConfig) -> Questions:
         config.classics, config.protocol, tuning, final, config.also, keep=keep, memory=budget(config.memory)
     )
     notes = [*_notes(config, config.protocol, known), *notes]
+    if final.unasked:
+        notes.append(
+            f"{final.unasked} users are not asked: all that is looked for stands in their history already, and seen "
+            "items are removed. With seen: kept they are asked."
+        )
     if config.classics != "none" and (missing := sorted(LARGE.difference(arm.name for arm in standing))):
         notes.append(f"Too large for {', '.join(missing)}, which are left out.")
     if weighing is not None:

@@ -132,7 +132,7 @@ def summarise(
         )
     dataset = questions.dataset
     return Results(
-        verdict=verdict(differences, metric, baseline, len(asked.sample.queries)) + _beaten(asked, config),
+        verdict=verdict(differences, metric, baseline, len(asked.sample.queries)) + _beaten(asked, config, baseline),
         metric=metric,
         baseline=baseline,
         sample=SampleSummary(
@@ -181,11 +181,12 @@ def verdict(differences: Sequence[Difference], metric: str, baseline: str, users
             + (f"and these {users} users would show one of {max(shown):.4f}." if shown else f"{users} users.")
         )
     rest = len(rows) - len(told)
-    return "; ".join(told) + (f"; {rest} other{'s' if rest > 1 else ''} cannot be told apart from it." if rest else ".")
+    others = f"{rest} other{'s' if rest > 1 else ''}"
+    return "; ".join(told) + (f"; {others} cannot be told apart from {baseline}." if rest else ".")
 
 
-def _beaten(asked: Asked, config: RunConfig) -> str:
-    """A sentence where a classic baseline does better than every arm, else nothing."""
+def _beaten(asked: Asked, config: RunConfig, baseline: str) -> str:
+    """A sentence where a classic baseline has a higher mean than every arm, unless they are compared with it."""
     metric, kinds = config.main_metric, {arm.name: arm.kind for arm in asked.arms}
     means = {name: float(values[metric].mean()) for name, values in asked.values.items()}
     arms = [name for name in means if kinds[name] == "arm"]
@@ -193,7 +194,7 @@ def _beaten(asked: Asked, config: RunConfig) -> str:
     if not arms or not classics:
         return ""
     arm, classic = max(arms, key=means.__getitem__), max(classics, key=means.__getitem__)
-    if means[classic] <= means[arm]:
+    if means[classic] <= means[arm] or classic == baseline:
         return ""
     found = paired_difference(
         asked.values[classic][metric],
@@ -205,8 +206,8 @@ def _beaten(asked: Asked, config: RunConfig) -> str:
     )
     chosen = f", corrected for the choice among {len(classics)}" if len(classics) > 1 else ""
     return (
-        f" The baseline {classic} has a higher mean than every arm: {means[classic]:.4f} {_spoken(metric)}, and the "
-        f"best arm, {arm}, {means[arm]:.4f}; {found.mean:+.4f} [{found.low:+.4f}, {found.high:+.4f}]{chosen}"
+        f" The classic baseline {classic} has a higher mean than every arm: {means[classic]:.4f} {_spoken(metric)}, "
+        f"and the best arm, {arm}, {means[arm]:.4f}; {found.mean:+.4f} [{found.low:+.4f}, {found.high:+.4f}]{chosen}"
         f"{'' if found.low > 0 else ', which may be chance'}."
     )
 

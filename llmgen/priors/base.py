@@ -122,9 +122,9 @@ def combine(priors: Sequence[Prior], queries: Sequence[Query], n_items: int | No
         log_w = np.asarray(prior.log_weights(queries), dtype=np.float64)
         n_items = log_w.shape[-1] if n_items is None else n_items
         if log_w.shape != (len(queries), n_items):
-            raise ValueError(f"prior {prior.name!r} gave an array {log_w.shape}, not {(len(queries), n_items)}")
+            raise ArgumentError(f"prior {prior.name!r} gave an array {log_w.shape}, not {(len(queries), n_items)}")
         if log_w.size and not (log_w.min() >= -np.inf and log_w.max() < np.inf):  # the minimum of a NaN is NaN
-            raise ValueError(
+            raise ArgumentError(
                 f"prior {prior.name!r} gave NaN or +inf; a log weight is finite, or -inf for an item removed"
             )
         terms[prior.name] = weighted(log_w, prior.weight)

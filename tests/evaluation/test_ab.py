@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 import llmgen.evaluation.ab
 import llmgen.evaluation.checks
 import llmgen.evaluation.run
+from llmgen.catalog import Catalog
 from llmgen.engines.fake import END, VOCABULARY, FakeEngine
 from llmgen.errors import ConfigError, DataError
 from llmgen.evaluation import answers, arms
@@ -27,11 +28,13 @@ from llmgen.evaluation.answers import locked
 from llmgen.evaluation.arms import ArmConfig, classics
 from llmgen.evaluation.comparison import compare, compatible
 from llmgen.evaluation.config import RunConfig
+from llmgen.evaluation.measures import kinds
 from llmgen.evaluation.protocol import samples
 from llmgen.evaluation.questions import from_log
 from llmgen.evaluation.results import Difference, Results
 from llmgen.evaluation.stats import Sequential, paired_difference
 from llmgen.evaluation.summary import verdict
+from llmgen.types import Item
 
 TITLES = [f"{first}{second}" for first in ("Red", "Blue", "Gold", "Grey") for second in (" Sun", " Sea", " Fox")]
 USERS = 60
@@ -151,7 +154,7 @@ def test_the_verdict_names_a_baseline_that_beats_every_arm(log: dict[str, Any], 
     classic = max(means["baseline"], key=means["baseline"].__getitem__)
     assert means["baseline"][classic] > max(means["arm"].values())
     assert (
-        f"The baseline {classic} has a higher mean than every arm: {means['baseline'][classic]:.4f} NDCG@3"
+        f"The classic baseline {classic} has a higher mean than every arm: {means['baseline'][classic]:.4f} NDCG@3"
         in poor.verdict
     )
     assert poor.verdict in (tmp_path / "poor" / "report.html").read_text()
@@ -345,6 +348,50 @@ def test_a_model_that_is_told_of_others_knows_nobody(
         for user, (item,) in zip(sorted(final.users), items["control"], strict=True):
             query = final.queries[final.users.index(user)]
             assert item not in {one.id for one in query.history}
+
+
+def test_the_verdict_says_nothing_twice_of_the_baseline_that_arms_are_compared_with(
+    log: dict[str, Any], engine: Reads, tmp_path: Path
+) -> None:
+    settings = config(log, arms=("titleless",), classics="defaults", baseline="transition")
+    found = evaluate(settings, tmp_path)
+    assert "transition" in found.verdict and "higher mean than every arm" not in found.verdict
+
+
+def test_users_who_are_not_asked_are_counted_in_the_notes(log: dict[str, Any], engine: Reads, tmp_path: Path) -> None:
+    kept = evaluate(config(log), tmp_path / "kept")
+    assert not any("not asked" in note for note in kept.notes)
+    removed = evaluate(config({**log, "seen": "removed"}), tmp_path / "removed")
+    again = USERS - removed.sample.users  # those who took their last item again
+    assert 0 < again < USERS
+    assert any(note.startswith(f"{again} users are not asked:") for note in removed.notes)
+
+
+def test_a_prior_that_is_no_classic_is_named_where_it_can_be_fitted(log: dict[str, Any]) -> None:
+    arm = ArmConfig(engine="none", priors="history_text")
+    wrong = config(log).model_copy(update={"arms": {"A": arm}})
+    with pytest.raises(ConfigError, match=r"write priors: \{history_text: \{\}\} in --config"):
+        llmgen.evaluation.checks.check(wrong)
+
+
+def test_what_items_have_in_common() -> None:
+    """Lists and words that others have too; not words of an item's own, nor numbers."""
+    rows = [("Cups", "a small cup"), ("Cups", "a large cup"), ("Bowls", "a bowl"), ("Cups", "blue")]
+    items = [
+        Item(str(number), "x", {"group": group, "text": text, "price": 3, "tags": ("new",)})
+        for number, (group, text) in enumerate(rows)
+    ]
+    assert kinds(Catalog(items))["0"] == {"Cups", "new"}
+    assert kinds(Catalog([Item("a", "x", {"text": "one"}), Item("b", "x", {"text": "two"})])) == {
+        "a": set(),
+        "b": set(),
+    }
+
+
+def test_diversity_is_not_told_where_nothing_says_what_items_are(
+    log: dict[str, Any], engine: Reads, tmp_path: Path
+) -> None:
+    assert "diversity@3" not in evaluate(config(log), tmp_path).arms[0].lists
 
 
 def test_stopping_early_asks_fewer_users_and_says_so(log: dict[str, Any], engine: Reads, tmp_path: Path) -> None:
@@ -583,7 +630,7 @@ def row(arm: str, mean: float, p: float) -> Difference:
 
 def test_the_verdict_says_what_is_known_and_what_is_not() -> None:
     told = verdict([row("B", 0.02, 0.001), row("C", -0.001, 0.9)], "ndcg@10", "A", 100)
-    assert told == "B is better than A: +0.0200 NDCG@10 [+0.0100, +0.0300]; 1 other cannot be told apart from it."
+    assert told == "B is better than A: +0.0200 NDCG@10 [+0.0100, +0.0300]; 1 other cannot be told apart from A."
     told = verdict([row("B", 0.002, 0.6)], "ndcg@10", "A", 100)
     assert told.startswith("No difference between B and A can be seen: +0.0020 NDCG@10")
     assert told.endswith("these 100 users would show one of 0.0150.")
