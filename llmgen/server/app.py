@@ -395,6 +395,8 @@ def _add_status(app: FastAPI, state: _State) -> None:
     @app.get("/health", response_model=StatusBody, tags=["status"], responses=not_ok)
     async def health() -> Response:
         """Whether the process works; if not, start it anew."""
+        if (failure := state.batcher.failure) is not None:
+            return status(f"requests are worked on no more: {failure}")
         busy = state.batcher.busy_s
         return status(f"a batch has been running for {busy:.0f} s" if busy > STUCK_AFTER_S else None)
 

@@ -88,6 +88,13 @@ class Batcher:
         """For how long the running batch has been running; 0 if none is."""
         return 0.0 if self._busy_since is None else time.monotonic() - self._busy_since
 
+    @property
+    def failure(self) -> str | None:
+        """Why nothing is worked on any more, a mistake of ours; None while all is well."""
+        if self._task is None or not self._task.done() or self._task.cancelled():
+            return None
+        return repr(self._task.exception())
+
     def start(self) -> None:
         """Begin to work; inside a running event loop."""
         self._thread = ThreadPoolExecutor(1, "llmgen-batch")

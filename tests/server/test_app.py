@@ -412,6 +412,21 @@ def test_a_mistake_of_ours_is_a_500_with_an_id_and_ends_nothing(
         assert client.recommend(Query(k=1))
 
 
+def test_a_worker_that_ended_by_a_mistake_of_ours_is_told_by_health(small: Catalog) -> None:
+    app = create_app(Recommender(small, None))
+
+    def broken(waits: Sequence[float]) -> None:
+        raise ZeroDivisionError("in the metrics")
+
+    with running(app) as url:
+        assert httpx2.get(f"{url}/health").status_code == 200
+        app.state.llmgen.batcher._on_batch = broken
+        assert httpx2.post(f"{url}/v1/recommend", json={}, headers={"x-timeout": "0.2"}).status_code == 504
+        health = httpx2.get(f"{url}/health")
+        assert health.status_code == 503
+        assert "worked on no more: ZeroDivisionError('in the metrics')" in health.json()["status"]
+
+
 # A catalog that changes
 
 
