@@ -130,7 +130,7 @@ def _known_and_wished(tuning: Sample, final: Sample) -> Result:
 
 def main(
     release: Annotated[Path, typer.Argument(help="Zip or folder of a MovieLens release with tags.csv.")],
-    out: Annotated[Path, typer.Option(help="Folder of this run; one that was stopped is gone on with.")],
+    out: Annotated[Path, typer.Option(help="Folder of this run; a stopped run continues in its folder.")],
     arm: Annotated[
         list[str] | None, typer.Option(help="See llmgen.evaluation.run; the LM alone and beside the priors by default.")
     ] = None,

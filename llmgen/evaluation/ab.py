@@ -85,7 +85,7 @@ def main(
     config: Annotated[Path | None, typer.Option(help="YAML, see llmgen.evaluation.RunConfig.")] = None,
     arm: Annotated[list[str] | None, typer.Option(help="NAME=PROMPT or NAME=key:value,key:value. Repeatable.")] = None,
     prompts: Annotated[str | None, typer.Option(help="An arm for every template of this task.")] = None,
-    out: Annotated[Path, typer.Option(help="Folder of this run; one that was stopped is gone on with.")] = Path(
+    out: Annotated[Path, typer.Option(help="Folder of this run; a stopped run continues in its folder.")] = Path(
         "runs/ab"
     ),
     users: Annotated[int | None, typer.Option(help="How many are asked; all by default.")] = None,

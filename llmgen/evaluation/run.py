@@ -101,7 +101,7 @@ def evaluate(
 @with_options(data=data_given)
 def main(
     data: Mapping[str, object],
-    out: Annotated[Path, typer.Option(help="Folder of this run; one that was stopped is gone on with.")],
+    out: Annotated[Path, typer.Option(help="Folder of this run; a stopped run continues in its folder.")],
     config: Annotated[Path | None, typer.Option(help="YAML, see llmgen.evaluation.RunConfig.")] = None,
     arm: Annotated[list[str] | None, typer.Option(help="NAME=PROMPT or NAME=key:value,key:value. Repeatable.")] = None,
     users: Annotated[int | None, typer.Option(help="How many are asked; all by default.")] = None,

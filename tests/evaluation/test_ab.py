@@ -353,9 +353,9 @@ def test_a_model_that_is_told_of_others_knows_nobody(
 def test_the_verdict_says_nothing_twice_of_the_baseline_that_arms_are_compared_with(
     log: dict[str, Any], engine: Reads, tmp_path: Path
 ) -> None:
-    settings = config(log, arms=("titleless",), classics="defaults", baseline="transition")
+    settings = config(log, arms=("titleless",), classics="defaults", baseline="repeat_last")
     found = evaluate(settings, tmp_path)
-    assert "transition" in found.verdict and "higher mean than every arm" not in found.verdict
+    assert "worse than repeat_last" in found.verdict and "higher mean than every arm" not in found.verdict
 
 
 def test_users_who_are_not_asked_are_counted_in_the_notes(log: dict[str, Any], engine: Reads, tmp_path: Path) -> None:
