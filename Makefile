@@ -21,7 +21,7 @@ demo: $(VENV)/.installed
 	$(BIN)/llmgen demo
 
 test: $(VENV)/.installed $(VENV)/.installed-vllm
-	$(BIN)/python -m pytest -m "not gpu" --cov --cov-report=term --durations=10
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not gpu" --numprocesses 2 --dist worksteal --cov --cov-report=term --durations=10
 
 fast: $(VENV)/.installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist worksteal

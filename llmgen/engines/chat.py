@@ -80,6 +80,8 @@ NO_LINES = (
 )
 LINES = (("A", "5"), ("film", "Be"), ("9", "a"))
 """Lines whose tokens in a text tell which ones a line break has."""
+SIGNS = ")]!?.…\"'»"
+"""Ends of titles that some tokenizers (as that of Llama 3) write together with a line break as one token."""
 
 PROBE = (
     "Alien³ (1979)\n\n  l'été, straße, ﬁne NAÏVE ½ 12345.67%\t'don't' <b>—…</b> [x_y]/z@q.com #1!?\r\n"
@@ -153,6 +155,7 @@ class ChatTokenizer:
         self._line_break = self._between_lines()
         if self._line_break is None:
             logger.warning("%s", NO_LINES)
+        self._joined = "".join(sign for sign in SIGNS if self._joins(sign))
         if rows is not None:
             self._check_rows(rows)
 
@@ -190,7 +193,9 @@ class ChatTokenizer:
         answer would be and followed by a line break, so that it does not matter how the lines came to stand there.
         """
         if messages[-1].role == "assistant":
-            return (*self.tokenize(messages[:-1]), *self.lines(messages[-1].content.split("\n")))
+            lines = messages[-1].content.split("\n")
+            self._tell_of_joined(lines)
+            return (*self.tokenize(messages[:-1]), *self.lines(lines))
         chat = self._turns(messages)
         if self.tokenizer.chat_template is None:
             text = "".join(f"{turn['role'].capitalize()}: {turn['content']}\n\n" for turn in chat) + "Assistant:"
@@ -307,6 +312,26 @@ class ChatTokenizer:
             if len(found) == 1 and "\n" in str(self.tokenizer.decode(list(between))):
                 return between
         return None
+
+    def _joins(self, sign: str) -> bool:
+        """Whether a line break behind a sign makes one token with it."""
+        if self._line_break is None:
+            return False
+        first, second = f"x{sign}", "x"
+        text = self._ids(f"{first}\n{second}\n")
+        spaced = self._ids(f"{first}\n {second}\n")
+        return self.lines([first, second]) not in (text, spaced)
+
+    def _tell_of_joined(self, lines: Sequence[str]) -> None:
+        """Say once that a prompt has lines which a text would have in other tokens."""
+        if self._joined and any(line.endswith(tuple(self._joined)) for line in lines):
+            logger.warning(
+                "the model's tokenizer writes a line break together with a sign before it (%s) as one token; lists "
+                "that a prompt begins have two there, as `llmgen train` teaches it. A model that was tuned elsewhere, "
+                "or not at all, may do better with a prompt that begins no list, such as next_item",
+                " ".join(self._joined),
+            )
+            self._joined = ""
 
     def _end_of_turn(self) -> int:
         """The token with which an answer ends: the control token that the chat template puts behind it, else eos."""

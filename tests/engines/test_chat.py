@@ -308,6 +308,49 @@ def test_lines_of_byte_level_tokenizers_are_as_they_were(tiny_model: Path) -> No
     assert list(chat.lines(["Alien (1979)", "5"])) == [*bare[0], line_break, *bare[1], line_break]
 
 
+def test_signs_that_are_one_token_with_a_line_break_are_told_once(
+    tiny_model: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As in Llama 3: `)` and what breaks a line stand in one token, so lists of titles with years have other tokens."""
+    from tokenizers import Tokenizer
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = loaded(tiny_model)
+    plain = ChatTokenizer(tokenizer)
+    begun = [Message("user", "Films?"), Message("assistant", "Alien (1979)\nBrazil (1985)")]
+    plain.tokenize(begun)
+    assert "line break together" not in caplog.text
+    state = json.loads(tokenizer.backend_tokenizer.to_str())
+    vocabulary = state["model"]["vocab"]
+    vocabulary[")Ċ"] = len(vocabulary) + len(state["added_tokens"])
+    state["model"]["merges"].append([")", "Ċ"])
+    state["pre_tokenizer"] = {
+        "type": "Sequence",
+        "pretokenizers": [
+            {
+                "type": "Split",
+                "pattern": {"Regex": r"\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s+"},
+                "behavior": "Isolated",
+                "invert": False,
+            },
+            {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False},
+        ],
+    }
+    joined = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(json.dumps(state)), eos_token="<|im_end|>", pad_token="<|endoftext|>"
+    )
+    joined.chat_template = tokenizer.chat_template
+    ids = joined("x)\nx", add_special_tokens=False)["input_ids"]
+    assert joined.convert_ids_to_tokens(ids)[1] == ")Ċ"
+    chat = ChatTokenizer(joined)
+    chat.tokenize([begun[0], Message("assistant", "Alien\nBrazil")])
+    assert "line break together" not in caplog.text
+    chat.tokenize(begun)
+    chat.tokenize(begun)
+    assert caplog.text.count("line break together") == 1
+    assert "()) as one token" in caplog.text
+
+
 def test_a_tokenizer_that_knows_no_line_break_says_so(tiny_model: Path, caplog: pytest.LogCaptureFixture) -> None:
     from tokenizers import normalizers
 
