@@ -126,5 +126,5 @@ def _values(folder: Path) -> pl.DataFrame:
     except (OSError, pl.exceptions.PolarsError) as error:
         raise DataError(f"cannot read each user's values from {path}: {error}") from None
     if missing := {"arm", "user_id"} - set(found.columns):
-        raise DataError(f"{path} has no column {min(missing)}: it was not written by llmgen.evaluation.run")
+        raise DataError(f"{path} has no column {min(missing)}: it was not written by llmgen evaluate")
     return found

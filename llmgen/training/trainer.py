@@ -49,8 +49,13 @@ class Told(TrainerCallback):
 
     def on_train_end(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
         """The stage ends."""
+        self.end()
+
+    def end(self) -> None:
+        """Say nothing more, also of a run that an error ended."""
         if self._stage is not None:
             self._stage.__exit__(None, None, None)
+            self._stage = None
 
 
 class CatalogTrainer(SFTTrainer):
@@ -89,6 +94,7 @@ class CatalogTrainer(SFTTrainer):
         args.dataset_kwargs = {"skip_prepare_dataset": True}
         world = max(1, args.world_size)
         count = args.max_steps * args.per_device_train_batch_size * args.gradient_accumulation_steps * world
+        self._told = Told()
         self._measure = measure
         self._record = record
         self._lm_weight_rate = lm_weight_rate
@@ -99,12 +105,19 @@ class CatalogTrainer(SFTTrainer):
             train_dataset=Dataset.from_dict({"number": range(count)}),
             eval_dataset=Dataset.from_dict({"number": [0]}) if measure else None,
             processing_class=tokenizer,
-            callbacks=[Told(), *(callbacks or ())],
+            callbacks=[self._told, *(callbacks or ())],
         )
         self.log_lm_weight = nn.Parameter(torch.tensor(math.log(lm_weight), device=self.args.device))
         self.log_lm_weight.requires_grad_(lm_weight_rate > 0)
         self._tokens, self._since = 0, time.monotonic()
         check_head(cast(PreTrainedModel, self.model))
+
+    def train(self, *args: Any, **options: Any) -> Any:
+        """See transformers; where it ends by an error, nothing more is told either."""
+        try:
+            return super().train(*args, **options)
+        finally:
+            self._told.end()
 
     @property
     def lm_weight(self) -> float:

@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -299,11 +300,16 @@ def test_the_command_tells_errors_and_returns_2(settings: dict[str, str], capsys
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoints(settings: dict[str, str]) -> None:
+    def telling() -> int:
+        return sum("tell_now_and_then" in thread.name for thread in threading.enumerate())
+
+    before = telling()
     with pytest.raises(TrainingError, match=r"the loss is nan at step \d"):
         train(settings, learning_rate="1e30", max_grad_norm="0", warmup_steps="0", max_steps="20", save_steps="1")
     kept = last_checkpoint(Path(settings["output_dir"]))
     assert kept is not None
     assert kept.name.startswith("checkpoint-")
+    assert telling() == before, "how far it is would be told for ever"
 
 
 def small(
@@ -428,7 +434,8 @@ def test_two_processes_learn_what_one_with_two_batches_a_step_does(settings: dic
         "2",
         "--standalone",
         "-m",
-        "llmgen.training.sft",
+        "llmgen",
+        "train",
     ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     two = tmp_path / "two"
