@@ -10,8 +10,9 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from llmgen.defuse import defuse
+from llmgen.engines import GenerationConfig
 from llmgen.errors import ConfigError, EngineUnavailableError, LLMGenError
-from llmgen.types import Message
+from llmgen.types import Completion, Message
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -393,3 +394,31 @@ class ChatTokenizer:
         if "strftime_now" in str(self.tokenizer.chat_template):
             settings["strftime_now"] = TODAY.strftime
         return self.tokenizer.apply_chat_template(chat, **{**settings, **switches})
+
+
+class Writer:
+    """What engines have in common that write token ids behind prompts: texts, and thoughts before them."""
+
+    _chat: ChatTokenizer
+    _ends: frozenset[int]
+
+    def _write(
+        self, prompts: Sequence[tuple[int, ...]], config: GenerationConfig, ends: frozenset[int]
+    ) -> list[tuple[list[int], bool]]:
+        """What the model writes behind each prompt up to one of the tokens `ends`, and whether it came to one."""
+        raise NotImplementedError
+
+    def generate(self, chats: Sequence[Sequence[Message]], config: GenerationConfig) -> list[Completion]:
+        """See `Engine`."""
+        prompts = self.think(chats, config) if config.think_tokens else [self._chat.tokenize(chat) for chat in chats]
+        written = self._write(prompts, config, self._ends)
+        return [Completion(self._chat.decode(ids), len(ids), ended) for ids, ended in written]
+
+    def think(self, chats: Sequence[Sequence[Message]], config: GenerationConfig) -> list[tuple[int, ...]]:
+        """See `Engine`."""
+        prompts = [self._chat.thinking(chat, config.think_tokens) for chat in chats]
+        written = self._write(prompts, config.of_thoughts, self._ends | self._chat.thought_ends)
+        return [
+            self._chat.thought(chat, prompt, ids)
+            for chat, prompt, (ids, _) in zip(chats, prompts, written, strict=True)
+        ]

@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 import numpy as np
 
 from llmgen.engines import GenerationConfig, Step, Usage
-from llmgen.engines.chat import ChatTokenizer
+from llmgen.engines.chat import ChatTokenizer, Writer
 from llmgen.errors import ConfigError, EngineUnavailableError
 from llmgen.models import demo_model
-from llmgen.types import Completion, FloatArray, IntArray, Message
+from llmgen.types import FloatArray, IntArray
 
 try:
     import torch
@@ -89,7 +89,7 @@ class _Growth(NamedTuple):
     above: list[list[int]]
 
 
-class HFEngine:
+class HFEngine(Writer):
     """A causal language model run by transformers, on a CPU (float32) or a GPU (bfloat16).
 
     Args:
@@ -249,26 +249,11 @@ class HFEngine:
                 answers[number] = row
         return answers
 
-    def generate(self, chats: Sequence[Sequence[Message]], config: GenerationConfig) -> list[Completion]:
-        """See `Engine`; prompts of similar length are generated together."""
-        prompts = self.think(chats, config) if config.think_tokens else [self.tokenize(chat) for chat in chats]
-        written = self._write(prompts, config, self._ends)
-        return [Completion(self._chat.decode(ids), len(ids), ended) for ids, ended in written]
-
-    def think(self, chats: Sequence[Sequence[Message]], config: GenerationConfig) -> list[tuple[int, ...]]:
-        """See `Engine`."""
-        prompts = [self._chat.thinking(chat, config.think_tokens) for chat in chats]
-        written = self._write(prompts, config.of_thoughts, self._ends | self._chat.thought_ends)
-        return [
-            self._chat.thought(chat, prompt, ids)
-            for chat, prompt, (ids, _) in zip(chats, prompts, written, strict=True)
-        ]
-
     @torch.inference_mode()
     def _write(
         self, prompts: Sequence[tuple[int, ...]], config: GenerationConfig, ends: frozenset[int]
     ) -> list[tuple[list[int], bool]]:
-        """What the model writes behind each prompt up to one of the tokens `ends`, and whether it came to one."""
+        """See `Writer`; prompts of similar length are written together."""
         answers: dict[int, tuple[list[int], bool]] = {}
         by_length = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
         if self._fault_of_batches is not None:

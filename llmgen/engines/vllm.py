@@ -37,10 +37,10 @@ from typing import Any, NamedTuple, TypeVar, get_args
 import numpy as np
 
 from llmgen.engines import GenerationConfig, Step, Usage
-from llmgen.engines.chat import ChatTokenizer
+from llmgen.engines.chat import ChatTokenizer, Writer
 from llmgen.errors import ConfigError, EngineUnavailableError, GenerationError
 from llmgen.models import demo_model
-from llmgen.types import Completion, FloatArray, IntArray, Message
+from llmgen.types import FloatArray, IntArray
 
 # Read by vLLM when it is imported, and by the processes that it starts.
 os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
@@ -87,7 +87,7 @@ class _Question(NamedTuple):
     wanted: list[int] | None
 
 
-class VLLMEngine:
+class VLLMEngine(Writer):
     """A causal language model run by vLLM in this process.
 
     Args:
@@ -199,25 +199,10 @@ class VLLMEngine:
             answers[number] = np.concatenate([answers[number], part]) if len(answers[number]) else part
         return answers
 
-    def generate(self, chats: Sequence[Sequence[Message]], config: GenerationConfig) -> list[Completion]:
-        """See `Engine`; the samples of one chat do not depend on the others, but on its place among them."""
-        prompts = self.think(chats, config) if config.think_tokens else [self.tokenize(chat) for chat in chats]
-        written = self._write(prompts, config, self._ends)
-        return [Completion(self._chat.decode(ids), len(ids), ended) for ids, ended in written]
-
-    def think(self, chats: Sequence[Sequence[Message]], config: GenerationConfig) -> list[tuple[int, ...]]:
-        """See `Engine`."""
-        prompts = [self._chat.thinking(chat, config.think_tokens) for chat in chats]
-        written = self._write(prompts, config.of_thoughts, self._ends | self._chat.thought_ends)
-        return [
-            self._chat.thought(chat, prompt, ids)
-            for chat, prompt, (ids, _) in zip(chats, prompts, written, strict=True)
-        ]
-
     def _write(
         self, prompts: Sequence[tuple[int, ...]], config: GenerationConfig, ends: frozenset[int]
     ) -> list[tuple[list[int], bool]]:
-        """What the model writes behind each prompt up to one of the tokens `ends`, and whether it came to one."""
+        """See `Writer`; the samples of one prompt do not depend on the others, but on its place among them."""
 
         def read(output: RequestOutput) -> tuple[list[int], bool]:
             ids = list(output.outputs[0].token_ids)
