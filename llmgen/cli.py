@@ -299,6 +299,9 @@ def serve(
     header_timeout: Annotated[float, typer.Option(help="Seconds for the headers to arrive; 408 after that.")] = 10.0,
     max_batch: Annotated[int, typer.Option(min=1, help="Requests worked on together.")] = 64,
     gather: Annotated[float, typer.Option(min=0, help="Milliseconds that an idle service waits for company.")] = 2.0,
+    max_batches: Annotated[
+        int | None, typer.Option(min=1, help="Batches under way at once; 1, and 8 with openai:, where more help.")
+    ] = None,
     max_queue: Annotated[int, typer.Option(min=1, help="Requests that may wait; one more is answered 503.")] = 1024,
     max_body: Annotated[int, typer.Option(min=1000, help="Bytes of a body; 413 for more.")] = 1_000_000,
     max_headers: Annotated[
@@ -317,7 +320,7 @@ def serve(
         insecure=insecure,
         catalog=catalog,
         save_changes=save_changes,
-        limits=Limits(timeout, max_batch, gather / 1000, max_queue, max_body, header_timeout, max_headers),
+        limits=Limits(timeout, max_batch, gather / 1000, max_queue, max_body, header_timeout, max_headers, max_batches),
     )
     run(data, settings, where)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from dataclasses import dataclass
 from functools import cached_property
+from threading import Lock
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +25,7 @@ CANCELLED = 1e-6
 class Below:
     """What is below the nodes of a trie, each node looked at when it is first asked about.
 
-    A request asks about few nodes, and mostly about the same as others do.
+    A request asks about few nodes, and mostly about the same as others do. May be asked by several threads at once.
 
     Args:
         trie: Of the items.
@@ -47,12 +48,14 @@ class Below:
         self._trie = trie
         self._known = np.zeros(trie.num_nodes, dtype=bool)
         self._best, self._mass = np.zeros(trie.num_nodes), np.zeros(trie.num_nodes)
+        self._looking = Lock()
 
     def at(self, nodes: IntArray) -> tuple[FloatArray, FloatArray]:
         """Largest log weight, and sum of the weights in units of the largest one of all, below some nodes."""
-        new = nodes[~self._known[nodes]]
-        if len(new):
-            self._look(np.unique(new))
+        with self._looking:  # numpy lets other threads run in the middle of reading or writing an array
+            new = nodes[~self._known[nodes]]
+            if len(new):
+                self._look(np.unique(new))
         return self._best[nodes], self._mass[nodes]
 
     def _look(self, nodes: IntArray) -> None:
@@ -67,6 +70,8 @@ class Below:
 class Shared:
     """Log weights that many requests have in common; what is derived from them is computed once.
 
+    May be asked by several threads at once.
+
     Args:
         log_weights: float64 [n_items], natural logarithm; -inf removes an item. It is not copied.
 
@@ -78,6 +83,7 @@ class Shared:
         self.log_weights = log_weights
         self.top = check_log_weights(log_weights)
         self._below: tuple[ItemTrie, Below] | None = None
+        self._making = Lock()
 
     @cached_property
     def ranking(self) -> IntArray:
@@ -104,9 +110,10 @@ class Shared:
 
     def below(self, trie: ItemTrie) -> Below:
         """What is below the nodes of a trie; kept for the last one that was asked for."""
-        if self._below is None or self._below[0] is not trie:
-            self._below = trie, Below(trie, self.log_weights, self.top)
-        return self._below[1]
+        with self._making:
+            if self._below is None or self._below[0] is not trie:
+                self._below = trie, Below(trie, self.log_weights, self.top)
+            return self._below[1]
 
 
 @dataclass(frozen=True, slots=True, eq=False)

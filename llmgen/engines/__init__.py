@@ -138,9 +138,13 @@ class Engine(Protocol):
         """Free what the engine holds; it is not asked afterwards."""
 
 
+CALLERS = 8
+"""Threads that may ask an engine at once which others run."""
+
+
 @runtime_checkable
 class Checkable(Protocol):
-    """An engine that others run, and that can be found away while it is asked."""
+    """An engine that others run: it waits for a server, may be asked by several threads at once, and may be away."""
 
     def check(self) -> None:
         """See whether it is there; quick, and at any time.

@@ -13,15 +13,16 @@ from __future__ import annotations
 
 import logging
 import os
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextvars import copy_context
 from dataclasses import dataclass, field
 from typing import TypeVar
 
 import numpy as np
 
-from llmgen.engines import GenerationConfig, Step, Usage
+from llmgen.engines import CALLERS, GenerationConfig, Step, Usage
 from llmgen.engines.chat import ChatTokenizer
 from llmgen.engines.served import IDS, KEY, NEUTRAL, Card, Server, read_ids
 from llmgen.errors import ConfigError, EngineError, EngineUnavailableError
@@ -56,7 +57,7 @@ class OpenAIEngine:
         max_tokens: See `Engine`.
         batch_tokens: See `Engine`.
         block_tokens: See `Engine`.
-        concurrency: Requests under way at once.
+        concurrency: Requests under way at once for one caller: what one waits for holds up no other.
     """
 
     def __init__(
@@ -85,7 +86,8 @@ class OpenAIEngine:
         self.block_tokens = block_tokens
         self.tokenizer_digest = "utf-8" if chat is None else chat.digest
         self.control_tokens: frozenset[str] = frozenset() if chat is None else chat.control_tokens
-        self._pool = ThreadPoolExecutor(concurrency, "llmgen-openai")  # starts threads only when there is work for them
+        self._concurrency = concurrency
+        self._pool = ThreadPoolExecutor(CALLERS * concurrency, "llmgen-openai")  # threads start when there is work
         self._closed = False
 
     @classmethod
@@ -115,7 +117,7 @@ class OpenAIEngine:
             api_key: By default the environment's OPENAI_API_KEY; none where that is not set.
             timeout_s: For each wait for an answer; a busy server lets requests wait.
             retry: When to ask again; see `Retry`.
-            concurrency: Requests under way at once, 1 or more.
+            concurrency: Requests under way at once for one caller, 1 or more.
             max_tokens: The server's `max_model_len` by default, else 8192.
             batch_tokens: Half of what the server's KV cache holds by default, as others use it too.
             block_tokens: Of the server's KV cache; what it says by default, else 16.
@@ -129,9 +131,8 @@ class OpenAIEngine:
         """
         if concurrency < 1:
             raise ValueError(f"concurrency must be 1 or more, not {concurrency}")
-        server = Server(
-            url, os.environ.get(KEY, "") if api_key is None else api_key, timeout_s, retry, connections=concurrency
-        )
+        key = os.environ.get(KEY, "") if api_key is None else api_key
+        server = Server(url, key, timeout_s, retry, connections=CALLERS * concurrency)
         try:
             card, base = _choose(server, model, adapter)
             server.model = card.name
@@ -273,17 +274,40 @@ class OpenAIEngine:
     def close(self) -> None:
         """Close the connections; nothing can be asked afterwards."""
         self._closed = True
-        self._pool.shutdown(cancel_futures=True)
+        self._pool.shutdown()
         self._server.close()
 
     def _each(self, ask: Callable[[Thing], Answer], things: Sequence[Thing]) -> list[Answer]:
-        if self._closed:
-            raise EngineUnavailableError(f"{self.name} was closed; load the engine again")
+        """The answers to some questions, asked side by side; the first error ends them all."""
+        self._check_open()
         if len(things) < 2:
             return [ask(thing) for thing in things]
-        contexts = [copy_context() for _ in things]  # they say until when an answer is waited for
-        # where one fails, those that wait are not sent
-        return list(self._pool.map(lambda context, thing: context.run(ask, thing), contexts, things))
+        waiting = deque(enumerate(things))
+        answers: dict[int, Answer] = {}
+
+        def some() -> None:
+            while waiting and not self._closed:
+                try:
+                    number, thing = waiting.popleft()
+                except IndexError:  # another thread was quicker
+                    return
+                try:
+                    answers[number] = ask(thing)
+                except BaseException:
+                    waiting.clear()  # what waits is not sent
+                    raise
+
+        # a context says until when an answer is waited for
+        asking = [self._pool.submit(copy_context().run, some) for _ in range(min(self._concurrency, len(things)))]
+        for one in wait(asking, return_when=FIRST_EXCEPTION).done:
+            one.result()
+        if len(answers) < len(things):
+            self._check_open()
+        return [answers[number] for number in range(len(things))]
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise EngineUnavailableError(f"{self.name} was closed; load the engine again")
 
 
 def _choose(server: Server, model: str | None, adapter: str | None) -> tuple[Card, Card]:

@@ -187,7 +187,8 @@ class Server:
         answer = self._read(path, response, read_chat, GenerationError)
         for lesson in sorted(lessons - self._lessons):
             logger.warning("%s %s", self.model, LESSONS[lesson])
-        self._lessons |= lessons
+        with self._counting:
+            self._lessons |= lessons
         return answer
 
     def gives_logprobs(self) -> bool:

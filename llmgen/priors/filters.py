@@ -15,6 +15,7 @@ from llmgen.catalog import Catalog
 from llmgen.errors import CatalogError
 from llmgen.priors.base import unchanged
 from llmgen.priors.sparse import SparseRow
+from llmgen.recent import Recent
 from llmgen.types import Attribute, FloatArray, IntArray, Item, Query
 
 FEW = 0.05
@@ -113,7 +114,7 @@ class Where:
     catalog: Catalog
     weight: float = 1.0
     name: str = "where"
-    rows: dict[str, SparseRow] = field(default_factory=dict, repr=False)
+    rows: Recent[str, SparseRow] = field(default_factory=lambda: Recent(FILTERS_KEPT), repr=False)
 
     @cached_property
     def values(self) -> Mapping[str, _Values]:
@@ -150,7 +151,7 @@ class Where:
 
     def on_catalog(self, catalog: Catalog, before: IntArray) -> Where:
         """See `Movable`."""
-        made = dataclasses.replace(self, catalog=catalog, rows={})
+        made = dataclasses.replace(self, catalog=catalog, rows=Recent(FILTERS_KEPT))
         if "values" not in self.__dict__:
             return made
         if catalog.begins_with(self.catalog):
@@ -165,20 +166,16 @@ class Where:
 
     def _row(self, filters: Mapping[str, Attribute]) -> SparseRow:
         key = repr(sorted((name, repr(wanted)) for name, wanted in filters.items()))
-        row = self.rows.pop(key, None)
-        if row is None:
-            matches = np.all([self._matches(name, wanted) for name, wanted in filters.items()], axis=0)
-            allowed = np.flatnonzero(matches)
-            if len(allowed) < FEW * len(matches):
-                row = SparseRow(-np.inf, allowed, np.zeros(len(allowed)))
-            elif len(allowed) > (1 - FEW) * len(matches):
-                row = removing(np.flatnonzero(~matches))
-            else:
-                row = SparseRow(np.where(matches, 0.0, -np.inf))
-        self.rows[key] = row  # at the end: the oldest is the first
-        while len(self.rows) > FILTERS_KEPT:
-            self.rows.pop(next(iter(self.rows)), None)
-        return row
+        return self.rows.get(key, lambda: self._made(filters))
+
+    def _made(self, filters: Mapping[str, Attribute]) -> SparseRow:
+        matches = np.all([self._matches(name, wanted) for name, wanted in filters.items()], axis=0)
+        allowed = np.flatnonzero(matches)
+        if len(allowed) < FEW * len(matches):
+            return SparseRow(-np.inf, allowed, np.zeros(len(allowed)))
+        if len(allowed) > (1 - FEW) * len(matches):
+            return removing(np.flatnonzero(~matches))
+        return SparseRow(np.where(matches, 0.0, -np.inf))
 
     def _matches(self, attribute: str, wanted: Attribute) -> NDArray[np.bool_]:
         values = self.values.get(attribute)

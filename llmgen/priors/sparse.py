@@ -6,7 +6,6 @@ query grows with the catalog, unless a prior has no sparse form.
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -16,6 +15,7 @@ import numpy as np
 from scipy import sparse
 
 from llmgen.priors.base import Combined, Prior, check_priors, combine, weighted
+from llmgen.recent import Recent
 from llmgen.types import FloatArray, IntArray, Query
 from llmgen.weights import Shared, SparseWeights, overwritten
 
@@ -57,6 +57,8 @@ class SparsePrior(Prior, Protocol):
 class SharedWeights:
     """Products of base arrays, the last few of them: requests with the same ones share what is derived from them.
 
+    May be asked by several threads at once.
+
     Args:
         num_items: Of the catalog.
         most: How many products are kept; one holds some 70 bytes an item once it was searched with.
@@ -65,8 +67,7 @@ class SharedWeights:
     def __init__(self, num_items: int, most: int = 4) -> None:
         self.nothing = Shared(np.full(num_items, -np.inf))
         self._flat = Shared(np.zeros(num_items))
-        self._most = most
-        self._known: OrderedDict[tuple[tuple[int, float], ...], tuple[Shared, list[FloatArray]]] = OrderedDict()
+        self._known: Recent[tuple[tuple[int, float], ...], tuple[Shared, list[FloatArray]]] = Recent(most)
 
     def product(self, bases: Sequence[tuple[FloatArray, float]]) -> Shared:
         """The product of arrays, each raised to its weight; the last one that was made of the same, where it is kept.
@@ -77,15 +78,14 @@ class SharedWeights:
         if not bases:
             return self._flat
         key = tuple((id(base), weight) for base, weight in bases)
-        if key not in self._known:
+
+        def make() -> tuple[Shared, list[FloatArray]]:
             total = np.zeros(len(bases[0][0]))
             for base, weight in bases:
                 total += weighted(base, weight)
-            self._known[key] = Shared(total), [base for base, _ in bases]  # held, so that no other gets their ids
-            if len(self._known) > self._most:
-                self._known.popitem(last=False)
-        self._known.move_to_end(key)
-        return self._known[key][0]
+            return Shared(total), [base for base, _ in bases]  # held, so that no other gets their ids
+
+        return self._known.get(key, make)[0]
 
 
 @dataclass(frozen=True, eq=False)

@@ -21,7 +21,7 @@ from starlette.exceptions import HTTPException
 
 from llmgen import __version__
 from llmgen.catalog import Catalog
-from llmgen.engines import Checkable
+from llmgen.engines import CALLERS, Checkable, Engine
 from llmgen.errors import (
     ArgumentError,
     CatalogError,
@@ -110,6 +110,8 @@ class Limits:
         max_body: Bytes of a body.
         headers_s: For the headers to arrive; `llmgen serve` keeps this and the next, another ASGI server has its own.
         max_headers: Bytes of all headers of a request together, with its first line.
+        max_batches: Batches under way at once; by default 1, and 8 where the engine waits for a server, so that a
+            request on which that hangs holds up no other. A model in this process is asked by one batch at a time.
     """
 
     timeout_s: float = 30.0
@@ -119,6 +121,7 @@ class Limits:
     max_body: int = 1_000_000
     headers_s: float = 10.0
     max_headers: int = 65_536
+    max_batches: int | None = None
 
     def __post_init__(self) -> None:
         if not 0 < self.timeout_s < STUCK_AFTER_S:
@@ -129,6 +132,8 @@ class Limits:
             raise ArgumentError(f"headers_s must be above 0 and below {STUCK_AFTER_S:g}, not {self.headers_s}")
         if self.max_headers < 1_000:
             raise ArgumentError(f"max_headers must be 1,000 bytes or more, not {self.max_headers}")
+        if self.max_batches is not None and self.max_batches < 1:
+            raise ArgumentError(f"max_batches must be 1 or more, not {self.max_batches}")
 
 
 def create_app(
@@ -149,6 +154,9 @@ def create_app(
         choose: Prompt and LM weight of a query that names no prompt; by default the recommender's own.
         reload: Reads the catalog anew; called on SIGHUP.
         save: Where each changed catalog is written before it is used.
+
+    Raises:
+        ConfigError: `limits` allow several batches at once, and the model runs in this process.
     """
     limits = limits or Limits()
     live = Live(recommender, save=save)
@@ -195,6 +203,7 @@ class _State:
             max_batch=limits.max_batch,
             gather_s=limits.gather_s,
             max_queue=limits.max_queue,
+            workers=_workers(live.now.recommender.engine, limits),
             on_batch=self.metrics.batch,
             on_engine=self._engine,
         )
@@ -236,6 +245,21 @@ class _State:
     def _usage(self) -> tuple[int, int]:
         engine = self.live.now.recommender.engine
         return (0, 0) if engine is None else (engine.usage.read_tokens, engine.usage.cached_tokens)
+
+
+def _workers(engine: Engine | None, limits: Limits) -> int:
+    """How many batches may run at once.
+
+    Raises:
+        ConfigError: Several with a model in this process.
+    """
+    waits = isinstance(engine, Checkable)
+    if engine is not None and not waits and (limits.max_batches or 1) > 1:
+        raise ConfigError(
+            f"{engine.name} runs in this process and is asked by one batch at a time, so max_batches must be 1, not "
+            f"{limits.max_batches}; more are for a model behind openai:"
+        )
+    return limits.max_batches or (CALLERS if waits else 1)
 
 
 TIMEOUT = {

@@ -673,6 +673,50 @@ def test_a_faulty_server_is_told_holds_up_nothing_else_and_may_come_back(
         assert httpx2.get(f"{url}/ready", timeout=60).status_code == 200
 
 
+@pytest.mark.parametrize("together", [False, True], ids=["before the others", "among the others"])
+def test_a_server_that_hangs_on_one_prompt_holds_up_no_other_request(
+    load: Callable[..., OpenAIEngine], api: Api, stub: Stub, together: bool
+) -> None:
+    """Who waits for what hangs has 30 s. One worker held up all others for these."""
+    pytest.importorskip("fastapi", reason="needs llmgen[serve]")
+    from llmgen.server import Limits, create_app
+    from tests.server.conftest import running
+
+    engine = load()
+    hung, let_go = threading.Event(), threading.Event()
+    assert engine._chat is not None
+    decode = engine._chat.tokenizer.decode
+
+    def hangs_on_zebras(asked: Asked) -> Reply:
+        prompts = json.loads(asked.body).get("prompt", []) if asked.body else []
+        if any("zebra" in str(decode(prompt)) for prompt in prompts):
+            hung.set()
+            assert let_go.wait(60)
+        return api(asked)
+
+    stub.answer = hangs_on_zebras
+    gather_s = 0.5 if together else 0.002  # the first batch waits for company
+    app = create_app(Recommender(films(20), engine, prompt="cold_start"), limits=Limits(gather_s=gather_s))
+    with running(app) as url, ThreadPoolExecutor(9) as pool:
+
+        def ask(text: str, seconds: float) -> tuple[int, float]:
+            start = time.monotonic()
+            headers = {"x-timeout": str(seconds)}
+            answer = httpx2.post(f"{url}/v1/recommend", json={"k": 1, "text": text}, headers=headers, timeout=60)
+            return answer.status_code, time.monotonic() - start
+
+        first = pool.submit(ask, "zebra", 30)
+        if not together:
+            assert hung.wait(20)
+        others = [pool.submit(ask, f"film {number}", 30) for number in range(8)]
+        found = [future.result() for future in others]
+        assert not first.done()
+        let_go.set()
+        assert [status for status, _ in found] == [200] * 8
+        assert max(seconds for _, seconds in found) < 10, found  # .3 s and 1.7 s where nothing else is done
+        assert first.result()[0] == 200
+
+
 def test_ready_asks_a_server_that_a_request_waits_for(load: Callable[..., OpenAIEngine], api: Api, stub: Stub) -> None:
     """Before that request's deadline, half a minute, nothing else would tell that the server hangs."""
     pytest.importorskip("fastapi", reason="needs llmgen[serve]")

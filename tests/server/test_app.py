@@ -427,6 +427,16 @@ def test_a_worker_that_ended_by_a_mistake_of_ours_is_told_by_health(small: Catal
         assert "worked on no more: ZeroDivisionError('in the metrics')" in health.json()["status"]
 
 
+def test_a_model_in_the_process_is_asked_by_one_batch_at_a_time(recommender: Recommender) -> None:
+    with pytest.raises(ConfigError, match=r"fake runs in this process .* max_batches must be 1, not 2"):
+        create_app(recommender, limits=Limits(max_batches=2))
+    assert create_app(recommender).state.llmgen.batcher.workers == 1
+    with pytest.raises(ValueError, match="max_batches must be 1 or more, not 0"):
+        Limits(max_batches=0)
+    priors_alone = Recommender(recommender.catalog, None)
+    assert create_app(priors_alone, limits=Limits(max_batches=3)).state.llmgen.batcher.workers == 3
+
+
 # A catalog that changes
 
 

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from llmgen.errors import EngineUnavailableError, SearchError
-from llmgen.server.batching import Batcher, DeadlineError, QueueFullError
+from llmgen.server import batching
+from llmgen.server.batching import LATE_S, Batcher, DeadlineError, QueueFullError
 
 
 def asynchronous(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
@@ -201,7 +202,66 @@ async def test_an_idle_batcher_waits_as_long_as_it_was_told() -> None:
     assert waits[0] > waits[1]
 
 
-@pytest.mark.parametrize("settings", [{"max_batch": 0}, {"max_queue": 0}, {"gather_s": -1.0}])
+@asynchronous
+async def test_a_batch_that_is_late_leaves_what_comes_to_another_worker() -> None:
+    run, quick = Blocking(), Doubling()
+    async with started(workers=2) as batcher:
+        first = asyncio.ensure_future(batcher.ask("a", 1, run, timeout_s=10))
+        await run.until_begun()
+        began = time.monotonic()
+        waiting = [asyncio.ensure_future(batcher.ask("b", number, quick, timeout_s=10)) for number in (2, 3, 4)]
+        await asyncio.sleep(LATE_S / 2)
+        assert quick.batches == []  # not yet, so that they come together
+        assert await asyncio.gather(*waiting) == [4, 6, 8]
+        assert time.monotonic() - began >= LATE_S / 2
+        assert not first.done()
+        assert batcher.busy_s > LATE_S
+        run.sign.set()
+        assert await first == 2
+    assert quick.batches == [[2, 3, 4]]
+
+
+@asynchronous
+async def test_who_is_in_a_batch_that_hangs_is_asked_again_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batching, "APART_S", 0.3)
+    sign, asked = threading.Event(), []
+
+    def run(works: Sequence[int]) -> list[int]:
+        asked.append(list(works))
+        if 3 in works:
+            assert sign.wait(10)
+        return [2 * work for work in works]
+
+    waits: list[float] = []
+    async with started(workers=4, on_batch=waits.extend) as batcher:
+        hangs, *others = [asyncio.ensure_future(batcher.ask("a", number, run, timeout_s=10)) for number in (3, 1, 2)]
+        assert await asyncio.gather(*others) == [2, 4]
+        assert not hangs.done()
+        sign.set()
+        assert await hangs == 6
+        assert len(batcher) == 0
+    assert asked == [[3, 1, 2], [3], [1], [2]]
+    assert len(waits) == 3  # each is counted once
+
+
+@asynchronous
+async def test_one_worker_asks_nobody_again_and_nothing_beside_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its engine may not be asked by two at once."""
+    monkeypatch.setattr(batching, "APART_S", 0.01)
+    monkeypatch.setattr(batching, "LATE_S", 0.01)
+    run, quick = Blocking(), Doubling()
+    async with started() as batcher:
+        first = [asyncio.ensure_future(batcher.ask("a", number, run, timeout_s=10)) for number in (1, 2)]
+        await run.until_begun()
+        other = asyncio.ensure_future(batcher.ask("b", 3, quick, timeout_s=10))
+        await asyncio.sleep(0.1)
+        assert quick.batches == []
+        run.sign.set()
+        assert await asyncio.gather(*first, other) == [2, 4, 6]
+    assert run.batches == [[1, 2]]
+
+
+@pytest.mark.parametrize("settings", [{"max_batch": 0}, {"max_queue": 0}, {"gather_s": -1.0}, {"workers": 0}])
 def test_settings_out_of_range_are_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(settings))):
         Batcher(**settings)
