@@ -65,7 +65,10 @@ FilterOption = Annotated[
 ]
 PriorOption = Annotated[
     list[str] | None,
-    typer.Option(help="name=weight, of those that `llmgen priors` lists. Repeatable; 'none' for none."),
+    typer.Option(
+        help="name=weight, or name:setting=value,setting=value, of those that `llmgen priors` lists. Repeatable; "
+        "'none' for none."
+    ),
 ]
 EngineOption = Annotated[
     str,
@@ -134,7 +137,7 @@ def _scoring(
     exact: Annotated[bool, typer.Option("--exact", help="Go on until the answer is proven to be the best.")] = False,
 ) -> dict[str, object]:
     return {
-        "priors": _weights(prior),
+        "priors": _priors(prior),
         "lm_weight": lm_weight,
         "decoding": decoding and decoding.value,
         "normalise": normalise.value,
@@ -200,7 +203,7 @@ def rank(
     """Put given candidates in order."""
     settings = _settings(
         **model,
-        priors=_weights(prior),
+        priors=_priors(prior),
         lm_weight=lm_weight,
     )
     with _aside():
@@ -264,7 +267,7 @@ def explain(
 
     settings = _settings(
         **model,
-        priors=_weights(prior),
+        priors=_priors(prior),
     )
     with _aside():
         asked = _ask(data, settings, user, history, text, task="explain", needs_engine=True)
@@ -547,6 +550,33 @@ def _ask(
 def _echo_json(text: str) -> None:
     """JSON escapes the control characters of ASCII by itself; here those above, which terminals obey as well."""
     typer.echo(re.sub(r"[\x7f-\x9f]", lambda found: f"\\u{ord(found[0]):04x}", text).encode())
+
+
+def _priors(priors: list[str] | None) -> dict[str, float | dict[str, float | str]] | None:
+    """The values of --prior: name=weight, or name:setting=value,setting=value."""
+    if priors is None or priors == ["none"]:
+        return None if priors is None else {}
+    found: dict[str, float | dict[str, float | str]] = {}
+    for words in priors:
+        name, colon, rest = words.partition(":")
+        if not colon or "=" in name:
+            found |= _weights([words]) or {}
+            continue
+        settings = dict(pair(part, "--prior", "name:setting=value,setting=value") for part in rest.split(","))
+        found[name] = {key: _value(text) for key, text in settings.items()}
+    return found
+
+
+def _value(text: str) -> float | str:
+    """A setting as a whole number, a number, true or false, or text."""
+    if text in ("true", "false"):
+        return text == "true"
+    for number in (int, float):
+        try:
+            return number(text)
+        except ValueError:
+            continue
+    return text
 
 
 def _weights(priors: list[str] | None, option: str = "--prior") -> dict[str, float] | None:

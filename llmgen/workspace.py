@@ -15,7 +15,7 @@ from llmgen.datasets import NAMES, Dataset, k_core, load_dataset, load_tables
 from llmgen.engines import Engine, load_engine
 from llmgen.errors import ConfigError, DataError
 from llmgen.priors import Prior, RatingKNN, RatingPrior
-from llmgen.priors.kinds import kind, kinds
+from llmgen.priors.kinds import kind, kinds, wrong
 from llmgen.prompting import TASKS, Task, task_of
 from llmgen.recommender import Choice, Decoding, Recommender
 from llmgen.search import Normalise
@@ -137,7 +137,8 @@ class RecommenderSettings:
     adapter: str | None = None
     prompts: tuple[str, ...] = ()
     prompt_folder: Path | None = None
-    priors: Mapping[str, float] | None = None
+    priors: Mapping[str, float | Mapping[str, float | str]] | None = None
+    """Name -> weight, or the settings of its fit, `weight` among them."""
     lm_weight: float | None = None
     rating_priors: Mapping[str, float] | None = None
     rating_lm_weight: float | None = None
@@ -247,13 +248,16 @@ class Workspace:
         """The priors that the settings name, fitted.
 
         Raises:
-            ConfigError: A prior of another name.
+            ConfigError: A prior of another name, or a setting that it does not have or lacks.
         """
         if settings.priors is None and settings.record and settings.record.priors:
             fitted = settings.record.priors.items()
             return [*(self._prior(name, **chosen) for name, chosen in fitted), self._prior("wish")]
-        weights = dict(DEFAULT_PRIORS if settings.priors is None else settings.priors)
-        return [self._prior(name, weight=weight) for name, weight in weights.items()]
+        given = DEFAULT_PRIORS if settings.priors is None else settings.priors
+        wanted = {name: one if isinstance(one, Mapping) else {"weight": one} for name, one in given.items()}
+        if said := list(wrong(wanted)):
+            raise ConfigError("\n".join(said))
+        return [self._prior(name, **chosen) for name, chosen in wanted.items()]
 
     def rating_priors(self, settings: RecommenderSettings, weight: float) -> list[RatingPrior]:
         """The rating priors that the settings name, fitted; by default all with a weight, where the log has ratings.

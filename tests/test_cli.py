@@ -110,6 +110,14 @@ def test_without_the_model_nothing_is_loaded(llmgen: Callable[..., Ran]) -> None
     assert ran.json["recommendations"][0]["grounding"]["method"] == "prior"
 
 
+def test_priors_are_named_with_settings(llmgen: Callable[..., Ran], tmp_path: Path) -> None:
+    top = tmp_path / "top.csv"
+    top.write_text("user_id,item_id,score\n1,c,1\n")
+    ran = llmgen(f"recommend --user 1 --json --prior scores:path={top},weight=2 --prior popularity=0")
+    assert ran.json["recommendations"][0]["item"]["id"] == "c"
+    assert set(ran.json["recommendations"][0]["terms"]) == {"lm", "scores", "popularity"}
+
+
 def test_free_decoding_fills_from_the_prior(llmgen: Callable[..., Ran]) -> None:
     ran = llmgen("recommend --user 1 --json --decoding free")
     assert {place["grounding"]["method"] for place in ran.json["recommendations"]} == {"prior"}
@@ -209,6 +217,10 @@ def test_prompts_show_renders_any_template_for_a_user(llmgen: Callable[..., Ran]
         ("recommend --user 1 --history a", "not both"),
         ("recommend --prior magic=1", "no prior is called 'magic'"),
         ("recommend --prior transition=much", "must be a number"),
+        ("recommend --prior scores=1", "prior scores needs the setting 'path'"),
+        ("recommend --prior ease:l3=1", "prior ease: there is no setting 'l3'"),
+        ("recommend --prior ease:l2", "--prior wants name:setting=value,setting=value, not 'l2'"),
+        ("recommend --prior scores:path=no.csv", "no.csv does not exist"),
         ("recommend --prompt nope --user 1", "nope"),
         ("recommend --prompt rate --user 1", "'rate' is for the task rate; this command wants one such as next_item"),
         ("rank --prompt next_item --user 1 --candidate a", "wants one such as rerank"),

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib.metadata import EntryPoint
+from pathlib import Path
 from types import SimpleNamespace
 
 import polars as pl
@@ -29,14 +30,24 @@ def offered(monkeypatch: pytest.MonkeyPatch, name: str, value: object) -> None:
     monkeypatch.setattr(kinds, "entry_points", lambda group: [entry])
 
 
+@pytest.fixture
+def needed(tmp_path: Path) -> Mapping[str, Mapping[str, object]]:
+    """Name of a prior -> settings without which there is none."""
+    path = tmp_path / "top.csv"
+    path.write_text("user_id,item_id,score\nu,a,1\n")
+    return {"scores": {"path": path}}
+
+
 @pytest.mark.parametrize("kind", OURS, ids=lambda kind: kind.name)
-def test_every_prior_is_fitted_with_its_settings_and_has_its_name(kind: PriorKind) -> None:
+def test_every_prior_is_fitted_with_its_settings_and_has_its_name(
+    kind: PriorKind, needed: Mapping[str, Mapping[str, object]]
+) -> None:
     catalog = Catalog([Item("a", "Alien", {"genres": ("Horror",)}), Item("b", "Brazil", {"genres": ("Comedy",)})])
     log = pl.DataFrame(
         {"user_id": ["u", "u"], "item_id": ["a", "b"], "timestamp": [0.0, 1.0], "rating": [None, None]},
         schema=INTERACTIONS,
     )
-    prior = kind.fit(log, catalog, weight=0.5)
+    prior = kind.fit(log, catalog, weight=0.5, **needed.get(kind.name, {}))
     assert (prior.name, prior.weight) == (kind.name, 0.5)
     assert "weight" in kind.settings
     for name, values in (kind.grid or {}).items():
@@ -46,13 +57,14 @@ def test_every_prior_is_fitted_with_its_settings_and_has_its_name(kind: PriorKin
 
 
 @pytest.mark.parametrize("kind", OURS, ids=lambda kind: kind.name)
-def test_settings_are_those_that_the_fit_takes(kind: PriorKind) -> None:
+def test_settings_are_those_that_the_fit_takes(kind: PriorKind, needed: Mapping[str, Mapping[str, object]]) -> None:
     catalog = Catalog([Item("a", "Alien"), Item("b", "Brazil")])
     log = pl.DataFrame(schema=INTERACTIONS)
     with pytest.raises(TypeError, match="nothing"):
-        kind.fit(log, catalog, nothing=1)
+        kind.fit(log, catalog, nothing=1, **needed.get(kind.name, {}))
     defaults = {"weight": 1.0, "decay": 0.9, "floor": 0.1, "newest": 3, "neighbours": 5, "shrinkage": 1.0, "l2": 10.0}
-    kind.fit(log, catalog, **{name: defaults[name] for name in kind.settings if name in defaults})
+    chosen = {name: defaults[name] for name in kind.settings if name in defaults}
+    kind.fit(log, catalog, **chosen, **needed.get(kind.name, {}))
 
 
 def test_an_offered_prior_is_the_last_of_the_list(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -147,10 +147,11 @@ def test_the_model_has_full_weight_where_no_prior_knows(
 
 
 def test_what_is_given_is_taken(workspace: Workspace) -> None:
+    named = [name for name in kinds() if name != "scores"]  # which needs a file
     settings = RecommenderSettings(
         engine="fake",
         prompts=("next_item_taste", "rate"),
-        priors=dict.fromkeys(kinds(), 0.5),
+        priors=dict.fromkeys(named, 0.5),
         lm_weight=0.7,
         decoding="raw",
         normalise="eligible",
@@ -159,7 +160,7 @@ def test_what_is_given_is_taken(workspace: Workspace) -> None:
         max_history=2,
     )
     made = workspace.recommender(settings, workspace.query(text="slow"))
-    assert {prior.name: prior.weight for prior in made.priors} == dict.fromkeys(kinds(), 0.5)
+    assert {prior.name: prior.weight for prior in made.priors} == dict.fromkeys(named, 0.5)
     assert (made.template().name, made.template("rate").name) == ("next_item_taste", "rate")
     config = made.config
     assert (config.mode, config.normalise, config.lm_weight) == ("raw", "eligible", 0.7)
@@ -236,6 +237,18 @@ def test_an_adapter_is_served_as_it_was_tuned(
     assert (made.template().name, made.max_history, made.config.lm_weight) == ("next_item_list", 7, 0.2)
     assert workspace.build(replace(settings, max_history=3), priors, None, Choice()).max_history == 3
     assert caplog.text == ""
+
+
+def test_a_prior_may_be_given_with_its_settings(workspace: Workspace, tmp_path: Path) -> None:
+    path = tmp_path / "top.csv"
+    path.write_text(f"user_id,item_id,score\nann,{workspace.catalog[1].id},1\n")
+    settings = replace(FAKE, priors={"scores": {"path": str(path), "weight": 2.0}, "popularity": 0.1})
+    scores, popularity = workspace.priors(settings)
+    assert (scores.name, scores.weight, popularity.weight) == ("scores", 2.0, 0.1)
+    assert scores.log_weights([Query(user_id="ann")]).argmax() == 1
+    lacking = "prior scores needs the setting 'path'\nprior ease: there is no setting 'l3'"
+    with pytest.raises(ConfigError, match=lacking):
+        workspace.priors(replace(FAKE, priors={"scores": 1.0, "ease": {"l3": 1}}))
 
 
 @pytest.mark.parametrize("name", ["transition", "ease", "item_knn", "repeat", "content", "history_text"])

@@ -9,6 +9,7 @@
     Repeat          what the user took before
     Content         what items say of themselves
     HistoryText     BM25 of the texts of what was taken
+    Scores          what another model says, a function or a file
 
 Of ratings, not of items:
 
@@ -25,6 +26,7 @@ from llmgen.priors.filters import Seen, Where, chosen, only
 from llmgen.priors.interactions import Evidence
 from llmgen.priors.popularity import Popularity
 from llmgen.priors.ratings import RatingKNN, RatingPrior, check_rating_priors, rating_terms
+from llmgen.priors.scores import Scores
 from llmgen.priors.sparse import SharedWeights, SparseCombined, SparsePrior, SparseRow, combine_sparse, multiply
 from llmgen.priors.wish import HistoryText, Wish, item_text
 
@@ -42,6 +44,7 @@ __all__ = [
     "RatingKNN",
     "RatingPrior",
     "Repeat",
+    "Scores",
     "Seen",
     "SharedWeights",
     "SparseCombined",

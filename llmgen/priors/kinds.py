@@ -17,13 +17,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import entry_points
-from typing import Literal
+from typing import Any, Literal
 
+from llmgen.catalog import Catalog
 from llmgen.errors import ConfigError
 from llmgen.priors.base import Prior
 from llmgen.priors.collaborative import Ease, ItemKNN, Repeat, Transition
 from llmgen.priors.content import Content
 from llmgen.priors.popularity import Popularity
+from llmgen.priors.scores import Scores
 from llmgen.priors.wish import HistoryText, Wish
 
 GROUP = "llmgen.priors"
@@ -53,6 +55,11 @@ class PriorKind:
     def __post_init__(self) -> None:
         if not self.settings:
             object.__setattr__(self, "settings", tuple(inspect.signature(self.fit).parameters)[2:])
+
+
+def _of_file(interactions: object, catalog: Catalog, *, path: str, **settings: Any) -> Prior:
+    """The scores of a file."""
+    return Scores.read(path, catalog, **settings)
 
 
 def _of_catalog(prior: Callable[..., Prior]) -> Callable[..., Prior]:
@@ -94,6 +101,7 @@ OURS = (
     PriorKind("content", _of_catalog(Content), "history", settings=("weight", "decay", "floor")),
     PriorKind("history_text", _of_catalog(HistoryText), "history", settings=("weight", "newest", "floor")),
     PriorKind("wish", _of_catalog(Wish), "text", settings=("weight", "floor")),
+    PriorKind("scores", _of_file, "history", settings=("path", "weight", "floor", "logits")),
 )
 """Of this package."""
 
@@ -144,3 +152,6 @@ def wrong(priors: Mapping[str, Mapping[str, object] | None]) -> Iterator[str]:
             continue
         if unknown := sorted(set(settings or {}) - set(known)):
             yield f"prior {name}: there is no setting {unknown[0]!r}; there are {', '.join(known)}"
+        for one in inspect.signature(kind(name).fit).parameters.values():
+            if one.kind is one.KEYWORD_ONLY and one.default is one.empty and one.name not in (settings or {}):
+                yield f"prior {name} needs the setting {one.name!r}"
