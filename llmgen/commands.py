@@ -1,7 +1,7 @@
 """Commands that live in modules of their own, which are imported only when one of them is called.
 
 Each module has a function `main`, whose parameters are the command's options (Typer), or which takes the arguments and
-gives an exit code, as `llmgen.training.sft.main` does for the flags of TRL.
+gives an exit code, as `llmgen.training.sft.main` does for the flags of TRL; or it has an `app` of several commands.
 """
 
 from __future__ import annotations
@@ -23,12 +23,14 @@ class Command(NamedTuple):
         help: What it does, in one line.
         extra: Of this package, which brings what the module imports; empty where nothing more is needed.
         typed: Whether the parameters of `main` are the options.
+        group: Whether there are several, in the module's `app`.
     """
 
     module: str
     help: str
     extra: str = ""
     typed: bool = True
+    group: bool = False
 
 
 COMMANDS: Mapping[str, Command] = {
@@ -39,6 +41,9 @@ COMMANDS: Mapping[str, Command] = {
     "ab": Command("llmgen.evaluation.ab", "Compare prompts, models or settings on the same users."),
     "compare": Command("llmgen.evaluation.comparison", "Compare two stored evaluations, without asking anyone again."),
     "report": Command("llmgen.evaluation.report", "Render the report of a stored evaluation again."),
+    "store": Command(
+        "llmgen.storing", "Import, export and look into a store of items and events.", "store", group=True
+    ),
 }
 
 
@@ -52,7 +57,7 @@ def add_to(app: typer.Typer) -> None:
 def _caller(name: str, command: Command) -> Callable[[typer.Context], None]:
     def call(context: typer.Context) -> None:
         try:
-            main = importlib.import_module(command.module).main
+            module = importlib.import_module(command.module)
         except ModuleNotFoundError as error:
             if not command.extra or (error.name or "").startswith("llmgen"):
                 raise
@@ -60,9 +65,12 @@ def _caller(name: str, command: Command) -> Callable[[typer.Context], None]:
                 f"llmgen {name} needs {error.name}, which is not installed; pip install 'llmgen[{command.extra}]'"
             ) from None
         if not command.typed:
-            raise typer.Exit(main(context.args))
-        inner = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
-        inner.command(help=command.help)(main)
+            raise typer.Exit(module.main(context.args))
+        if command.group:
+            inner = module.app
+        else:
+            inner = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+            inner.command(help=command.help)(module.main)
         inner(args=context.args, prog_name=f"llmgen {name}")
 
     return call

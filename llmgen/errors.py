@@ -12,6 +12,7 @@
     ├── EngineError                 the language model's side
     │   ├── EngineUnavailableError  a package or model that is not installed here, or an engine that is down
     │   └── GenerationError         the model gave no usable answer
+    ├── StoreError                  the database of a store does not answer
     ├── TrainingError               a training run cannot go on
     ├── SearchError                 nothing can be recommended: no item is eligible
     └── APIError                    the service, as its client sees it
@@ -78,6 +79,10 @@ class EngineUnavailableError(EngineError):
 
 class GenerationError(EngineError):
     """The model gave no usable answer."""
+
+
+class StoreError(LLMGenError):
+    """The database of a store cannot be reached or failed; asking again may help."""
 
 
 class TrainingError(LLMGenError):

@@ -46,7 +46,7 @@ def _options(function: Callable[..., object], without: Collection[str] = ()) -> 
     }
 
 
-def data_given(
+def tables_given(
     dataset: Annotated[
         str | None, typer.Option(help="movielens-100k, the default, or a folder or zip of MovieLens files.")
     ] = None,
@@ -80,7 +80,7 @@ def data_given(
         str | None, typer.Option(help="Of numbers that are times: s, ms, us or ns; else their size tells.")
     ] = None,
 ) -> dict[str, object]:
-    """Which data: fields of `llmgen.workspace.DataSettings`, those that were given."""
+    """Which tables or named data set: fields of `llmgen.workspace.DataSettings`, those that were given."""
     given: dict[str, object] = {
         "dataset": dataset,
         "items": items,
@@ -99,9 +99,44 @@ def data_given(
     return {name: value for name, value in given.items() if value or value == ""}
 
 
+def store_given(
+    store: Annotated[
+        str | None, typer.Option(help="Your store, instead of tables: sqlite:///shop.db or postgresql://...")
+    ] = None,
+    kind: Annotated[
+        list[str] | None, typer.Option(help="Kind of the store's events that count, such as buy; all. Repeatable.")
+    ] = None,
+    pseudonyms: Annotated[
+        Path | None, typer.Option(help="File of the key by which the store hides its users' ids.")
+    ] = None,
+) -> dict[str, object]:
+    """Which store: fields of `llmgen.workspace.DataSettings`, those that were given."""
+    given = {"store": store, "kinds": tuple(kind or ()), "pseudonyms": pseudonyms}
+    return {name: value for name, value in given.items() if value}
+
+
+def data_given(**given: Any) -> dict[str, object]:
+    """Which data: all options of `tables_given` and `store_given`."""
+    of_store = {name: given.pop(name) for name in inspect.signature(store_given).parameters if name in given}
+    return {**tables_given(**given), **store_given(**of_store)}
+
+
+vars(data_given)["__signature__"] = inspect.Signature(
+    [one for group in (tables_given, store_given) for one in inspect.signature(group).parameters.values()]
+)
+
+
+@wraps(tables_given)
+def table_settings(**given: Any) -> DataSettings:
+    """Tables or a named data set as settings, with the defaults for what was not given."""
+    from llmgen.workspace import DataSettings
+
+    return DataSettings(**tables_given(**given))  # type: ignore[arg-type]
+
+
 @wraps(data_given)
 def data_settings(**given: Any) -> DataSettings:
-    """The same as settings, with the defaults for what was not given."""
+    """Any data as settings, with the defaults for what was not given."""
     from llmgen.workspace import DataSettings
 
     return DataSettings(**data_given(**given))  # type: ignore[arg-type]

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from llmgen.adapters import AdapterRecord
 from llmgen.catalog import Catalog
@@ -22,6 +23,9 @@ from llmgen.search import Normalise
 from llmgen.splits import History, histories
 from llmgen.templates import PromptLibrary
 from llmgen.types import RATINGS, Attribute, Item, Query
+
+if TYPE_CHECKING:
+    from llmgen.store import Store
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +44,7 @@ MAX_HISTORY = 20
 
 @dataclass(frozen=True)
 class DataSettings:
-    """Which data: a named data set or MovieLens path, or two tables of one's own."""
+    """Which data: a named data set or MovieLens path, two tables of one's own, or a store."""
 
     dataset: str = "movielens-100k"
     items: Path | None = None
@@ -62,6 +66,31 @@ class DataSettings:
     encoding: str | None = None
     time_unit: Literal["s", "ms", "us", "ns"] | None = None
     """How the tables are read, see `load_tables`; None where they tell themselves."""
+    store: str | None = None
+    """The address of a store, see `llmgen.store.Store.open`, in the place of tables."""
+    kinds: Sequence[str] = ()
+    """Events of these kinds are the log of a store; all where none is named."""
+    pseudonyms: Path | None = None
+    """The file of the key by which a store hides its users."""
+
+    def opened(self) -> Store:
+        """The store, which must be there.
+
+        Raises:
+            ConfigError: There is none, it cannot be read, its key is another one, or tables are named beside it.
+            StoreError: Its database does not answer.
+        """
+        for name in ("items", "interactions", "columns", "attributes", "separator", "encoding", "time_unit"):
+            if getattr(self, name):
+                option = "--" + name.replace("_", "-")
+                raise ConfigError(f"--store stands for tables of your own; leave out {option} and what belongs to them")
+        try:
+            from llmgen.store import Store
+            from llmgen.store.pseudonyms import Pseudonyms
+        except ModuleNotFoundError as error:
+            raise ConfigError(f"a store needs {error.name}; pip install 'llmgen[store]'") from None
+        key = None if self.pseudonyms is None else Pseudonyms.read(self.pseudonyms)
+        return Store.open(str(self.store), pseudonyms=key, create=False)
 
     def load(self, *, progress: bool = True) -> Dataset:
         """Read and clean the data.
@@ -76,6 +105,12 @@ class DataSettings:
         return k_core(data, self.core) if self.core else data
 
     def _load(self, progress: bool) -> Dataset:
+        if self.store is not None:
+            with closing(self.opened()) as store:
+                data = store.dataset(kinds=self.kinds)
+            return data if self.label is None else replace(data, catalog=data.catalog.labelled(self.label))
+        if self.kinds or self.pseudonyms:
+            raise ConfigError("--kind and --pseudonyms are for a store: give --store too")
         if self.items is None and self.interactions is None:
             for option in ("separator", "encoding", "time_unit"):
                 if getattr(self, option) is not None:
@@ -214,10 +249,11 @@ class Workspace:
         items: tuple[Item, ...] = tuple(self.catalog[self.catalog.index(item_id)] for item_id in history)
         ratings = None
         if user is not None:
-            if user not in self.histories:
+            known = self.data.known_as(user)
+            if known not in self.histories:
                 some = ", ".join(sorted(self.histories)[:5])
                 raise DataError(f"the log of {self.data.name} has no user {user!r}; it has users such as {some}")
-            items, ratings = self.histories[user]
+            items, ratings = self.histories[known]
         return Query(
             items, text, user, k=k, ratings=ratings, filters=dict(filters or {}), exclude_seen=not include_seen
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Literal
@@ -120,12 +120,14 @@ class Dataset:
         catalog: The items, in the order of their file.
         interactions: Columns as in `INTERACTIONS`, rows in the order of their file, every item in the catalog.
         report: What cleaning changed.
+        known_as: A user's id -> what the log calls the user, where that is another.
     """
 
     name: str
     catalog: Catalog
     interactions: pl.DataFrame
     report: CleaningReport
+    known_as: Callable[[str], str] = str
 
     @classmethod
     def of(cls, catalog: Catalog) -> Dataset:
