@@ -31,6 +31,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from llmgen.adapters import AdapterRecord
+from llmgen.config import MAX_HISTORY
 from llmgen.datasets import Dataset
 from llmgen.errors import ConfigError, DataError
 from llmgen.evaluation.arms import ArmConfig, Engines, build
@@ -45,7 +46,7 @@ from llmgen.rating import multiply_shares
 from llmgen.recommender import Recommender
 from llmgen.splits import History, histories, leave_one_out, log_digest, random_split
 from llmgen.types import FloatArray, Item, Query, RatingPrediction
-from llmgen.workspace import MAX_HISTORY, DataSettings, tuned_prompts
+from llmgen.workspace import DataSettings, tuned_prompts
 
 MEAN, BIASES, KNN, LM, BOTH = "mean", "user + item bias", "ItemKNN", "LM", "LM x ItemKNN"
 """Rows of the table."""

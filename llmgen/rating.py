@@ -14,10 +14,12 @@ from typing import NamedTuple, cast
 import numpy as np
 
 from llmgen.engines import Engine, GenerationConfig, line_break
-from llmgen.errors import ArgumentError, GenerationError
+from llmgen.errors import ArgumentError, ConfigError, GenerationError
+from llmgen.parts import Parts
+from llmgen.priors import rating_terms
 from llmgen.search import Request, SearchConfig, search
 from llmgen.trie import ItemTrie
-from llmgen.types import FloatArray, Item, Message, RatingPrediction
+from llmgen.types import FloatArray, Item, Message, Query, RatingPrediction
 
 TOKENS_OF_A_LABEL = 24
 """Of free text: some models say a word or two before."""
@@ -37,6 +39,61 @@ class LabelShares(NamedTuple):
 
     logprobs: FloatArray
     mass: float
+
+
+def rated(parts: Parts, labels: Sequence[str], pairs: Sequence[tuple[Query, Item | str]]) -> list[RatingPrediction]:
+    """The rating of each query and item, by the model and the rating priors.
+
+    Raises:
+        UnknownItemError: An item is not in the catalog.
+        GenerationError: An engine that can only write wrote none of the labels, or one gave logits that are none.
+    """
+    values, catalog = rating_values(labels), parts.catalog
+    asked = [(catalog.resolved(query), catalog[catalog.index(key)]) for query, key in pairs]
+    said = rating_terms(parts.rating_priors, asked, values)
+    weights = {prior.name: prior.weight for prior in parts.rating_priors}
+    if parts.engine is None or parts.config.rating_lm_weight == 0:
+        masses, reference = [math.nan] * len(asked), ""
+    else:
+        shares, reference = _ask(parts, parts.engine, asked, labels)
+        said = {"lm": np.array([share.logprobs for share in shares]), **said}
+        weights["lm"] = parts.config.rating_lm_weight
+        masses = [share.mass for share in shares]
+    return [
+        prediction(item, labels, dict(zip(said, rows, strict=True)), weights, label_mass=mass, prompt=reference)
+        for (_, item), mass, *rows in zip(asked, masses, *said.values(), strict=True)
+    ]
+
+
+def check_rates(parts: Parts, labels: Sequence[str]) -> None:
+    """Refuse to rate with what cannot.
+
+    Raises:
+        ArgumentError: Labels that are not numbers, repeat or are fewer than two.
+        ConfigError: There is neither an engine nor a rating prior.
+    """
+    rating_values(labels)
+    if not (parts.rating_priors or (parts.engine is not None and parts.config.rating_lm_weight > 0)):
+        raise ConfigError("a rating needs a language model or a rating prior, and there is neither; give one")
+
+
+def _ask(
+    parts: Parts, engine: Engine, asked: Sequence[tuple[Query, Item]], labels: Sequence[str]
+) -> tuple[list[LabelShares], str]:
+    """What the model says of the labels, and the prompt that it was asked with."""
+    template = parts.templates["rate"]
+    room = 0 if engine.constrained else TOKENS_OF_A_LABEL
+    prompts = [
+        parts.prompt("rate", query, room, item=parts.prompter.about(item), labels=tuple(labels))
+        for query, item in asked
+    ]
+    if engine.constrained:
+        tokens = [prompt.token_ids for prompt in parts.thought_about(engine, prompts)]
+        return ask_labels(engine, tokens, labels, continues=template.continues), template.ref
+    sure = 0.5 if parts.rating_priors else 1.0  # one label says nothing of the others, and priors must be heard
+    items, chats = [item for _, item in asked], [prompt.messages for prompt in prompts]
+    shares = read_labels(engine, chats, items, labels, sure=sure, think_tokens=parts.config.think_tokens)
+    return shares, template.ref
 
 
 def rating_values(labels: Sequence[str]) -> FloatArray:

@@ -7,7 +7,9 @@ search over a small grid. Both are deterministic and need each prior's log weigh
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Literal, NamedTuple, cast, get_args
 
 import numpy as np
@@ -15,11 +17,16 @@ from scipy.optimize import minimize
 
 from llmgen.catalog import Catalog
 from llmgen.priors import Prior, combine, reweighted
-from llmgen.types import FloatArray, IntArray, Item, Query
+from llmgen.progress import Stage
+from llmgen.types import FloatArray, IntArray, Item, Query, Recommendations
 
 Metric = Literal["ndcg", "hit_rate", "mrr", "log_likelihood"]
 GRID = (-0.5, -0.3, -0.2, -0.1, 0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0)
 """Weights that are tried for each prior."""
+LM_WEIGHTS = (0.05, 0.1, 0.2, 0.35, 0.5, 1.0)
+"""Weights that are tried for the language model, 0 beside them."""
+USERS_AT_ONCE = 16
+"""Users whose prompts stay in the engine while all weights of the model are tried."""
 OUT = np.iinfo(np.int64).max
 """The rank of an item that is removed."""
 
@@ -48,6 +55,44 @@ class TunedWeights(NamedTuple):
     priors: tuple[Prior, ...]
     score: float
     trace: tuple[Trial, ...]
+
+
+def tune_lm_weight(
+    recommend: Callable[[float, Sequence[Query]], Sequence[Recommendations]],
+    queries: Sequence[Query],
+    held_out: Sequence[str],
+    *,
+    k: int,
+    weights: Sequence[float],
+    most: int,
+    progress: bool = False,
+) -> dict[float, float]:
+    """NDCG@k of the held-out items for several weights of the language model, through the real search.
+
+    Args:
+        recommend: Weight and queries -> their answers.
+        queries: With the history before the held-out item.
+        held_out: Id of the item that each query's user took next.
+        k: Cut-off.
+        weights: To try, none twice.
+        most: How many of the queries are asked, evenly spread over them.
+        progress: Whether to tell how far it is.
+
+    Returns:
+        Weight -> mean NDCG@k.
+    """
+    sample = np.unique(np.linspace(0, len(queries) - 1, min(most, len(queries))).round().astype(int))
+    gains: dict[float, list[float]] = {weight: [] for weight in weights}
+    with Stage("Tuning the LM's weight", len(sample), shown=progress) as stage:
+        for start in range(0, len(sample), USERS_AT_ONCE):
+            numbers = sample[start : start + USERS_AT_ONCE]
+            chunk = [replace(queries[number], k=k) for number in numbers]
+            for weight, found in gains.items():
+                for number, answer in zip(numbers, recommend(weight, chunk), strict=True):
+                    rank = next((place.rank for place in answer if place.item.id == held_out[number]), 0)
+                    found.append(1 / math.log2(rank + 1) if rank else 0.0)
+            stage.advance(len(numbers))
+    return {weight: float(np.mean(values)) for weight, values in gains.items()}
 
 
 def target_ranks(scores: FloatArray, targets: IntArray) -> IntArray:

@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Literal
 
 from llmgen.adapters import AdapterRecord
 from llmgen.catalog import Catalog
+from llmgen.config import MAX_HISTORY, Decoding
 from llmgen.datasets import NAMES, Dataset, k_core, load_dataset, load_tables
 from llmgen.engines import Engine, load_engine
 from llmgen.errors import ConfigError, DataError
 from llmgen.priors import Prior, RatingKNN, RatingPrior
 from llmgen.priors.kinds import kind, kinds, wrong
 from llmgen.prompting import TASKS, Task, task_of
-from llmgen.recommender import Choice, Decoding, Recommender
+from llmgen.recommender import Choice, Recommender
 from llmgen.search import Normalise
 from llmgen.splits import History, histories
 from llmgen.templates import PromptLibrary
@@ -38,8 +39,6 @@ RATING_WEIGHTS, TUNED_RATING_WEIGHTS = (0.5, 0.35), (0.25, 0.7)
 eval/RESULTS.md. What stands alone has 1."""
 MOST_LABELS = 21
 """0 to 10 in halves; a log with more different ratings has none that a prompt could name."""
-MAX_HISTORY = 20
-"""Newest items of a history that a prompt shows, where neither the user nor an adapter's record says how many."""
 
 
 @dataclass(frozen=True)

@@ -1041,7 +1041,7 @@ def test_code_in_a_title_or_wish_stays_text_in_one_message() -> None:
 def test_a_large_catalog_is_spelled_once_and_then_read_from_the_cache(
     catalog: Catalog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("llmgen.recommender.SMALL_CATALOG", len(catalog))
+    monkeypatch.setattr("llmgen.index.SMALL_CATALOG", len(catalog))
     first, second, third = Recording(), Recording(), Recording()
     answer = Recommender(catalog, first, cache=tmp_path).recommend(Query(k=5))
     again = Recommender(catalog, second, cache=tmp_path).recommend(Query(k=5))
@@ -1055,7 +1055,7 @@ def test_a_large_catalog_is_spelled_once_and_then_read_from_the_cache(
 def test_another_tokenizer_does_not_get_the_stored_trie(
     catalog: Catalog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("llmgen.recommender.SMALL_CATALOG", 1)
+    monkeypatch.setattr("llmgen.index.SMALL_CATALOG", 1)
     other = Recording()
     other.tokenizer_digest = "another"
     for engine in (Recording(), other):

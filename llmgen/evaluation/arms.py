@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from llmgen.adapters import AdapterRecord
 from llmgen.catalog import Catalog
+from llmgen.config import MAX_HISTORY, Decoding
 from llmgen.engines import Engine, load_engine
 from llmgen.errors import ArgumentError, ConfigError
 from llmgen.evaluation.baselines import FACTOR_GRIDS, REPEAT_GRID, Grids, Part, Result, default_grids, tune_baselines
@@ -22,7 +23,7 @@ from llmgen.evaluation.protocol import Protocol, Sample
 from llmgen.priors import Content, HistoryText, Prior, Seen, only
 from llmgen.priors.kinds import kind
 from llmgen.prompting import Task
-from llmgen.recommender import Decoding, Recommender
+from llmgen.recommender import Recommender
 from llmgen.search import Normalise
 from llmgen.templates import PromptLibrary
 from llmgen.types import Query
@@ -282,7 +283,7 @@ def build(
         prompt = "rerank" if task == "rank" else record.prompt if record else "next_item"
     length = config.max_history
     if length is None:
-        length = record.max_history if record else 20
+        length = record.max_history if record else MAX_HISTORY
     factors: list[Prior] = [*priors, *_everyones(sample)]
     instead: Mapping[str, Query] = {}
     if config.exchanged:

@@ -49,6 +49,7 @@ class ItemToItem:
         floor: In (0, 1], see `log_lift`.
         weight: Exponent.
         name: Key in `Recommendation.terms`.
+        unknown: bool [n_items], the items that nothing leads to; found where it is not given.
     """
 
     catalog: Catalog = field(repr=False)
@@ -57,6 +58,7 @@ class ItemToItem:
     floor: float = FLOOR
     weight: float = 1.0
     name: str = "item_to_item"
+    unknown: NDArray[np.bool_] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         check_floor(self.floor)
@@ -136,19 +138,20 @@ class ItemToItem:
             none = np.full(n_items - len(self.catalog), self.similarity.indptr[-1], self.similarity.indptr.dtype)
             arrays = (self.similarity.data, self.similarity.indices, np.append(self.similarity.indptr, none))
             similarity = sparse.csr_array(arrays, shape=(n_items, n_items))
-            moved = dataclasses.replace(self, catalog=catalog, similarity=similarity)
-            moved.__dict__["_unknown"] = np.append(self._unknown, np.ones(len(none), dtype=bool))
-            return moved
+            unknown = np.append(self._unknown, np.ones(len(none), dtype=bool))
+            return dataclasses.replace(self, catalog=catalog, similarity=similarity, unknown=unknown)
         else:
             block = self.similarity[before[kept]][:, before[kept]].tocoo()
             similarity = sparse.coo_array(
                 (block.data, (kept[block.row], kept[block.col])), shape=(n_items, n_items)
             ).tocsr()
-        return dataclasses.replace(self, catalog=catalog, similarity=similarity)
+        return dataclasses.replace(self, catalog=catalog, similarity=similarity, unknown=None)
 
     @cached_property
     def _unknown(self) -> NDArray[np.bool_]:
         """[n_items], the items that nothing leads to."""
+        if self.unknown is not None:
+            return self.unknown
         if isinstance(self.similarity, np.ndarray):
             known = np.asarray(self.similarity.any(axis=0))
         else:

@@ -6,7 +6,6 @@ import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
-from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -96,6 +95,42 @@ class _Values:
     spelling: Mapping[str, str]
 
 
+class AttributeIndex:
+    """What can be filtered on in a catalog, by attribute; read when it is first asked for.
+
+    Args:
+        catalog: The items.
+        values: Where they are known already.
+    """
+
+    def __init__(self, catalog: Catalog, values: Mapping[str, _Values] | None = None) -> None:
+        self.catalog = catalog
+        self._values = values
+
+    @property
+    def is_read(self) -> bool:
+        """Whether the catalog was read already."""
+        return self._values is not None
+
+    @property
+    def values(self) -> Mapping[str, _Values]:
+        """The values of each attribute."""
+        if self._values is None:
+            self._values = _index(self.catalog, range(len(self.catalog)))
+        return self._values
+
+    def on_catalog(self, catalog: Catalog, before: IntArray) -> AttributeIndex:
+        """The same of a changed catalog, see `Movable`; of what was read, only what is new is read again."""
+        if self._values is None:
+            return AttributeIndex(catalog)
+        if catalog.begins_with(self.catalog):
+            added = _index(catalog, range(len(self.catalog), len(catalog)))
+            return AttributeIndex(catalog, _joined(self._values, added, len(self.catalog), len(catalog)))
+        same = unchanged(self.catalog, catalog, before)
+        new = np.flatnonzero(same < 0).tolist()
+        return AttributeIndex(catalog, _followed(self._values, same, _index(catalog, new), new))
+
+
 @dataclass(frozen=True, eq=False)
 class Where:
     """Removes the items that do not match `Query.filters`: attribute name -> the value, or a tuple of values, allowed.
@@ -115,15 +150,25 @@ class Where:
     weight: float = 1.0
     name: str = "where"
     rows: Recent[str, SparseRow] = field(default_factory=lambda: Recent(FILTERS_KEPT), repr=False)
+    index: AttributeIndex | None = field(default=None, repr=False)
 
-    @cached_property
+    @property
     def values(self) -> Mapping[str, _Values]:
         """What can be filtered on, by attribute; read when it is first asked for."""
-        return _index(self.catalog, range(len(self.catalog)))
+        return self._index.values
 
     def prepare(self) -> None:
         """Read what can be filtered on; the first filter does it otherwise."""
         _ = self.values
+
+    def __post_init__(self) -> None:
+        if self.index is None:
+            object.__setattr__(self, "index", AttributeIndex(self.catalog))
+
+    @property
+    def _index(self) -> AttributeIndex:
+        assert self.index is not None  # made in __post_init__
+        return self.index
 
     def log_weights(self, queries: Sequence[Query]) -> FloatArray:
         """See `Prior`: 0 for an item that matches, -inf for any other.
@@ -151,18 +196,8 @@ class Where:
 
     def on_catalog(self, catalog: Catalog, before: IntArray) -> Where:
         """See `Movable`."""
-        made = dataclasses.replace(self, catalog=catalog, rows=Recent(FILTERS_KEPT))
-        if "values" not in self.__dict__:
-            return made
-        if catalog.begins_with(self.catalog):
-            added = _index(catalog, range(len(self.catalog), len(catalog)))
-            values = _joined(self.values, added, len(self.catalog), len(catalog))
-        else:
-            same = unchanged(self.catalog, catalog, before)
-            new = np.flatnonzero(same < 0).tolist()
-            values = _followed(self.values, same, _index(catalog, new), new)
-        made.__dict__["values"] = values
-        return made
+        index = self._index.on_catalog(catalog, before)
+        return dataclasses.replace(self, catalog=catalog, rows=Recent(FILTERS_KEPT), index=index)
 
     def _row(self, filters: Mapping[str, Attribute]) -> SparseRow:
         key = repr(sorted((name, repr(wanted)) for name, wanted in filters.items()))
