@@ -94,7 +94,7 @@ def served(mixed: Mixture, engine: FakeEngine, name: str, example: Example, quer
     """The prompt of that length that the recommender makes of what was known; it may show less of the history."""
     for shown in range(len(query.history) + 1):
         recommender = Recommender(mixed.catalog, engine, prompt=name, max_history=shown)
-        ids = recommender._prompt("recommend", query).token_ids
+        ids = recommender.parts.prompt("recommend", query).token_ids
         if len(ids) == length and ids == example.input_ids[:length]:
             return ids
     raise AssertionError(f"no length of the history gives the prompt of {example}")
