@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from llmgen.priors import Popularity as Popularity
     from llmgen.priors import Prior as Prior
     from llmgen.priors import RatingKNN as RatingKNN
+    from llmgen.priors import SASRec as SASRec
     from llmgen.priors import Scores as Scores
     from llmgen.priors import Transition as Transition
     from llmgen.priors import Wish as Wish
@@ -63,6 +64,7 @@ _HOMES = {
     "Recommendation": "types",
     "Recommendations": "types",
     "Recommender": "recommender",
+    "SASRec": "priors",
     "Scores": "priors",
     "Transition": "priors",
     "Wish": "priors",

@@ -6,6 +6,7 @@
     Popularity      how often an item was taken; a negative weight lessens popularity bias
     Transition      what people took next
     Ease, ItemKNN   what people took together
+    SASRec          what came next, by a neural sequence model
     Repeat          what the user took before
     Content         what items say of themselves
     HistoryText     BM25 of the texts of what was taken
@@ -27,6 +28,7 @@ from llmgen.priors.interactions import Evidence
 from llmgen.priors.popularity import Popularity
 from llmgen.priors.ratings import RatingKNN, RatingPrior, check_rating_priors, rating_terms
 from llmgen.priors.scores import Scores
+from llmgen.priors.sequence import SASRec
 from llmgen.priors.sparse import SharedWeights, SparseCombined, SparsePrior, SparseRow, combine_sparse, multiply
 from llmgen.priors.wish import HistoryText, Wish, item_text
 
@@ -44,6 +46,7 @@ __all__ = [
     "RatingKNN",
     "RatingPrior",
     "Repeat",
+    "SASRec",
     "Scores",
     "Seen",
     "SharedWeights",

@@ -19,6 +19,8 @@ from functools import cache
 from importlib.metadata import entry_points
 from typing import Any, Literal
 
+import polars as pl
+
 from llmgen.catalog import Catalog
 from llmgen.errors import ConfigError
 from llmgen.priors.base import Prior
@@ -26,6 +28,7 @@ from llmgen.priors.collaborative import Ease, ItemKNN, Repeat, Transition
 from llmgen.priors.content import Content
 from llmgen.priors.popularity import Popularity
 from llmgen.priors.scores import Scores
+from llmgen.priors.sequence import SASRec
 from llmgen.priors.wish import HistoryText, Wish
 
 GROUP = "llmgen.priors"
@@ -57,6 +60,11 @@ class PriorKind:
             object.__setattr__(self, "settings", tuple(inspect.signature(self.fit).parameters)[2:])
 
 
+def _sasrec(interactions: pl.DataFrame, catalog: Catalog, *, trained: str = "", **settings: Any) -> Prior:
+    """Trained on the log, or by an earlier training, whose file is given."""
+    return SASRec.load(trained, catalog, **settings) if trained else SASRec.fit(interactions, catalog, **settings)
+
+
 def _of_file(interactions: object, catalog: Catalog, *, path: str, **settings: Any) -> Prior:
     """The scores of a file."""
     return Scores.read(path, catalog, **settings)
@@ -67,6 +75,8 @@ def _of_catalog(prior: Callable[..., Prior]) -> Callable[..., Prior]:
     return lambda interactions, catalog, **settings: prior(catalog, **settings)
 
 
+UNNAMED = ("interactions", "catalog", "vectors")
+"""What a fit takes and no text can say."""
 OURS = (
     PriorKind(
         "transition",
@@ -101,6 +111,12 @@ OURS = (
     PriorKind("content", _of_catalog(Content), "history", settings=("weight", "decay", "floor")),
     PriorKind("history_text", _of_catalog(HistoryText), "history", settings=("weight", "newest", "floor")),
     PriorKind("wish", _of_catalog(Wish), "text", settings=("weight", "floor")),
+    PriorKind(
+        "sasrec",
+        _sasrec,
+        "history",
+        settings=("trained", *(one for one in inspect.signature(SASRec.fit).parameters if one not in UNNAMED)),
+    ),
     PriorKind("scores", _of_file, "history", settings=("path", "weight", "floor", "logits")),
 )
 """Of this package."""
