@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from llmgen.priors import Scores as Scores
     from llmgen.priors import Transition as Transition
     from llmgen.priors import Wish as Wish
+    from llmgen.priors import load_prior as load_prior
     from llmgen.recommender import Recommender as Recommender
     from llmgen.splits import histories as histories
     from llmgen.splits import leave_one_out as leave_one_out
@@ -72,6 +73,7 @@ _HOMES = {
     "leave_one_out": "splits",
     "load_dataset": "datasets",
     "load_engine": "engines",
+    "load_prior": "priors",
     "load_tables": "datasets",
 }
 __all__ = sorted(_HOMES)

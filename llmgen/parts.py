@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from llmgen.catalog import Catalog
@@ -12,6 +12,7 @@ from llmgen.engines import Engine, GenerationConfig
 from llmgen.index import CatalogIndex
 from llmgen.priors import Combined, Prior, RatingPrior, SparseCombined, multiply
 from llmgen.prompting import Prompt, Prompter, Task, templates_for
+from llmgen.splits import History
 from llmgen.templates import PromptLibrary, PromptTemplate
 from llmgen.types import Item, Query
 
@@ -30,6 +31,7 @@ class Parts:
         priors: Factors beside the language model, without those that are always in force.
         rating_priors: Factors on ratings.
         prompts: Where templates are looked up.
+        histories: User id -> what the user took, where a log is known.
 
     Raises:
         TemplateNotFoundError, TemplateError: A prompt is not there or wrong.
@@ -42,6 +44,7 @@ class Parts:
     priors: tuple[Prior, ...]
     rating_priors: tuple[RatingPrior, ...]
     prompts: PromptLibrary
+    histories: Mapping[str, History] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         _ = self.templates  # a prompt that is wrong is told at once

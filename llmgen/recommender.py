@@ -15,7 +15,7 @@ import numpy as np
 from llmgen.catalog import Catalog
 from llmgen.config import MAX_HISTORY, Decoding, RecommenderConfig
 from llmgen.engines import Engine
-from llmgen.errors import ConfigError, EngineUnavailableError, LLMGenError
+from llmgen.errors import ArgumentError, ConfigError, EngineUnavailableError, LLMGenError
 from llmgen.explaining import explained
 from llmgen.grounding import Grounder
 from llmgen.index import CatalogIndex
@@ -28,6 +28,7 @@ from llmgen.progress import Stage
 from llmgen.prompting import Task, needs_engine, task_of
 from llmgen.rating import check_rates, rated
 from llmgen.search import Normalise
+from llmgen.splits import History, query_of
 from llmgen.templates import Fitted, ItemView, PromptLibrary, PromptTemplate
 from llmgen.trie import ItemTrie
 from llmgen.tuning import GRID, LM_WEIGHTS, Metric, TunedWeights, tune_lm_weight, tune_weights
@@ -104,6 +105,8 @@ class Recommender:
         think_tokens: So many tokens a model that can think may think for before each answer, 0 or more; its titles and
             ratings are scored, or its list is written, behind its thoughts. It costs as many steps of the model.
         cache: Folder for the tries of large catalogs; below llmgen's cache by default.
+        histories: What each user of a log took, see `llmgen.histories`: then users can be named, as in
+            `recommend(user="196")`.
 
     Raises:
         TemplateNotFoundError, TemplateError: A prompt is not there or wrong.
@@ -130,6 +133,7 @@ class Recommender:
         align_prompts: bool = False,
         think_tokens: int = 0,
         cache: Path | None = None,
+        histories: Mapping[str, History] | None = None,
     ) -> None:
         config = RecommenderConfig(
             prompts=(prompt,) if isinstance(prompt, str) else tuple(prompt),
@@ -145,7 +149,7 @@ class Recommender:
         )
         library = prompts or PromptLibrary.default()
         index = CatalogIndex(catalog, engine, cache)
-        self._set(Parts(index, engine, config, tuple(priors), tuple(rating_priors), library))
+        self._set(Parts(index, engine, config, tuple(priors), tuple(rating_priors), library, histories or {}))
 
     @classmethod
     def of(cls, parts: Parts) -> Recommender:
@@ -296,42 +300,128 @@ class Recommender:
                 first = np.arange(index.trie.first[1])  # the root, and what every search opens
                 weights.shared.below(index.trie).at(first)
 
-    def recommend(self, query: Query) -> Recommendations:
-        """The best `query.k` items.
+    def save(self, folder: Path | str) -> None:
+        """Write everything but the engine into a folder, which `load` reads: settings, catalog, priors and histories.
+
+        Args:
+            folder: Whole or not there at all afterwards. A recommender that was saved there before is replaced.
 
         Raises:
+            ConfigError: A prior cannot be saved, which is found before anything is written; or something else is in
+                that place.
+        """
+        from llmgen.saving import save_parts  # not needed to answer
+
+        save_parts(self.parts, folder)
+
+    @classmethod
+    def load(cls, folder: Path | str, *, engine: Engine | None, cache: Path | None = None) -> Recommender:
+        """A recommender that was saved; with the same engine it gives the same answers.
+
+        Args:
+            folder: As of `save`, or of `llmgen fit`.
+            engine: The language model, which the folder does not hold; None leaves all to the priors.
+            cache: See the class.
+
+        Raises:
+            DataError: The folder is damaged or holds something else.
+            ConfigError: A prior is of a kind that is not installed here.
+        """
+        from llmgen.saving import load_parts
+
+        return cls.of(load_parts(folder, engine, cache=cache).parts)
+
+    def query_of(self, user: str, query: Query | None = None) -> Query:
+        """The query of a user of the log that this recommender was given.
+
+        Args:
+            user: Id of the user.
+            query: What else is wanted: `k`, `text`, `filters`, `exclude_seen`.
+
+        Raises:
+            DataError: The log has no such user.
+            ConfigError: There is no log, or the query has a history of its own.
+        """
+        if not self.parts.histories:
+            raise ConfigError(
+                f"the user {user!r} is not known: this recommender has no log; make it with histories=..., or give a "
+                "Query with the user's history"
+            )
+        return query_of(self.parts.histories, user, query)
+
+    def recommend(self, query: Query | None = None, *, user: str | None = None) -> Recommendations:
+        """The best `query.k` items.
+
+        Args:
+            query: What is wanted; ten items by default.
+            user: Id of a user of the log, whose history the query then gets, see `query_of`.
+
+        Raises:
+            DataError, ConfigError: As `query_of`.
             UnknownItemError: An id of the history is not in the catalog.
             SearchError: No item is eligible.
             CatalogError: A filter names an attribute or a value that no item has.
         """
-        return self.recommend_many([query])[0]
+        asked = Query() if query is None else query
+        return self.recommend_many([asked if user is None else self.query_of(user, asked)])[0]
 
     @overload
     def recommend_many(
-        self, queries: Iterable[Query], *, progress: bool = False, on_error: Literal["raise"] = "raise"
+        self,
+        queries: Iterable[Query] | None = None,
+        *,
+        users: Iterable[str] | None = None,
+        progress: bool = False,
+        on_error: Literal["raise"] = "raise",
     ) -> Answers[Recommendations]: ...
     @overload
     def recommend_many(
-        self, queries: Iterable[Query], *, progress: bool = False, on_error: Literal["return"]
+        self,
+        queries: Iterable[Query] | None = None,
+        *,
+        users: Iterable[str] | None = None,
+        progress: bool = False,
+        on_error: Literal["return"],
     ) -> Answers[Recommendations | LLMGenError]: ...
     def recommend_many(
-        self, queries: Iterable[Query], *, progress: bool = False, on_error: OnError = "raise"
+        self,
+        queries: Iterable[Query] | None = None,
+        *,
+        users: Iterable[str] | None = None,
+        progress: bool = False,
+        on_error: OnError = "raise",
     ) -> Answers[Recommendations] | Answers[Recommendations | LLMGenError]:
         """The best items of each query, in order of the queries; they are worked on together.
 
         Args:
             queries: Any number.
+            users: Ids of users of the log, instead of queries; or one for each query, which then gets the user's
+                history.
             progress: Whether to tell how far it is, see `llmgen.progress`.
             on_error: `raise` stops at the first query that cannot be answered; `return` gives its error in its place,
                 and all others their answers.
 
         Raises:
             SearchError, CatalogError: As `recommend`, with the number of the query; nothing is returned then.
+            ArgumentError: Neither queries nor users, or another number of each.
+            DataError, ConfigError: As `query_of`, whatever `on_error` says.
         """
-        queries = list(queries)
-        with Stage("Recommending", len(queries), shown=progress) as stage:
-            answers = _each(self._recommend, queries, on_error, stage.advance)
-        return Answers(answers, queries)
+        asked = self._asked(queries, users)
+        with Stage("Recommending", len(asked), shown=progress) as stage:
+            answers = _each(self._recommend, asked, on_error, stage.advance)
+        return Answers(answers, asked)
+
+    def _asked(self, queries: Iterable[Query] | None, users: Iterable[str] | None) -> list[Query]:
+        """The queries of `recommend_many`."""
+        if users is None:
+            if queries is None:
+                raise ArgumentError("recommend_many needs queries, or users of the log; give one of them")
+            return list(queries)
+        known = list(users)
+        asked = [Query() for _ in known] if queries is None else list(queries)
+        if len(asked) != len(known):
+            raise ArgumentError(f"{len(known)} users and {len(asked)} queries; give one query a user, or none at all")
+        return [self.query_of(user, query) for user, query in zip(known, asked, strict=True)]
 
     def _recommend(self, queries: Sequence[Query]) -> list[Recommendations]:
         queries = [self.catalog.resolved(query) for query in queries]

@@ -9,15 +9,17 @@ from __future__ import annotations
 import hashlib
 import math
 from bisect import bisect_left
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
+from itertools import islice
 from typing import Literal, NamedTuple
 
 import polars as pl
 
 from llmgen.catalog import Catalog
-from llmgen.errors import DataError
-from llmgen.types import Item
+from llmgen.errors import ConfigError, DataError
+from llmgen.types import Item, Query
 
 Ties = Literal["file", "item_id"]
 
@@ -323,6 +325,28 @@ def histories(*frames: pl.DataFrame, catalog: Catalog) -> dict[str, History]:
     if not frames:
         return {}
     return {user: log.until(len(log.times)) for user, log in _by_user(frames, catalog).items()}
+
+
+def query_of(known: Mapping[str, History], user: str, query: Query | None = None) -> Query:
+    """The query of a user of a log: with the user's history, and the ratings of it where all are known.
+
+    Args:
+        known: User id -> history, see `histories`.
+        user: Id of the user.
+        query: What else is wanted: `k`, `text`, `filters`, `exclude_seen`.
+
+    Raises:
+        DataError: The log has no such user.
+        ConfigError: The query has a history of its own.
+    """
+    query = query or Query()
+    if query.history:
+        raise ConfigError("give a user or a history, not both: a user of the log has a history")
+    if user not in known:
+        some = ", ".join(islice(known, 5)) or "none at all"
+        raise DataError(f"the log has no user {user!r}; it has users such as {some}")
+    items, ratings = known[user]
+    return replace(query, history=items, ratings=ratings, user_id=user)
 
 
 def log_digest(interactions: pl.DataFrame) -> str:

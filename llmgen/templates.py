@@ -221,6 +221,12 @@ class PromptTemplate:
             raise TemplateError(f"{where}: cannot render: {error}") from error
 
 
+def _shipped() -> Path | None:
+    """The folder of llmgen's own prompts: installed, or in a checkout."""
+    package = Path(__file__).parent
+    return next((own for own in (package / "prompts", package.parent / "prompts") if own.is_dir()), None)
+
+
 class PromptLibrary:
     """The prompts of some folders, loaded and checked when first asked for; files are read once.
 
@@ -249,11 +255,16 @@ class PromptLibrary:
     @classmethod
     def default(cls, *folders: Path | str) -> PromptLibrary:
         """The prompts of llmgen, after those of your own folders, which may replace or extend them."""
-        package = Path(__file__).parent
-        for own in (package / "prompts", package.parent / "prompts"):  # installed; in a checkout
-            if own.is_dir():
-                return cls(*folders, own)
-        raise TemplateError(f"the prompts of llmgen are missing at {package / 'prompts'}; install llmgen again")
+        found = _shipped()
+        if found is None:
+            missing = Path(__file__).parent / "prompts"
+            raise TemplateError(f"the prompts of llmgen are missing at {missing}; install llmgen again")
+        return cls(*folders, found)
+
+    def own_folders(self) -> tuple[tuple[Path, ...], bool]:
+        """The folders without llmgen's own, and whether llmgen's own stand behind them."""
+        behind = bool(self.folders) and self.folders[-1] == _shipped()
+        return (self.folders[:-1] if behind else self.folders), behind
 
     def names(self, task: Task | None = None) -> tuple[str, ...]:
         """Names of all prompts, sorted, or of those for one task.

@@ -30,6 +30,7 @@ from llmgen.priors.ratings import RatingKNN, RatingPrior, check_rating_priors, r
 from llmgen.priors.scores import Scores
 from llmgen.priors.sequence import SASRec
 from llmgen.priors.sparse import SharedWeights, SparseCombined, SparsePrior, SparseRow, combine_sparse, multiply
+from llmgen.priors.stored import load_prior, load_rating_prior, save_prior
 from llmgen.priors.wish import HistoryText, Wish, item_text
 
 __all__ = [
@@ -61,9 +62,12 @@ __all__ = [
     "combine",
     "combine_sparse",
     "item_text",
+    "load_prior",
+    "load_rating_prior",
     "log_lift",
     "multiply",
     "only",
     "rating_terms",
     "reweighted",
+    "save_prior",
 ]

@@ -11,6 +11,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from operator import is_
+from pathlib import Path
 from typing import Any, Protocol, TypeVar, cast, runtime_checkable
 
 import numpy as np
@@ -47,6 +48,23 @@ class Prior(Protocol):
             float64 [len(queries), n_items], natural logarithm of w >= 0, items in catalog order; -inf removes an item.
         """
         ...
+
+
+class Saving:
+    """What llmgen's own priors have: they can be saved."""
+
+    def save(self, folder: Path | str) -> None:
+        """Write the fitted prior into a folder; `llmgen.load_prior` reads it.
+
+        Args:
+            folder: Whole or not there at all afterwards. A prior that was saved there before is replaced.
+
+        Raises:
+            ConfigError: A part of the prior is a function, or something else is in that place.
+        """
+        from llmgen.priors.stored import save_prior
+
+        save_prior(cast(Any, self), folder)
 
 
 @runtime_checkable

@@ -25,7 +25,7 @@ from scipy.linalg import cython_lapack
 
 from llmgen.catalog import Catalog
 from llmgen.errors import ArgumentError, CatalogTooLargeError
-from llmgen.priors.base import FLOOR, check_floor, log_lift, only_appended
+from llmgen.priors.base import FLOOR, Saving, check_floor, log_lift, only_appended
 from llmgen.priors.interactions import INDEX, Evidence, Sequences, histories_of, recency, sequences
 from llmgen.priors.sparse import SparseRow, lifted, rows_of
 from llmgen.types import FloatArray, IntArray, Item, Query
@@ -39,7 +39,7 @@ DOUBLE_ITEMS = 10_000
 
 
 @dataclass(frozen=True, eq=False)
-class ItemToItem:
+class ItemToItem(Saving):
     """A factor from similarities between items; `Transition`, `Ease` and `ItemKNN` fit them.
 
     Attributes:

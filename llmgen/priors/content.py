@@ -14,7 +14,7 @@ from scipy import sparse
 from llmgen.bm25 import LARGE
 from llmgen.catalog import Catalog
 from llmgen.errors import ArgumentError
-from llmgen.priors.base import FLOOR, check_floor, log_lift, only_appended, unchanged
+from llmgen.priors.base import FLOOR, Saving, check_floor, log_lift, only_appended, unchanged
 from llmgen.priors.interactions import INDEX, Evidence, histories_of
 from llmgen.priors.sparse import SparseRow, lifted, rows_of
 from llmgen.text import tokens
@@ -65,7 +65,7 @@ class Features:
 
 
 @dataclass(frozen=True, eq=False)
-class Content:
+class Content(Saving):
     """Items that are like those of the history: score(j) = sum_i decay^age(i) * cosine of the features of i and j.
 
     Age 0 is the newest item of the history. It needs no log, so it knows new items as well as old ones.

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from llmgen.catalog import Catalog
 from llmgen.errors import CatalogError
-from llmgen.priors.base import unchanged
+from llmgen.priors.base import Saving, unchanged
 from llmgen.priors.sparse import SparseRow
 from llmgen.recent import Recent
 from llmgen.types import Attribute, FloatArray, IntArray, Item, Query
@@ -23,7 +23,7 @@ FILTERS_KEPT = 8
 
 
 @dataclass(frozen=True, eq=False)
-class Seen:
+class Seen(Saving):
     """Removes the items of a query's own history, where the query asks for that (`exclude_seen`).
 
     Items of a history that the catalog no longer has are passed over: they cannot be recommended anyway.
@@ -132,7 +132,7 @@ class AttributeIndex:
 
 
 @dataclass(frozen=True, eq=False)
-class Where:
+class Where(Saving):
     """Removes the items that do not match `Query.filters`: attribute name -> the value, or a tuple of values, allowed.
 
     An item stays if, for every attribute of the filter, it has at least one of the values allowed:

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import entry_points
+from pathlib import Path
 from typing import Any, Literal
 
 import polars as pl
@@ -47,6 +48,9 @@ class PriorKind:
             answers, a model that was not tuned on the catalog gets a small weight.
         grid: Hyper-parameter -> values that are tried where it is tuned as a baseline; None where it is no baseline.
         settings: Names that `fit` knows; by default its parameters.
+        save: Writes a fitted prior into an empty folder, as files that `load` reads; None where it cannot be saved.
+            Nothing that is run when it is read, such as a pickle, should be written. llmgen's own need none.
+        load: Called with such a folder, whose files were checked, and the catalog.
     """
 
     name: str
@@ -54,6 +58,8 @@ class PriorKind:
     reads: Literal["history", "text", ""]
     grid: Mapping[str, Sequence[float]] | None = None
     settings: tuple[str, ...] = ()
+    save: Callable[[Any, Path], None] | None = None
+    load: Callable[[Path, Catalog], Prior] | None = None
 
     def __post_init__(self) -> None:
         if not self.settings:

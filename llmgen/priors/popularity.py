@@ -10,13 +10,14 @@ import numpy as np
 import polars as pl
 
 from llmgen.catalog import Catalog
+from llmgen.priors.base import Saving
 from llmgen.priors.interactions import sequences
 from llmgen.priors.sparse import SparseRow
 from llmgen.types import FloatArray, IntArray, Query
 
 
 @dataclass(frozen=True, eq=False)
-class Popularity:
+class Popularity(Saving):
     """The share of all interactions that an item has.
 
     Give it a negative weight to lessen popularity bias. That corrects what other priors make of a history; of somebody

@@ -16,7 +16,7 @@ import polars as pl
 from scipy import sparse
 
 from llmgen.errors import ArgumentError, DataError
-from llmgen.priors.base import check_priors
+from llmgen.priors.base import Saving, check_priors
 from llmgen.types import FloatArray, IntArray, Item, Query
 
 COLUMNS = ("user_id", "item_id", "rating")
@@ -51,7 +51,7 @@ class RatingPrior(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
-class RatingKNN:
+class RatingKNN(Saving):
     """ItemKNN for ratings: mean, bias of the item, bias of the user, and what the user's ratings of like items add.
 
     Items are alike where the same users rated both above, or both below, what the biases say: the cosine of what the

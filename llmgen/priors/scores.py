@@ -14,7 +14,7 @@ import polars as pl
 from llmgen.catalog import Catalog
 from llmgen.datasets.files import read_columns
 from llmgen.errors import ArgumentError, DataError
-from llmgen.priors.base import FLOOR, check_floor, log_lift
+from llmgen.priors.base import FLOOR, Saving, check_floor, log_lift
 from llmgen.priors.sparse import NO_ITEMS, NO_VALUES, SparseRow, lifted
 from llmgen.types import FloatArray, IntArray, Query
 
@@ -25,7 +25,7 @@ ScoresOf = Callable[[Query], Mapping[str, float] | FloatArray | None]
 
 
 @dataclass(frozen=True, eq=False)
-class Scores:
+class Scores(Saving):
     """What another model says of the items, as a factor.
 
     The scores of a query become log weights by `log_lift`: their shares beside the uniform distribution, mixed with a

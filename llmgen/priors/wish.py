@@ -12,7 +12,7 @@ import numpy as np
 from llmgen.bm25 import LARGE, BM25Index
 from llmgen.catalog import Catalog
 from llmgen.errors import ConfigError
-from llmgen.priors.base import FLOOR, check_floor, log_lift, unchanged
+from llmgen.priors.base import FLOOR, Saving, check_floor, log_lift, unchanged
 from llmgen.priors.sparse import SparseRow, lifted
 from llmgen.text import normalise
 from llmgen.types import FloatArray, IntArray, Item, Query
@@ -34,7 +34,7 @@ FUNCTION_WORDS = frozenset(
 
 
 @dataclass(frozen=True, eq=False)
-class Wish:
+class Wish(Saving):
     """BM25 of `Query.text` against the items' texts, as a factor: what a query without history has to go by.
 
     Function words and the catalog's own noun are left out of the text, unless it has no others.
