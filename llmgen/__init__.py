@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from llmgen.priors import Content as Content
     from llmgen.priors import Ease as Ease
     from llmgen.priors import HistoryText as HistoryText
+    from llmgen.priors import HistoryVectors as HistoryVectors
     from llmgen.priors import ItemKNN as ItemKNN
     from llmgen.priors import Popularity as Popularity
     from llmgen.priors import Prior as Prior
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from llmgen.priors import Scores as Scores
     from llmgen.priors import Transition as Transition
     from llmgen.priors import Wish as Wish
+    from llmgen.priors import WishVectors as WishVectors
     from llmgen.priors import load_prior as load_prior
     from llmgen.recommender import Recommender as Recommender
     from llmgen.splits import histories as histories
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
     from llmgen.types import RatingPrediction as RatingPrediction
     from llmgen.types import Recommendation as Recommendation
     from llmgen.types import Recommendations as Recommendations
+    from llmgen.vectors import ItemVectors as ItemVectors
 
 __version__ = "0.1.0"
 
@@ -53,8 +56,10 @@ _HOMES = {
     "Explanation": "types",
     "Grounder": "grounding",
     "HistoryText": "priors",
+    "HistoryVectors": "priors",
     "Item": "types",
     "ItemKNN": "priors",
+    "ItemVectors": "vectors",
     "LLMGenError": "errors",
     "Popularity": "priors",
     "Prior": "priors",
@@ -69,6 +74,7 @@ _HOMES = {
     "Scores": "priors",
     "Transition": "priors",
     "Wish": "priors",
+    "WishVectors": "priors",
     "histories": "splits",
     "leave_one_out": "splits",
     "load_dataset": "datasets",

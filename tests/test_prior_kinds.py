@@ -15,7 +15,7 @@ from llmgen.datasets import INTERACTIONS
 from llmgen.errors import ConfigError
 from llmgen.priors import kinds
 from llmgen.priors.kinds import OURS, PriorKind
-from llmgen.types import Item
+from llmgen.types import Item, Query
 
 
 @pytest.fixture(autouse=True)
@@ -31,11 +31,13 @@ def offered(monkeypatch: pytest.MonkeyPatch, name: str, value: object) -> None:
 
 
 @pytest.fixture
-def needed(tmp_path: Path) -> Mapping[str, Mapping[str, object]]:
-    """Name of a prior -> settings without which there is none."""
+def needed(tmp_path: Path, tiny_encoder: Path, monkeypatch: pytest.MonkeyPatch) -> Mapping[str, Mapping[str, object]]:
+    """Name of a prior -> settings without which there is none, or none without a network."""
+    monkeypatch.setenv("LLMGEN_CACHE", str(tmp_path))
+    near = {"encoder": str(tiny_encoder), "content": "{title}!"}
     path = tmp_path / "top.csv"
     path.write_text("user_id,item_id,score\nu,a,1\n")
-    return {"scores": {"path": path}}
+    return {"scores": {"path": path}, "wish_vectors": near, "history_vectors": near}
 
 
 @pytest.mark.parametrize("kind", OURS, ids=lambda kind: kind.name)
@@ -54,6 +56,10 @@ def test_every_prior_is_fitted_with_its_settings_and_has_its_name(
         assert name in kind.settings
         for value in values:
             assert kind.fit(log, catalog, **{name: value}).name == kind.name
+    if not kind.reads_log:
+        assert kind.fit(log.clear(), catalog, **needed.get(kind.name, {})).log_weights(
+            [Query([catalog["a"]], "a")]
+        ).shape == (1, 2)
 
 
 @pytest.mark.parametrize("kind", OURS, ids=lambda kind: kind.name)
@@ -63,6 +69,7 @@ def test_settings_are_those_that_the_fit_takes(kind: PriorKind, needed: Mapping[
     with pytest.raises(TypeError, match="nothing"):
         kind.fit(log, catalog, nothing=1, **needed.get(kind.name, {}))
     defaults = {"weight": 1.0, "decay": 0.9, "floor": 0.1, "newest": 3, "neighbours": 5, "shrinkage": 1.0, "l2": 10.0}
+    defaults |= {"temperature": 0.2}
     chosen = {name: defaults[name] for name in kind.settings if name in defaults}
     kind.fit(log, catalog, **chosen, **needed.get(kind.name, {}))
 

@@ -261,7 +261,8 @@ def test_every_prior_that_reads_a_history_outweighs_an_untuned_model(workspace: 
 
 
 def test_it_is_written_down_what_each_prior_reads() -> None:
-    assert {one.name: one.reads for one in OURS if one.reads != "history"} == {"wish": "text", "popularity": ""}
+    reads = {"wish": "text", "wish_vectors": "text", "popularity": ""}
+    assert {one.name: one.reads for one in OURS if one.reads != "history"} == reads
 
 
 def test_an_adapter_brings_its_way_of_writing_its_priors_and_its_decoding(

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from llmgen.engines import GenerationConfig, Step, Usage
 from llmgen.engines.chat import ChatTokenizer, Writer
@@ -248,6 +249,31 @@ class HFEngine(Writer):
             for number, row in zip(numbers, self._logprobs(hidden, [steps[n] for n in numbers]), strict=True):
                 answers[number] = row
         return answers
+
+    @torch.inference_mode()
+    def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """What the model makes of texts: the mean of the last hidden states of each text's tokens.
+
+        Args:
+            texts: Read as they are, without a chat around them; each is cut to the model's context.
+
+        Returns:
+            float32 [len(texts), hidden size].
+        """
+        spelled = self.spell(texts)
+        lengths = [min(len(tokens), self.max_tokens) for tokens in spelled]
+        made = np.zeros((len(texts), self._head.weight.shape[1]), np.float32)
+        by_length = sorted(range(len(texts)), key=lengths.__getitem__)
+        for numbers in _batches(by_length, lengths.__getitem__, PASS_TOKENS):
+            ids = torch.full((len(numbers), max(lengths[n] for n in numbers)), self._chat.end, device=self._device)
+            mask = torch.zeros_like(ids)
+            for row, number in enumerate(numbers):
+                ids[row, : lengths[number]] = torch.tensor(spelled[number][: lengths[number]], device=self._device)
+                mask[row, : lengths[number]] = 1
+            hidden = self._body(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
+            shares = (mask / mask.sum(dim=1, keepdim=True)).unsqueeze(-1)
+            made[numbers] = (hidden.float() * shares).sum(dim=1).cpu().numpy()
+        return made
 
     @torch.inference_mode()
     def _write(

@@ -10,6 +10,8 @@
     Repeat          what the user took before
     Content         what items say of themselves
     HistoryText     BM25 of the texts of what was taken
+    WishVectors     what means what the user's words mean
+    HistoryVectors  what means what was taken
     Scores          what another model says, a function or a file
 
 Of ratings, not of items:
@@ -25,6 +27,7 @@ from llmgen.priors.collaborative import Ease, ItemKNN, ItemToItem, Repeat, Trans
 from llmgen.priors.content import Content
 from llmgen.priors.filters import Seen, Where, chosen, only
 from llmgen.priors.interactions import Evidence
+from llmgen.priors.meaning import HistoryVectors, WishVectors
 from llmgen.priors.popularity import Popularity
 from llmgen.priors.ratings import RatingKNN, RatingPrior, check_rating_priors, rating_terms
 from llmgen.priors.scores import Scores
@@ -39,6 +42,7 @@ __all__ = [
     "Ease",
     "Evidence",
     "HistoryText",
+    "HistoryVectors",
     "ItemKNN",
     "ItemToItem",
     "Movable",
@@ -57,6 +61,7 @@ __all__ = [
     "Transition",
     "Where",
     "Wish",
+    "WishVectors",
     "check_rating_priors",
     "chosen",
     "combine",

@@ -27,6 +27,7 @@ from llmgen.errors import ConfigError
 from llmgen.priors.base import Prior
 from llmgen.priors.collaborative import Ease, ItemKNN, Repeat, Transition
 from llmgen.priors.content import Content
+from llmgen.priors.meaning import HistoryVectors, WishVectors
 from llmgen.priors.popularity import Popularity
 from llmgen.priors.scores import Scores
 from llmgen.priors.sequence import SASRec
@@ -51,6 +52,7 @@ class PriorKind:
         save: Writes a fitted prior into an empty folder, as files that `load` reads; None where it cannot be saved.
             Nothing that is run when it is read, such as a pickle, should be written. llmgen's own need none.
         load: Called with such a folder, whose files were checked, and the catalog.
+        reads_log: Whether it learns from the interactions; one that does not can serve a catalog without a log.
     """
 
     name: str
@@ -60,6 +62,7 @@ class PriorKind:
     settings: tuple[str, ...] = ()
     save: Callable[[Any, Path], None] | None = None
     load: Callable[[Path, Catalog], Prior] | None = None
+    reads_log: bool = True
 
     def __post_init__(self) -> None:
         if not self.settings:
@@ -114,16 +117,24 @@ OURS = (
     ),
     PriorKind("popularity", Popularity.fit, "", {}),
     PriorKind("repeat", Repeat.fit, "history"),
-    PriorKind("content", _of_catalog(Content), "history", settings=("weight", "decay", "floor")),
-    PriorKind("history_text", _of_catalog(HistoryText), "history", settings=("weight", "newest", "floor")),
-    PriorKind("wish", _of_catalog(Wish), "text", settings=("weight", "floor")),
+    PriorKind("content", _of_catalog(Content), "history", settings=("weight", "decay", "floor"), reads_log=False),
+    PriorKind(
+        "history_text",
+        _of_catalog(HistoryText),
+        "history",
+        settings=("weight", "newest", "floor"),
+        reads_log=False,
+    ),
+    PriorKind("history_vectors", HistoryVectors.fit, "history", reads_log=False),
+    PriorKind("wish", _of_catalog(Wish), "text", settings=("weight", "floor"), reads_log=False),
+    PriorKind("wish_vectors", WishVectors.fit, "text", reads_log=False),
     PriorKind(
         "sasrec",
         _sasrec,
         "history",
         settings=("trained", *(one for one in inspect.signature(SASRec.fit).parameters if one not in UNNAMED)),
     ),
-    PriorKind("scores", _of_file, "history", settings=("path", "weight", "floor", "logits")),
+    PriorKind("scores", _of_file, "history", settings=("path", "weight", "floor", "logits"), reads_log=False),
 )
 """Of this package."""
 

@@ -22,6 +22,7 @@ from llmgen.catalog import Catalog
 from llmgen.datasets import Dataset
 from llmgen.engines import Engine, load_engine
 from llmgen.errors import ConfigError
+from llmgen.priors.kinds import kind
 from llmgen.progress import Stage
 from llmgen.recommender import Choice
 from llmgen.server.app import Limits, create_app
@@ -207,7 +208,7 @@ def _without_log(settings: RecommenderSettings) -> RecommenderSettings:
         raise ConfigError("a rating prior is fitted on a log, and --catalog has none; give --items and --interactions")
     if settings.priors is None:
         return replace(settings, priors={"wish": 1.0})
-    if fitted := sorted(set(settings.priors) - {"wish"}):
+    if fitted := sorted(name for name in settings.priors if kind(name).reads_log):
         raise ConfigError(
             f"--prior {fitted[0]} is fitted on a log, and --catalog has none; give --items and --interactions"
         )

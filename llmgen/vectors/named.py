@@ -1,0 +1,68 @@
+"""Vectors that settings name: by an encoder, a folder, a file."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict
+from functools import lru_cache
+from pathlib import Path
+from threading import Lock
+
+from llmgen.catalog import Catalog
+from llmgen.downloads import cache_dir
+from llmgen.errors import ConfigError
+from llmgen.vectors.encoders import Encoder, load_encoder
+from llmgen.vectors.store import ItemVectors
+
+MOST = 4
+"""Vectors that are kept in memory, the last ones asked for: several priors share them."""
+BEGINNING = 16
+"""Ids by which a catalog in the cache is known again, however many items have come behind them."""
+FILES = (".npy", ".parquet")
+
+_kept: OrderedDict[tuple[str, ...], ItemVectors] = OrderedDict()
+_making = Lock()
+
+
+def named_vectors(catalog: Catalog, encoder: str, vectors: str = "", content: str = "") -> ItemVectors:
+    """The vectors of a catalog by what settings say.
+
+    Args:
+        catalog: The items.
+        encoder: See `load_encoder`; empty for none, beside a file only.
+        vectors: A file of your own (see `ItemVectors.read`), or a folder to keep them in; empty for one in the cache.
+        content: See `item_content`; empty for llmgen's own way.
+
+    Raises:
+        ConfigError: Neither an encoder nor a file.
+        DataError, EngineUnavailableError, DownloadError: See `ItemVectors` and `load_encoder`.
+    """
+    own = Path(vectors).suffix in FILES
+    if not encoder and not own:
+        raise ConfigError(
+            f"vectors need an encoder, or a file ({', '.join(FILES)}) of your own; {vectors!r} is neither"
+        )
+    key = (catalog.digest, encoder, vectors, content)
+    with _making:
+        if key not in _kept:
+            made = _encoder(encoder) if encoder else None
+            if own:
+                _kept[key] = ItemVectors.read(catalog, vectors, made, content=content or None)
+            else:
+                assert made is not None  # else it is a file
+                folder = Path(vectors) if vectors else _folder(catalog, encoder, content)
+                _kept[key] = ItemVectors.make(catalog, made, folder, content=content or None)
+        _kept.move_to_end(key)
+        while len(_kept) > MOST:
+            _kept.popitem(last=False)
+        return _kept[key]
+
+
+@lru_cache(maxsize=2)
+def _encoder(name: str) -> Encoder:
+    return load_encoder(name)
+
+
+def _folder(catalog: Catalog, encoder: str, content: str) -> Path:
+    known = "\0".join((encoder, content, catalog.noun, *(item.id for item in catalog[:BEGINNING])))
+    return cache_dir() / "vectors" / hashlib.sha256(known.encode()).hexdigest()[:16]
