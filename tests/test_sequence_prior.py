@@ -13,10 +13,11 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from torch import Tensor
 
 from llmgen.catalog import Catalog
 from llmgen.errors import ArgumentError, ConfigError
-from llmgen.priors import SASRec, Seen, network
+from llmgen.priors import SASRec, Seen, network, sequence
 from llmgen.priors.kinds import kind
 from llmgen.priors.network import Network, Settings, Window, softmax_loss, windows
 from llmgen.recommender import Recommender
@@ -125,9 +126,20 @@ def test_the_slopes_of_the_loss_over_drawn_items_are_those_of_autograd() -> None
         assert torch.allclose(mine, reference, atol=1e-6)
 
 
-def test_a_large_catalog_learns_from_drawn_items(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(network, "FULL_ITEMS", 5)
-    prior = SASRec.fit(cycle(), WHEEL, epochs=30, patience=30, negatives=6, **SMALL)
+@pytest.mark.parametrize("negatives", [0, 6])
+def test_a_large_catalog_learns_from_drawn_items(negatives: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(network, "NEGATIVES", 5)
+    monkeypatch.setattr(network, "FULL_ITEMS", 5 if negatives == 0 else 100)
+    sizes = set()
+    loss = network.softmax_loss
+
+    def seen(states: Tensor, table: Tensor, targets: Tensor, drawn: Tensor, log_counts: Tensor) -> Tensor:
+        sizes.add(len(drawn))
+        return loss(states, table, targets, drawn, log_counts)
+
+    monkeypatch.setattr(network, "softmax_loss", seen)
+    prior = SASRec.fit(cycle(), WHEEL, epochs=30, patience=30, negatives=negatives, **SMALL)
+    assert sizes == {negatives or 5}
     assert prior.log_weights([after(item) for item in range(COUNT)]).argmax(axis=1).tolist() == [*range(1, COUNT), 0]
 
 
@@ -268,7 +280,7 @@ def test_given_vectors_are_the_first_embeddings() -> None:
     angles = np.arange(COUNT) * 2 * np.pi / COUNT
     flat = np.stack([np.cos(angles), np.sin(angles)], axis=1)
     wide: FloatArray = flat @ np.random.default_rng(0).normal(size=(2, 40))
-    prior = SASRec.fit(cycle(), WHEEL, vectors=wide, epochs=1, **SMALL | {"lr": 1e-9})
+    prior = SASRec.fit(cycle(), WHEEL, vectors=wide, start="random", epochs=1, **SMALL | {"lr": 1e-9})
     assert prior.network is not None
     table = prior.network.items.weight.detach().numpy().astype(np.float64)
     assert table.std() == pytest.approx(network.SPREAD, rel=1e-3)
@@ -276,15 +288,39 @@ def test_given_vectors_are_the_first_embeddings() -> None:
     assert np.allclose(table @ table.T, scale * wide @ wide.T, atol=1e-5)
 
 
+@pytest.mark.parametrize("small", [500, 5])
+def test_the_first_embeddings_are_like_where_items_follow_one_another(
+    small: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two groups of six items, and nobody goes from one to the other: the strongest directions tell them apart."""
+    monkeypatch.setattr(sequence, "SMALL", small)
+    rng = np.random.default_rng(0)
+    rows = [
+        (f"u{user}", str(6 * (user % 2) + item), float(step))
+        for user in range(60)
+        for step, item in enumerate(rng.permutation(6)[:4])
+    ]
+    log = pl.DataFrame(rows, schema=["user_id", "item_id", "timestamp"], orient="row")
+    prior = SASRec.fit(log, WHEEL, epochs=1, **SMALL | {"dim": 2, "lr": 1e-9})
+    assert prior.network is not None
+    table = prior.network.items.weight.detach().numpy()
+    table = table / np.linalg.norm(table, axis=1, keepdims=True)
+    likeness = table @ table.T
+    same = np.arange(COUNT)[:, None] // 6 == np.arange(COUNT) // 6
+    assert (likeness[same] > 0.9).all() and (likeness[~same] < 0.5).all()
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
+        ({"start": "zeros"}, "start must be one of log, random, not 'zeros'"),
         ({"dim": 0}, "dim must be 1 or more, not 0"),
         ({"dim": 10, "heads": 4}, "dim must be a multiple of heads=4, not 10"),
         ({"dropout": 1.0}, r"dropout must be in \[0, 1\), not 1.0"),
         ({"lr": 0.0}, "lr must be above 0, not 0.0"),
         ({"weight_decay": -1.0}, "weight_decay must be 0 or more, not -1.0"),
         ({"validation_users": -1}, "validation_users must be 0 or more, not -1"),
+        ({"negatives": -1}, "negatives must be 0 or more, not -1"),
         ({"top": 0}, "top must be 1 or more, not 0"),
         ({"floor": 0.0}, r"floor must be in \(0, 1\], not 0.0"),
         ({"vectors": np.zeros((3, 4))}, r"vectors must be \[12, any\], one an item, not \(3, 4\)"),

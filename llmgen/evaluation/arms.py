@@ -16,7 +16,16 @@ from llmgen.catalog import Catalog
 from llmgen.config import MAX_HISTORY, Decoding
 from llmgen.engines import Engine, load_engine
 from llmgen.errors import ArgumentError, ConfigError
-from llmgen.evaluation.baselines import FACTOR_GRIDS, REPEAT_GRID, Grids, Part, Result, default_grids, tune_baselines
+from llmgen.evaluation.baselines import (
+    FACTOR_GRIDS,
+    NEURAL_GRIDS,
+    REPEAT_GRID,
+    Grids,
+    Part,
+    Result,
+    default_grids,
+    tune_baselines,
+)
 from llmgen.evaluation.classics import Among, Random, RepeatLast
 from llmgen.evaluation.exchanged import Own, exchanged
 from llmgen.evaluation.protocol import Protocol, Sample
@@ -31,7 +40,7 @@ from llmgen.types import Query
 logger = logging.getLogger(__name__)
 
 Classics = Literal["tuned", "defaults", "none"]
-Factorised = Literal["als", "bpr"]
+Also = Literal["als", "bpr", "sasrec"]
 NONE, BEST = "none", "best"
 MOST_READ = 10_000_000_000
 """Items times users that the classics which read texts may look at: 10,000 users of a million items take an hour."""
@@ -177,7 +186,7 @@ def classics(
     protocol: Protocol,
     tuning: Sample,
     final: Sample,
-    also: Sequence[Factorised] = (),
+    also: Sequence[Also] = (),
     *,
     keep: bool = True,
     memory: int | None = None,
@@ -189,7 +198,8 @@ def classics(
         protocol: Of the samples.
         tuning: What is chosen on.
         final: What is measured on.
-        also: Factorisations beside them, by the extra `llmgen[factors]`.
+        also: Beside them: factorisations, by the extra `llmgen[factors]`; `sasrec`, by `llmgen[hf]`, and then a mix
+            with it, `mix+sasrec`.
         keep: See `tune_baselines`; arms whose weight is chosen need it.
         memory: See `tune_baselines`.
 
@@ -217,12 +227,13 @@ def classics(
         fixed.append(RepeatLast(final.catalog))
     before, after = (Part(one.known, list(one.queries), one.next_items) for one in (tuning, final))
     grids: Grids = {**default_grids(), **({} if removed else REPEAT_GRID)}
-    factorised: Grids = {name: FACTOR_GRIDS[name] for name in also}
+    factorised: Grids = {name: FACTOR_GRIDS[name] for name in also if name in FACTOR_GRIDS}
+    neural: Grids = {name: NEURAL_GRIDS[name] for name in also if name in NEURAL_GRIDS}
     if kind == "defaults":
         grids, factorised = ({name: {} for name in some} for some in (grids, factorised))
     found = [
         result
-        for some, mixed in ((grids, True), (factorised, False))
+        for some, mixed, beside in ((grids, True, neural), (factorised, False, None))
         for result in tune_baselines(
             before,
             after,
@@ -231,14 +242,15 @@ def classics(
             exclude_seen=removed,
             grids=some,
             mixed=mixed,
+            beside=beside,
             keep=keep,
             memory=memory,
         )
     ]
-    beside = _everyones(final)
-    arms = [classic(prior.name, [prior, *beside], {}, final.catalog) for prior in fixed]
+    everyones = _everyones(final)
+    arms = [classic(prior.name, [prior, *everyones], {}, final.catalog) for prior in fixed]
     for one in found:
-        arms.append(classic(one.name, [*_soft(one.priors), *beside], one.settings, final.catalog))
+        arms.append(classic(one.name, [*_soft(one.priors), *everyones], one.settings, final.catalog))
     return arms, found
 
 

@@ -39,6 +39,7 @@ from llmgen.options import data_settings, with_options
 from llmgen.priors import (
     ItemToItem,
     Prior,
+    SASRec,
     Seen,
     SharedWeights,
     SparseCombined,
@@ -77,6 +78,9 @@ FACTOR_GRIDS: Grids = {
     "bpr": {"factors": (32, 64, 128), "learning_rate": (0.02, 0.05), "regularization": (0.003, 0.01, 0.03)},
 }
 """The same of those that need the extra `llmgen[factors]`; they are never part of the mix."""
+NEURAL_GRIDS: Grids = {"sasrec": {}}
+"""The same of what needs the extra `llmgen[hf]` and long to train: one training, which stops by its own validation."""
+WITH_FLOOR = (ItemToItem, SASRec)
 FLOORS = (0.01, 0.03, 0.1, 0.3)
 """Floors of the collaborative factors that are tried in the mix; alone, a floor does not change a ranking."""
 
@@ -277,16 +281,18 @@ def tune_baselines(
     grids: Grids | None = None,
     mixed: bool = True,
     keep: bool = True,
+    beside: Grids | None = None,
     halving: Halving | None = None,
     memory: int | None = None,
 ) -> list[Result]:
     """Steps 1 to 3 of the protocol, on any two parts; see `run_baselines`.
 
-    Step 2 only if `mixed`. Without `keep`, what was fitted for validation in a large catalog is not kept as `tuned`: it
-    takes as much memory as what is measured.
+    Step 2 only if `mixed`. What the grids of `beside` have is tuned after the others and is no part of their mix; a
+    second mix, which has its name too (`mix+sasrec`), shows what it adds. Without `keep`, what was fitted for
+    validation in a large catalog is not kept as `tuned`: it takes as much memory as what is measured.
     """
     large = len(catalog) > LARGE_CATALOG
-    memory = memory or budget()
+    memory, beside = memory or budget(), beside or {}
     if halving is None and len(tuning.queries) > ALL_USERS:
         halving = HALVING
     seen: list[Prior] = [Seen(catalog)] if exclude_seen else []
@@ -294,8 +300,7 @@ def tune_baselines(
     logger.info("tuning keeps to %.1f GiB of memory", memory / GIB)
 
     results: list[Result] = []
-    kept: list[Prior] = []
-    for name, grid in (default_grids() if grids is None else grids).items():
+    for name, grid in {**(default_grids() if grids is None else grids), **beside}.items():
         try:
             settings, prior, score = trial.choose(name, grid)
             earlier = (*seen, prior) if keep or not large else ()
@@ -309,7 +314,6 @@ def tune_baselines(
             logger.warning("%s is left out: %s", name, error)
             continue
         results.append(Result(name, settings, (*seen, refitted), earlier, score, measured))
-        kept += earlier[-1:]
         logger.info("%s: %s, validation NDCG@%d %.4f", name, settings, k, score)
 
     if not mixed:
@@ -317,13 +321,25 @@ def tune_baselines(
     if large:
         logger.warning("the mix is left out: its weights are chosen with one number an item, and there are too many")
         return results
-    floors: Sequence[float] = FLOORS if any(isinstance(prior, ItemToItem) for prior in kept) else FLOORS[:1]
+    classic = [result for result in results if result.name not in beside]
+    mixes = [_mixed("mix", classic, trial, final)]
+    if len(classic) < len(results):
+        name = "+".join(["mix", *(result.name for result in results if result.name in beside)])
+        mixes.append(_mixed(name, results, trial, final))
+    return [*results, *mixes]
+
+
+def _mixed(name: str, results: Sequence[Result], trial: Trials, final: Part) -> Result:
+    """Step 2 and 3 of the protocol for the product of some results."""
+    seen, catalog, k, halving = trial.seen, trial.catalog, trial.k, trial.halving
+    kept = [result.tuned[-1] for result in results]
+    floors: Sequence[float] = FLOORS if any(isinstance(prior, WITH_FLOOR) for prior in kept) else FLOORS[:1]
     # the product, each factor's terms and leads, what is removed, and what a step of the search makes
-    fit = rows_within(memory // 4, len(catalog), 3 * (len(kept) + len(seen)) + 4, len(tuning.queries))
+    fit = rows_within(trial.memory // 4, len(catalog), 3 * (len(kept) + len(seen)) + 4, len(trial.order))
     some = trial.users(min(fit, halving.mix_users) if halving else fit)
     few = trial.users(max(2, len(some.queries) // 4)) if halving else some
     floor, best = 0.0, Trial((), -1.0)
-    with Stage("mix: floors", len(floors)) as stage:
+    with Stage(f"{name}: floors", len(floors)) as stage:
         for tried in floors:
             mix = [*seen, *(_with_floor(prior, tried) for prior in kept)]
             tuned = tune_weights(mix, few.queries, few.held_out, catalog=catalog, k=k)
@@ -332,7 +348,7 @@ def tune_baselines(
             stage.advance()
     mix = [*seen, *(_with_floor(prior, floor) for prior in kept)]
     if few is not some:
-        with Stage("mix: weights", 0):
+        with Stage(f"{name}: weights", 0):
             tuned = tune_weights(mix, some.queries, some.held_out, catalog=catalog, k=k)
         weighed = [reweighted(prior, one.weight) for prior, one in zip(mix, tuned.priors, strict=True)]
         best = Trial(tuple(prior.weight for prior in tuned.priors), trial.score(weighed, trial.last))
@@ -340,12 +356,12 @@ def tune_baselines(
     weighted = list(zip(results, weights, strict=True))
     priors = [reweighted(_with_floor(result.priors[-1], floor), weight) for result, weight in weighted]
     fitted = [reweighted(_with_floor(result.tuned[-1], floor), weight) for result, weight in weighted]
-    with Stage("mix: the chosen one, for the test", 0):
+    with Stage(f"{name}: the chosen one, for the test", 0):
         measured = evaluate_priors(
             [*seen, *priors], final.queries, final.held_out, catalog=catalog, k=k, batch_size=trial.batch
         )
     settings = {"floor": floor, **{one.name: weight for one, weight in weighted}}
-    return [*results, Result("mix", settings, (*seen, *priors), (*seen, *fitted), best.score, measured)]
+    return Result(name, settings, (*seen, *priors), (*seen, *fitted), best.score, measured)
 
 
 @with_options(data=data_settings)
@@ -522,7 +538,7 @@ def _fit(name: str, settings: Settings, known: pl.DataFrame, catalog: Catalog, m
 
 
 def _with_floor(prior: Prior, floor: float) -> Prior:
-    return dataclasses.replace(prior, floor=floor) if isinstance(prior, ItemToItem) else prior
+    return dataclasses.replace(prior, floor=floor) if isinstance(prior, WITH_FLOOR) else prior
 
 
 def _estimate(values: FloatArray) -> Estimate:

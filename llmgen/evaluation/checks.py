@@ -9,7 +9,7 @@ from llmgen.adapters import AdapterRecord
 from llmgen.engines import kinds as engine_kinds
 from llmgen.errors import ConfigError, LLMGenError
 from llmgen.evaluation.arms import BEST, NONE, ArmConfig
-from llmgen.evaluation.baselines import REPEAT_GRID, default_grids
+from llmgen.evaluation.baselines import NEURAL_GRIDS, REPEAT_GRID, default_grids
 from llmgen.evaluation.config import RunConfig
 from llmgen.evaluation.memory import budget
 from llmgen.evaluation.protocol import Protocol
@@ -66,7 +66,8 @@ def tuned_classics(config: RunConfig) -> list[str]:
     if config.classics == "none":
         return []
     repeat = REPEAT_GRID if config.protocol.seen == "kept" else {}
-    return [*default_grids(), *repeat, *config.also, "mix"]
+    mixes = ["mix", *(f"mix+{name}" for name in config.also if name in NEURAL_GRIDS)]
+    return [*default_grids(), *repeat, *config.also, *mixes]
 
 
 def _of_run(config: RunConfig, gates: Sequence[str], from_log: bool) -> Iterator[str]:
@@ -91,8 +92,10 @@ def _of_run(config: RunConfig, gates: Sequence[str], from_log: bool) -> Iterator
         budget(config.memory)
     except ConfigError as error:
         yield str(error)
-    if config.classics != "none" and config.also and find_spec("implicit") is None:
-        yield f"{config.also[0]} needs llmgen[factors], which is not installed; pip install 'llmgen[factors]'"
+    for name in config.also if config.classics != "none" else ():
+        package, extra = ("torch", "hf") if name in NEURAL_GRIDS else ("implicit", "factors")
+        if find_spec(package) is None:
+            yield f"{name} needs llmgen[{extra}], which is not installed; pip install 'llmgen[{extra}]'"
 
 
 def _of_engine(name: str) -> Iterator[str]:

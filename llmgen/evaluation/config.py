@@ -10,7 +10,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from llmgen.errors import ConfigError
-from llmgen.evaluation.arms import ArmConfig, Classics, Factorised
+from llmgen.evaluation.arms import Also, ArmConfig, Classics
 from llmgen.evaluation.protocol import Protocol
 
 
@@ -24,7 +24,8 @@ class RunConfig(BaseModel):
             classic that was best on validation).
         metric: The main one, of which the verdict speaks.
         classics: `tuned`, `defaults` or `none`.
-        also: More classics: `als`, `bpr`, which need the extra `llmgen[factors]`.
+        also: More classics: `als`, `bpr`, which need the extra `llmgen[factors]`; `sasrec`, which needs `llmgen[hf]`
+            and long on a CPU, and the mix with it, `mix+sasrec`.
         lm_weights: Tried where an arm's weight is `tuned`.
         memory: GiB that tuning and fitting keep to; a quarter of the machine's by default.
         tuning_users: On so many validation users.
@@ -42,7 +43,7 @@ class RunConfig(BaseModel):
     baseline: str = ""
     metric: str = ""
     classics: Classics = "tuned"
-    also: tuple[Factorised, ...] = ()
+    also: tuple[Also, ...] = ()
     lm_weights: tuple[float, ...] = (0.0, 0.01, 0.03, 0.1, 0.3)
     memory: float | None = Field(None, gt=0)
     tuning_users: int = Field(150, ge=2)

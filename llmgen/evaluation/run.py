@@ -111,7 +111,8 @@ def main(
     seed: Annotated[int | None, typer.Option(help="Of everything random.")] = None,
     classic: Annotated[str | None, typer.Option("--classics", help="tuned, defaults or none.")] = None,
     also: Annotated[
-        list[str] | None, typer.Option(help="als or bpr, which need the extra llmgen[factors]. Repeatable.")
+        list[str] | None,
+        typer.Option(help="als or bpr (extra llmgen[factors]), sasrec (extra llmgen[hf]). Repeatable."),
     ] = None,
     memory: Annotated[float | None, typer.Option(help="GiB to keep to; a quarter of the machine's by default.")] = None,
     json_output: Annotated[bool, typer.Option("--json", help="Print results.json instead of tables.")] = False,

@@ -240,8 +240,8 @@ class Transition(ItemToItem):
         if counts is None:
             counts = cls.count(interactions, catalog, window=window, step_decay=step_decay)
         counts = (counts + backward * counts.T).tocsr() if backward > 0 else counts.copy()
-        rows = _negative_power(np.asarray(counts.sum(axis=1), dtype=np.float64), row_power)
-        columns = _negative_power(np.asarray(counts.sum(axis=0), dtype=np.float64), column_power)
+        rows = negative_power(np.asarray(counts.sum(axis=1), dtype=np.float64), row_power)
+        columns = negative_power(np.asarray(counts.sum(axis=0), dtype=np.float64), column_power)
         counts.data *= np.repeat(rows, np.diff(counts.indptr)) * columns[counts.indices]
         return cls(catalog, _compact(_strongest(counts, neighbours)), decay, floor, weight)
 
@@ -250,7 +250,7 @@ class Transition(ItemToItem):
         interactions: pl.DataFrame, catalog: Catalog, *, window: int = 20, step_decay: float = 0.9
     ) -> sparse.csr_array:
         """N of the class's docstring, float64 [n_items, n_items]; see `fit` for the arguments."""
-        return _transitions(sequences(interactions, catalog), len(catalog), window, step_decay)
+        return transitions(sequences(interactions, catalog), len(catalog), window, step_decay)
 
 
 @dataclass(frozen=True, eq=False)
@@ -447,7 +447,8 @@ def _check(fine: bool, name: str, value: float, wanted: str) -> None:
         raise ArgumentError(f"{name} must be {wanted}, not {value}")
 
 
-def _transitions(log: Sequences, n_items: int, window: int, step_decay: float) -> sparse.csr_array:
+def transitions(log: Sequences, n_items: int, window: int, step_decay: float) -> sparse.csr_array:
+    """Counts of what follows what, float64 [n_items, n_items]; N of `Transition`."""
     counts = sparse.csr_array((n_items, n_items), dtype=np.float64)
     for gap in range(1, min(window, len(log.users) - 1) + 1):
         same = log.users[gap:] == log.users[:-gap]
@@ -473,7 +474,8 @@ def _strongest(matrix: sparse.csr_array, most: int) -> sparse.csr_array:
     return sparse.csr_array((matrix.data[kept], matrix.indices[kept], ends), shape=matrix.shape)
 
 
-def _negative_power(sums: FloatArray, power: float) -> FloatArray:
+def negative_power(sums: FloatArray, power: float) -> FloatArray:
+    """1 / sums^power, and 0 where the sum is 0."""
     return cast(FloatArray, np.where(sums > 0, np.where(sums > 0, sums, 1.0) ** -power, 0.0))
 
 

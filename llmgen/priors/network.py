@@ -28,7 +28,9 @@ logger = logging.getLogger(__name__)
 CELLS = {"cpu": 1 << 20, "cuda": 1 << 27}
 """Logits that are held at once: what a processor's cache holds, and half a GiB of a card."""
 FULL_ITEMS = 100_000
-"""Up to so many items the loss is the softmax over all of them; above, over a sample."""
+"""Up to so many items the loss is the softmax over all of them, unless a number of drawn ones is given."""
+NEGATIVES = 8_192
+"""Items that are drawn above, unless another number is given."""
 SPREAD = 0.02
 """Standard deviation of the first weights and embeddings."""
 WARM_UP = 0.05
@@ -307,7 +309,7 @@ class _Training:
         counts = np.bincount(log.items, minlength=network.items.num_embeddings).astype(np.float64)
         shares = (counts + 1.0) / (counts + 1.0).sum()
         self.shares = torch.from_numpy(shares).to(self.device, torch.float32)
-        self.sampled = network.items.num_embeddings > FULL_ITEMS
+        self.negatives = settings.negatives or (NEGATIVES if network.items.num_embeddings > FULL_ITEMS else 0)
 
     def run(self) -> None:
         """Train to the end, and leave the best weights in the network."""
@@ -376,10 +378,10 @@ class _Training:
         return torch.from_numpy(taken).to(self.device), torch.from_numpy(wanted).to(self.device)
 
     def _drawn(self) -> tuple[Tensor | None, Tensor | None]:
-        if not self.sampled:
+        if not self.negatives:
             return None, None
-        drawn = torch.multinomial(self.shares, self.settings.negatives, replacement=True)
-        return drawn, (self.shares[drawn] * self.settings.negatives).log()
+        drawn = torch.multinomial(self.shares, self.negatives, replacement=True)
+        return drawn, (self.shares[drawn] * self.negatives).log()
 
     @torch.no_grad()
     def _score(self) -> tuple[float, float]:

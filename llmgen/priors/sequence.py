@@ -9,14 +9,17 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Literal, cast, get_args
 
 import numpy as np
 import polars as pl
+from scipy import sparse
+from scipy.sparse.linalg import eigsh
 
 from llmgen.catalog import Catalog
 from llmgen.errors import ArgumentError, ConfigError
 from llmgen.priors.base import FLOOR, check_floor, log_lift
+from llmgen.priors.collaborative import negative_power, transitions
 from llmgen.priors.interactions import Sequences, sequences
 from llmgen.priors.sparse import SparseRow, lifted
 from llmgen.types import FloatArray, IntArray, Query
@@ -24,6 +27,11 @@ from llmgen.types import FloatArray, IntArray, Query
 if TYPE_CHECKING:
     from llmgen.priors.network import Network
 
+Start = Literal["log", "random"]
+WINDOW = 10
+"""Places further that a next item may stand, in the transitions that the first embeddings are made of."""
+SMALL = 500
+"""Up to so many items all directions are computed."""
 CELLS = 1 << 24
 """Logits that are held at once where queries are answered: 64 MiB."""
 
@@ -85,10 +93,11 @@ class SASRec:
         patience: int = 4,
         batch_size: int = 256,
         validation_users: int = 2_000,
-        negatives: int = 8_192,
+        negatives: int = 0,
         top: int = 1_000,
         floor: float = FLOOR,
         seed: int = 0,
+        start: Start = "log",
         vectors: FloatArray | None = None,
         checkpoint: str | Path | None = None,
         device: str = "",
@@ -116,13 +125,15 @@ class SASRec:
             batch_size: Sequences of a step, 1 or more.
             validation_users: Whose last item is held out, at most, and at most half of those with three; 0 for none,
                 and the last epoch is kept.
-            negatives: Above 100,000 items the loss is the softmax over so many drawn ones, by their frequency and with
-                correction for it; 1 or more.
+            negatives: The loss is the softmax over so many items, drawn at each step by their frequency and corrected
+                for it; 0 for all items, and for 8,192 drawn ones above 100,000 items.
             top: How many items keep a probability of their own, 1 or more: what a request costs beside the floor.
             floor: See `log_lift`.
             seed: Of all that is drawn.
-            vectors: float [n_items, any], first embeddings, of item texts for example; cut to their `dim` strongest
-                directions.
+            start: First embeddings of the items: the strongest directions of the transitions in the log, `log`, with
+                which a few epochs are enough; or drawn, `random`.
+            vectors: float [n_items, any], first embeddings of one's own, of item texts for example, beside those of
+                `start: log`; cut to their `dim` strongest directions.
             checkpoint: A file that is written after each epoch, and that the training goes on from where it is there;
                 where it is of a training that ended, nothing is trained.
             device: `cpu` or `cuda`; a card where there is one.
@@ -141,7 +152,6 @@ class SASRec:
             ("epochs", epochs),
             ("patience", patience),
             ("batch_size", batch_size),
-            ("negatives", negatives),
             ("top", top),
         ):
             _check(number >= 1, name, number, "1 or more")
@@ -151,6 +161,9 @@ class SASRec:
         _check(lr > 0, "lr", lr, "above 0")
         _check(weight_decay >= 0, "weight_decay", weight_decay, "0 or more")
         _check(validation_users >= 0, "validation_users", validation_users, "0 or more")
+        _check(negatives >= 0, "negatives", negatives, "0 or more")
+        if start not in get_args(Start):
+            raise ArgumentError(f"start must be one of {', '.join(get_args(Start))}, not {start!r}")
         if vectors is not None and (vectors.ndim != 2 or len(vectors) != len(catalog)):
             raise ArgumentError(f"vectors must be [{len(catalog)}, any], one an item, not {vectors.shape}")
         network = _network()
@@ -165,7 +178,12 @@ class SASRec:
             dim, layers, heads, max_length, dropout, lr, weight_decay, epochs, patience, batch_size, validation_users,
             negatives, seed
         )  # fmt: skip
-        first = None if vectors is None else _first(np.asarray(vectors, np.float64)[known], dim, network.SPREAD)
+        given = [] if vectors is None else [np.asarray(vectors, np.float64)[known]]
+        if given and not np.isfinite(given[0]).all():
+            raise ArgumentError("vectors have NaN or infinity; give finite numbers")
+        if start == "log":
+            given.append(_directions(log, len(known), dim, seed))
+        first = _first(given, dim, network.SPREAD) if given else None
         ids = [catalog[place].id for place in known.tolist()]
         hashed = hashlib.sha256(repr((settings, ids)).encode())
         for array in (log.users, log.items, *(() if first is None else (first,))):
@@ -274,18 +292,36 @@ def _network() -> ModuleType:
     return network
 
 
-def _first(vectors: FloatArray, dim: int, spread: float) -> FloatArray:
-    """Vectors as first embeddings, float64 [n, dim]: centred, in their strongest directions, of one spread."""
-    if not np.isfinite(vectors).all():
-        raise ArgumentError("vectors have NaN or infinity; give finite numbers")
-    centred = vectors - vectors.mean(axis=0)
-    if centred.shape[1] > dim:
-        _, directions = np.linalg.eigh(centred.T @ centred)
-        centred = centred @ directions[:, ::-1][:, :dim]
-    found = np.zeros((len(vectors), dim))
-    found[:, : centred.shape[1]] = centred
-    scale = found.std()
-    return cast(FloatArray, found * (spread / scale if scale > 0 else 0.0))
+def _directions(log: Sequences, n_items: int, dim: int, seed: int) -> FloatArray:
+    """The strongest directions of the transitions between items, float64 [n_items, dim or fewer].
+
+    Of the square roots of the counts in both directions, each divided by the roots of its row's and column's sum.
+    """
+    counts = transitions(log, n_items, WINDOW, 1.0)
+    counts = sparse.csr_array(counts + counts.T)
+    scale = negative_power(np.asarray(counts.sum(axis=0), dtype=np.float64), 0.5)
+    counts.data = np.sqrt(counts.data * np.repeat(scale, np.diff(counts.indptr)) * scale[counts.indices])
+    if n_items <= SMALL:
+        values, vectors = np.linalg.eigh(counts.toarray())
+    else:
+        first = np.random.default_rng(seed).normal(size=n_items)
+        values, vectors = eigsh(counts, k=dim, v0=first)
+    strongest = np.argsort(-np.abs(values), kind="stable")[:dim]
+    return cast(FloatArray, vectors[:, strongest] * np.sqrt(np.abs(values[strongest])))
+
+
+def _first(given: Sequence[FloatArray], dim: int, spread: float) -> FloatArray:
+    """Vectors as first embeddings, float64 [n, dim]: side by side, in their strongest directions, of one spread."""
+    alike = [one / scale for one in given if (scale := one.std()) > 0]
+    found = np.zeros((len(given[0]), dim))
+    if not alike:
+        return found
+    beside = np.concatenate([one - one.mean(axis=0) for one in alike], axis=1)
+    if beside.shape[1] > dim:
+        _, directions = np.linalg.eigh(beside.T @ beside)
+        beside = beside @ directions[:, ::-1][:, :dim]
+    found[:, : beside.shape[1]] = beside
+    return cast(FloatArray, found * (spread / found.std()))
 
 
 def _check(fine: bool, name: str, value: float, wanted: str) -> None:

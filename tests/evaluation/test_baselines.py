@@ -13,7 +13,15 @@ from typer.testing import CliRunner
 from llmgen.catalog import Catalog
 from llmgen.errors import ConfigError, UnknownItemError
 from llmgen.evaluation import baselines
-from llmgen.evaluation.baselines import Evaluation, Halving, evaluate_priors, run_baselines
+from llmgen.evaluation.baselines import (
+    NEURAL_GRIDS,
+    Evaluation,
+    Halving,
+    evaluate_priors,
+    parts,
+    run_baselines,
+    tune_baselines,
+)
 from llmgen.evaluation.memory import budget, rows_within
 from llmgen.priors import Ease, Popularity, Seen, sparse
 from llmgen.priors.kinds import PriorKind
@@ -58,6 +66,30 @@ def test_rank_among_all_items_left() -> None:
     queries = [Query(), Query(history=[RING["0"], RING["9"]]), Query(history=[RING["2"]])]
     evaluation = evaluate_priors([Seen(RING), popularity], queries, ["2", RING["2"], "2"], catalog=RING, batch_size=2)
     assert evaluation.ranks.tolist() == [3, 2, np.iinfo(np.int64).max]
+
+
+def test_a_neural_model_is_beside_the_mix_and_in_a_second_one(walks: pl.DataFrame) -> None:
+    settings = {
+        "epochs": (12,),
+        "dim": (16,),
+        "layers": (1,),
+        "lr": (0.01,),
+        "batch_size": (16,),
+        "dropout": (0.0, 0.9),
+    }
+    tuning, final = parts(walks, RING)
+    classic = {"item_knn": {"neighbours": (5,)}}
+    assert list(NEURAL_GRIDS) == ["sasrec"]
+    results = tune_baselines(tuning, final, RING, k=1, grids=classic, beside={"sasrec": settings})
+    assert [result.name for result in results] == ["item_knn", "sasrec", "mix", "mix+sasrec"]
+    _, sasrec, mix, both = results
+    assert sasrec.test.hit_rate.mean > 0.9
+    assert sasrec.settings["dropout"] == 0.0 and sasrec.settings["epochs"] == 12
+    assert [prior.name for prior in mix.priors] == ["seen", "item_knn"]
+    assert [prior.name for prior in both.priors] == ["seen", "item_knn", "sasrec"]
+    assert set(both.settings) == {"floor", "item_knn", "sasrec"}
+    floors = {prior.floor for prior in both.priors if prior.name in ("item_knn", "sasrec")}  # type: ignore[attr-defined]
+    assert floors == {both.settings["floor"]}
 
 
 def test_wrong_arguments() -> None:

@@ -83,12 +83,18 @@ def test_a_run_has_them_beside_the_others(log: pl.DataFrame, tmp_path: Path) -> 
     pl.DataFrame({"item_id": CATALOG.ids, "title": [item.title for item in CATALOG]}).write_csv(tmp_path / "items.csv")
     log.write_csv(tmp_path / "log.csv")
     protocol = {"data": {"items": tmp_path / "items.csv", "interactions": tmp_path / "log.csv"}, "k": 3}
-    settings = {"protocol": protocol, "classics": "defaults", "also": ["als", "bpr"], "draws": 100, "latency_users": 0}
+    settings = {
+        "protocol": protocol,
+        "classics": "defaults",
+        "also": ["als", "bpr", "sasrec"],
+        "draws": 100,
+        "latency_users": 0,
+    }
     found = llmgen.evaluation.run.evaluate(RunConfig.model_validate(settings), tmp_path / "out", command="test")
     rates = {arm.name: arm.metrics["hr@3"].mean for arm in found.arms}
     assert rates["als"] > 0.6  # three of the four items of the half that are left: .75
     assert rates["random"] < 0.5
-    assert list(rates)[-2:] == ["als", "bpr"]
+    assert list(rates)[-5:] == ["sasrec", "mix", "mix+sasrec", "als", "bpr"]
     with pytest.raises(ConfigError, match="bpr has learned each user's whole log, not the newest 2 items"):
         config = RunConfig.model_validate({**settings, "protocol": {**protocol, "newest": 2}})
         llmgen.evaluation.run.evaluate(config, tmp_path / "other", command="test")
