@@ -126,6 +126,11 @@ class QueryBody(_Body):
     user_id: Annotated[str, StringConstraints(max_length=512)] | None = Field(
         None, description="The caller's id of the user; it never enters a prompt or a log."
     )
+    user: Annotated[str, StringConstraints(min_length=1, max_length=512)] | None = Field(
+        None,
+        description="A user of the service's own log or store, whose history it knows; in the place of `history`. Who "
+        "is not known there has none.",
+    )
     k: int = Field(10, ge=1, le=LARGEST_K, description="How many items to return at most.")
     exclude_seen: bool = Field(True, description="Whether items of the history are left out of the answer.")
     filters: dict[AttributeName, AttributeValue] = Field(
@@ -137,6 +142,8 @@ class QueryBody(_Body):
 
     @model_validator(mode="after")
     def _one_rating_an_item(self) -> QueryBody:
+        if self.user is not None and (self.history or self.ratings is not None):
+            raise ValueError("a user has a history; give user, or history and ratings, not both")
         if self.ratings is not None and len(self.ratings) != len(self.history):
             raise ValueError(f"{len(self.ratings)} ratings for a history of {len(self.history)}; give one an item")
         return self
@@ -159,15 +166,15 @@ class QueryBody(_Body):
             }
         )
 
-    def value(self, history: list[Item]) -> Query:
-        """As the library's own type, for the items that the ids of the history stand for."""
+    def value(self, history: list[Item], ratings: Sequence[float] | None = None) -> Query:
+        """As the library's own type, for the items that the ids of the history, or the user's own, stand for."""
         return Query(
             history,
             self.text,
-            self.user_id,
+            self.user_id or self.user,
             self.k,
             self.exclude_seen,
-            self.ratings,
+            self.ratings if ratings is None else ratings,
             {name: _attribute(value) for name, value in self.filters.items()},
         )
 

@@ -13,7 +13,7 @@ import typer
 
 from llmgen.options import table_settings, with_options
 from llmgen.store import Store
-from llmgen.store.events import INTERACTION
+from llmgen.events import INTERACTION
 from llmgen.store.pseudonyms import Pseudonyms
 from llmgen.store.transfer import export, import_dataset
 from llmgen.workspace import DataSettings

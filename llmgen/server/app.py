@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -30,6 +30,7 @@ from llmgen.errors import (
     EngineUnavailableError,
     LLMGenError,
     SearchError,
+    StoreError,
     TemplateError,
     UnknownItemError,
 )
@@ -37,6 +38,7 @@ from llmgen.prompting import TASKS
 from llmgen.rating import rating_values
 from llmgen.recommender import Choice, Recommender
 from llmgen.schemas import (
+    LONGEST_HISTORY,
     CatalogBody,
     Document,
     ErrorBody,
@@ -55,11 +57,17 @@ from llmgen.schemas import (
     to_json,
 )
 from llmgen.server.batching import Batcher, DeadlineError, QueueFullError
+from llmgen.server.events import add_events
+from llmgen.server.following import Following
 from llmgen.server.gate import Gate
 from llmgen.server.live import Choose, Live, Snapshot
 from llmgen.server.metrics import Metrics
+from llmgen.server.users import Users, UsersOfStore
 from llmgen.transport import until
 from llmgen.types import Query, Recommendations
+
+if TYPE_CHECKING:
+    from llmgen.store import Store
 
 logger = logging.getLogger(__name__)
 
@@ -68,6 +76,7 @@ Answer = TypeVar("Answer")
 STATUS: tuple[tuple[type[Exception], int], ...] = (
     (EngineUnavailableError, 503),
     (EngineError, 502),
+    (StoreError, 503),
     (QueueFullError, 503),
     (DeadlineError, 504),
     (SearchError, 422),
@@ -144,6 +153,9 @@ def create_app(
     choose: Choose = lambda recommender, query: Choice(),
     reload: Callable[[], Catalog] | None = None,
     save: Path | None = None,
+    users: Users | None = None,
+    store: Store | None = None,
+    version: int = 0,
 ) -> FastAPI:
     """The service, for any ASGI server, in one process.
 
@@ -154,13 +166,17 @@ def create_app(
         choose: Prompt and LM weight of a query that names no prompt; by default the recommender's own.
         reload: Reads the catalog anew; called on SIGHUP.
         save: Where each changed catalog is written before it is used.
+        users: Where the history of a `user` is looked up that a request names; by default nobody is known, or the
+            users of the store.
+        store: Its catalog is followed, changes of the catalog go there, and so do events; with its routes.
+        version: Number of a change of the store's items that the recommender's catalog has.
 
     Raises:
         ConfigError: `limits` allow several batches at once, and the model runs in this process.
     """
     limits = limits or Limits()
-    live = Live(recommender, save=save)
-    state = _State(live, limits, choose)
+    live = Live(recommender, save=save) if store is None else Following(recommender, store, version)
+    state = _State(live, limits, choose, users or (None if store is None else UsersOfStore(store)))
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -168,8 +184,11 @@ def create_app(
         state.batcher.start()
         if reload is not None:
             _on_hangup(state, reload)
+        following = asyncio.ensure_future(live.follow()) if isinstance(live, Following) else None
         yield
         state.draining = True
+        if following is not None:
+            following.cancel()
         await state.batcher.close()
 
     app = FastAPI(
@@ -186,14 +205,17 @@ def create_app(
     _add_answers(app, state)
     _add_catalog(app, state)
     _add_status(app, state)
+    if store is not None:
+        add_events(app, store)
     return app
 
 
 class _State:
     """What the routes share."""
 
-    def __init__(self, live: Live, limits: Limits, choose: Choose) -> None:
+    def __init__(self, live: Live, limits: Limits, choose: Choose, users: Users | None) -> None:
         self.live = live
+        self.users = users
         self.limits = limits
         self.choose = choose
         self.draining = False
@@ -234,6 +256,15 @@ class _State:
             job.cancel()
             gone.cancel()
         return answer
+
+    async def query(self, body: QueryBody, snapshot: Snapshot) -> Query:
+        """What a request asks, with the history of the user that it names."""
+        if body.user is None:
+            return body.value(snapshot.history(body.history))
+        if self.users is None:
+            raise HTTPException(422, "this service knows no users: it has no log and no store; give a history")
+        taken = await asyncio.to_thread(self.users.taken, body.user, LONGEST_HISTORY)
+        return body.value(*snapshot.taken(taken))
 
     def choice(self, snapshot: Snapshot, query: Query, prompt: str | None) -> Choice:
         chosen = self.choose(snapshot.recommender, query)
@@ -301,7 +332,7 @@ def _add_answers(app: FastAPI, state: _State) -> None:
     async def recommend(body: QueryBody, request: Request) -> Response:
         """The best items for a user, a history, or a wish in words."""
         snapshot = state.live.now
-        query = body.value(snapshot.history(body.history))
+        query = await state.query(body, snapshot)
         chosen = snapshot.variant("recommend", state.choice(snapshot, query, body.prompt))
         answer = await state.ask(
             request, (chosen, "recommend"), query, partial(chosen.recommend_many, on_error="return")
@@ -312,7 +343,7 @@ def _add_answers(app: FastAPI, state: _State) -> None:
     async def rank(body: RankBody, request: Request) -> Response:
         """Candidates, all of them, in order."""
         snapshot = state.live.now
-        query = body.value(snapshot.history(body.history))
+        query = await state.query(body, snapshot)
         weight = state.choice(snapshot, query, None).lm_weight
         chosen = snapshot.variant("rank", Choice(body.prompt, weight))
         work = (query, snapshot.items(body.candidates))
@@ -329,7 +360,7 @@ def _add_answers(app: FastAPI, state: _State) -> None:
             rating_values(labels)
         except ValueError as error:
             raise HTTPException(422, str(error)) from None
-        query = body.value(snapshot.history(body.history))
+        query = await state.query(body, snapshot)
         chosen = snapshot.variant("rate", Choice(body.prompt))
 
         def run(works: Sequence[list[tuple[Query, Any]]]) -> list[list[Any] | LLMGenError]:
@@ -348,7 +379,7 @@ def _add_answers(app: FastAPI, state: _State) -> None:
     async def explain(body: ExplainBody, request: Request) -> Response:
         """Why an item suits a user, from the user's own history."""
         snapshot = state.live.now
-        query = body.value(snapshot.history(body.history))
+        query = await state.query(body, snapshot)
         chosen = snapshot.variant("explain", Choice(body.prompt))
         most = body.max_new_tokens
 
@@ -431,6 +462,8 @@ def _add_status(app: FastAPI, state: _State) -> None:
             return status("shutting down")
         if len(state.batcher) >= state.limits.max_queue:
             return status("the queue is full")
+        if isinstance(state.live, Following) and state.live.problem is not None:
+            return status(f"the catalog is not that of the store: {state.live.problem}")
         recommender = state.live.now.recommender
         try:
             if state.engine_error is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from llmgen.catalog import Catalog
 from llmgen.errors import ConfigError
 from llmgen.prompting import Task, task_of
 from llmgen.recommender import Choice, Recommender
+from llmgen.server.users import Taken
 from llmgen.types import Item, Query
 
 Choose = Callable[[Recommender, Query], Choice]
@@ -46,6 +47,13 @@ class Snapshot:
             UnknownItemError: The catalog lacks one of them, and had none since the service started.
         """
         return [self.gone[item_id] if item_id in self.gone else self.items([item_id])[0] for item_id in ids]
+
+    def taken(self, taken: Taken) -> tuple[list[Item], Sequence[float] | None]:
+        """The items that a user took, and their ratings, without those that were never in the catalog."""
+        there: Container[object] = self.recommender.catalog
+        known = [place for place, item_id in enumerate(taken.ids) if item_id in self.gone or item_id in there]
+        items = self.history(taken.ids[place] for place in known)
+        return items, None if taken.ratings is None else [taken.ratings[place] for place in known]
 
     def items(self, ids: Iterable[str]) -> list[Item]:
         """The items with these ids.

@@ -28,6 +28,7 @@ from llmgen.recommender import Choice
 from llmgen.server.app import Limits, create_app
 from llmgen.server.connection import connections
 from llmgen.server.gate import check_exposure, read_keys
+from llmgen.server.users import UsersOfLog, UsersOfStore
 from llmgen.workspace import DataSettings, RecommenderSettings, Workspace, choose
 
 logger = logging.getLogger(__name__)
@@ -86,6 +87,8 @@ def _run(
     listener: socket.socket,
 ) -> None:
     console = Console(stderr=True)
+    store = data.opened() if data.store is not None else None
+    version = 0 if store is None else store.item_version()  # before the data: what changes meanwhile is made again
     workspace, reload = _workspace(data, settings, where.catalog)
     if where.catalog is not None:
         settings = _without_log(settings)
@@ -101,8 +104,11 @@ def _run(
             keys=keys,
             limits=where.limits,
             choose=lambda made, query: choose(settings, made.priors, query) if engine is not None else Choice(),
-            reload=reload,
+            reload=reload if store is None else None,
             save=where.catalog if where.save_changes else None,
+            users=UsersOfLog(workspace.histories) if store is None else UsersOfStore(store, data.kinds),
+            store=store,
+            version=version,
         )
     host, port = listener.getsockname()[:2]
     url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
@@ -121,6 +127,8 @@ def _run(
             signal.signal(number, handler)
         if engine is not None:
             engine.close()
+        if store is not None:
+            store.close()
 
 
 def uvicorn_config(app: FastAPI, limits: Limits, **more: Any) -> uvicorn.Config:

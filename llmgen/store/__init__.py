@@ -10,6 +10,6 @@ SQLAlchemy is underneath. SQLite, in a file beside the service, is enough for on
 """
 
 from llmgen.store.database import Added, ItemChanges, Statistics, Store
-from llmgen.store.events import Event
+from llmgen.events import Event
 
 __all__ = ["Added", "Event", "ItemChanges", "Statistics", "Store"]

@@ -7,7 +7,7 @@ from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import polars as pl
 from sqlalchemy import Connection, Engine, delete, func, insert, select, text, update
@@ -17,7 +17,7 @@ from llmgen.catalog import Catalog, clean_item
 from llmgen.datasets import INTERACTIONS, Dataset
 from llmgen.datasets.report import Tally
 from llmgen.errors import CatalogError, ConfigError, StoreError, UnknownItemError
-from llmgen.store.events import Event
+from llmgen.events import Event
 from llmgen.store.pseudonyms import Pseudonyms
 from llmgen.store.rows import (
     DEFAULTS,
@@ -215,6 +215,11 @@ class Store:
                 raise CatalogError("a catalog needs at least one item, and this removes all that the store has")
         return version
 
+    def item_version(self) -> int:
+        """Number of the last change of the items."""
+        with self._reading() as connection:
+            return self._version(connection, "items")
+
     def catalog(self) -> tuple[Catalog, int]:
         """The items as a catalog, and the number of the last change that is in it.
 
@@ -245,27 +250,41 @@ class Store:
 
         Events without a time happened now. Those of one time are in the order in which they were stored.
         """
+        return self.add_batches([list(given)])[0]
+
+    def add_batches(self, batches: Sequence[Sequence[Event]]) -> list[Added]:
+        """Store the events of several batches in one transaction, and say what became of each; see `add_events`."""
         now = time.time()
-        new = 0
-        unknown: set[str] = set()
-        wanted = list(given)
+        place = 0
+        answers = []
         with self._writing() as connection:
             version = self._next(connection, "events")
-            for piece in pieces(wanted):
-                ids = select(events.c.id).where(events.c.id.in_([one.id for one in piece]))
-                known = set(connection.execute(ids).scalars())
-                rows = []
-                for one in piece:
-                    if one.id not in known:
-                        known.add(one.id)
-                        rows.append({**event_row(one, self._user(one.user), now), "version": version, "place": new})
-                        new += 1
-                if rows:
-                    connection.execute(insert(events), rows)
-                    named = {row["item_id"] for row in rows}
-                    held = select(items.c.id).where(items.c.id.in_(named), ~items.c.removed)
-                    unknown |= named - set(connection.execute(held).scalars())
-        return Added(new, len(wanted) - new, frozenset(unknown), version)
+            for batch in batches:
+                new = 0
+                unknown: set[str] = set()
+                for piece in pieces(batch):
+                    rows = self._new_rows(connection, piece, now)
+                    if rows:
+                        for row in rows:
+                            row |= {"version": version, "place": place}
+                            place += 1
+                        connection.execute(insert(events), rows)
+                        named = {row["item_id"] for row in rows}
+                        held = select(items.c.id).where(items.c.id.in_(named), ~items.c.removed)
+                        unknown |= named - set(connection.execute(held).scalars())
+                        new += len(rows)
+                answers.append(Added(new, len(batch) - new, frozenset(unknown), version))
+        return answers
+
+    def _new_rows(self, connection: Connection, given: Sequence[Event], now: float) -> list[dict[str, Any]]:
+        """The rows of those events whose ids are not known."""
+        ids = select(events.c.id).where(events.c.id.in_([one.id for one in given]))
+        known = set(connection.execute(ids).scalars())
+        rows: dict[str, dict[str, Any]] = {}
+        for one in given:
+            if one.id not in known:
+                rows.setdefault(one.id, event_row(one, self._user(one.user), now))
+        return list(rows.values())
 
     def history(self, user: str, *, most: int = 1_000, kinds: Sequence[str] = ()) -> list[Event]:
         """The latest events of a user, oldest first; none for a user who has none.

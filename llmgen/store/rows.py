@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from sqlalchemy import Row
 
 from llmgen.catalog import Catalog
-from llmgen.store.events import Event
+from llmgen.events import Event
 from llmgen.types import Attribute, Item
 
 Work = TypeVar("Work")
