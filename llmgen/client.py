@@ -15,6 +15,8 @@ from urllib.parse import quote
 
 from llmgen import errors
 from llmgen.errors import APIStatusError, APITimeoutError, LLMGenError, TemplateNotFoundError
+from llmgen.event_schemas import EventBody, EventsStoredBody, ForgottenBody, UserBody
+from llmgen.events import Event
 from llmgen.isolation import check_on_error
 from llmgen.progress import Stage
 from llmgen.schemas import (
@@ -79,8 +81,10 @@ class _Calls:
     """The requests of both clients; `prompt` is the template that a task should use."""
 
     @staticmethod
-    def recommend(query: Query | None, prompt: str | None, fields: QueryFields) -> _Call[Recommendations]:
-        body = _body(QueryBody, query, fields, prompt=prompt)
+    def recommend(
+        query: Query | None, prompt: str | None, fields: QueryFields, user: str | None = None
+    ) -> _Call[Recommendations]:
+        body = _body(QueryBody, query, fields, prompt=prompt, user=user)
         return _Call("POST", "/v1/recommend", lambda b: RecommendationsBody.model_validate_json(b).value(), body)
 
     @staticmethod
@@ -110,6 +114,21 @@ class _Calls:
     @staticmethod
     def delete_item(item_id: str) -> _Call[CatalogBody]:
         return _Call("DELETE", f"/v1/items/{quote(item_id, safe='')}", CatalogBody.model_validate_json)
+
+    @staticmethod
+    def add_events(events: Iterable[Event]) -> _Call[EventsStoredBody]:
+        body = to_json({"events": [EventBody.dump(event) for event in events]})
+        return _Call("POST", "/v1/events", EventsStoredBody.model_validate_json, body)
+
+    @staticmethod
+    def user_events(user: str) -> _Call[list[Event]]:
+        return _Call("GET", f"/v1/users/{quote(user, safe='')}", lambda b: UserBody.model_validate_json(b).made())
+
+    @staticmethod
+    def forget(user: str) -> _Call[int]:
+        return _Call(
+            "DELETE", f"/v1/users/{quote(user, safe='')}", lambda b: ForgottenBody.model_validate_json(b).deleted
+        )
 
     prompts = _Call("GET", "/v1/prompts", PromptsBody.model_validate_json)
     status = _Call("GET", "/health", StatusBody.model_validate_json)
@@ -154,15 +173,22 @@ class Client:
         made._names, made._by_task = (*self._names, *names), None
         return made
 
-    def recommend(self, query: Query | None = None, **fields: Unpack[QueryFields]) -> Recommendations:
+    def recommend(
+        self, query: Query | None = None, *, user: str | None = None, **fields: Unpack[QueryFields]
+    ) -> Recommendations:
         """See `Recommender.recommend`; instead of a query, its fields may be given, with ids for the history.
+
+        Args:
+            query: What to recommend for.
+            user: A user of the service's log or store, whose history it knows: in the place of a history.
+            fields: Of the query, where it is not given.
 
         Raises:
             UnknownItemError, CatalogError, SearchError: As in process.
             EngineUnavailableError: The service's language model is down.
             APIConnectionError, APITimeoutError, APIStatusError: The service could not be asked, or did not answer.
         """
-        return self._send(_Calls.recommend(query, self._prompt("recommend"), fields))
+        return self._send(_Calls.recommend(query, self._prompt("recommend"), fields, user))
 
     @overload
     def recommend_many(
@@ -313,6 +339,25 @@ class Client:
         """
         return self._send(_Calls.delete_item(item_id))
 
+    def add_events(self, events: Iterable[Event]) -> EventsStoredBody:
+        """Store what users did, in a service with a store; the next request of these users knows it.
+
+        An event whose id is known is not stored again: after an error the same events may be sent again.
+
+        Raises:
+            APIStatusError: The service has no store (404), or cannot read an event (422).
+            APIConnectionError, APITimeoutError: The events may be stored or not.
+        """
+        return self._send(_Calls.add_events(events))
+
+    def user_events(self, user: str) -> list[Event]:
+        """The latest events of a user in the service's store, oldest first; none for a user who has none."""
+        return self._send(_Calls.user_events(user))
+
+    def forget(self, user: str) -> int:
+        """Delete all events of a user in the service's store; how many there were, 0 for who has none."""
+        return self._send(_Calls.forget(user))
+
     def prompts(self) -> PromptsBody:
         """All prompt templates of the service."""
         return self._send(_Calls.prompts)
@@ -364,9 +409,11 @@ class AsyncClient:
         made._names, made._by_task = (*self._names, *names), None
         return made
 
-    async def recommend(self, query: Query | None = None, **fields: Unpack[QueryFields]) -> Recommendations:
+    async def recommend(
+        self, query: Query | None = None, *, user: str | None = None, **fields: Unpack[QueryFields]
+    ) -> Recommendations:
         """See `Client.recommend`."""
-        return await self._send(_Calls.recommend(query, await self._prompt("recommend"), fields))
+        return await self._send(_Calls.recommend(query, await self._prompt("recommend"), fields, user))
 
     @overload
     async def recommend_many(
@@ -504,6 +551,18 @@ class AsyncClient:
     async def delete_item(self, item_id: str) -> CatalogBody:
         """See `Client.delete_item`."""
         return await self._send(_Calls.delete_item(item_id))
+
+    async def add_events(self, events: Iterable[Event]) -> EventsStoredBody:
+        """See `Client.add_events`."""
+        return await self._send(_Calls.add_events(events))
+
+    async def user_events(self, user: str) -> list[Event]:
+        """See `Client.user_events`."""
+        return await self._send(_Calls.user_events(user))
+
+    async def forget(self, user: str) -> int:
+        """See `Client.forget`."""
+        return await self._send(_Calls.forget(user))
 
     async def prompts(self) -> PromptsBody:
         """See `Client.prompts`."""

@@ -64,3 +64,13 @@ class UserBody(Body):
 
     user: str
     events: list[EventBody] = Field(description="Oldest first.")
+
+    def made(self) -> list[Event]:
+        """As the library's own type."""
+        return [event.made() for event in self.events]
+
+
+class ForgottenBody(Body):
+    """What was forgotten of a user."""
+
+    deleted: int = Field(description="How many events there were.")

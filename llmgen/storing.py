@@ -11,9 +11,9 @@ from typing import Annotated
 
 import typer
 
+from llmgen.events import INTERACTION
 from llmgen.options import table_settings, with_options
 from llmgen.store import Store
-from llmgen.events import INTERACTION
 from llmgen.store.pseudonyms import Pseudonyms
 from llmgen.store.transfer import export, import_dataset
 from llmgen.workspace import DataSettings

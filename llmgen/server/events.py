@@ -14,9 +14,9 @@ from starlette.exceptions import HTTPException
 
 from llmgen.catalog import TwiceError, read_json
 from llmgen.errors import ArgumentError
-from llmgen.event_schemas import MOST_EVENTS, EventBody, EventsBody, EventsStoredBody, UserBody
+from llmgen.event_schemas import MOST_EVENTS, EventBody, EventsBody, EventsStoredBody, ForgottenBody, UserBody
 from llmgen.events import Event
-from llmgen.schemas import ErrorBody, to_json
+from llmgen.schemas import to_json
 
 if TYPE_CHECKING:
     from llmgen.store import Added, Store
@@ -99,13 +99,10 @@ def add_events(app: FastAPI, store: Store) -> None:
         found = await asyncio.to_thread(store.history, user, most=MOST_EVENTS)
         return Response(to_json({"user": user, "events": [EventBody.dump(one) for one in found]}), media_type=JSON)
 
-    @app.delete("/v1/users/{user:path}", tags=["events"], responses={404: {"model": ErrorBody}})
-    async def forget_user(user: str) -> dict[str, int]:
+    @app.delete("/v1/users/{user:path}", tags=["events"])
+    async def forget_user(user: str) -> ForgottenBody:
         """Forget a user: delete all events. What is fitted after that knows nothing of them."""
-        deleted = await asyncio.to_thread(store.forget, user)
-        if not deleted:
-            raise HTTPException(404, f"there is no event of the user {user!r}")
-        return {"deleted": deleted}
+        return ForgottenBody(deleted=await asyncio.to_thread(store.forget, user))
 
 
 def _read(body: bytes, kind: str) -> list[Event]:

@@ -9,7 +9,7 @@
 SQLAlchemy is underneath. SQLite, in a file beside the service, is enough for one machine; PostgreSQL is for replicas.
 """
 
-from llmgen.store.database import Added, ItemChanges, Statistics, Store
 from llmgen.events import Event
+from llmgen.store.database import Added, ItemChanges, Statistics, Store
 
 __all__ = ["Added", "Event", "ItemChanges", "Statistics", "Store"]

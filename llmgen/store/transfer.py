@@ -9,9 +9,9 @@ from pathlib import Path
 
 from llmgen.datasets import Dataset
 from llmgen.errors import ConfigError
+from llmgen.events import INTERACTION, Event
 from llmgen.progress import Stage
 from llmgen.store.database import Store
-from llmgen.events import INTERACTION, Event
 
 AT_ONCE = 20_000
 """Rows in one transaction: others may write in between, and what was written stays when the rest is stopped."""
