@@ -187,6 +187,39 @@ def recommend(
 
 
 @app.command()
+@with_options(scoring=_scoring, model=_model, data=data_settings)
+def batch(
+    data: "DataSettings",
+    model: dict[str, object],
+    scoring: dict[str, object],
+    out: Annotated[Path, typer.Option(help="Folder for the lists; one that was begun is gone on with.")],
+    users: Annotated[
+        str,
+        typer.Option(help="all, or a file that names them: a table with a column user_id, or .txt with one a line."),
+    ] = "all",
+    k: Annotated[int, typer.Option("-k", min=1, help="How many items a user.")] = 20,
+    filter: FilterOption = None,
+    include_seen: Annotated[bool, typer.Option("--include-seen", help="Items of the history may come again.")] = False,
+    shard: Annotated[int, typer.Option(min=1, help="Users of a file.")] = 2_000,
+) -> None:
+    """Recommend to many users of the log: lists as Parquet files, gone on with after a stop."""
+    from llmgen.batch import read_users, run
+    from llmgen.workspace import Workspace
+
+    settings = _settings(**model, **scoring)
+    with _aside():
+        workspace = Workspace(settings.written(data).load())
+        ids = list(workspace.histories) if users == "all" else read_users(Path(users))
+        asked = {"k": k, "filters": _filters(filter), "include_seen": include_seen}
+        written = run(workspace, settings, ids, out, asked, shard=shard)
+    files = -(-written.users // shard)
+    typer.echo(
+        f"{written.users:,} users in {files:,} files in {out}; {written.found:,} files were there; "
+        f"{written.empty:,} users of the new ones have nothing left to be recommended"
+    )
+
+
+@app.command()
 @with_options(model=_model, data=data_settings)
 def rank(
     data: "DataSettings",
@@ -531,12 +564,8 @@ def _ask(
     from llmgen.workspace import Workspace
 
     workspace = Workspace(settings.written(data).load())
-    filters: dict[str, Attribute] = {}
-    for words in filter or []:
-        name, value = pair(words, "--filter", "attribute=value")
-        filters[name] = (*cast(tuple[str, ...], filters.get(name, ())), value)  # given twice: one of them
     query = workspace.query(
-        user=user, history=history or (), text=text, k=k, filters=filters, include_seen=include_seen
+        user=user, history=history or (), text=text, k=k, filters=_filters(filter), include_seen=include_seen
     )
     with Stage("fitting the priors, loading the model", 0):
         recommender = workspace.recommender(settings, query, needs_engine=needs_engine)
@@ -545,6 +574,14 @@ def _ask(
             wanted, given = recommender.template(task).task, recommender.prompts[prompt].task
             raise ConfigError(f"the prompt {prompt!r} is for the task {given}; this command wants one such as {wanted}")
     return _Asked(workspace, query, recommender)
+
+
+def _filters(given: list[str] | None) -> dict[str, "Attribute"]:
+    filters: dict[str, Attribute] = {}
+    for words in given or []:
+        name, value = pair(words, "--filter", "attribute=value")
+        filters[name] = (*cast(tuple[str, ...], filters.get(name, ())), value)  # given twice: one of them
+    return filters
 
 
 def _echo_json(text: str) -> None:

@@ -248,7 +248,7 @@ class Workspace:
         items: tuple[Item, ...] = tuple(self.catalog[self.catalog.index(item_id)] for item_id in history)
         ratings = None
         if user is not None:
-            known = self.data.known_as(user)
+            known = user if user in self.histories else self.data.known_as(user)
             if known not in self.histories:
                 some = ", ".join(sorted(self.histories)[:5])
                 raise DataError(f"the log of {self.data.name} has no user {user!r}; it has users such as {some}")
