@@ -400,7 +400,7 @@ def _add_catalog(app: FastAPI, state: _State) -> None:
         try:
             return Response(to_json(ItemBody.dump(state.live.now.recommender.catalog[item_id])), media_type=JSON)
         except UnknownItemError as error:
-            raise HTTPException(404, str(error)) from None
+            raise _NoItemError(404, str(error)) from None
 
     @app.put("/v1/items", tags=["catalog"])
     async def put_items(body: NewItemsBody) -> CatalogBody:
@@ -416,7 +416,7 @@ def _add_catalog(app: FastAPI, state: _State) -> None:
         try:
             return changed(await state.live.remove(item_id))
         except UnknownItemError as error:
-            raise HTTPException(404, str(error)) from None
+            raise _NoItemError(404, str(error)) from None
 
     def changed(snapshot: Snapshot) -> CatalogBody:
         state.metrics.swaps.inc()
@@ -509,7 +509,9 @@ def _add_errors(app: FastAPI) -> None:
 
     async def http(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
-        kind = {404: "UnknownItemError", 422: "ValueError"}.get(error.status_code, "HTTPException")
+        kind = "UnknownItemError" if isinstance(error, _NoItemError) else "HTTPException"
+        if error.status_code == 422:
+            kind = "ValueError"
         answer = problem(request, error.status_code, kind, str(error.detail))
         answer.headers.update(error.headers or {})
         return answer
@@ -520,6 +522,10 @@ def _add_errors(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, invalid)
     app.add_exception_handler(HTTPException, http)
     app.add_exception_handler(_GoneError, gone)
+
+
+class _NoItemError(HTTPException):
+    """The catalog has no such item: another 404 than that of a path that is not there."""
 
 
 class _GoneError(Exception):
