@@ -7,17 +7,18 @@ import json
 import logging
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
-from itertools import compress, islice, repeat
-from operator import attrgetter
+from itertools import islice
+from operator import attrgetter, is_
 from pathlib import Path
-from threading import Lock
 from typing import Any, overload
+from weakref import ref
 
 import numpy as np
 
 from llmgen.errors import ArgumentError, CatalogError, DataError, UnknownItemError
+from llmgen.shelf import GROWING, Change, Shelf
 from llmgen.text import plain
 from llmgen.types import Attribute, IntArray, Item, Query, has_half
 
@@ -88,7 +89,8 @@ class Catalog(Sequence[Item]):
         self.noun = noun
         self.label_format = label
         self.shown = tuple(shown)
-        self._shelf = _Shelf([], [], {}, [])
+        self._shelf = Shelf([], [], {}, [])
+        self._came: Change | None = None
         cleaned = 0
         for position, given in enumerate(items):
             item = clean_item(given)
@@ -192,16 +194,25 @@ class Catalog(Sequence[Item]):
             return self._followed_by(self._like(changed.values()))
         more = self._like(changed.values())._shelf
         shelf = self._shelf.beginning(self._length)
+        same = np.append(np.arange(self._length), np.full(len(more.items), -1))
+        before, end = same.copy(), self._length
         for item, label in zip(more.items, more.labels, strict=True):
-            position = shelf.index.setdefault(item.id, len(shelf.items))
+            position = shelf.position(item.id)
+            if position is None:
+                position, end = end, end + 1
+                shelf.index[item.id] = shelf.number(position)
+            elif shelf.items[position] != item:
+                same[position] = -1
             shelf.items[position : position + 1] = [item]  # at the end where it is new
             shelf.labels[position : position + 1] = [label]
             if position < len(shelf.lines):
                 shelf.lines[position] = _line(item).encode()
-        return self._on(shelf)
+        return self._changed(shelf, before[:end], same[:end])
 
     def begins_with(self, other: Catalog) -> bool:
         """Whether the items of another catalog stand first in this one, the very same and written alike."""
+        if self._came is not None and self._came.of() is other:
+            return bool(np.array_equal(self._came.same[: len(other)], np.arange(len(other))))
         return (
             (self.noun, self.label_format, self.shown) == (other.noun, other.label_format, other.shown)
             and len(self) >= len(other)
@@ -216,18 +227,42 @@ class Catalog(Sequence[Item]):
             CatalogError: No item would be left.
         """
         removed = {self.index(item_id) for item_id in ids}
+        if not removed:
+            return self
         if len(removed) == len(self):
             raise CatalogError(f"a catalog needs at least one item, and this removes all {len(self)}")
         keep = np.ones(self._length, bool)
         keep[list(removed)] = False
-        return self._on(self._shelf.chosen(keep.tolist()))
+        before = np.flatnonzero(keep)
+        return self._changed(self._shelf.chosen(keep), before, before)
 
     def positions_before(self, other: Catalog) -> IntArray:
         """Positions in another catalog, int64 [n_items], of the ids of this one; -1 where it lacks one."""
-        places = map(other._shelf.index.get, self.ids, repeat(-1))
-        found = np.fromiter(places, np.int64, len(self))
+        if self._came is not None and self._came.of() is other:
+            return self._came.before
+        found = other._shelf.positions(self.ids)
         found[found >= len(other)] = -1  # what another catalog has put on the same shelf
         return found
+
+    def unchanged_since(self, other: Catalog, before: IntArray | None = None) -> IntArray:
+        """Positions in another catalog, int64 [n_items], of the items of this one that are the very same; else -1.
+
+        Args:
+            other: Costs little where this catalog was made of it by `with_items` or `without`.
+            before: What `positions_before` gives, where it is known already.
+        """
+        if self._came is not None and self._came.of() is other:
+            return self._came.same
+        before = self.positions_before(other) if before is None else before
+        places = np.flatnonzero(before >= 0)
+        there = list(map(other._shelf.items.__getitem__, before[places].tolist()))
+        here = list(map(self._shelf.items.__getitem__, places.tolist()))
+        same = np.full(len(before), -1)
+        same[places] = before[places]
+        for place in np.flatnonzero(~np.fromiter(map(is_, there, here), bool, len(places))).tolist():
+            if there[place] != here[place]:
+                same[places[place]] = -1
+        return same
 
     def labelled(self, label: str) -> Catalog:
         """The same items, written in another way; see `label` of the class."""
@@ -290,7 +325,7 @@ class Catalog(Sequence[Item]):
 
     def _followed_by(self, more: Catalog) -> Catalog:
         """With the items of another catalog of the same settings, none of whose ids is known here."""
-        with _GROWING:
+        with GROWING:
             shelf = self._shelf
             if len(shelf.items) > self._length:  # another catalog has grown from this one
                 shelf = shelf.beginning(self._length)
@@ -302,15 +337,23 @@ class Catalog(Sequence[Item]):
             made._sha256.update(b"".join(made._lines()[self._length :]))
         return made
 
-    def _on(self, shelf: _Shelf) -> Catalog:
+    def _on(self, shelf: Shelf) -> Catalog:
         """With what stands on a shelf; what was checked and written once is not again: this must not take long."""
         made = Catalog.__new__(Catalog)
         made.noun, made.label_format, made.shown = self.noun, self.label_format, self.shown
-        made._shelf, made._length = shelf, len(shelf.items)
+        made._shelf, made._length, made._came = shelf, len(shelf.items), None
+        return made
+
+    def _changed(self, shelf: Shelf, before: IntArray, same: IntArray) -> Catalog:
+        """With a shelf that was made of this one's; for `before` and `same` see `Change`."""
+        for array in (before, same):
+            array.setflags(write=False)
+        made = self._on(shelf)
+        made._came = Change(ref(self), before, same)
         return made
 
     def _position(self, item_id: str) -> int | None:
-        position = self._shelf.index.get(item_id)
+        position = self._shelf.position(item_id)
         return None if position is None or position >= self._length else position
 
     @cached_property
@@ -324,7 +367,7 @@ class Catalog(Sequence[Item]):
     def _lines(self) -> list[bytes]:
         """The line of each item in the file that `save` writes; written once, for all catalogs of a shelf."""
         shelf = self._shelf
-        with _GROWING:
+        with GROWING:
             shelf.lines.extend(_line(item).encode() for item in shelf.items[len(shelf.lines) : self._length])
         return shelf.lines[: self._length]
 
@@ -340,45 +383,6 @@ class Catalog(Sequence[Item]):
                 f"the label {self.label_format!r} cannot write {item.title!r}: {error}; "
                 "write it like {title} ({year})"
             ) from error
-
-
-@dataclass(frozen=True, slots=True)
-class _Shelf:
-    """Items one after the other, how each is written, where each stands, and the lines of the first ones in a file.
-
-    Catalogs that grew from one another share one: each is a beginning of it, so that to grow costs nothing that grows
-    with the catalog.
-    """
-
-    items: list[Item]
-    labels: list[str]
-    index: dict[str, int]
-    lines: list[bytes]
-
-    def beginning(self, length: int) -> _Shelf:
-        """A shelf of its own with the first items of this one."""
-        items = self.items[:length]
-        return _Shelf(items, self.labels[:length], _places(items), self.lines[:length])
-
-    def chosen(self, keep: Sequence[bool]) -> _Shelf:
-        """A shelf of its own with those of the first items for which `keep` says so."""
-        items = list(compress(self.items, keep))
-        return _Shelf(items, list(compress(self.labels, keep)), _places(items), list(compress(self.lines, keep)))
-
-    def append(self, other: _Shelf) -> None:
-        """Put the items of another shelf behind, none of which stands here."""
-        length = len(self.items)
-        self.items.extend(other.items)
-        self.labels.extend(other.labels)
-        self.index.update((item_id, length + position) for item_id, position in other.index.items())
-
-
-def _places(items: Sequence[Item]) -> dict[str, int]:
-    return dict(zip(map(attrgetter("id"), items), range(len(items)), strict=True))
-
-
-_GROWING = Lock()
-"""Held while a shelf gets more items: two catalogs that grow from one at the same time may not both get them there."""
 
 
 def clean_item(item: Item) -> Item:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from operator import eq
 from pathlib import Path
 
 import numpy as np
@@ -109,7 +108,12 @@ class CatalogIndex:
 
     def _followed(self, trie: ItemTrie, catalog: Catalog, before: IntArray, spell: Spell) -> ItemTrie | None:
         """The trie of a catalog that was changed otherwise than by new items at its end; see `follow`."""
-        labels = catalog.labels
-        same = np.fromiter(map(eq, map(self.catalog.labels.__getitem__, before.tolist()), labels), bool, len(labels))
-        before = np.where(same & (before >= 0), before, -1)
-        return follow(trie, before, lambda items: spell([labels[item] for item in items]))
+        labels, known = catalog.labels, self.catalog.labels
+        same = before.copy()
+        # only what is no longer the very same item may be written in another way, unless all are
+        alike = (catalog.label_format, catalog.noun) == (self.catalog.label_format, self.catalog.noun)
+        changed = (catalog.unchanged_since(self.catalog, before) < 0) if alike else np.ones(len(before), bool)
+        for place in np.flatnonzero(changed & (before >= 0)).tolist():
+            if labels[place] != known[before[place]]:
+                same[place] = -1
+        return follow(trie, same, lambda items: spell([labels[item] for item in items]))

@@ -384,3 +384,42 @@ def test_what_is_left_of_a_catalog_is_the_one_that_would_have_been_made(
         assert [made.catalog.index(item.id) for item in again] == list(range(len(again)))
     queries = [Query(text="a zebra"), Query(text="part film 3")]
     np.testing.assert_array_equal(made.priors[0].log_weights(queries), Wish(made.catalog).log_weights(queries))
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.data())
+def test_catalogs_after_any_changes_are_those_that_would_have_been_made(data: st.DataObject) -> None:
+    """Also where several came from one, and each went on."""
+    ids = st.sampled_from("abcdef")
+    made: list[tuple[Catalog, dict[str, Item]]] = [(Catalog([Item(name, name.upper()) for name in "abc"]), {})]
+    made[0][1].update({item.id: item for item in made[0][0]})
+    for step in range(data.draw(st.integers(1, 8))):
+        old, kept = data.draw(st.sampled_from(made))
+        kept = dict(kept)
+        if data.draw(st.booleans()):
+            put = [
+                Item(name, f"{name}{step}") for name in data.draw(st.lists(ids, min_size=1, max_size=3, unique=True))
+            ]
+            new = old.with_items(put)
+            kept.update({item.id: item for item in put})  # a dict keeps the place of a key that it has
+        else:
+            gone = data.draw(st.sets(st.sampled_from(sorted(kept)), max_size=len(kept) - 1))
+            new = old.without(gone)
+            kept = {name: item for name, item in kept.items() if name not in gone}
+        made.append((new, kept))
+        if data.draw(st.booleans()):
+            _ = new.digest
+        ids_before = list(old.ids)
+        where = [ids_before.index(name) if name in ids_before else -1 for name in kept]
+        same = [
+            place if place >= 0 and old[place] == new[name] else -1 for place, name in zip(where, kept, strict=True)
+        ]
+        assert new.positions_before(old).tolist() == where
+        assert new.unchanged_since(old).tolist() == same
+        assert new.begins_with(old) == (list(new)[: len(old)] == list(old))
+    for catalog, kept in made:
+        anew = Catalog(kept.values())
+        assert (list(catalog), catalog.ids, catalog.labels) == (list(anew), anew.ids, anew.labels)
+        assert catalog.digest == anew.digest
+        assert [catalog.index(name) for name in kept] == list(range(len(kept)))
+        assert [name in catalog for name in "abcdef"] == [name in kept for name in "abcdef"]

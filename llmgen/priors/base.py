@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from operator import is_
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, cast, runtime_checkable
 
@@ -245,12 +244,4 @@ def unchanged(old: Catalog, new: Catalog, before: IntArray) -> IntArray:
         new: The changed one.
         before: See `Movable.on_catalog`.
     """
-    places = np.flatnonzero(before >= 0)
-    there = list(map(list(old).__getitem__, before[places].tolist()))
-    here = list(map(list(new).__getitem__, places.tolist()))
-    same = np.full(len(before), -1)
-    same[places] = before[places]
-    for place in np.flatnonzero(~np.fromiter(map(is_, there, here), bool, len(places))).tolist():
-        if there[place] != here[place]:
-            same[places[place]] = -1
-    return same
+    return new.unchanged_since(old, before)

@@ -125,7 +125,8 @@ class Live:
         catalog = made(recommender.catalog)
         known = dict(self.now.gone)
         if not catalog.begins_with(recommender.catalog):
-            lost = np.flatnonzero(recommender.catalog.positions_before(catalog) < 0).tolist()
+            before = catalog.positions_before(recommender.catalog)
+            lost = np.delete(np.arange(len(recommender.catalog)), before[before >= 0]).tolist()
             known |= {item.id: item for item in map(recommender.catalog.__getitem__, lost)}
         gone = {item_id: item for item_id, item in known.items() if not catalog.positions([item])}
         snapshot = Snapshot.of(recommender.with_catalog(catalog), gone)
