@@ -333,6 +333,9 @@ def serve(
     insecure: Annotated[bool, typer.Option("--insecure", help="Let other machines in without a key.")] = False,
     timeout: Annotated[float, typer.Option(help="Seconds for a body to arrive (408), and for an answer (504).")] = 30.0,
     header_timeout: Annotated[float, typer.Option(help="Seconds for the headers to arrive; 408 after that.")] = 10.0,
+    read_timeout: Annotated[
+        float, typer.Option(help="Seconds for a client to read its answer; it is cut off after that.")
+    ] = 30.0,
     max_batch: Annotated[int, typer.Option(min=1, help="Requests worked on together.")] = 64,
     gather: Annotated[float, typer.Option(min=0, help="Milliseconds that an idle service waits for company.")] = 2.0,
     max_batches: Annotated[

@@ -121,6 +121,7 @@ class Limits:
         max_headers: Bytes of all headers of a request together, with its first line.
         max_batches: Batches under way at once; by default 1, and 8 where the engine waits for a server, so that a
             request on which that hangs holds up no other. A model in this process is asked by one batch at a time.
+        read_s: For a client to read its answer; `llmgen serve` keeps this, another ASGI server has its own.
     """
 
     timeout_s: float = 30.0
@@ -131,14 +132,16 @@ class Limits:
     headers_s: float = 10.0
     max_headers: int = 65_536
     max_batches: int | None = None
+    read_s: float = 30.0
 
     def __post_init__(self) -> None:
         if not 0 < self.timeout_s < STUCK_AFTER_S:
             raise ArgumentError(f"timeout_s must be above 0 and below {STUCK_AFTER_S:g}, not {self.timeout_s}")
         if self.max_body < 1_000:
             raise ArgumentError(f"max_body must be 1,000 bytes or more, not {self.max_body}")
-        if not 0 < self.headers_s < STUCK_AFTER_S:
-            raise ArgumentError(f"headers_s must be above 0 and below {STUCK_AFTER_S:g}, not {self.headers_s}")
+        for name, seconds in (("headers_s", self.headers_s), ("read_s", self.read_s)):
+            if not 0 < seconds < STUCK_AFTER_S:
+                raise ArgumentError(f"{name} must be above 0 and below {STUCK_AFTER_S:g}, not {seconds}")
         if self.max_headers < 1_000:
             raise ArgumentError(f"max_headers must be 1,000 bytes or more, not {self.max_headers}")
         if self.max_batches is not None and self.max_batches < 1:

@@ -1,4 +1,4 @@
-"""What a client may send before a request reaches the gate: how large its headers are, and how long all may take."""
+"""What a client may do before and after the gate: how large its headers are, how long they and its reading may take."""
 
 from __future__ import annotations
 
@@ -27,14 +27,20 @@ class Connection(HttpToolsProtocol):
     and `headers_s` seconds from the first byte on, or from the opening of the connection (408; nothing is said where
     nothing was asked). A request that was answered before its body was there has `LINGER_S` seconds to end. How large
     and how slow a body may be before that is the gate's business.
+
+    An answer must be read within `read_s` seconds, or the connection is cut. What counts is what the operating system
+    does not take from us, since the client reads too slowly: its own buffers hold most answers whole.
     """
 
     max_headers: ClassVar[int]
     headers_s: ClassVar[float]
+    read_s: ClassVar[float]
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """See asyncio."""
         super().connection_made(transport)
+        transport.set_write_buffer_limits(high=0)  # so that we are told of every byte that waits, and of the last one
+        self._reading: asyncio.TimerHandle | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._in_headers = True  # or between two requests
         self._begun = False
@@ -45,7 +51,19 @@ class Connection(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """See asyncio."""
         self._stop_timer()
+        self._all_is_read()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """The client does not read as fast as we answer."""
+        super().pause_writing()
+        if self._reading is None:
+            self._reading = self.loop.call_later(self.read_s, self._reads_too_slowly)
+
+    def resume_writing(self) -> None:
+        """All that was answered is sent."""
+        super().resume_writing()
+        self._all_is_read()
 
     def data_received(self, data: bytes) -> None:
         """See asyncio."""
@@ -87,6 +105,17 @@ class Connection(HttpToolsProtocol):
         super().on_response_complete()
         if not self._in_headers and self.cycle.response_complete:
             self._after(LINGER_S, self.transport.close)
+
+    def _all_is_read(self) -> None:
+        if self._reading is not None:
+            self._reading.cancel()
+            self._reading = None
+
+    def _reads_too_slowly(self) -> None:
+        left = self.transport.get_write_buffer_size()
+        who = self.client[0] if self.client else "a client"
+        logger.warning("%s: cut off with %d bytes of its answer unread after %g s", who, left, self.read_s)
+        self.transport.abort()  # to close it would wait for the client
 
     def _limit_headers(self, size: int) -> None:
         if size > self.max_headers:
@@ -133,6 +162,7 @@ class Connection(HttpToolsProtocol):
             self._timer = None
 
 
-def connections(*, max_headers: int, headers_s: float) -> type[Connection]:
+def connections(*, max_headers: int, headers_s: float, read_s: float) -> type[Connection]:
     """For uvicorn's `http`: connections with these limits; see `Connection`."""
-    return type("Connection", (Connection,), {"max_headers": max_headers, "headers_s": headers_s})
+    limits = {"max_headers": max_headers, "headers_s": headers_s, "read_s": read_s}
+    return type("Connection", (Connection,), limits)

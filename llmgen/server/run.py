@@ -135,7 +135,7 @@ def uvicorn_config(app: FastAPI, limits: Limits, **more: Any) -> uvicorn.Config:
     """How uvicorn serves the app: with limits that no app can set, since they count before it is asked."""
     return uvicorn.Config(
         app,
-        http=connections(max_headers=limits.max_headers, headers_s=limits.headers_s),
+        http=connections(max_headers=limits.max_headers, headers_s=limits.headers_s, read_s=limits.read_s),
         ws="none",
         proxy_headers=False,  # who writes such a header may write what he likes
         server_header=False,

@@ -17,6 +17,7 @@ from llmgen.catalog import Catalog
 from llmgen.recommender import Recommender
 from llmgen.server import Limits, create_app, gate
 from llmgen.server.gate import WAITING, address
+from llmgen.types import Item
 from tests.server.conftest import running
 from tests.server.test_app import Held
 
@@ -208,6 +209,48 @@ def test_who_is_slow_holds_up_nobody(url: str) -> None:
         start = time.monotonic()
         assert httpx2.post(f"{url}/v1/recommend", json={"k": 1}, headers={"x-api-key": KEY}).status_code == 200
         assert time.monotonic() - start < SHORT.headers_s  # of those who are slow
+
+
+# Answers that nobody reads
+
+
+LARGE = Catalog([Item(str(number), f"{number} {'long ' * 1_900}") for number in range(900)])
+"""An answer with all of it has 9 MB: more than the operating system's buffers hold."""
+
+
+@pytest.mark.parametrize(
+    ("piece", "every_s", "whole"),
+    [(0, 0.0, False), (1, 0.05, False), (1 << 20, 0.05, True)],
+    ids=["reads nothing", "a byte at a time", "reads it in time"],
+)
+def test_who_does_not_read_an_answer_in_time_is_cut(piece: int, every_s: float, whole: bool) -> None:
+    read_s = 20.0 if whole else 0.5
+    app = create_app(Recommender(LARGE, None), limits=Limits(read_s=read_s))
+    with running(app) as url, socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+        connection.settimeout(30)
+        host, _, port = url.removeprefix("http://").partition(":")
+        connection.connect((host, int(port)))
+        body = b'{"k": 900}'
+        head = b"content-type: application/json\r\ncontent-length: %d\r\n\r\n%s" % (len(body), body)
+        connection.sendall(LINE + head)
+        start, read = time.monotonic(), connection.recv(1_024)
+        assert status(read) == 200
+        length = int(read.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
+        while not whole and time.monotonic() - start < read_s + 2:
+            time.sleep(every_s or 0.1)
+            with contextlib.suppress(ConnectionError):
+                read += connection.recv(piece) if piece else b""
+        while len(read) < length:
+            try:
+                got = connection.recv(1 << 20)
+            except ConnectionError:
+                break
+            if not got:
+                break
+            read += got
+        assert (len(read) >= length) == whole, (len(read), length)
+        assert httpx2.get(f"{url}/health").status_code == 200
 
 
 # Wrong keys

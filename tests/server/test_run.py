@@ -190,6 +190,6 @@ def test_help_names_what_matters() -> None:
     shown = subprocess.run(
         [sys.executable, "-m", "llmgen", "serve", "--help"], capture_output=True, text=True, check=True
     ).stdout
-    limits = ("--timeout", "--header-timeout", "--max-body", "--max-headers", "--max-queue")
+    limits = ("--timeout", "--header-timeout", "--read-timeout", "--max-body", "--max-headers", "--max-queue")
     for option in ("--catalog", "--engine", "--api-keys", "--insecure", *limits):
         assert option in shown
