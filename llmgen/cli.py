@@ -26,10 +26,12 @@ from llmgen.options import data_settings, pair, with_options
 from llmgen.text import without_controls
 
 if TYPE_CHECKING:
+    from fastapi import FastAPI
     from rich.console import Console
 
     from llmgen.prompting import Task
     from llmgen.recommender import Recommender
+    from llmgen.server.run import Extend
     from llmgen.types import Attribute, Query, Recommendations
     from llmgen.workspace import DataSettings, RecommenderSettings, Workspace
 
@@ -86,6 +88,7 @@ RatingLMWeightOption = Annotated[
 HistoryLengthOption = Annotated[
     int | None, typer.Option(min=0, help="Newest items of the history in the prompt; 20, or as the adapter was tuned.")
 ]
+RunsOption = Annotated[Path, typer.Option(help="Folder for what is saved on the page to try prompts on.")]
 AlignOption = Annotated[
     bool,
     typer.Option(
@@ -346,6 +349,10 @@ def serve(
     max_headers: Annotated[
         int, typer.Option(min=1000, help="Bytes of all headers of a request together; 431 for more.")
     ] = 65_536,
+    playground: Annotated[
+        bool, typer.Option("--playground", help="Serve the page to try prompts on as well, at /playground.")
+    ] = False,
+    runs: RunsOption = Path("runs/playground"),
 ) -> None:
     """Serve recommendations over HTTP: recommend, rank, rate, explain, and the catalog; see /docs there."""
     from llmgen.server import Limits, ServeSettings, run
@@ -361,7 +368,40 @@ def serve(
         save_changes=save_changes,
         limits=Limits(timeout, max_batch, gather / 1000, max_queue, max_body, header_timeout, max_headers, max_batches),
     )
-    run(data, settings, where)
+    run(data, settings, where, extend=_page(data, runs) if playground else None)
+
+
+@app.command()
+@with_options(scoring=_scoring, model=_model, data=data_settings)
+def playground(
+    data: "DataSettings",
+    model: dict[str, object],
+    scoring: dict[str, object],
+    runs: RunsOption = Path("runs/playground"),
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
+    api_keys: Annotated[
+        Path | None, typer.Option(help="A file of API keys, one a line; besides LLMGEN_API_KEYS.")
+    ] = None,
+    insecure: Annotated[bool, typer.Option("--insecure", help="Let other machines in without a key.")] = False,
+    timeout: Annotated[float, typer.Option(help="Seconds that an answer may take.")] = 120.0,
+) -> None:
+    """Open a page to try prompts, weights and users on; what is good can be saved and A/B-tested from there."""
+    from llmgen.server import Limits, ServeSettings, run
+
+    where = ServeSettings(host, port, api_keys, insecure, limits=Limits(timeout))
+    run(data, _settings(**model, **scoring), where, extend=_page(data, runs))
+
+
+def _page(data: "DataSettings", runs: Path) -> "Extend":
+    """What adds the page to a service."""
+    from llmgen.playground.routes import PATH, add_to
+
+    def extend(app: "FastAPI", workspace: "Workspace", settings: "RecommenderSettings") -> str:
+        add_to(app, workspace, settings.written(data), settings, runs)
+        return PATH
+
+    return extend
 
 
 @app.command()

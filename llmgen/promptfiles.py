@@ -86,6 +86,15 @@ class Source:
             raise TemplateError(f"{path}: not UTF-8 (byte {error.start}); save it as UTF-8") from None
         except OSError as error:
             raise TemplateError(f"{path}: cannot be read: {error.strerror}") from error
+        return cls.of(path, text, environment)
+
+    @classmethod
+    def of(cls, path: Path, text: str, environment: jinja2.Environment) -> Source:
+        """Parse a text with line ends as Python has them, as if it were read from a file.
+
+        Raises:
+            TemplateError: It is not Jinja.
+        """
         match = _FRONT_MATTER.match(text)
         front = None
         body = text

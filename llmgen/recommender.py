@@ -238,11 +238,17 @@ class Recommender:
         """
         return self._with(config=self.config.replace(**settings))
 
-    def with_prompt(self, *names: str) -> Recommender:
-        """The same recommender with other prompts for the tasks of the named templates."""
-        given = {task_of(self.prompts[name]) for name in names}
-        kept = [name for name in self.config.prompts if task_of(self.prompts[name]) not in given]
-        return self.configured(prompts=(*kept, *names))
+    def with_prompt(self, *names: str, prompts: PromptLibrary | None = None) -> Recommender:
+        """The same recommender with other prompts for the tasks of the named templates.
+
+        Args:
+            names: Of the templates; the other tasks keep theirs.
+            prompts: Where templates are looked up from now on; None for where they were.
+        """
+        library = prompts or self.prompts
+        given = {task_of(library[name]) for name in names}
+        kept = [name for name in self.config.prompts if task_of(library[name]) not in given]
+        return self._with(prompts=library, config=replace(self.config, prompts=(*kept, *names)))
 
     def with_priors(self, *priors: Prior, lm_weight: float | None = None) -> Recommender:
         """The same recommender with other priors, and another weight of the LM where one is given."""

@@ -248,6 +248,7 @@ class PromptLibrary:
                 raise TemplateError(f"there is no folder of prompts at {folder}")
             for path in folder.glob("*.jinja"):
                 self._files.setdefault(path.name, path)
+        self._texts: dict[str, str] = {}  # of files that lie nowhere
         self._sources: dict[str, Source] = {}
         self._templates: dict[str, PromptTemplate] = {}
         self._environment = sandbox(self._source)
@@ -265,6 +266,22 @@ class PromptLibrary:
         """The folders without llmgen's own, and whether llmgen's own stand behind them."""
         behind = bool(self.folders) and self.folders[-1] == _shipped()
         return (self.folders[:-1] if behind else self.folders), behind
+
+    def with_text(self, name: str, text: str) -> PromptLibrary:
+        """The same prompts with one more, or with another wording of one, that lies in no file.
+
+        Messages of errors name it by `name.jinja`, without a folder. Nothing is checked before it is asked for.
+
+        Args:
+            name: As the front matter of `text` has it.
+            text: What would stand in the file.
+        """
+        made = PromptLibrary(*self.folders)
+        file = Path(f"{name}.jinja")
+        made._files |= self._files | {file.name: file}
+        as_read = text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
+        made._texts = {**self._texts, file.name: as_read}
+        return made
 
     def names(self, task: Task | None = None) -> tuple[str, ...]:
         """Names of all prompts, sorted, or of those for one task.
@@ -324,7 +341,11 @@ class PromptLibrary:
 
     def _source(self, file: str) -> Source:
         if file not in self._sources:
-            self._sources[file] = Source.read(self._files[file], self._environment)
+            path = self._files[file]
+            if file in self._texts:
+                self._sources[file] = Source.of(path, self._texts[file], self._environment)
+            else:
+                self._sources[file] = Source.read(path, self._environment)
         return self._sources[file]
 
     def _parents(self, file: str) -> list[Source]:

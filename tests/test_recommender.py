@@ -447,6 +447,20 @@ def test_ranking_gives_every_candidate_once_also_the_seen(catalog: Catalog) -> N
         assert answer.prompt.startswith("rerank@")
 
 
+def test_another_library_and_a_shorter_history_for_one_prompt_leave_the_rest() -> None:
+    engine = Recording()
+    first = Recommender(FILMS, engine, prompt="next_item", lm_weight=0.5)
+    first.prepare()
+    text = first.prompts["next_item"].path.read_text(encoding="utf-8").replace("Predict what", "Guess what")
+    made = first.with_prompt("next_item", prompts=first.prompts.with_text("next_item", text)).configured(max_history=1)
+    answer = made.recommend(Query([FILMS["h"], FILMS["u"]], k=1))
+    assert "Guess what" in engine.text() and "Up (2009)" in engine.text() and "Heat" not in engine.text()
+    assert answer.history_used == 1 and made.config.lm_weight == 0.5 and made.trie is first.trie
+    assert made.with_prompt("cold_start").max_history == 1
+    first.recommend(Query([FILMS["h"]], k=1))
+    assert "Predict what" in engine.text()
+
+
 def test_candidates_stand_in_the_prompt_with_their_attributes_and_no_others_do() -> None:
     engine = Recording()
     Recommender(FILMS, engine).rank(Query([FILMS["h"]]), ["u", FILMS["s"], "u"])

@@ -228,6 +228,23 @@ def test_a_digest_does_not_depend_on_line_ends(tmp_path: Path) -> None:
     assert first.ref == second.ref == f"mine@{first.digest}"
 
 
+def test_a_text_takes_the_place_of_a_file_and_leaves_the_library_as_it_was(tmp_path: Path) -> None:
+    ours = PromptLibrary.default()
+    text = ours["next_item"].path.read_text(encoding="utf-8").replace("Predict what", "Guess what")
+    library = ours.with_text("next_item", text.replace("\n", "\r\n"))
+    (tmp_path / "next_item.jinja").write_text(text, encoding="utf-8")
+    saved = PromptLibrary.default(tmp_path)["next_item"]
+    assert library["next_item"].digest == saved.digest != ours["next_item"].digest
+    given = {"nouns": "films", "history": (), "k": 2}
+    assert library["next_item"].render(given) == saved.render(given)
+    assert "Guess what" not in ours["next_item"].render(given)[1].content
+    assert library["rate"].digest == ours["rate"].digest
+    more = library.with_text("mine", text.replace("name: next_item", "name: mine"))
+    assert "mine" in more and "mine" not in library and more["next_item"].digest == saved.digest
+    with pytest.raises(TemplateError, match=r"^mine\.jinja, line 1: no front matter"):
+        _ = ours.with_text("mine", "{% block user %}x{% endblock %}")["mine"]
+
+
 def test_a_file_that_uses_itself_is_refused(tmp_path: Path) -> None:
     text = FRONT.format("k") + '{% extends "top.jinja" %}'
     top = text.replace("mine", "top").replace("top.jinja", "mine.jinja")

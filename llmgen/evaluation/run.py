@@ -44,6 +44,8 @@ from llmgen.progress import Stage
 
 logger = logging.getLogger(__name__)
 
+Look = Callable[[int, Mapping[str, Sequential]], bool]
+
 
 def evaluate(
     config: RunConfig,
@@ -53,6 +55,8 @@ def evaluate(
     against_classic: bool = False,
     gates: Sequence[str] = (),
     questions: Callable[[RunConfig], Questions] = from_log,
+    engines: Engines | None = None,
+    look: Look = lambda done, watched: False,
 ) -> Results:
     """Ask, measure, compare, and write everything into a folder.
 
@@ -63,6 +67,9 @@ def evaluate(
         against_classic: Whether the arms are compared with the best classic instead of the first arm.
         gates: Metrics of which differences are wanted, whatever comes of it.
         questions: What is asked.
+        engines: Where models come from; each is loaded where it is first needed by default.
+        look: With `stop_early`, called after each batch of users with how many have been asked, and the confidence
+            sequence of each arm's difference to the baseline; true ends the asking, and the report is of those asked.
 
     Raises:
         LLMGenError: Settings, data, models or files are not what they should be.
@@ -77,7 +84,7 @@ def evaluate(
         if config.stop_early:
             order = np.random.default_rng(config.protocol.seed).permutation(len(final.queries))
             final = final.part(order.tolist())
-        engines = Engines()
+        engines = engines or Engines()
         arms = [_arm(name, one, config, found, final, engines, out) for name, one in config.arms.items()]
         if taken := {arm.name for arm in arms} & {arm.name for arm in standing}:
             raise ConfigError(f"an arm may not be called {min(taken)!r}: that is a classic baseline's name")
@@ -89,7 +96,7 @@ def evaluate(
         for text in warned:
             logger.warning(text)
         found = replace(found, notes=(*found.notes, *warned))
-        asked = _ask_all(config, everyone, final, baseline, out)
+        asked = _ask_all(config, everyone, final, baseline, out, look)
         costs = {arm.name: latencies(arm, asked.sample, config.latency_users) for arm in arms if config.latency_users}
         results = summarise(config, found, asked, baseline, costs, environment(command, started))
         asked.write(out)
@@ -198,7 +205,7 @@ def _warnings(config: RunConfig, arms: Sequence[Arm]) -> Iterator[str]:
                 yield f"{arm.name}: the adapter {adapter} may do badly: {difference}."
 
 
-def _ask_all(config: RunConfig, arms: Sequence[Arm], sample: Sample, baseline: str, out: Path) -> Asked:
+def _ask_all(config: RunConfig, arms: Sequence[Arm], sample: Sample, baseline: str, out: Path, look: Look) -> Asked:
     stores = {arm.name: Store(out, arm, sample) for arm in arms}
     slow = [arm for arm in arms if arm.recommender.engine is not None]
     quick = [arm for arm in arms if arm.recommender.engine is None]
@@ -210,7 +217,7 @@ def _ask_all(config: RunConfig, arms: Sequence[Arm], sample: Sample, baseline: s
             _ = arm.recommender.trie  # made once, and no part of what an answer takes
     if slow:
         names = [arm.name for arm in arms if arm.kind == "arm"]
-        enough = _watch(config, names, stores, sample, baseline) if config.stop_early else None
+        enough = _watch(config, names, stores, sample, baseline, look) if config.stop_early else None
         done = ask(slow, sample, [stores[arm.name] for arm in slow], "Asking", enough=enough)
     sample = sample.part(range(done))
     measures = Measures(sample, config.protocol.k)
@@ -219,7 +226,7 @@ def _ask_all(config: RunConfig, arms: Sequence[Arm], sample: Sample, baseline: s
 
 
 def _watch(
-    config: RunConfig, names: Sequence[str], stores: Mapping[str, Store], sample: Sample, baseline: str
+    config: RunConfig, names: Sequence[str], stores: Mapping[str, Store], sample: Sample, baseline: str, look: Look
 ) -> Callable[[int], bool]:
     """After each batch: is the sign of every arm's difference certain? The arms share an error of .05."""
     others = [name for name in names if name != baseline]
@@ -236,6 +243,8 @@ def _watch(
         seen = done
         for name, watch in watched.items():
             watch.add(values[name] - values[baseline])
+        if look(done, watched):
+            return True
         return bool(watched) and all(watch.decided for watch in watched.values())
 
     return enough

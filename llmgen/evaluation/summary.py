@@ -127,8 +127,8 @@ def summarise(
     if config.stop_early:
         early = (
             f"{len(asked.sample.queries)} users were asked, in random order, until the sign of every difference in "
-            f"{_spoken(metric)} was certain or nobody was left. All intervals and p-values hold whenever one stops "
-            "(confidence sequences by betting; those of differences hold for all arms together).",
+            f"{_spoken(metric)} was certain, nobody was left, or the asking was ended. All intervals and p-values hold "
+            "whenever one stops (confidence sequences by betting; those of differences hold for all arms together).",
         )
     dataset = questions.dataset
     return Results(

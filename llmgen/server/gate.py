@@ -28,7 +28,7 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-OPEN = frozenset({"/health", "/ready", "/docs", "/openapi.json"})
+OPEN = frozenset({"/health", "/ready", "/docs", "/openapi.json", "/playground"})
 """Answered without a key: they tell nothing of users or items."""
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 SHORTEST_KEY = 16

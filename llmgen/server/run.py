@@ -36,6 +36,8 @@ logger = logging.getLogger(__name__)
 KEYS = "LLMGEN_API_KEYS"
 SWITCH_S = 0.0005
 """The search's thread lets the one that reads and writes requests in after so long; Python's 5 ms are ten answers."""
+Extend = Callable[[FastAPI, Workspace, RecommenderSettings], str]
+"""Adds routes to the service, and says where they begin; given the data and how is recommended."""
 GRACE_S = 30
 """Seconds that requests under way get when the service is asked to stop."""
 
@@ -63,8 +65,16 @@ class ServeSettings:
     limits: Limits = field(default_factory=Limits)
 
 
-def run(data: DataSettings, settings: RecommenderSettings, where: ServeSettings) -> None:
+def run(
+    data: DataSettings, settings: RecommenderSettings, where: ServeSettings, *, extend: Extend | None = None
+) -> None:
     """Load everything, then serve until SIGTERM or SIGINT; SIGHUP reads the catalog again.
+
+    Args:
+        data: Which data.
+        settings: How to recommend.
+        where: Where and how to serve.
+        extend: See `Extend`; None adds nothing.
 
     Raises:
         ConfigError: Keys that are missing or unusable, or settings that do not go together.
@@ -76,7 +86,7 @@ def run(data: DataSettings, settings: RecommenderSettings, where: ServeSettings)
         raise ConfigError("--save-changes writes to the file of --catalog; give one")
     held = _hold(where.catalog) if where.save_changes and where.catalog is not None else nullcontext()
     with held, _listen(where.host, where.port) as listener:  # before anything that takes long
-        _run(data, settings, where, keys, listener)
+        _run(data, settings, where, keys, listener, extend)
 
 
 def _run(
@@ -85,6 +95,7 @@ def _run(
     where: ServeSettings,
     keys: tuple[str, ...],
     listener: socket.socket,
+    extend: Extend | None,
 ) -> None:
     console = Console(stderr=True)
     store = data.opened() if data.store is not None else None
@@ -110,12 +121,15 @@ def _run(
             store=store,
             version=version,
         )
+        added = None if extend is None else extend(app, workspace, settings)
     host, port = listener.getsockname()[:2]
     url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
     what = f"{len(workspace.catalog)} items, {engine.name if engine else 'no model'}"
 
     def say() -> None:
         console.print(f"llmgen serves {what} on {url} (docs: {url}/docs)", highlight=False, soft_wrap=True)
+        if added is not None:
+            console.print(f"open {url}{added}", highlight=False, soft_wrap=True)
 
     config = uvicorn_config(app, where.limits, timeout_graceful_shutdown=GRACE_S)
     before = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGTERM, signal.SIGINT)}

@@ -394,6 +394,29 @@ def test_diversity_is_not_told_where_nothing_says_what_items_are(
     assert "diversity@3" not in evaluate(config(log), tmp_path).arms[0].lists
 
 
+def test_a_run_can_be_looked_at_and_ended_after_each_batch(log: dict[str, Any], engine: Reads, tmp_path: Path) -> None:
+    looks: list[tuple[int, float, float]] = []
+
+    def look(done: int, watched: Any) -> bool:
+        looks.append((done, watched["as_well"].low, watched["as_well"].high))
+        return done >= 32
+
+    class Shared(arms.Engines):
+        def get(self, name: str, adapter: str | None) -> Any:
+            return shared
+
+    shared = Reads()
+    there = {name: ArmConfig(prompt="next_item", max_history=length) for name, length in (("a", 20), ("as_well", 19))}
+    chosen = config(log, stop_early=True).model_copy(update={"arms": there})
+    found = llmgen.evaluation.run.evaluate(chosen, tmp_path, command="test", engines=Shared(), look=look)
+    assert [done for done, *_ in looks] == [16, 32] and found.sample.users == 32
+    (row,) = [row for row in found.differences if row.metric == "ndcg@3"]
+    assert (row.low, row.high) == looks[-1][1:]  # of arms that do not differ: 0, and all else is the interval
+    assert row.mean == 0 and row.low < 0 < row.high
+    assert shared.asked > 0 and engine.asked == 0
+    assert "or the asking was ended" in next(note for note in found.notes if note.startswith("32 users were asked"))
+
+
 def test_stopping_early_asks_fewer_users_and_says_so(log: dict[str, Any], engine: Reads, tmp_path: Path) -> None:
     found = evaluate(config(log, stop_early=True), tmp_path)
     assert found.sample.users < USERS
@@ -657,7 +680,10 @@ def test_arms_of_which_one_is_stopped_early_share_the_error(
             super().__init__(level, largest=largest)
 
     monkeypatch.setattr(llmgen.evaluation.run, "Sequential", Watched)
-    llmgen.evaluation.run._watch(config(log, stop_early=True), ["A", "B", "C", "D"], {}, None, "A")  # type: ignore[arg-type]
+    nobody: Any = None
+    llmgen.evaluation.run._watch(
+        config(log, stop_early=True), ["A", "B", "C", "D"], {}, nobody, "A", lambda done, watched: False
+    )
     assert levels == [1 - 0.05 / 3] * 3
 
 

@@ -1,0 +1,103 @@
+"""A shop whose titles are HTML, its service with the page, and a browser."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+
+pytest.importorskip("fastapi", reason="needs llmgen[serve]")
+
+from llmgen.engines.fake import FakeEngine
+from llmgen.playground.bench import Bench
+from llmgen.playground.routes import Playground, add_to
+from llmgen.recommender import Choice, Recommender
+from llmgen.server import create_app
+from llmgen.workspace import DataSettings, RecommenderSettings, Workspace
+from tests.server.conftest import running
+
+HOSTILE = "<img src=x onerror=\"document.title='hacked'\"><script>document.title='hacked'</script>"
+TITLES = [HOSTILE, "Alien", "Aliens", "The Alien Queen", "Amélie", "七人の侍", "M (1931)", "Saint</script>Maud"]
+USERS = 24
+
+
+class Shop(NamedTuple):
+    data: DataSettings
+    settings: RecommenderSettings
+    workspace: Workspace
+
+    def recommender(self, engine: FakeEngine | None = None) -> Recommender:
+        priors = self.workspace.priors(self.settings)
+        engine = engine or FakeEngine(["Because of Alien."])
+        return self.workspace.build(self.settings, priors, engine, Choice(lm_weight=0.03))
+
+
+@pytest.fixture(scope="session")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
+    """User u0 .. u23, seven of 30 items each; the last item of u0 is the hostile one, number 0."""
+    folder = tmp_path_factory.mktemp("shop")
+    titles = [*TITLES, *(f"Film {number}" for number in range(len(TITLES), 30))]
+    rows = [f"{n}\t{title}\t{1960 + n}\t{'War|Drama' if n % 2 else 'Comedy'}" for n, title in enumerate(titles)]
+    (folder / "items.tsv").write_text("item_id\ttitle\tyear\tgenres\n" + "\n".join(rows) + "\n", encoding="utf-8")
+    rng = np.random.default_rng(0)
+    log = ["user_id\titem_id\ttimestamp"]
+    for user in range(USERS):
+        items = [int(item) for item in rng.permutation(np.arange(1, 30))[:7]]
+        if user == 0:
+            items[-1] = 0
+        log += [f"u{user}\t{item}\t{1000 * user + place}" for place, item in enumerate(items)]
+    (folder / "log.tsv").write_text("\n".join(log) + "\n", encoding="utf-8")
+    data = DataSettings(
+        items=folder / "items.tsv", interactions=folder / "log.tsv", attributes=("year", "genres"), noun="film"
+    )
+    settings = RecommenderSettings(engine="fake", priors={"transition": {"window": 5}, "wish": 1.0}, lm_weight=0.03)
+    return Shop(data, settings, Workspace(data.load()))
+
+
+@pytest.fixture(scope="session")
+def bench(shop: Shop) -> Bench:
+    served = shop.recommender()
+    served.prepare()
+    return Bench.of(shop.workspace, shop.settings, served)
+
+
+class Served(NamedTuple):
+    url: str
+    playground: Playground
+    runs: Path
+
+
+Serve = Callable[..., "contextmanager[Served]"]
+
+
+@pytest.fixture
+def serve(shop: Shop, tmp_path: Path) -> Callable[..., Iterator[Served]]:
+    """A service with the page."""
+
+    @contextmanager
+    def started(*keys: str, engine: FakeEngine | None = None) -> Iterator[Served]:
+        app = create_app(shop.recommender(engine), keys=keys)
+        runs = tmp_path / "runs"
+        made = add_to(app, shop.workspace, shop.data, shop.settings, runs)
+        with running(app) as url:
+            yield Served(url, made, runs)
+
+    return started
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[object]:
+    """The system's browser; `.ci/run` installs it."""
+    from playwright.sync_api import sync_playwright
+
+    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    assert found, "no chromium on this machine; on Debian: apt install chromium"
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        yield browser
+        browser.close()
