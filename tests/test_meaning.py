@@ -10,14 +10,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from llmgen import load_prior
 from llmgen.catalog import Catalog
 from llmgen.engines.fake import FakeEngine
-from llmgen.errors import ArgumentError, ConfigError, UnknownItemError
+from llmgen.errors import ArgumentError, ConfigError, DataError, UnknownItemError
 from llmgen.priors import HistoryVectors, Prior, SparsePrior, Wish, WishVectors
 from llmgen.priors import sparse as sparse_module
 from llmgen.recommender import Recommender
 from llmgen.types import Item, Query
-from llmgen.vectors import ItemVectors
+from llmgen.vectors import ItemVectors, load_encoder
 from tests.vectors.words import WordEncoder
 
 TITLES = ("Space ship", "Ship war", "Love song", "Love", "Ghost city", "Paris")
@@ -183,3 +184,27 @@ def test_what_is_out_of_range_is_told(changes: dict[str, float], message: str) -
 def test_a_wish_needs_an_encoder(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="WishVectors needs vectors with an encoder that reads words"):
         WishVectors(GIVEN)
+
+
+def test_what_was_saved_says_the_same_bit_for_bit(tmp_path: Path, tiny_encoder: Path) -> None:
+    read = ItemVectors.make(SHOP, load_encoder(str(tiny_encoder)), tmp_path / "vectors", content="{title}!")
+    grown = SHOP.with_items([Item("g", "War ship")])
+    queries = [Query([SHOP["b"], SHOP["e"]], "love and war"), Query([Item("x", "Elsewhere")])]
+    for prior in (WishVectors(read, weight=0.3), HistoryVectors(read, pool="max", newest=3), HistoryVectors(GIVEN)):
+        prior.save(tmp_path / "saved")
+        again = load_prior(tmp_path / "saved", SHOP)
+        assert (again.name, again.weight) == (prior.name, prior.weight)
+        np.testing.assert_array_equal(again.log_weights(queries), prior.log_weights(queries))
+        assert isinstance(again, WishVectors | HistoryVectors)
+        moved = [one.on_catalog(grown, grown.positions_before(SHOP)).log_weights(queries) for one in (prior, again)]
+        np.testing.assert_array_equal(*moved)
+        with pytest.raises(DataError, match="was fitted on the catalog"):
+            load_prior(tmp_path / "saved", grown)
+
+
+def test_what_cannot_be_saved_is_told(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="its encoder 'words' has no name by which it is found again"):
+        WishVectors(VECTORS).save(tmp_path / "saved")
+    with pytest.raises(ConfigError, match="it reads vectors of 1 other catalogs"):
+        HistoryVectors(GIVEN, others=[GIVEN]).save(tmp_path / "saved")
+    assert not (tmp_path / "saved").exists()

@@ -15,7 +15,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, Literal
@@ -28,6 +28,7 @@ from llmgen.priors.base import Prior
 from llmgen.priors.collaborative import Ease, ItemKNN, Repeat, Transition
 from llmgen.priors.content import Content
 from llmgen.priors.meaning import HistoryVectors, WishVectors
+from llmgen.priors.meaning_files import load_near, save_near
 from llmgen.priors.popularity import Popularity
 from llmgen.priors.scores import Scores
 from llmgen.priors.sequence import SASRec
@@ -125,9 +126,23 @@ OURS = (
         settings=("weight", "newest", "floor"),
         reads_log=False,
     ),
-    PriorKind("history_vectors", HistoryVectors.fit, "history", reads_log=False),
+    PriorKind(
+        "history_vectors",
+        HistoryVectors.fit,
+        "history",
+        save=save_near,
+        load=partial(load_near, HistoryVectors),
+        reads_log=False,
+    ),
     PriorKind("wish", _of_catalog(Wish), "text", settings=("weight", "floor"), reads_log=False),
-    PriorKind("wish_vectors", WishVectors.fit, "text", reads_log=False),
+    PriorKind(
+        "wish_vectors",
+        WishVectors.fit,
+        "text",
+        save=save_near,
+        load=partial(load_near, WishVectors),
+        reads_log=False,
+    ),
     PriorKind(
         "sasrec",
         _sasrec,

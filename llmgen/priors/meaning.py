@@ -14,7 +14,7 @@ import polars as pl
 
 from llmgen.catalog import Catalog
 from llmgen.errors import ArgumentError, ConfigError
-from llmgen.priors.base import FLOOR, check_floor
+from llmgen.priors.base import FLOOR, Saving, check_floor
 from llmgen.priors.interactions import Evidence, recency
 from llmgen.priors.sparse import SparseRow, lifted
 from llmgen.types import FloatArray, IntArray, Item, Query
@@ -28,7 +28,7 @@ TEMPERATURE = 0.1
 
 
 @dataclass(frozen=True, eq=False)
-class _Near:
+class _Near(Saving):
     """What both priors of this file are: near items get exp(cosine / temperature), all others the floor."""
 
     vectors: ItemVectors = field(repr=False)

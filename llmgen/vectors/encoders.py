@@ -57,7 +57,7 @@ class SentenceEncoder:
     """A model of sentence-transformers: any of the hub, or a folder. Also of a plain transformer (mean of its tokens).
 
     Args:
-        model: Name on the hub, or a folder.
+        model: Name on the hub, a folder, or `minilm`, see `load_encoder`.
         pictures: Whether contents of items are paths of pictures. It needs a model that reads pictures and texts, such
             as `clip-ViT-B-32`, and Pillow.
         batch_size: Contents that go through the model together.
@@ -66,6 +66,7 @@ class SentenceEncoder:
     Raises:
         EngineUnavailableError: sentence-transformers is not installed, the model cannot be loaded, or it reads no
             pictures and is to.
+        DownloadError: See `load_encoder`.
     """
 
     def __init__(
@@ -77,20 +78,22 @@ class SentenceEncoder:
             raise EngineUnavailableError(
                 f"an encoder needs sentence-transformers ({error}); pip install 'llmgen[vectors]'"
             ) from error
-        folder = Path(model)
+        self.source = str(model)
+        folder = demo_encoder() if self.source == DEMO else Path(model)
+        found = str(folder) if folder.is_dir() else self.source
         try:
-            self._model: Any = SentenceTransformer(str(model), device=device, local_files_only=folder.is_dir())
+            self._model: Any = SentenceTransformer(found, device=device, local_files_only=folder.is_dir())
         except Exception as error:  # a damaged file: whatever transformers, tokenizers and safetensors raise
             raise EngineUnavailableError(
-                f"cannot load the encoder {str(model)!r}: {error}\nName a folder with a model of sentence-"
+                f"cannot load the encoder {self.source!r}: {error}\nName a folder with a model of sentence-"
                 "transformers, or a model of the hub where that can be reached."
             ) from error
         if pictures and "image" not in self._model.modalities:
             raise EngineUnavailableError(
-                f"the encoder {str(model)!r} reads {', '.join(map(str, self._model.modalities))} and no pictures; take "
-                "one such as clip-ViT-B-32"
+                f"the encoder {self.source!r} reads {', '.join(map(str, self._model.modalities))} and no pictures; "
+                "take one such as clip-ViT-B-32"
             )
-        self.name = f"{folder.name if folder.is_dir() else model}{' of pictures' if pictures else ''}"
+        self.name = f"{folder.name if folder.is_dir() else self.source}{' of pictures' if pictures else ''}"
         self.pictures = pictures
         self._batch_size = batch_size
 
@@ -151,17 +154,18 @@ class EngineEncoder:
         return self._engine.embed(texts)
 
 
-def load_encoder(name: str = DEMO) -> Encoder:
+def load_encoder(name: str = DEMO, *, pictures: bool = False) -> Encoder:
     """The encoder that a name stands for.
 
     Args:
         name: `minilm` is all-MiniLM-L6-v2, fetched once (84 MB); anything else a model of sentence-transformers, by its
             name on the hub or its folder.
+        pictures: See `SentenceEncoder`.
 
     Raises:
         EngineUnavailableError, DownloadError: It cannot be had here.
     """
-    return SentenceEncoder(demo_encoder() if name == DEMO else name)
+    return SentenceEncoder(name, pictures=pictures)
 
 
 def _picture(path: str) -> Any:

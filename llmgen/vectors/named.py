@@ -45,7 +45,7 @@ def named_vectors(catalog: Catalog, encoder: str, vectors: str = "", content: st
     key = (catalog.digest, encoder, vectors, content)
     with _making:
         if key not in _kept:
-            made = _encoder(encoder) if encoder else None
+            made = encoder_of(encoder) if encoder else None
             if own:
                 _kept[key] = ItemVectors.read(catalog, vectors, made, content=content or None)
             else:
@@ -59,8 +59,9 @@ def named_vectors(catalog: Catalog, encoder: str, vectors: str = "", content: st
 
 
 @lru_cache(maxsize=2)
-def _encoder(name: str) -> Encoder:
-    return load_encoder(name)
+def encoder_of(name: str, *, pictures: bool = False) -> Encoder:
+    """The encoder of a name, the last ones loaded once; see `load_encoder`."""
+    return load_encoder(name, pictures=pictures)
 
 
 def _folder(catalog: Catalog, encoder: str, content: str) -> Path:

@@ -1,0 +1,312 @@
+"""What vectors of items add: to wishes in words, to new items, to users with a history.
+
+    python -m eval.meaning wishes ml-latest-small.zip --vectors runs/vectors/ml-latest-small
+    python -m eval.meaning new --vectors runs/vectors/ml-100k
+    python -m eval.meaning warm ml-100k --vectors runs/vectors/ml-100k
+
+No language model is asked. Each weight is chosen on the part of the questions that is for choosing, then the other part
+is asked once. NDCG@10 with 95 % bootstrap intervals over users (tags); differences are paired, p is of the sign-flip
+test with Holm's correction over the rows of a table.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, NamedTuple
+
+import numpy as np
+import typer
+
+from eval.wishes import FILMS, read_tags, wishes
+from llmgen.catalog import Catalog
+from llmgen.evaluation.baselines import Part, evaluate_priors, parts
+from llmgen.evaluation.classics import Among, Random
+from llmgen.evaluation.metrics import ndcg_at_k
+from llmgen.evaluation.protocol import Protocol, Sample, not_drawn, samples
+from llmgen.evaluation.stats import holm, interval_of_mean, paired_difference, permutation_test
+from llmgen.priors import (
+    Content,
+    Ease,
+    HistoryText,
+    HistoryVectors,
+    ItemKNN,
+    Popularity,
+    Prior,
+    Seen,
+    Transition,
+    Wish,
+    WishVectors,
+    only,
+    reweighted,
+)
+from llmgen.recommender import Recommender
+from llmgen.tuning import tune_weights
+from llmgen.types import FloatArray, Query
+from llmgen.vectors import ItemVectors, load_encoder
+
+K = 10
+Priors = Sequence[Prior]
+Mixes = Mapping[str, Priors]
+TEMPERATURES = (0.05, 0.1, 0.2)
+EncoderOption = Annotated[str, typer.Option(help="See llmgen.vectors.load_encoder.")]
+VectorsOption = Annotated[Path, typer.Option("--vectors", help="A folder to keep the vectors in.")]
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+class Row(NamedTuple):
+    """What a mix was worth.
+
+    Attributes:
+        name: Of the mix.
+        settings: Chosen: weights by prior.
+        values: NDCG@10 of each user.
+    """
+
+    name: str
+    settings: Mapping[str, float]
+    values: FloatArray
+
+
+def lists(catalog: Catalog, priors: Priors, queries: Sequence[Query]) -> list[list[str]]:
+    """Ids of the best items of each query."""
+    answers = Recommender(catalog, None, priors=list(priors)).recommend_many(queries)
+    return [[place.item.id for place in answer] for answer in answers]
+
+
+def ndcgs(found: Sequence[Sequence[str]], held_out: Sequence[Sequence[str]]) -> FloatArray:
+    """NDCG@10 of each list."""
+    return np.array([ndcg_at_k(one, set(wanted), K) for one, wanted in zip(found, held_out, strict=True)])
+
+
+def table(rows: Sequence[Row], baseline: str) -> None:
+    """Print the rows beside a baseline."""
+    of = {row.name: row for row in rows}
+    others = [row for row in rows if row.name != baseline]
+    ps = dict(
+        zip(
+            (row.name for row in others),
+            holm([permutation_test(row.values, of[baseline].values, seed=0).p for row in others]),
+            strict=True,
+        )
+    )
+    print(f"| {len(rows[0].values)} users | NDCG@10 | NDCG@10 - {baseline} | Holm p | weights |\n|---|---|---|---|---|")
+    for row in rows:
+        own = interval_of_mean(row.values, seed=0)
+        cells = [row.name, f"{own.mean:.4f} [{own.low:.4f}, {own.high:.4f}]"]
+        if row.name == baseline:
+            cells += ["-", "-"]
+        else:
+            apart = paired_difference(row.values, of[baseline].values, seed=0)
+            cells += [f"{apart.mean:+.4f} [{apart.low:+.4f}, {apart.high:+.4f}]", f"{ps[row.name]:.4f}"]
+        cells.append(", ".join(f"{name} {weight:g}" for name, weight in row.settings.items()))
+        print("| " + " | ".join(cells) + " |", flush=True)
+
+
+def best_temperature(
+    make: Callable[[float], Prior], score: Callable[[Prior], float], among: Sequence[float] = TEMPERATURES
+) -> Prior:
+    """The prior whose temperature does best alone on the part for choosing."""
+    tried = {temperature: score(make(temperature)) for temperature in among}
+    print("temperatures on the part for choosing:", {key: round(value, 4) for key, value in tried.items()}, flush=True)
+    return make(max(tried, key=tried.__getitem__))
+
+
+@app.command("wishes")
+def of_wishes(
+    release: Annotated[Path, typer.Argument(help="Zip or folder of a MovieLens release with tags.csv.")],
+    vectors: VectorsOption,
+    encoder: EncoderOption = "minilm",
+    seed: int = 0,
+) -> None:
+    """Tags as wishes of users without a history, see `eval.wishes`; half of them choose the weights."""
+    protocol = Protocol.model_validate({"data": {"dataset": str(release)}})
+    data = protocol.load()
+    catalog = data.catalog
+    tags = {tag: films for tag, films in read_tags(release).items() if len(films) >= 3}
+    order = [sorted(tags)[number] for number in np.random.default_rng(seed).permutation(len(tags))]
+    halves = order[: len(order) // 2], order[len(order) // 2 :]
+    tuning, final = (wishes(catalog, data.interactions, {tag: tags[tag] for tag in half}, K) for half in halves)
+    read = ItemVectors.make(catalog, load_encoder(encoder), vectors)
+    bm25, popularity = Wish(catalog), Popularity.fit(data.interactions, catalog)
+    near = best_temperature(
+        lambda temperature: WishVectors(read, temperature=temperature),
+        lambda prior: float(ndcgs(lists(catalog, [prior, popularity], tuning.queries), tuning.held_out).mean()),
+    )
+    pairs = [
+        (query, film)
+        for query, films in zip(tuning.queries, tuning.held_out, strict=True)
+        for film in films[:FILMS]  # as in `eval.wishes`, so that no tag outweighs the others
+    ]
+    queries, films = [query for query, _ in pairs], [film for _, film in pairs]
+    mixes: Mixes = {
+        "popularity": [popularity],
+        "bm25": [bm25],
+        "vectors": [near],
+        "bm25 x vectors": [bm25, near],
+        "bm25 x popularity": [bm25, popularity],
+        "vectors x popularity": [near, popularity],
+        "bm25 x vectors x popularity": [bm25, near, popularity],
+    }
+    rows, found = [], {}
+    for name, mix in mixes.items():
+        chosen = tune_weights(mix, queries, films, catalog=catalog, k=K).priors if len(mix) > 1 else mix
+        found[name] = lists(catalog, chosen, final.queries)
+        weights = {prior.name: prior.weight for prior in chosen}
+        rows.append(Row(name, weights, ndcgs(found[name], final.held_out)))
+    table(rows, "bm25 x popularity")
+    silent = [number for number, row in enumerate(bm25.log_weights(final.queries)) if not row.any()]
+    print(f"\nOf the {len(silent)} tags of which no word stands in any title or genre: their own lists and all others'")
+    print("| | own list | lists of the others | own - others |\n|---|---|---|---|")
+    for name in mixes:
+        own, others = exchanged([found[name][n] for n in silent], [final.held_out[n] for n in silent])
+        apart = paired_difference(own, others, seed=0)
+        print(
+            f"| {name} | {own.mean():.4f} | {others.mean():.4f} | {apart.mean:+.4f} [{apart.low:+.4f}, "
+            f"{apart.high:+.4f}], p {permutation_test(own, others, seed=0).p:.4f} |",
+            flush=True,
+        )
+
+
+def exchanged(found: Sequence[Sequence[str]], held_out: Sequence[Sequence[str]]) -> tuple[FloatArray, FloatArray]:
+    """What each one's own list is worth to it, and the lists of all others on average; NDCG@10.
+
+    >>> exchanged([["a"], ["b"]], [("a",), ("a",)])
+    (array([1., 0.]), array([0., 1.]))
+    """
+    worth = np.array([[ndcg_at_k(one, set(wanted), K) for one in found] for wanted in held_out])
+    own = np.diagonal(worth).copy()
+    return own, (worth.sum(axis=1) - own) / (len(found) - 1)
+
+
+@app.command("new")
+def of_new_items(
+    vectors: VectorsOption,
+    encoder: EncoderOption = "minilm",
+    users: Annotated[int, typer.Option(help="Who is asked; the others choose the weights.")] = 300,
+    data: Annotated[str, typer.Option(help="Settings of the data, JSON; MovieLens-100K by default.")] = "{}",
+    most: Annotated[int, typer.Option(help="Of the others, on whom weights are chosen at most.")] = 2000,
+) -> None:
+    """A tenth of the items is taken out of everything that is fitted, and ranked among themselves."""
+    protocol = _protocol(data, split="new_items", among="new", users=users)
+    dataset = protocol.load()
+    final = samples(protocol, dataset)[1]
+    others = not_drawn(protocol, dataset)
+    assert others is not None and final.among is not None  # of this split, and fewer than all are drawn
+    everyone = samples(protocol.model_copy(update={"users": None}), dataset)[1].spread(10_000)
+    others = others.spread(most)
+    catalog = dataset.catalog
+    read = ItemVectors.make(catalog, load_encoder(encoder), vectors)
+    beside: list[Prior] = [Among(only(catalog, final.among)), Random(len(catalog), protocol.seed, weight=1e-9)]
+    texts, content = HistoryText(catalog), Content(catalog)
+
+    def score(priors: Priors, sample: Sample) -> FloatArray:
+        return ndcgs(lists(catalog, [*priors, *beside], sample.queries), sample.held_out)
+
+    near = best_temperature(
+        lambda temperature: HistoryVectors(read, temperature=temperature, neighbours=len(catalog)),
+        lambda prior: float(score([prior], others).mean()),
+    )
+    mixes: Mixes = {
+        "chance": [],
+        "content": [content],
+        "texts": [texts],
+        "vectors": [near],
+        "content x texts": [content, texts],
+        "texts x vectors": [texts, near],
+        "content x vectors": [content, near],
+        "content x texts x vectors": [content, texts, near],
+    }
+    chosen = {name: _weights(mix, others, score) for name, mix in mixes.items()}
+    for title, sample in (("drawn", final), ("all, those who chose the weights too", everyone)):
+        print(f"\n{title}")
+        rows = [
+            Row(name, {prior.name: prior.weight for prior in mix}, score(mix, sample)) for name, mix in chosen.items()
+        ]
+        table(rows, "texts")
+
+
+def _weights(mix: Priors, sample: Sample, score: Callable[[Priors, Sample], FloatArray]) -> Priors:
+    """The first prior at weight 1 and the others at the best weights of a small grid."""
+    if len(mix) < 2:
+        return mix
+    grid = itertools.product((0.0, 0.25, 0.5, 1.0, 2.0), repeat=len(mix) - 1)
+    tried = [[mix[0], *map(reweighted, mix[1:], weights)] for weights in grid]
+    values = [float(score(one, sample).mean()) for one in tried]
+    return tried[int(np.argmax(values))]
+
+
+@app.command("warm")
+def of_known_users(
+    vectors: VectorsOption,
+    encoder: EncoderOption = "minilm",
+    data: Annotated[str, typer.Option(help="Settings of the data, JSON; MovieLens-100K by default.")] = "{}",
+    users: Annotated[int, typer.Option(help="Who is asked at most.")] = 10_000,
+    tuning_users: Annotated[int, typer.Option(help="On whom weights are chosen at most.")] = 1_000,
+    chosen: Annotated[
+        str, typer.Option(help="Settings of the collaborative priors, JSON; those chosen on MovieLens-100K by default.")
+    ] = "",
+) -> None:
+    """The mix of collaborative priors with and without the vectors of the history; leave-one-out."""
+    settings = json.loads(chosen) if chosen else CHOSEN
+    protocol = _protocol(data)
+    dataset = protocol.load()
+    catalog = dataset.catalog
+    tuning, final = parts(dataset.interactions, catalog)
+    few, asked = _some(tuning, tuning_users, 1), _some(final, users, 0)
+    read = ItemVectors.make(catalog, load_encoder(encoder), vectors)
+
+    def fitted(part: Part) -> list[Prior]:
+        fits: dict[str, Callable[..., Prior]] = {
+            "item_knn": ItemKNN.fit,
+            "ease": Ease.fit,
+            "transition": Transition.fit,
+        }
+        own = [fits[name](part.known, catalog, **given) for name, given in settings.items()]
+        return [Seen(catalog), Popularity.fit(part.known, catalog), *own]
+
+    def score(priors: Priors, part: Part) -> FloatArray:
+        return evaluate_priors(priors, part.queries, part.held_out, catalog=catalog, k=K, batch_size=256).ndcgs
+
+    near = best_temperature(
+        lambda temperature: HistoryVectors(read, temperature=temperature, newest=10),
+        lambda prior: float(score([Seen(catalog), prior], few).mean()),
+    )
+    texts = HistoryText(catalog)
+    before, after = fitted(few), fitted(asked)
+    rows = []
+    for name, more in (("mix", []), ("mix x texts", [texts]), ("mix x vectors", [near])):
+        tuned = tune_weights([*before, *more], few.queries, few.held_out, catalog=catalog, k=K)
+        weights = {prior.name: prior.weight for prior in tuned.priors}
+        print(f"{name}: NDCG@{K} {tuned.score:.4f} on the part for choosing", flush=True)
+        mix = [reweighted(prior, weights[prior.name]) for prior in (*after, *more)]
+        rows.append(Row(name, {key: weights[key] for key in weights if key != "seen"}, score(mix, asked)))
+    rows.append(Row("vectors alone", {}, score([Seen(catalog), near], asked)))
+    table(rows, "mix")
+
+
+CHOSEN: Mapping[str, Mapping[str, float]] = {
+    "item_knn": {"neighbours": 200, "shrinkage": 10, "decay": 0.85},
+    "ease": {"l2": 300, "decay": 0.9},
+    "transition": {"window": 20, "step_decay": 0.9, "backward": 1.0, "column_power": 0.5, "decay": 0.8},
+}
+"""On the validation item of MovieLens-100K, see eval/RESULTS.md."""
+
+
+def _protocol(data: str, **settings: object) -> Protocol:
+    """The protocol of a study; `data` is JSON."""
+    given = json.loads(data)
+    return Protocol.model_validate({**({"data": given} if given else {}), **settings})
+
+
+def _some(part: Part, users: int, seed: int) -> Part:
+    if len(part.queries) <= users:
+        return part
+    drawn = np.sort(np.random.default_rng(seed).choice(len(part.queries), users, replace=False)).tolist()
+    return Part(part.known, [part.queries[n] for n in drawn], [part.held_out[n] for n in drawn])
+
+
+if __name__ == "__main__":
+    app()
