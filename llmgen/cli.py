@@ -327,6 +327,10 @@ def serve(
     save_changes: Annotated[
         bool, typer.Option("--save-changes", help="Write changes of the catalog to the file of --catalog.")
     ] = False,
+    refit: Annotated[
+        float | None,
+        typer.Option(min=0.01, help="Minutes after which priors are fitted anew on the events of --store."),
+    ] = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
     api_keys: Annotated[
@@ -366,6 +370,7 @@ def serve(
         insecure=insecure,
         catalog=catalog,
         save_changes=save_changes,
+        refit_s=None if refit is None else 60 * refit,
         limits=Limits(timeout, max_batch, gather / 1000, max_queue, max_body, header_timeout, max_headers, max_batches),
     )
     run(data, settings, where, extend=_page(data, runs) if playground else None)

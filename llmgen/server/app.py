@@ -62,6 +62,7 @@ from llmgen.server.following import Following
 from llmgen.server.gate import Gate
 from llmgen.server.live import Choose, Live, Snapshot
 from llmgen.server.metrics import Metrics
+from llmgen.server.refitting import Fit, Refitting
 from llmgen.server.users import Users, UsersOfStore
 from llmgen.transport import until
 from llmgen.types import Query, Recommendations
@@ -159,6 +160,8 @@ def create_app(
     users: Users | None = None,
     store: Store | None = None,
     version: int = 0,
+    refit: Fit | None = None,
+    refit_every_s: float = math.inf,
 ) -> FastAPI:
     """The service, for any ASGI server, in one process.
 
@@ -173,6 +176,8 @@ def create_app(
             users of the store.
         store: Its catalog is followed, changes of the catalog go there, and so do events; with its routes.
         version: Number of a change of the store's items that the recommender's catalog has.
+        refit: Fits the priors anew, see `llmgen.server.refitting`.
+        refit_every_s: Seconds from the end of one fit to the next, above 0.
 
     Raises:
         ConfigError: `limits` allow several batches at once, and the model runs in this process.
@@ -181,17 +186,24 @@ def create_app(
     live = Live(recommender, save=save) if store is None else Following(recommender, store, version)
     state = _State(live, limits, choose, users or (None if store is None else UsersOfStore(store)))
 
+    refitting = None if refit is None else Refitting(live, refit, refit_every_s)
+    if refitting is not None:
+        state.metrics.fitted(lambda: refitting.fitted_at)
+
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         state.draining = False
         state.batcher.start()
         if reload is not None:
             _on_hangup(state, reload)
-        following = asyncio.ensure_future(live.follow()) if isinstance(live, Following) else None
+        background = [asyncio.ensure_future(live.follow())] if isinstance(live, Following) else []
+        if refitting is not None:
+            background.append(asyncio.ensure_future(refitting.keep_up()))
         yield
         state.draining = True
-        if following is not None:
-            following.cancel()
+        for task in background:
+            task.cancel()
+        await asyncio.gather(*background, return_exceptions=True)
         await state.batcher.close()
 
     app = FastAPI(

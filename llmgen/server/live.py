@@ -11,6 +11,7 @@ import numpy as np
 
 from llmgen.catalog import Catalog
 from llmgen.errors import ConfigError
+from llmgen.parts import Parts
 from llmgen.prompting import Task, task_of
 from llmgen.recommender import Choice, Recommender
 from llmgen.server.users import Taken
@@ -119,6 +120,20 @@ class Live:
         async with self._one_change:
             self.now = await asyncio.to_thread(self._changed, made)
             return self.now
+
+    async def refit(self, parts: Parts) -> Snapshot:
+        """Answer by other priors: those of a recommender of the same shop, whose catalog may be an older one."""
+        async with self._one_change:
+            self.now = await asyncio.to_thread(self._refitted, parts)
+            return self.now
+
+    def _refitted(self, parts: Parts) -> Snapshot:
+        fitted = Recommender.of(parts)
+        recommender = self.now.recommender
+        if fitted.catalog.digest != recommender.catalog.digest:
+            fitted = fitted.with_catalog(recommender.catalog)
+        made = recommender.with_priors(*fitted.priors).with_rating_priors(*fitted.rating_priors)
+        return Snapshot.of(made, self.now.gone)
 
     def _changed(self, made: Callable[[Catalog], Catalog]) -> Snapshot:
         recommender = self.now.recommender

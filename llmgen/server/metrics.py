@@ -58,6 +58,15 @@ class Metrics:
         read.set_function(lambda: usage()[0])
         kept.set_function(lambda: usage()[1])
 
+    def fitted(self, at: Callable[[], float]) -> None:
+        """Show when the data were read that the priors in use are fitted on."""
+        gauge = Gauge(
+            "llmgen_priors_fitted_seconds",
+            "When the data of the priors were read, seconds since 1970.",
+            registry=self.registry,
+        )
+        gauge.set_function(at)
+
     def batch(self, waits: Sequence[float]) -> None:
         """Count a batch whose jobs had waited so long."""
         self.batches.observe(len(waits))

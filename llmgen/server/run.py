@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import logging
+import math
 import os
 import signal
 import socket
@@ -11,6 +12,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +25,14 @@ from llmgen.datasets import Dataset
 from llmgen.engines import Engine, load_engine
 from llmgen.errors import ConfigError
 from llmgen.priors.kinds import kind
+from llmgen.priors import Prior, RatingPrior
+from llmgen.priors.stored import check_saves
 from llmgen.progress import Stage
 from llmgen.recommender import Choice
 from llmgen.server.app import Limits, create_app
 from llmgen.server.connection import connections
 from llmgen.server.gate import check_exposure, read_keys
+from llmgen.server.refitting import fit_apart
 from llmgen.server.users import UsersOfLog, UsersOfStore
 from llmgen.workspace import DataSettings, RecommenderSettings, Workspace, choose
 
@@ -54,6 +59,7 @@ class ServeSettings:
         catalog: JSON lines as `Catalog.save` writes them, instead of a data set with a log.
         save_changes: Whether a changed catalog is written to `catalog`.
         limits: See `Limits`.
+        refit_s: Seconds after which priors are fitted anew on the store; None where they never are.
     """
 
     host: str = "127.0.0.1"
@@ -63,6 +69,7 @@ class ServeSettings:
     catalog: Path | None = None
     save_changes: bool = False
     limits: Limits = field(default_factory=Limits)
+    refit_s: float | None = None
 
 
 def run(
@@ -84,6 +91,8 @@ def run(
     check_exposure(where.host, keys, insecure=where.insecure)
     if where.save_changes and where.catalog is None:
         raise ConfigError("--save-changes writes to the file of --catalog; give one")
+    if where.refit_s is not None and data.store is None:
+        raise ConfigError("--refit fits on the events of a store; give --store")
     held = _hold(where.catalog) if where.save_changes and where.catalog is not None else nullcontext()
     with held, _listen(where.host, where.port) as listener:  # before anything that takes long
         _run(data, settings, where, keys, listener, extend)
@@ -109,9 +118,17 @@ def _run(
     if settings.engine != "none":
         with Stage(f"loading {settings.engine}", 0):
             engine = load_engine(settings.engine, adapter=settings.adapter)
+    made = workspace.build(settings, priors, engine, Choice(lm_weight=settings.lm_weight))
+    refit = None
+    if where.refit_s is not None:
+        both: tuple[Prior | RatingPrior, ...] = (*made.priors, *made.rating_priors)
+        for prior in both:
+            check_saves(prior)  # they come from another process
+        weight = made.rating_priors[0].weight if made.rating_priors else 1.0
+        refit = partial(fit_apart, data, settings, weight)
     with Stage("making the trie and the indexes", 0):
         app = create_app(
-            workspace.build(settings, priors, engine, Choice(lm_weight=settings.lm_weight)),
+            made,
             keys=keys,
             limits=where.limits,
             choose=lambda made, query: choose(settings, made.priors, query) if engine is not None else Choice(),
@@ -120,6 +137,8 @@ def _run(
             users=UsersOfLog(workspace.histories) if store is None else UsersOfStore(store, data.kinds),
             store=store,
             version=version,
+            refit=refit,
+            refit_every_s=where.refit_s or math.inf,
         )
         added = None if extend is None else extend(app, workspace, settings)
     host, port = listener.getsockname()[:2]

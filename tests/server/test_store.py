@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import httpx2
@@ -19,11 +21,14 @@ import pytest
 from llmgen import Item
 from llmgen.client import AsyncClient, Client
 from llmgen.engines.fake import FakeEngine
-from llmgen.errors import APIStatusError, CatalogError, UnknownItemError
+from llmgen.errors import APIStatusError, CatalogError, LLMGenError, UnknownItemError
+from llmgen.parts import Parts
 from llmgen.priors import Transition
 from llmgen.recommender import Recommender
 from llmgen.server import create_app
+from llmgen.server.refitting import fit_apart
 from llmgen.store import Event, Store
+from llmgen.workspace import DataSettings, RecommenderSettings
 from tests.server.conftest import running
 from tests.store.conftest import Postgres, opened, postgres, url  # noqa: F401
 
@@ -228,13 +233,53 @@ def test_what_was_acknowledged_is_there_after_kills(store: Store, url: str, tmp_
     assert set(acknowledged) <= set(store.catalog()[0].ids)
 
 
+def test_priors_are_fitted_anew_on_what_users_did(store: Store, url: str) -> None:  # noqa: F811
+    data, settings = DataSettings(store=url), RecommenderSettings(engine="none", priors={"transition": 1.0})
+    app = create_app(
+        service(store),
+        store=store,
+        version=store.item_version(),
+        refit=partial(fit_apart, data, settings, 1.0),
+        refit_every_s=0.2,
+    )
+    with running(app) as base, Client(base) as client:
+        before = httpx2.get(f"{base}/metrics").text
+        assert next(iter(client.recommend(history=["1"]))).item.id == "2"
+        client.put_items([Item("8", "Film 8")])
+        client.add_events([Event(f"{n}{item}", f"n{n}", item, time=float(item)) for n in range(20) for item in "18"])
+        _until(lambda: next(iter(client.recommend(history=["1"]))).item.id == "8", 60)
+        found = [re.findall(r"^llmgen_priors_fitted_seconds (\S+)", text, re.MULTILINE) for text in (
+            before, httpx2.get(f"{base}/metrics").text)]  # fmt: skip
+        assert float(found[0][0]) < float(found[1][0]) <= time.time()
+
+
+def test_where_fitting_fails_the_old_priors_stay(store: Store, caplog: pytest.LogCaptureFixture) -> None:
+    tried = []
+
+    async def fails() -> Parts:
+        tried.append(1)
+        raise LLMGenError("no events")
+
+    app = create_app(service(store), store=store, version=store.item_version(), refit=fails, refit_every_s=0.01)
+    with running(app) as base, Client(base) as client:
+        _until(lambda: len(tried) > 2)
+        assert next(iter(client.recommend(history=["1"]))).item.id == "2"
+    assert "the old ones stay: no events" in caplog.text
+
+
+def test_an_error_of_fitting_is_the_last_line_of_its_process(tmp_path: Path) -> None:
+    Store.open(f"sqlite:///{tmp_path / 'empty.db'}").close()
+    with pytest.raises(LLMGenError, match="holds no items"):
+        asyncio.run(fit_apart(DataSettings(store=f"sqlite:///{tmp_path / 'empty.db'}"), RecommenderSettings(), 1.0))
+
+
 def test_a_service_says_what_it_knows_of_users(base: str) -> None:
     schema = json.loads(httpx2.get(f"{base}/openapi.json").text)
     assert {"/v1/events", "/v1/users/{user}"} <= schema["paths"].keys()
 
 
-def _until(there: Callable[[], bool]) -> None:
-    until = time.monotonic() + 20
+def _until(there: Callable[[], bool], most_s: float = 20) -> None:
+    until = time.monotonic() + most_s
     while not there():
         assert time.monotonic() < until
         time.sleep(0.05)
