@@ -72,9 +72,10 @@ PriorOption = Annotated[
         "'none' for none."
     ),
 ]
+ENGINES = "hf[:MODEL] or vllm[:MODEL], by default SmolLM2-135M-Instruct; openai:URL[:MODEL]; fake; none."
 EngineOption = Annotated[
     str,
-    typer.Option(help="hf[:MODEL] or vllm[:MODEL], by default SmolLM2-135M-Instruct; openai:URL[:MODEL]; fake; none."),
+    typer.Option(help=ENGINES),
 ]
 PromptsOption = Annotated[Path | None, typer.Option("--prompt-folder", help="A folder with prompts of your own.")]
 LMWeightOption = Annotated[float | None, typer.Option(min=0, help="Weight of the model in the score; 0 leaves it out.")]
@@ -108,21 +109,25 @@ class _Asked:
 
 
 def _model(
+    load: Annotated[
+        Path | None, typer.Option(help="A folder of `llmgen fit`, in the place of data; nothing is fitted then.")
+    ] = None,
     prompt: Annotated[str | None, typer.Option(help="Name of a prompt template.")] = None,
     prompt_folder: PromptsOption = None,
     max_history: HistoryLengthOption = None,
     align_prompts: AlignOption = False,
     think_tokens: Annotated[
-        int, typer.Option(min=0, help="Tokens that a model which can think may think for before it answers.")
-    ] = 0,
-    engine: EngineOption = "hf",
+        int | None, typer.Option(min=0, help="Tokens that a model which can think may think for before it answers.")
+    ] = None,
+    engine: Annotated[str | None, typer.Option(help=f"{ENGINES} hf, or as it was fitted, by default.")] = None,
     adapter: Annotated[str | None, typer.Option(help="A PEFT adapter for the model.")] = None,
 ) -> dict[str, object]:
     return {
-        "prompts": (prompt,) if prompt else (),
+        "load": load,
+        "prompts": (prompt,) if prompt else None,
         "prompt_folder": prompt_folder,
         "max_history": max_history,
-        "align_prompts": align_prompts,
+        "align_prompts": align_prompts or None,
         "think_tokens": think_tokens,
         "engine": engine,
         "adapter": adapter,
@@ -135,7 +140,9 @@ def _scoring(
     decoding: Annotated[
         DecodingChoice | None, typer.Option(help="How answers become items; trie, or as the adapter was tuned.")
     ] = None,
-    normalise: Annotated[NormaliseChoice, typer.Option(help="See llmgen.search.")] = NormaliseChoice.catalog,
+    normalise: Annotated[
+        NormaliseChoice | None, typer.Option(help="See llmgen.search; catalog, or as it was fitted.")
+    ] = None,
     num_beams: Annotated[int | None, typer.Option(min=1, help="Nodes opened a round.")] = None,
     exact: Annotated[bool, typer.Option("--exact", help="Go on until the answer is proven to be the best.")] = False,
 ) -> dict[str, object]:
@@ -143,9 +150,9 @@ def _scoring(
         "priors": _priors(prior),
         "lm_weight": lm_weight,
         "decoding": decoding and decoding.value,
-        "normalise": normalise.value,
+        "normalise": normalise and normalise.value,
         "num_beams": num_beams,
-        "exact": exact,
+        "exact": exact or None,
     }
 
 
@@ -410,6 +417,28 @@ def _page(data: "DataSettings", runs: Path) -> "Extend":
 
 
 @app.command()
+@with_options(scoring=_scoring, model=_model, data=data_settings)
+def fit(
+    data: "DataSettings",
+    model: dict[str, object],
+    scoring: dict[str, object],
+    out: Annotated[Path, typer.Option(help="Folder to write; one that was fitted before is replaced.")],
+    rating_prior: RatingPriorOption = None,
+    rating_lm_weight: RatingLMWeightOption = None,
+) -> None:
+    """Fit the priors on a log, and write catalog, priors, users and settings into a folder, for --load."""
+    from llmgen.fitted import main_fit
+
+    ratings = {"rating_priors": _weights(rating_prior, "--rating-prior"), "rating_lm_weight": rating_lm_weight}
+    if model.get("load") is not None:
+        raise ConfigError("llmgen fit reads data and writes a folder; leave --load out")
+    with _aside():
+        said = main_fit(data, _settings(**model, **scoring, **ratings), out)
+    for line in said:
+        typer.echo(line)
+
+
+@app.command()
 def priors(json_: JsonOption = False) -> None:
     """List the item priors, those of other packages too."""
     from llmgen.priors.kinds import OURS, kinds
@@ -590,9 +619,13 @@ def _aside() -> Iterator[None]:
 
 
 def _settings(**given: object) -> "RecommenderSettings":
+    """What was given; the rest as it was fitted, or by default."""
+    load = cast("Path | None", given.pop("load", None))
+    from llmgen.fitted import settings_of
     from llmgen.workspace import RecommenderSettings
 
-    return RecommenderSettings(**given)  # type: ignore[arg-type]
+    told = {name: value for name, value in given.items() if value is not None}
+    return RecommenderSettings(**told) if load is None else settings_of(load, told)  # type: ignore[arg-type]
 
 
 def _ask(
@@ -608,10 +641,10 @@ def _ask(
     include_seen: bool = False,
     needs_engine: bool | None = None,
 ) -> "_Asked":
+    from llmgen.fitted import open_workspace
     from llmgen.progress import Stage
-    from llmgen.workspace import Workspace
 
-    workspace = Workspace(settings.written(data).load())
+    workspace = open_workspace(data, settings)
     query = workspace.query(
         user=user, history=history or (), text=text, k=k, filters=_filters(filter), include_seen=include_seen
     )

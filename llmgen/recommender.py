@@ -260,6 +260,10 @@ class Recommender:
         weight = self.config.rating_lm_weight if lm_weight is None else lm_weight
         return self._with(rating_priors=priors, config=replace(self.config, rating_lm_weight=weight))
 
+    def with_histories(self, histories: Mapping[str, History]) -> Recommender:
+        """The same recommender that knows what the users of a log took, see `histories` of the class."""
+        return self._with(histories=histories)
+
     def with_catalog(self, catalog: Catalog) -> Recommender:
         """The same recommender for a changed catalog; items are the same if their ids are.
 

@@ -15,13 +15,13 @@ from llmgen.catalog import Catalog
 from llmgen.config import MAX_HISTORY, Decoding
 from llmgen.datasets import NAMES, Dataset, k_core, load_dataset, load_tables
 from llmgen.engines import Engine, load_engine
-from llmgen.errors import ConfigError, DataError
+from llmgen.errors import ConfigError
 from llmgen.priors import Prior, RatingKNN, RatingPrior
 from llmgen.priors.kinds import kind, kinds, wrong
 from llmgen.prompting import TASKS, Task, task_of
 from llmgen.recommender import Choice, Recommender
 from llmgen.search import Normalise
-from llmgen.splits import History, histories
+from llmgen.splits import History, histories, query_of
 from llmgen.templates import PromptLibrary
 from llmgen.types import RATINGS, Attribute, Item, Query
 
@@ -183,6 +183,8 @@ class RecommenderSettings:
     max_history: int | None = None
     align_prompts: bool = False
     think_tokens: int = 0
+    folder: Path | None = None
+    """Of `llmgen fit`, which stands for data and fits; see `llmgen.fitted`."""
 
     @cached_property
     def record(self) -> AdapterRecord | None:
@@ -246,16 +248,11 @@ class Workspace:
         if user is not None and history:
             raise ConfigError("give --user or --history, not both: a user of the log has a history")
         items: tuple[Item, ...] = tuple(self.catalog[self.catalog.index(item_id)] for item_id in history)
-        ratings = None
-        if user is not None:
-            known = user if user in self.histories else self.data.known_as(user)
-            if known not in self.histories:
-                some = ", ".join(sorted(self.histories)[:5])
-                raise DataError(f"the log of {self.data.name} has no user {user!r}; it has users such as {some}")
-            items, ratings = self.histories[known]
-        return Query(
-            items, text, user, k=k, ratings=ratings, filters=dict(filters or {}), exclude_seen=not include_seen
-        )
+        query = Query(items, text, user, k=k, filters=dict(filters or {}), exclude_seen=not include_seen)
+        if user is None:
+            return query
+        known = user if user in self.histories else self.data.known_as(user)
+        return replace(query_of(self.histories, known, query), user_id=user)
 
     def recommender(
         self, settings: RecommenderSettings, query: Query, *, needs_engine: bool | None = None
@@ -310,16 +307,32 @@ class Workspace:
         return [RATING_PRIORS[name](self.data.interactions, weight=weight) for name, weight in weights.items()]
 
     def build(
-        self, settings: RecommenderSettings, priors: Sequence[Prior], engine: Engine | None, choice: Choice
+        self,
+        settings: RecommenderSettings,
+        priors: Sequence[Prior],
+        engine: Engine | None,
+        choice: Choice,
+        *,
+        with_model: bool | None = None,
     ) -> Recommender:
-        """A recommender of these parts; where an adapter was tuned for others, a warning says so."""
+        """A recommender of these parts; where an adapter was tuned for others, a warning says so.
+
+        Args:
+            settings: How to recommend.
+            priors: Fitted.
+            engine: The language model.
+            choice: Prompt and weight where the settings leave them open.
+            with_model: Whether ratings are weighted as beside a model; by default where there is one.
+        """
         record = settings.record
         length = settings.max_history
         if length is None:
             length = record.max_history if record else MAX_HISTORY
         library = PromptLibrary.default(*([settings.prompt_folder] if settings.prompt_folder else []))
         tuned = tuned_prompts(record, library) if record else {}
-        rating_priors, rating_lm_weight = self._rating_parts(settings, engine, tuned="rate" in tuned)
+        rating_priors, rating_lm_weight = self._rating_parts(
+            settings, engine is not None if with_model is None else with_model, tuned="rate" in tuned
+        )
         if choice.prompt:
             tuned[task_of(library[choice.prompt])] = choice.prompt
         recommender = Recommender(
@@ -346,13 +359,13 @@ class Workspace:
         return recommender
 
     def _rating_parts(
-        self, settings: RecommenderSettings, engine: Engine | None, *, tuned: bool
+        self, settings: RecommenderSettings, with_model: bool, *, tuned: bool
     ) -> tuple[list[RatingPrior], float]:
         """The rating priors and the model's weight beside them; `tuned`: whether the model learned ratings."""
         beside, lm_weight = TUNED_RATING_WEIGHTS if tuned else RATING_WEIGHTS
         if settings.rating_lm_weight is not None:
             lm_weight = settings.rating_lm_weight
-        priors = self.rating_priors(settings, 1.0 if engine is None or lm_weight == 0 else beside)
+        priors = self.rating_priors(settings, beside if with_model and lm_weight != 0 else 1.0)
         return priors, lm_weight if priors or settings.rating_lm_weight is not None else 1.0
 
     def _prior(self, name: str, **settings: float | str) -> Prior:

@@ -152,6 +152,9 @@ def test_what_people_do_is_done_from_the_wheel_alone(wheel: Path, tiny_model: Pa
 
     found = json.loads(llmgen_("recommend", "--user", "u3", "--engine", "fake", "-k", "3", "--json", *tables))
     assert len(found["recommendations"]) == 3
+    llmgen_("fit", *tables, "--engine", "none", "--out", "fitted")
+    asked = ("--user", "u3", "--engine", "none", "--json")
+    assert llmgen_("recommend", "--load", "fitted", *asked) == llmgen_("recommend", *tables, *asked)
     llmgen_("tune", *tables, "--k", "3", "--json", "tuned.json")
     assert json.loads((tmp_path / "tuned.json").read_text())["n_items"] == 12
     common = ["--k", "3", "--classics", "defaults", *tables]

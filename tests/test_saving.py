@@ -17,6 +17,7 @@ from scipy import sparse
 
 from llmgen import load_prior
 from llmgen.catalog import Catalog
+from llmgen.cli import main
 from llmgen.engines.fake import FakeEngine
 from llmgen.errors import ArgumentError, ConfigError, DataError
 from llmgen.priors import (
@@ -336,6 +337,7 @@ def test_a_user_of_the_log_is_asked_for_by_id() -> None:
     items, ratings = known["u3"]
     wanted = made.recommend(Query(items, "alien", "u3", k=3, ratings=ratings))
     assert made.recommend(Query(text="alien", k=3), user="u3") == wanted
+    assert made.query_of("u3").ratings == ratings is not None
     users = ["u3", "u1"]
     both = made.recommend_many(users=users)
     assert both.users == ("u3", "u1")
@@ -354,3 +356,85 @@ def test_a_user_who_is_not_known_is_told() -> None:
         everything().recommend_many([Query()], users=["u1", "u2"])
     with pytest.raises(ArgumentError, match="needs queries, or users of the log"):
         everything().recommend_many()
+
+
+# The command line
+
+
+TABLES = (
+    ("items.csv", "item_id,title,year\na,Alien,1979\nb,Brazil,1985\nc,Casablanca,1942\nd,Dune,1984\n"),
+    (
+        "log.csv",
+        "user_id,item_id,timestamp,rating\n1,a,1,4\n1,d,2,5\n2,a,1,3\n2,b,5,2\n3,d,1,1\n3,b,2,5\n",
+    ),
+)
+
+
+@pytest.fixture
+def run(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Runs a command in a folder with two tables; what it prints."""
+    monkeypatch.chdir(tmp_path)
+    for name, text in TABLES:
+        (tmp_path / name).write_text(text)
+
+    def command(*arguments: str, code: int = 0) -> str:
+        with pytest.raises(SystemExit) as stop:
+            main(list(arguments))
+        printed = capsys.readouterr()
+        assert (stop.value.code or 0) == code, printed.err
+        return printed.out if code == 0 else printed.err
+
+    return command
+
+
+DATA = ("--items", "items.csv", "--interactions", "log.csv", "--attribute", "year", "--noun", "film")
+MODEL = ("--engine", "fake", "--prior", "transition=0.7", "--prior", "popularity=-0.2", "--max-history", "3")
+
+
+@pytest.mark.parametrize("question", ["--user 1", "--history a", "--text alien --filter year=1979"])
+def test_what_was_fitted_answers_as_the_data_does(run: Any, tmp_path: Path, question: str) -> None:
+    said = run("fit", *DATA, *MODEL, "--out", "fitted")
+    assert "4 items, 3 users, priors: transition=0.7, popularity=-0.2" in said
+    before = run("recommend", *DATA, *MODEL, *question.split(), "--json")
+    for name, _ in TABLES:
+        (tmp_path / name).unlink()
+    assert run("recommend", "--load", "fitted", *question.split(), "--json") == before
+
+
+def test_ratings_are_those_of_the_data(run: Any) -> None:
+    run("fit", *DATA, *MODEL, "--out", "fitted")
+    asked = ("--user", "1", "--item", "b", "--item", "c", "--json")
+    before = run("rate", *DATA, *MODEL[:2], "--max-history", "3", *asked)
+    assert run("rate", "--load", "fitted", *asked) == before
+    assert json.loads(before)["ratings"][0]["distribution"].keys() == {"1", "2", "3", "4", "5"}
+
+
+def test_other_weights_are_given_to_what_is_fitted(run: Any) -> None:
+    run("fit", *DATA, *MODEL, "--out", "fitted")
+    other = ("--user", "1", "--engine", "none", "--prior", "transition=2.5", "--json")
+    assert run("recommend", "--load", "fitted", *other) == run("recommend", *DATA, *other)
+    told = run("recommend", "--load", "fitted", "--user", "1", "--prior", "ease=1", code=1)
+    assert "no prior 'ease' was saved; there are transition, popularity; fit it with llmgen fit" in told
+    told = run("recommend", "--load", "fitted", "--user", "1", "--prior", "transition:window=3", code=1)
+    assert "the prior 'transition' is fitted already, so 'window' cannot be set" in told
+
+
+def test_a_folder_stands_for_data(run: Any) -> None:
+    run("fit", *DATA, *MODEL, "--out", "fitted")
+    told = run("recommend", "--load", "fitted", *DATA, "--user", "1", code=1)
+    assert "--load stands for the data; leave out --dataset, --items, --store" in told
+    assert "the log has no user '9'" in run("recommend", "--load", "fitted", "--user", "9", code=1)
+    assert "there is no folder nowhere" in run("recommend", "--load", "nowhere", "--user", "1", code=1)
+    assert "leave --load out" in run("fit", "--load", "fitted", "--out", "again", code=1)
+
+
+def test_what_python_saved_is_read_by_the_command_line(run: Any) -> None:
+    made = Recommender(CATALOG, None, priors=PRIORS[:1], histories=histories(LOG, catalog=CATALOG), max_history=4)
+    made.save("made")
+    found = json.loads(run("recommend", "--load", "made", "--user", "u3", "-k", "3", "--json"))
+    wanted = made.recommend(Query(k=3), user="u3")
+    assert [place["item"]["id"] for place in found["recommendations"]] == [place.item.id for place in wanted]
+    assert [place["score"] for place in found["recommendations"]] == [place.score for place in wanted]
+    everything().save("beside")
+    told = run("recommend", "--load", "beside", "--user", "u3", code=1)
+    assert "beside was saved beside the engine fake; name one with --engine, or none" in told

@@ -24,6 +24,7 @@ from llmgen.catalog import Catalog
 from llmgen.datasets import Dataset
 from llmgen.engines import Engine, load_engine
 from llmgen.errors import ConfigError
+from llmgen.fitted import open_workspace, read_again
 from llmgen.priors.kinds import kind
 from llmgen.priors import Prior, RatingPrior
 from llmgen.priors.stored import check_saves
@@ -232,6 +233,10 @@ def _workspace(
     data: DataSettings, settings: RecommenderSettings, catalog: Path | None
 ) -> tuple[Workspace, Callable[[], Catalog]]:
     """The data, and how its catalog is read again."""
+    if settings.folder is not None:
+        if catalog is not None:
+            raise ConfigError("--load stands for --catalog too; leave one of them out")
+        return open_workspace(data, settings), read_again(settings.folder)
     if catalog is None:
         written = settings.written(data)
         return Workspace(written.load()), lambda: written.load(progress=False).catalog

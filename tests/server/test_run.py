@@ -20,8 +20,12 @@ from schemathesis.core.errors import SchemathesisError  # noqa: F401
 from llmgen.catalog import Catalog
 from llmgen.client import Client
 from llmgen.errors import APIStatusError, ConfigError
+from llmgen.priors import Transition
+from llmgen.recommender import Recommender
 from llmgen.server.gate import check_exposure, read_keys
+from llmgen.splits import histories
 from llmgen.types import Item, Query
+from tests.test_frozen import made_log
 
 KEY = "a-key-of-the-tests"
 
@@ -193,3 +197,20 @@ def test_help_names_what_matters() -> None:
     limits = ("--timeout", "--header-timeout", "--read-timeout", "--max-body", "--max-headers", "--max-queue")
     for option in ("--catalog", "--engine", "--api-keys", "--insecure", *limits):
         assert option in shown
+
+
+def test_what_was_fitted_is_served_without_its_log(tmp_path: Path, small: Catalog) -> None:
+    log = made_log(small, users=8)
+    priors = [Transition.fit(log, small)]
+    made = Recommender(small, None, priors=priors, histories=histories(log, catalog=small))
+    made.save(tmp_path / "made")
+    with serving("--load", str(tmp_path / "made"), "--engine", "none") as (process, url), Client(url) as client:
+        wanted = made.recommend(Query(k=4), user="u3")
+        assert client.recommend(user="u3", k=4).places == wanted.places
+        made.with_catalog(small.without(["7"])).save(tmp_path / "made")
+        process.send_signal(signal.SIGHUP)
+        until = time.monotonic() + 20
+        while client.status().items == 60:
+            assert time.monotonic() < until
+            time.sleep(0.05)
+        assert client.status().items == 59
