@@ -214,11 +214,11 @@ def batch(
 ) -> None:
     """Recommend to many users of the log: lists as Parquet files, gone on with after a stop."""
     from llmgen.batch import read_users, run
-    from llmgen.workspace import Workspace
+    from llmgen.fitted import open_workspace
 
     settings = _settings(**model, **scoring)
     with _aside():
-        workspace = Workspace(settings.written(data).load())
+        workspace = open_workspace(data, settings)
         ids = list(workspace.histories) if users == "all" else read_users(Path(users))
         asked = {"k": k, "filters": _filters(filter), "include_seen": include_seen}
         written = run(workspace, settings, ids, out, asked, shard=shard)

@@ -401,6 +401,14 @@ def test_what_was_fitted_answers_as_the_data_does(run: Any, tmp_path: Path, ques
     assert run("recommend", "--load", "fitted", *question.split(), "--json") == before
 
 
+def test_lists_for_all_users_are_those_of_the_data(run: Any) -> None:
+    run("fit", *DATA, *MODEL, "--out", "fitted")
+    run("batch", *DATA, *MODEL, "-k", "2", "--out", "one")
+    run("batch", "--load", "fitted", "-k", "2", "--out", "two")
+    (one,), (two,) = (sorted(Path(name).glob("*.parquet")) for name in ("one", "two"))
+    assert pl.read_parquet(one).equals(pl.read_parquet(two))
+
+
 def test_ratings_are_those_of_the_data(run: Any) -> None:
     run("fit", *DATA, *MODEL, "--out", "fitted")
     asked = ("--user", "1", "--item", "b", "--item", "c", "--json")
