@@ -25,8 +25,8 @@ from llmgen.datasets import Dataset
 from llmgen.engines import Engine, load_engine
 from llmgen.errors import ConfigError
 from llmgen.fitted import open_workspace, read_again
-from llmgen.priors.kinds import kind
 from llmgen.priors import Prior, RatingPrior
+from llmgen.priors.kinds import kind
 from llmgen.priors.stored import check_saves
 from llmgen.progress import Stage
 from llmgen.recommender import Choice

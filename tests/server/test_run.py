@@ -134,6 +134,7 @@ def test_stopping_answers_what_is_under_way(items: Path) -> None:
         (["--host", "0.0.0.0"], "no API key is set"),
         (["--host", "::"], "no API key is set"),
         (["--save-changes"], "--catalog"),
+        (["--refit", "10"], "give --store"),
         (["--catalog", "ITEMS", "--prior", "transition=1"], "--prior transition is fitted on a log"),
         (["--catalog", "ITEMS", "--dataset", "other"], "stands for a data set"),
         (["--catalog", "nothing/there.jsonl"], "nothing/there.jsonl"),
