@@ -28,12 +28,15 @@ from llmgen.errors import ArgumentError, CatalogTooLargeError
 from llmgen.priors.base import FLOOR, Saving, check_floor, log_lift, only_appended
 from llmgen.priors.interactions import INDEX, Evidence, Sequences, histories_of, recency, sequences
 from llmgen.priors.sparse import SparseRow, lifted, rows_of
+from llmgen.priors.words import text_neighbours
 from llmgen.types import FloatArray, IntArray, Item, Query
 
 DENSE_SHARE = 0.2
 """Similarities with more of their cells filled than this are kept dense: a batch then scores several times faster."""
 ROWS_AT_ONCE = 2_000
 """Rows of item-item products that are worked on at once."""
+LIKE = 20
+"""Items whose texts are most like an item's, where a model looks at texts."""
 DOUBLE_ITEMS = 10_000
 """EASE of more items is computed and kept in float32, half the memory and twice as fast."""
 
@@ -202,6 +205,7 @@ class Transition(ItemToItem):
         row_power: float = 0.5,
         column_power: float = 0.4,
         neighbours: int = 2_000,
+        words: float = 0.0,
         decay: float = 0.8,
         floor: float = FLOOR,
         counts: sparse.csr_array | None = None,
@@ -222,6 +226,9 @@ class Transition(ItemToItem):
             column_power: 0 or more; more prefers rarer items.
             neighbours: How many items one leads to at most, the strongest, 1 or more: what a popular item of a large
                 catalog costs a request.
+            words: 0 or more: so many transitions more are counted from and to each item, as those of the `LIKE` items
+                whose titles and attributes are most like its own go. It speaks for items that few people took, and
+                for those that nobody took.
             decay: In (0, 1], of the history with age.
             floor: See `log_lift`.
             counts: What `count` gives for the same log, window and step_decay, where several fits share it.
@@ -237,9 +244,12 @@ class Transition(ItemToItem):
         _check(row_power >= 0, "row_power", row_power, "0 or more")
         _check(column_power >= 0, "column_power", column_power, "0 or more")
         _check(neighbours >= 1, "neighbours", neighbours, "1 or more")
+        _check(words >= 0, "words", words, "0 or more")
         if counts is None:
             counts = cls.count(interactions, catalog, window=window, step_decay=step_decay)
         counts = (counts + backward * counts.T).tocsr() if backward > 0 else counts.copy()
+        if words > 0:
+            counts = _smoothed(counts, text_neighbours(catalog, LIKE), words, neighbours)
         rows = negative_power(np.asarray(counts.sum(axis=1), dtype=np.float64), row_power)
         columns = negative_power(np.asarray(counts.sum(axis=0), dtype=np.float64), column_power)
         counts.data *= np.repeat(rows, np.diff(counts.indptr)) * columns[counts.indices]
@@ -261,7 +271,12 @@ class Ease(ItemToItem):
     solution is B[i, j] = -P[i, j] / P[j, j] off the diagonal. Histories are weighted by recency when scoring, which
     the published model does not do.
 
-    Source: Steck, WWW 2019, equation 8.
+    With `words` there is + words |B - S|^2 too, S[i, j] the share of item i among the `LIKE` items whose texts are most
+    like that of j. Then P = (X'X + (l2 + words) I)^-1, D = words P S, and off the diagonal
+    B[i, j] = D[i, j] - P[i, j] (1 + D[j, j]) / P[j, j].
+
+    Source: Steck, WWW 2019, equation 8; for `words` the form of L3AE (Moon et al., CIKM 2025), with cosines of words in
+    the place of a language model's vectors.
     """
 
     name: str = "ease"
@@ -274,6 +289,7 @@ class Ease(ItemToItem):
         *,
         weight: float = 1.0,
         l2: float = 300.0,
+        words: float = 0.0,
         decay: float = 0.9,
         floor: float = FLOOR,
         max_items: int = 20_000,
@@ -290,6 +306,8 @@ class Ease(ItemToItem):
             catalog: All items.
             weight: Exponent of the factor.
             l2: Above 0; the strength of the ridge, in users.
+            words: 0 or more, in users as `l2`: how strongly B is drawn to the similarity of the items' texts. Items
+                that nobody took are then scored by their texts, and twice the memory is held.
             decay: In (0, 1], of the history with age.
             floor: See `log_lift`.
             max_items: Most items to invert: n^2 numbers are held (20,000 items: 1.6 GB), n^3 steps made.
@@ -302,30 +320,37 @@ class Ease(ItemToItem):
             ValueError: A hyper-parameter is out of range.
         """
         _check(l2 > 0, "l2", l2, "above 0")
+        _check(words >= 0, "words", words, "0 or more")
         taken, gram = _gram(sequences(interactions, catalog), len(catalog))
+        if words > 0:
+            taken, gram = np.arange(len(catalog)), _among_all(gram, taken, len(catalog))
         if len(taken) > max_items:
             raise CatalogTooLargeError(
                 f"EASE inverts a matrix of {len(taken)} x {len(taken)} items, above max_items={max_items}; "
                 "use Transition or ItemKNN, which stay sparse, or raise max_items if there is memory"
             )
         single = len(taken) > DOUBLE_ITEMS
-        needed = cls.bytes_of(len(taken), len(catalog))
+        needed = cls.bytes_of(len(taken), len(catalog)) * (2 if words > 0 else 1)
         if max_bytes is not None and needed > max_bytes:
             raise CatalogTooLargeError(
                 f"EASE of {len(taken)} items needs {needed / 2**30:.1f} GiB, above the {max_bytes / 2**30:.1f} GiB "
                 "left to it; use Transition or ItemKNN, which stay sparse, or give more memory"
             )
         if single and len(taken) ** 2 > DENSE_SHARE * len(catalog) ** 2:  # so that it need not be spread afterwards
-            cells = gram.tocoo()
-            everything = (len(catalog), len(catalog))
-            gram = sparse.coo_array((cells.data, (taken[cells.row], taken[cells.col])), shape=everything).tocsr()
+            gram = _among_all(gram, taken, len(catalog))
             taken = np.arange(len(catalog))
         weights = gram.astype(np.float32 if single else np.float64).toarray(order="C")
-        weights.flat[:: len(weights) + 1] += l2
+        weights.flat[:: len(weights) + 1] += l2 + words
         _invert(weights)
         scale = -np.diag(weights).copy()
+        if words > 0:
+            alike = (words * text_neighbours(catalog, LIKE).T).tocsr().astype(weights.dtype)  # column = candidate
+            drawn = weights @ alike
+            scale /= 1.0 + np.diag(drawn)
         for start in range(0, len(weights), ROWS_AT_ONCE):  # in pieces: no second matrix
             weights[start : start + ROWS_AT_ONCE] /= scale
+        if words > 0:
+            weights += drawn
         np.fill_diagonal(weights, 0.0)
         return cls(catalog, _spread(weights, taken, len(catalog)), decay, floor, weight)
 
@@ -458,6 +483,35 @@ def transitions(log: Sequences, n_items: int, window: int, step_decay: float) ->
         values = np.full(len(pairs[0]), step_decay ** (gap - 1))
         counts = counts + sparse.coo_array((values, pairs), shape=(n_items, n_items)).tocsr()
     return cast(sparse.csr_array, counts.tocsr())
+
+
+def _smoothed(counts: sparse.csr_array, alike: sparse.csr_array, more: float, most: int) -> sparse.csr_array:
+    """Counts with `more` transitions from each item, shared as those of its neighbours are, and so many to each.
+
+    Args:
+        counts: float64 [n_items, n_items].
+        alike: float64 [n_items, n_items], the share of each neighbour of a row's item.
+        more: Above 0.
+        most: Cells that a row gets from its neighbours at most.
+    """
+    found = counts
+    for one in (counts, counts.T.tocsr()):
+        shares = one.copy()
+        shares.data *= np.repeat(negative_power(np.asarray(one.sum(axis=1)), 1.0), np.diff(one.indptr))
+        blocks = [
+            _strongest((alike[start : start + ROWS_AT_ONCE] @ shares).tocsr(), most)
+            for start in range(0, one.shape[0], ROWS_AT_ONCE)
+        ]
+        added = more * sparse.csr_array(sparse.vstack(blocks))
+        found = found + (added if one is counts else added.T)
+    return found.tocsr()
+
+
+def _among_all(block: sparse.csr_array, taken: IntArray, n_items: int) -> sparse.csr_array:
+    """A matrix of some items as rows and columns of all."""
+    cells = block.tocoo()
+    places = (taken[cells.row], taken[cells.col])
+    return sparse.csr_array(sparse.coo_array((cells.data, places), shape=(n_items, n_items)))
 
 
 def _strongest(matrix: sparse.csr_array, most: int) -> sparse.csr_array:

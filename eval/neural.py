@@ -1,0 +1,154 @@
+"""What a neural sequence model adds to the priors: each alone, and mixes with it and without, on held-out items.
+
+    python -m eval.neural --config eval/configs/neural-ml-100k.yaml --out runs/neural-ml-100k
+
+Leave-one-out, the whole catalog ranked, seen items removed. The settings of the priors stand in the file, as validation
+chose them. One floor for all and the weights of each mix are those of the largest likelihood of the validation items,
+with the priors fitted on train alone; then everything is fitted again on train + validation, and the test items are
+asked, once. Trainings are kept in the folder, and gone on with where they were stopped.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, cast
+
+import numpy as np
+import polars as pl
+import typer
+import yaml
+from rich.console import Console
+from rich.table import Table
+
+from llmgen.catalog import Catalog
+from llmgen.evaluation.baselines import Evaluation, Part, parts
+from llmgen.evaluation.stats import interval_of_mean, paired_difference, permutation_test
+from llmgen.evaluation.told import told
+from llmgen.priors import Prior, Seen
+from llmgen.priors.kinds import kind
+from llmgen.progress import Stage
+from llmgen.tuning import target_ranks, tune_weights
+from llmgen.workspace import DataSettings
+
+FLOORS = (0.003, 0.01, 0.03, 0.1)
+AT_ONCE = 64
+"""Queries: their rows of a catalog of some ten thousand items stay in the processor's cache."""
+K = 10
+
+Weights = Mapping[str, float]
+
+
+def fitted(
+    settings: Mapping[str, Mapping[str, Any]], part: Part, catalog: Catalog, out: Path, name: str
+) -> list[Prior]:
+    """The priors of a part, `sasrec` with a file of its own in the folder."""
+    priors = []
+    for one, given in settings.items():
+        kept = {"checkpoint": out / f"{one}-{name}.pt"} if one == "sasrec" else {}
+        with Stage(f"fitting {one} for {name}", 0):
+            priors.append(kind(one).fit(part.known, catalog, **given, **kept))
+    return priors
+
+
+def with_floor(prior: Prior, floor: float) -> Prior:
+    """The same prior with another floor, where it has one."""
+    return dataclasses.replace(cast(Any, prior), floor=floor) if hasattr(prior, "floor") else prior
+
+
+def ranks(
+    priors: Sequence[Prior], mixes: Mapping[str, Weights], part: Part, users: slice, catalog: Catalog
+) -> dict[str, Evaluation]:
+    """Ranks of the held-out items by each prior alone and by each mix; what a prior says is computed once."""
+    queries, held_out = part.queries[users], part.held_out[users]
+    targets = np.array([catalog.index(item) for item in held_out])
+    products: dict[str, Weights] = {prior.name: {prior.name: 1.0} for prior in priors} | dict(mixes)
+    found: dict[str, list[Any]] = {name: [] for name in products}
+    seen = Seen(catalog)
+    with Stage("ranking", len(queries)) as stage:
+        for start in range(0, len(queries), AT_ONCE):
+            some = slice(start, start + AT_ONCE)
+            said = {prior.name: prior.log_weights(queries[some]) for prior in priors}
+            removed = seen.log_weights(queries[some])
+            for name, weights in products.items():
+                total = removed.copy()
+                for one, weight in weights.items():
+                    total += weight * said[one]
+                found[name].append(target_ranks(total, targets[some]))
+            stage.advance(len(queries[some]))
+    return {name: Evaluation(np.concatenate(rows), K) for name, rows in found.items()}
+
+
+def likely(
+    priors: Sequence[Prior], names: Sequence[str], part: Part, users: int, catalog: Catalog
+) -> tuple[Weights, float]:
+    """The weights of the largest likelihood of the held-out items of some users, and its mean logarithm."""
+    chosen = np.sort(np.random.default_rng(0).permutation(len(part.queries))[:users]).tolist()
+    queries, held_out = ([values[place] for place in chosen] for values in (part.queries, part.held_out))
+    some = [prior for prior in priors if prior.name in names]
+    tuned = tune_weights([Seen(catalog), *some], queries, held_out, catalog=catalog, metric="log_likelihood")
+    return {prior.name: prior.weight for prior in tuned.priors[1:]}, tuned.score
+
+
+def main(
+    config: Annotated[Path, typer.Option(help="YAML: data, users, weighing_users, priors, mixes, pairs.")],
+    out: Annotated[Path, typer.Option(help="Folder of trainings and of results.json.")],
+) -> None:
+    """Fit, weigh, measure, compare."""
+    with told():
+        chosen = yaml.safe_load(config.read_text(encoding="utf-8"))
+        out.mkdir(parents=True, exist_ok=True)
+        data = DataSettings(**chosen["data"]).load()
+        catalog, users = data.catalog, slice(0, chosen.get("users"))
+        tuning, final = parts(data.interactions, catalog)
+        before = fitted(chosen["priors"], tuning, catalog, out, "tuning")
+        everything = [prior.name for prior in before]
+        mixes: Mapping[str, Sequence[str]] = chosen["mixes"]
+        with Stage("weighing", len(FLOORS) + len(mixes)) as stage:
+            scores = {}
+            for floor in FLOORS:
+                floored = [with_floor(prior, floor) for prior in before]
+                scores[floor] = likely(floored, everything, tuning, chosen["weighing_users"], catalog)[1]
+                stage.advance()
+            floor = max(scores, key=scores.__getitem__)
+            before = [with_floor(prior, floor) for prior in before]
+            weights: dict[str, Weights] = {}
+            nats: dict[str, float] = {}
+            for name, parts_of_it in mixes.items():
+                weights[name], score = likely(before, parts_of_it, tuning, chosen["weighing_users"], catalog)
+                nats[name] = -score
+                stage.advance()
+        validation = ranks(before, weights, tuning, users, catalog)
+        del before
+        after = [with_floor(prior, floor) for prior in fitted(chosen["priors"], final, catalog, out, "final")]
+        test = ranks(after, weights, final, users, catalog)
+
+    results: dict[str, Any] = {"config": str(config), "users": len(next(iter(test.values())).ranks), "floor": floor}
+    results |= {"weights": weights, "validation_nats": nats, "alone": {}, "pairs": {}}
+    table = Table("", "validation NDCG", "HR", "NDCG", title=f"{data.name}, {results['users']:,} users, k = {K}")
+    for name, one in test.items():
+        spread = interval_of_mean(one.ndcgs, seed=0)
+        values = {
+            "validation_ndcg": validation[name].ndcg.mean,
+            "hr": one.hit_rate.mean,
+            "ndcg": spread.mean,
+            "low": spread.low,
+            "high": spread.high,
+        }
+        results["alone"][name] = values
+        interval = f"{spread.mean:.4f} [{spread.low:.4f}, {spread.high:.4f}]"
+        table.add_row(name, f"{values['validation_ndcg']:.4f}", f"{values['hr']:.4f}", interval)
+    Console().print(table)
+    for one, other in chosen["pairs"]:
+        a, b = test[one].ndcgs, test[other].ndcgs
+        gap, p = paired_difference(a, b, seed=0), permutation_test(a, b, seed=0).p
+        results["pairs"][f"{one} - {other}"] = {"mean": gap.mean, "low": gap.low, "high": gap.high, "p": p}
+        print(f"{one} - {other}: {gap.mean:+.4f} [{gap.low:+.4f}, {gap.high:+.4f}], p = {p:.4f}")
+    (out / "results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    pl.DataFrame({name: one.ranks for name, one in test.items()}).write_parquet(out / "ranks.parquet")
+
+
+if __name__ == "__main__":
+    typer.run(main)
