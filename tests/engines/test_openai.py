@@ -8,6 +8,8 @@ import hashlib
 import json
 import logging
 import shutil
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -434,6 +436,21 @@ def test_what_it_writes_is_looked_up(
     assert (places[0].item, places[0].grounding.method) == (films[30], "exact")
     assert places[1].item.title == films[40].title
     assert places[2].grounding.method in ("bm25", "prior")
+
+
+@pytest.mark.parametrize("kind", ["vllm", "chats"])
+def test_a_pipe_gets_one_json_object_and_nothing_else(api: Api, stub: Stub, tmp_path: Path, kind: str) -> None:
+    """Whatever the server can, and whatever is to be said of it: that goes to stderr."""
+    api.kind = kind
+    (tmp_path / "films.csv").write_text("item_id,title\na,Alien\nb,Brazil\n")
+    (tmp_path / "log.csv").write_text("user_id,item_id,timestamp\n1,a,1\n1,b,2\n")
+    tables = ["--items", str(tmp_path / "films.csv"), "--interactions", str(tmp_path / "log.csv")]
+    asked = ["--json", "--engine", f"openai:{stub.url}", "--history", "b", "-k", "1"]
+    program = [sys.executable, "-m", "llmgen", "recommend", *asked, *tables]
+    ran = subprocess.run(program, capture_output=True, text=True, timeout=120, stdin=subprocess.DEVNULL)
+    assert ran.returncode == 0, ran.stderr
+    assert [place["item"]["id"] for place in json.loads(ran.stdout)["recommendations"]] == ["a"]
+    assert ("can only write" in ran.stderr) == (kind == "chats")
 
 
 def test_without_a_tokenizer_prompts_are_measured_in_bytes(
