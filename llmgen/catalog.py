@@ -201,7 +201,9 @@ class Catalog(Sequence[Item]):
             if position is None:
                 position, end = end, end + 1
                 shelf.index[item.id] = shelf.number(position)
-            elif shelf.items[position] != item:
+            elif (
+                shelf.items[position] != item or shelf.labels[position] != label
+            ):  # 1 and True are equal, and read apart
                 same[position] = -1
             shelf.items[position : position + 1] = [item]  # at the end where it is new
             shelf.labels[position : position + 1] = [label]

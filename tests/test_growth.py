@@ -423,3 +423,12 @@ def test_catalogs_after_any_changes_are_those_that_would_have_been_made(data: st
         assert catalog.digest == anew.digest
         assert [catalog.index(name) for name in kept] == list(range(len(kept)))
         assert [name in catalog for name in "abcdef"] == [name in kept for name in "abcdef"]
+
+
+def test_an_attribute_that_is_equal_and_reads_otherwise_is_spelled_anew() -> None:
+    catalog = Catalog([Item("1", "Alien", {"part": 1}), Item("2", "Brazil", {"part": 2})], label="{title}, {part}")
+    recommender = Recommender(catalog, FakeEngine())
+    recommender.prepare()
+    changed = recommender.with_catalog(catalog.with_items([Item("1", "Alien", {"part": True})]))
+    assert changed.catalog.labels[0] == "Alien, True"
+    assert_equal(changed.trie, ItemTrie.build(FakeEngine().spell(changed.catalog.labels)))
