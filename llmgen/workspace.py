@@ -15,7 +15,7 @@ from llmgen.catalog import Catalog
 from llmgen.config import MAX_HISTORY, Decoding
 from llmgen.datasets import NAMES, Dataset, k_core, load_dataset, load_tables
 from llmgen.engines import Engine, load_engine
-from llmgen.errors import ConfigError
+from llmgen.errors import ConfigError, LLMGenError
 from llmgen.priors import Prior, RatingKNN, RatingPrior
 from llmgen.priors.kinds import kind, kinds, wrong
 from llmgen.prompting import TASKS, Task, task_of
@@ -159,6 +159,12 @@ def wrong_data(settings: Mapping[str, object]) -> Iterator[str]:
     for path in tables:
         if not Path(path).exists():
             yield f"data: there is no file {path}"
+    if found.store is not None:
+        try:
+            found.opened().close()
+        except LLMGenError as error:
+            yield f"data: {error}"
+        return
     if not tables and found.dataset not in NAMES and not Path(found.dataset).expanduser().exists():
         yield f"data: no data set is called {found.dataset}, and there is no such path; there is {', '.join(NAMES)}"
 

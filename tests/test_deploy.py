@@ -13,21 +13,21 @@ import pytest
 import typer
 import yaml
 
-from llmgen import Catalog, Item, Recommender
+from llmgen import Catalog, Item, Recommender, storing
 from llmgen.cli import app
 
 ROOT = Path(__file__).parent.parent
 DEPLOY = ROOT / "deploy"
 
 
-def option_names() -> set[str]:
-    serve = typer.main.get_command(app).commands["serve"]  # type: ignore[attr-defined]
-    return {option for parameter in serve.params for option in parameter.opts}
+def option_names(command: str, group: typer.Typer = app) -> set[str]:
+    found = typer.main.get_command(group).commands[command]  # type: ignore[attr-defined]
+    return {option for parameter in found.params for option in parameter.opts}
 
 
-def unknown(arguments: Sequence[str]) -> list[str]:
+def unknown(arguments: Sequence[str], command: str = "serve", group: typer.Typer = app) -> list[str]:
     given = [argument.partition("=")[0] for argument in arguments if argument.startswith("--")]
-    return [option for option in given if option not in option_names()]
+    return [option for option in given if option not in option_names(command, group)]
 
 
 def instruction(name: str) -> Any:
@@ -80,6 +80,22 @@ def test_compose_fits(routes: set[str]) -> None:
     assert asked in routes
     named = {mount.partition(":")[0] for one in (service, model) for mount in one["volumes"]}
     assert {name for name in named if not name.startswith(".")} == set(compose["volumes"])
+
+
+def test_the_shop_on_a_store_fits(routes: set[str]) -> None:
+    (compose,) = documents("compose-store.yaml")
+    services = compose["services"]
+    assert unknown(services["llmgen"]["command"]) == []
+    assert unknown(services["import"]["command"], "import", storing.app) == []
+    assert unknown(services["batch"]["command"], "batch") == []
+    assert services["import"]["entrypoint"] == ["llmgen", "store", "import"]
+    stores = {one for name in ("llmgen", "import", "batch") for one in services[name]["command"] if "://" in one}
+    (url,) = stores
+    database = services["database"]["environment"]
+    assert url.startswith(f"postgresql://{database['POSTGRES_USER']}:")
+    assert url.endswith(f"@database/{database['POSTGRES_DB']}")
+    (asked,) = re.findall(r"localhost:8000(/\w+)", services["llmgen"]["healthcheck"]["test"][-1])
+    assert asked in routes
 
 
 def test_kubernetes_fits(routes: set[str]) -> None:

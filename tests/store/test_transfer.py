@@ -15,7 +15,7 @@ from llmgen.datasets import load_tables
 from llmgen.errors import ConfigError
 from llmgen.store import Event, Store
 from llmgen.store.transfer import export, import_dataset
-from llmgen.workspace import DataSettings, Workspace
+from llmgen.workspace import DataSettings, Workspace, wrong_data
 
 ITEMS = "item_id,title,year\n1,Alien,1979\n2,Brazil,1985\n3,Contact,1997\n"
 LOG = "user_id,item_id,timestamp,rating\nu,1,10,4\nu,1,10,4\nv,2,20,\nu,3,20,2.5\n"
@@ -99,3 +99,9 @@ def test_items_of_a_store_may_be_written_in_another_way(store: Store, url: str) 
     store.put_items([Item("1", "Alien", {"year": 1979})])
     store.add_events([Event("a", "u", "1")])
     assert DataSettings(store=url, label="{title}, {year}").load().catalog.labels == ("Alien, 1979",)
+
+
+def test_a_store_that_is_not_there_is_told_before_an_evaluation_begins(tmp_path: Path) -> None:
+    assert list(wrong_data({"store": f"sqlite:///{tmp_path / 'no.db'}"})) == [
+        f"data: there is no store at sqlite:///{tmp_path / 'no.db'}; make one with `llmgen store import`"
+    ]
