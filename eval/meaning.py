@@ -23,7 +23,7 @@ import typer
 from eval.wishes import FILMS, read_tags, wishes
 from llmgen.catalog import Catalog
 from llmgen.evaluation.baselines import Part, evaluate_priors, parts
-from llmgen.evaluation.classics import Among, Random
+from llmgen.evaluation.classics import Random
 from llmgen.evaluation.metrics import ndcg_at_k
 from llmgen.evaluation.protocol import Protocol, Sample, not_drawn, samples
 from llmgen.evaluation.stats import holm, interval_of_mean, paired_difference, permutation_test
@@ -39,7 +39,6 @@ from llmgen.priors import (
     Transition,
     Wish,
     WishVectors,
-    only,
     reweighted,
 )
 from llmgen.recommender import Recommender
@@ -199,43 +198,48 @@ def of_new_items(
     others = others.spread(most)
     catalog = dataset.catalog
     read = ItemVectors.make(catalog, load_encoder(encoder), vectors)
-    beside: list[Prior] = [Among(only(catalog, final.among)), Random(len(catalog), protocol.seed, weight=1e-9)]
-    texts, content = HistoryText(catalog), Content(catalog)
+    new = np.array(sorted(catalog.positions(catalog[item] for item in final.among)), np.int64)
+    shelf = ItemVectors.of(
+        Catalog(catalog[int(place)] for place in new), read.at(new)
+    )  # so that all neighbours are new
+    ids = np.array(catalog.ids)[new]
+    wholes: dict[str, Prior] = {"content": Content(catalog), "texts": HistoryText(catalog)}
+    ties = Random(len(catalog), protocol.seed)
 
-    def score(priors: Priors, sample: Sample) -> FloatArray:
-        return ndcgs(lists(catalog, [*priors, *beside], sample.queries), sample.held_out)
+    def said(name: str, temperature: float, sample: Sample) -> FloatArray:
+        """What a prior says of the new items, float64 [n_users, n_new]."""
+        if name == "vectors":
+            near = HistoryVectors(shelf, temperature=temperature, others=[read])
+            return near.log_weights(sample.queries)
+        prior = ties if name == "ties" else wholes[name]
+        chunks = (sample.queries[start : start + 64] for start in range(0, len(sample.queries), 64))
+        return np.concatenate([prior.log_weights(chunk)[:, new] for chunk in chunks])
 
-    near = best_temperature(
-        lambda temperature: HistoryVectors(read, temperature=temperature, neighbours=len(catalog)),
-        lambda prior: float(score([prior], others).mean()),
-    )
-    mixes: Mixes = {
-        "chance": [],
-        "content": [content],
-        "texts": [texts],
-        "vectors": [near],
-        "content x texts": [content, texts],
-        "texts x vectors": [texts, near],
-        "content x vectors": [content, near],
-        "content x texts x vectors": [content, texts, near],
-    }
-    chosen = {name: _weights(mix, others, score) for name, mix in mixes.items()}
+    def worth(parts: Sequence[FloatArray], weights: Sequence[float], sample: Sample, among: FloatArray) -> FloatArray:
+        scores = 1e-9 * among + sum(weight * part for weight, part in zip(weights, parts, strict=True))
+        best = np.argsort(-scores, axis=1, kind="stable")[:, :K]
+        return ndcgs([ids[row].tolist() for row in best], sample.held_out)
+
+    chance = said("ties", 0.0, others)
+    tried = {one: worth([said("vectors", one, others)], [1.0], others, chance).mean() for one in TEMPERATURES}
+    temperature = max(tried, key=tried.__getitem__)
+    print("temperatures on the part for choosing:", {one: round(float(tried[one]), 4) for one in tried}, flush=True)
+    names = ("content", "texts", "vectors")
+    known = {name: said(name, temperature, others) for name in names}
+    mixes = [(), *(some for size in (1, 2, 3) for some in itertools.combinations(names, size))]
+    chosen: dict[tuple[str, ...], tuple[float, ...]] = {}
+    for mix in mixes:
+        grid = list(itertools.product((1.0,), *[(0.0, 0.25, 0.5, 1.0, 2.0, 4.0)] * (len(mix) - 1))) if mix else [()]
+        values = [worth([known[name] for name in mix], weights, others, chance).mean() for weights in grid]
+        chosen[mix] = grid[int(np.argmax(values))]
     for title, sample in (("drawn", final), ("all, those who chose the weights too", everyone)):
         print(f"\n{title}")
-        rows = [
-            Row(name, {prior.name: prior.weight for prior in mix}, score(mix, sample)) for name, mix in chosen.items()
-        ]
+        known, among = {name: said(name, temperature, sample) for name in names}, said("ties", 0.0, sample)
+        rows = []
+        for mix, weights in chosen.items():
+            found = worth([known[name] for name in mix], weights, sample, among)
+            rows.append(Row(" x ".join(mix) or "chance", dict(zip(mix, weights, strict=True)), found))
         table(rows, "texts")
-
-
-def _weights(mix: Priors, sample: Sample, score: Callable[[Priors, Sample], FloatArray]) -> Priors:
-    """The first prior at weight 1 and the others at the best weights of a small grid."""
-    if len(mix) < 2:
-        return mix
-    grid = itertools.product((0.0, 0.25, 0.5, 1.0, 2.0), repeat=len(mix) - 1)
-    tried = [[mix[0], *map(reweighted, mix[1:], weights)] for weights in grid]
-    values = [float(score(one, sample).mean()) for one in tried]
-    return tried[int(np.argmax(values))]
 
 
 @app.command("warm")

@@ -23,9 +23,10 @@ SAME = 1e-3
 
 
 def keys_of(encoder: Encoder, contents: Sequence[str]) -> KeyArray:
-    """uint64 [len(contents), 2], what tells contents apart."""
+    """uint64 [len(contents), 2], what tells contents apart; 0 of a blank one."""
     key = encoder.key if isinstance(encoder, Keyed) else _hash
-    return np.frombuffer(b"".join(map(key, contents)), np.uint64).reshape(-1, 2)
+    keys = (key(content) if content.strip() else bytes(16) for content in contents)
+    return np.frombuffer(b"".join(keys), np.uint64).reshape(-1, 2)
 
 
 def _hash(content: str) -> bytes:
@@ -74,13 +75,22 @@ def fill(
         stage.advance(done)
         for start in range(done, len(wanted), CHUNK):
             some = wanted[start : start + CHUNK]
-            vectors[some] = encoded(encoder.items, [contents[place] for place in some], encoder.name)
+            vectors[some] = read_items(encoder, [contents[place] for place in some], vectors.shape[1])
             stage.advance(len(some))
             if making is not None:
                 making.tell(start + len(some))
     for place, key in enumerate(flat):
         if first[key] != place and key not in stored:
             vectors[place] = vectors[first[key]]
+
+
+def read_items(encoder: Encoder, contents: Sequence[str], dimensions: int) -> Float32Array:
+    """What an encoder makes of contents, at length 1; 0 of blank ones, of which nothing is known."""
+    made = np.zeros((len(contents), dimensions), np.float32)
+    some = [place for place, content in enumerate(contents) if content.strip()]
+    if some:
+        made[some] = encoded(encoder.items, [contents[place] for place in some], encoder.name)
+    return made
 
 
 def encoded(read: Callable[[Sequence[str]], Float32Array], contents: Sequence[str], name: str) -> Float32Array:

@@ -19,7 +19,7 @@ from llmgen.types import IntArray, Item
 from llmgen.vectors.contents import item_content
 from llmgen.vectors.encoders import Encoder, Float32Array
 from llmgen.vectors.files import Making, read_folder, read_vectors
-from llmgen.vectors.making import PROBE, encoded, fill, keys_of, same, unit
+from llmgen.vectors.making import PROBE, encoded, fill, keys_of, read_items, same, unit
 from llmgen.vectors.neighbours import Neighbours, nearest
 
 MOST_ASKED = 4096
@@ -70,7 +70,8 @@ class ItemVectors:
     ) -> ItemVectors:
         """Encode the items of a catalog; those of which a folder has vectors already are not encoded again.
 
-        Equal contents are encoded once. A run that was stopped goes on where it was.
+        Equal contents are encoded once, and blank ones not at all: nothing is known of an item without a picture. A run
+        that was stopped goes on where it was.
 
         Args:
             catalog: The items.
@@ -85,11 +86,13 @@ class ItemVectors:
         """
         contents = [item_content(catalog, item, content) for item in catalog]
         keys = keys_of(encoder, contents)
+        there = np.array([bool(one.strip()) for one in contents])
+        which = None if there.all() else there
         probe = encoded(encoder.queries, [PROBE], encoder.name)[0]
         if folder is None:
             vectors = np.empty((len(contents), len(probe)), np.float32)
             fill(vectors, contents, keys, encoder, None, progress)
-            return cls(catalog, vectors, encoder, content)
+            return cls(catalog, vectors, encoder, content, known=which)
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / ".lock"):
@@ -103,7 +106,7 @@ class ItemVectors:
                 known = read_folder(folder)
         assert known is not None  # just written
         found = Neighbours(known.vectors, folder / f"{known.key}.faiss")
-        return cls(catalog, known.vectors, encoder, content, _neighbours=found)
+        return cls(catalog, known.vectors, encoder, content, known=which, _neighbours=found)
 
     @classmethod
     def of(
@@ -237,7 +240,7 @@ class ItemVectors:
         vectors = np.zeros((len(new), self.dimensions), np.float32)
         if len(new) and self.encoder is not None:
             contents = [item_content(catalog, catalog[place], self.content) for place in new.tolist()]
-            vectors = encoded(self.encoder.items, contents, self.encoder.name)
+            vectors = read_items(self.encoder, contents, self.dimensions)
         rows = kept if self.rows is None else self.rows[kept]  # of new items any row; it is replaced
         rows = np.where(kept >= 0, rows, -1)
         rows[new] = len(self.base) + len(self.extra) + np.arange(len(new))
