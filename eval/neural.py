@@ -5,7 +5,8 @@
 Leave-one-out, the whole catalog ranked, seen items removed. The settings of the priors stand in the file, as validation
 chose them. One floor for all and the weights of each mix are those of the largest likelihood of the validation items,
 with the priors fitted on train alone; then everything is fitted again on train + validation, and the test items are
-asked, once. Trainings are kept in the folder, and gone on with where they were stopped.
+asked, once. The neural model is then trained as many epochs as were best before, and holds no user out. Trainings are
+kept in the folder, and gone on with where they were stopped.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from llmgen.evaluation.stats import interval_of_mean, paired_difference, permuta
 from llmgen.evaluation.told import told
 from llmgen.priors import Prior, Seen
 from llmgen.priors.kinds import kind
+from llmgen.priors.network import read
 from llmgen.progress import Stage
 from llmgen.tuning import target_ranks, tune_weights
 from llmgen.workspace import DataSettings
@@ -44,12 +46,16 @@ Weights = Mapping[str, float]
 def fitted(
     settings: Mapping[str, Mapping[str, Any]], part: Part, catalog: Catalog, out: Path, name: str
 ) -> list[Prior]:
-    """The priors of a part, `sasrec` with a file of its own in the folder."""
+    """The priors of a part, `tuning` or `final`; `sasrec` with a file of its own in the folder."""
     priors = []
     for one, given in settings.items():
-        kept = {"checkpoint": out / f"{one}-{name}.pt"} if one == "sasrec" else {}
-        with Stage(f"fitting {one} for {name}", 0):
-            priors.append(kind(one).fit(part.known, catalog, **given, **kept))
+        if one == "sasrec":
+            file = out / f"sasrec-{name}.pt"
+            if name == "final":
+                epochs = int(read(out / "sasrec-tuning.pt")[1]["best_epoch"])
+                given = {**given, "epochs": epochs, "validation_users": 0}
+            given = {**given, "checkpoint": file}
+        priors.append(kind(one).fit(part.known, catalog, **given))
     return priors
 
 

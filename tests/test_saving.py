@@ -129,7 +129,10 @@ def test_a_prior_of_another_catalog_is_refused(tmp_path: Path) -> None:
     ("prior", "message"),
     [
         (Wish(CATALOG, text_of=lambda item: item.title), r"'wish' \(Wish\) cannot be saved: its text_of is a function"),
-        (Scores(CATALOG, lambda query: {}), r"'scores' \(Scores\) cannot be saved: .*; see llmgen.priors.kinds"),
+        (
+            Scores(CATALOG, lambda query: {}),
+            "'scores' asks a function, which cannot be saved; read its scores from a file",
+        ),
     ],
 )
 def test_a_prior_with_a_function_in_it_is_refused_before_anything_is_written(

@@ -15,6 +15,7 @@ from llmgen.catalog import Catalog
 from llmgen.errors import ArgumentError, DataError
 from llmgen.priors import Scores, SparsePrior
 from llmgen.priors.kinds import kind, wrong
+from llmgen.priors.stored import load_prior, save_prior
 from llmgen.recommender import Recommender
 from llmgen.types import FloatArray, Item, Query
 
@@ -149,6 +150,19 @@ def test_logarithms_of_a_file(tmp_path: Path) -> None:
     path.write_text(f"user_id,item_id,score\nann,c,{np.log(0.6)}\nann,a,{np.log(0.2)}\n")
     weights = np.exp(Scores.read(path, SONGS, logits=True).log_weights([ANN])).round(6).tolist()
     assert weights == [[1.0, 0.1, 2.8, 0.1]]
+
+
+def test_a_file_is_saved_with_what_was_fitted(tmp_path: Path) -> None:
+    path = tmp_path / "top.csv"
+    path.write_text(f"user_id,item_id,score\nbob,b,-1\nann,c,{np.log(0.6)}\nann,a,{np.log(0.2)}\nann,gone,-5\n")
+    prior = Scores.read(path, SONGS, logits=True, floor=0.2, weight=0.5)
+    save_prior(prior, tmp_path / "saved")
+    path.unlink()
+    loaded = load_prior(tmp_path / "saved", SONGS)
+    asked = [ANN, Query(user_id="bob"), Query()]
+    assert (loaded.log_weights(asked) == prior.log_weights(asked)).all() and loaded.weight == 0.5
+    grown = SONGS.with_items([Item("gone", "Gone")])
+    assert loaded.on_catalog(grown, np.array([0, 1, 2, 3, -1])).log_weights([ANN])[0, 4] > np.log(0.2)  # type: ignore[attr-defined]
 
 
 def test_settings_know_it_by_name(tmp_path: Path) -> None:

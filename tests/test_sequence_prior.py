@@ -20,6 +20,7 @@ from llmgen.errors import ArgumentError, ConfigError
 from llmgen.priors import SASRec, Seen, network, sequence
 from llmgen.priors.kinds import kind
 from llmgen.priors.network import Network, Settings, Window, softmax_loss, windows
+from llmgen.priors.stored import load_prior
 from llmgen.recommender import Recommender
 from llmgen.types import FloatArray, Item, Query
 
@@ -273,6 +274,18 @@ def test_what_is_no_file_of_a_training_is_told(tmp_path: Path) -> None:
     (tmp_path / "text.pt").write_text("not a model")
     with pytest.raises(ConfigError, match=r"text\.pt is no file of SASRec\.fit"):
         SASRec.load(tmp_path / "text.pt", WHEEL)
+
+
+def test_it_is_saved_with_what_was_fitted(learned: SASRec, tmp_path: Path) -> None:
+    order = [0, 1, 2, 4, -1, 3, *range(6, COUNT)]  # with an item that it does not know, and without one that it does
+    catalog = Catalog([Item("new", "New") if place < 0 else WHEEL[place] for place in order])
+    moved = dataclasses.replace(learned.on_catalog(catalog, np.array(order)), weight=0.5, top=5, floor=0.2)
+    for number, prior in enumerate([learned, moved, SASRec.fit(cycle(5, 1), WHEEL)]):
+        prior.save(tmp_path / str(number))
+        loaded = load_prior(tmp_path / str(number), prior.catalog)
+        assert isinstance(loaded, SASRec)
+        assert (loaded.log_weights([after(2), Query()]) == prior.log_weights([after(2), Query()])).all()
+        assert (loaded.weight, loaded.top, loaded.floor) == (prior.weight, prior.top, prior.floor)
 
 
 def test_given_vectors_are_the_first_embeddings() -> None:

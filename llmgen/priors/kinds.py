@@ -30,8 +30,8 @@ from llmgen.priors.content import Content
 from llmgen.priors.meaning import HistoryVectors, WishVectors
 from llmgen.priors.meaning_files import load_near, save_near
 from llmgen.priors.popularity import Popularity
-from llmgen.priors.scores import Scores
-from llmgen.priors.sequence import SASRec
+from llmgen.priors.scores import Scores, load_scores, save_scores
+from llmgen.priors.sequence import SASRec, load_sasrec, save_sasrec
 from llmgen.priors.wish import HistoryText, Wish
 
 GROUP = "llmgen.priors"
@@ -148,8 +148,18 @@ OURS = (
         _sasrec,
         "history",
         settings=("trained", *(one for one in inspect.signature(SASRec.fit).parameters if one not in UNNAMED)),
+        save=save_sasrec,
+        load=load_sasrec,
     ),
-    PriorKind("scores", _of_file, "history", settings=("path", "weight", "floor", "logits"), reads_log=False),
+    PriorKind(
+        "scores",
+        _of_file,
+        "history",
+        settings=("path", "weight", "floor", "logits"),
+        save=save_scores,
+        load=load_scores,
+        reads_log=False,
+    ),
 )
 """Of this package."""
 

@@ -68,6 +68,7 @@ class Network(nn.Module):
 
     def __init__(self, items: int, settings: Settings) -> None:
         super().__init__()
+        self.settings = settings
         self.items = nn.Embedding(items, settings.dim)
         self.places = nn.Embedding(settings.max_length, settings.dim)
         self.norm, self.dropout = nn.LayerNorm(settings.dim), nn.Dropout(settings.dropout)
@@ -276,6 +277,12 @@ def read(path: Path) -> tuple[Network, Mapping[str, Any]]:
     if not found["done"]:
         raise ConfigError(f"the training of {path} has not ended; fit with it as the checkpoint, and it goes on")
     return network.eval(), found
+
+
+def write(network: Network, path: Path) -> None:
+    """Write a trained network into a file that `read` reads."""
+    about = {"settings": asdict(network.settings), "best_weights": network.state_dict(), "done": True}
+    torch.save(about, path)
 
 
 class _Training:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,12 +14,14 @@ import polars as pl
 
 from llmgen.catalog import Catalog
 from llmgen.datasets.files import read_columns
-from llmgen.errors import ArgumentError, DataError
+from llmgen.errors import ArgumentError, ConfigError, DataError
 from llmgen.priors.base import FLOOR, Saving, check_floor, log_lift
 from llmgen.priors.sparse import NO_ITEMS, NO_VALUES, SparseRow, lifted
 from llmgen.types import FloatArray, IntArray, Query
 
 COLUMNS = ("user_id", "item_id", "score")
+TABLE, FIELDS = "scores.parquet", "fields.json"
+"""Files of a folder that a prior is saved in."""
 
 ScoresOf = Callable[[Query], Mapping[str, float] | FloatArray | None]
 """A query -> item id -> score, or float [n_items] in catalog order, or nothing."""
@@ -136,6 +139,28 @@ class Scores(Saving):
         return items, scores
 
 
+def save_scores(prior: Scores, folder: Path) -> None:
+    """Write a prior into an empty folder, as files that `load_scores` reads.
+
+    Raises:
+        ConfigError: Its scores are those of a function, which no file holds.
+    """
+    if not isinstance(prior.scores_of, _Table):
+        raise ConfigError(
+            f"the prior {prior.name!r} asks a function, which cannot be saved; read its scores from a file "
+            "(Scores.read), or leave this prior out and add it again after loading"
+        )
+    prior.scores_of.frame.write_parquet(folder / TABLE)
+    fields = {name: getattr(prior, name) for name in ("logits", "floor", "weight", "name")}
+    (folder / FIELDS).write_text(json.dumps(fields) + "\n", encoding="utf-8")
+
+
+def load_scores(folder: Path, catalog: Catalog) -> Scores:
+    """The prior of a folder."""
+    fields = json.loads((folder / FIELDS).read_text(encoding="utf-8"))
+    return Scores.read(folder / TABLE, catalog, **fields)
+
+
 class _Table:
     """A file of scores, by user; called with a query."""
 
@@ -170,17 +195,17 @@ class _Table:
                 f"{path} has no item of this catalog, first {frame['item_id'][0]!r}; the catalog has ids such as "
                 f"{', '.join(repr(item.id) for item in catalog[:3])}"
             )
-        frame = frame.sort("user_id", maintain_order=True)
-        users = frame["user_id"].rle().struct.unnest()
+        self.frame = frame.sort("user_id", maintain_order=True).select(COLUMNS)
+        users = self.frame["user_id"].rle().struct.unnest()
         ends = users["len"].cast(pl.Int64).cum_sum().to_list()
         self._ends = dict(zip(users["value"].to_list(), zip([0, *ends], ends, strict=False), strict=True))
-        self._items, self._scores = frame["item_id"].cast(pl.Categorical), frame["score"].to_numpy()
+        self._items, self._scores = self.frame["item_id"], self.frame["score"].to_numpy()
 
     def __call__(self, query: Query) -> Mapping[str, float] | None:
         if query.user_id not in self._ends:
             return None
         start, end = self._ends[query.user_id]
-        items = self._items[start:end].cast(pl.String).to_list()
+        items = self._items[start:end].to_list()
         return dict(zip(items, self._scores[start:end].tolist(), strict=True))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -18,7 +19,7 @@ from scipy.sparse.linalg import eigsh
 
 from llmgen.catalog import Catalog
 from llmgen.errors import ArgumentError, ConfigError
-from llmgen.priors.base import FLOOR, check_floor, log_lift
+from llmgen.priors.base import FLOOR, Saving, check_floor, log_lift
 from llmgen.priors.collaborative import negative_power, transitions
 from llmgen.priors.interactions import Sequences, sequences
 from llmgen.priors.sparse import SparseRow, lifted
@@ -32,12 +33,14 @@ WINDOW = 10
 """Places further that a next item may stand, in the transitions that the first embeddings are made of."""
 SMALL = 500
 """Up to so many items all directions are computed."""
+NETWORK, ROWS, FIELDS = "network.pt", "rows.npy", "fields.json"
+"""Files of a folder that a prior is saved in."""
 CELLS = 1 << 24
 """Logits that are held at once where queries are answered: 64 MiB."""
 
 
 @dataclass(frozen=True, eq=False)
-class SASRec:
+class SASRec(Saving):
     """Self-attentive sequential recommendation, trained with the softmax over all items.
 
     A causal transformer reads the newest items of the history; its last state times the embedding of an item is the
@@ -92,7 +95,7 @@ class SASRec:
         epochs: int = 30,
         patience: int = 4,
         batch_size: int = 256,
-        validation_users: int = 2_000,
+        validation_users: int = 5_000,
         negatives: int = 0,
         top: int = 1_000,
         floor: float = FLOOR,
@@ -277,6 +280,26 @@ class SASRec:
         """Rows of the newest items of a history that the network knows, oldest first."""
         rows = self.rows[np.array(self.catalog.positions(query.items), dtype=np.int64)]
         return rows[rows >= 0][-self.max_length :]
+
+
+def save_sasrec(prior: SASRec, folder: Path) -> None:
+    """Write a prior into an empty folder, as files that `load_sasrec` reads."""
+    if prior.network is not None:
+        _network().write(prior.network, folder / NETWORK)
+    np.save(folder / ROWS, prior.rows)
+    fields = {name: getattr(prior, name) for name in ("max_length", "top", "floor", "weight", "name")}
+    (folder / FIELDS).write_text(json.dumps(fields) + "\n", encoding="utf-8")
+
+
+def load_sasrec(folder: Path, catalog: Catalog) -> SASRec:
+    """The prior of a folder, with the catalog that it was saved with.
+
+    Raises:
+        ConfigError: torch is not installed.
+    """
+    network = _network().read(folder / NETWORK)[0] if (folder / NETWORK).exists() else None
+    fields = json.loads((folder / FIELDS).read_text(encoding="utf-8"))
+    return SASRec(catalog, network, np.load(folder / ROWS), **fields)
 
 
 def _network() -> ModuleType:
