@@ -338,6 +338,7 @@ def serve(
         float | None,
         typer.Option(min=0.01, help="Minutes after which priors are fitted anew on the events of --store."),
     ] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that answer on the one port.")] = 1,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
     api_keys: Annotated[
@@ -378,6 +379,7 @@ def serve(
         catalog=catalog,
         save_changes=save_changes,
         refit_s=None if refit is None else 60 * refit,
+        workers=workers,
         limits=Limits(timeout, max_batch, gather / 1000, max_queue, max_body, header_timeout, max_headers, max_batches),
     )
     run(data, settings, where, extend=_page(data, runs) if playground else None)

@@ -63,6 +63,7 @@ from llmgen.server.gate import Gate
 from llmgen.server.live import Choose, Live, Snapshot
 from llmgen.server.metrics import Metrics
 from llmgen.server.refitting import Fit, Refitting
+from llmgen.server.together import SharedMetrics
 from llmgen.server.users import Users, UsersOfStore
 from llmgen.transport import until
 from llmgen.types import Query, Recommendations
@@ -162,6 +163,8 @@ def create_app(
     version: int = 0,
     refit: Fit | None = None,
     refit_every_s: float = math.inf,
+    read_only: str = "",
+    share: Path | None = None,
 ) -> FastAPI:
     """The service, for any ASGI server, in one process.
 
@@ -178,6 +181,8 @@ def create_app(
         version: Number of a change of the store's items that the recommender's catalog has.
         refit: Fits the priors anew, see `llmgen.server.refitting`.
         refit_every_s: Seconds from the end of one fit to the next, above 0.
+        read_only: Why the catalog cannot be changed, where it cannot.
+        share: Folder in which the workers of one service put their counters, see `llmgen.server.together`.
 
     Raises:
         ConfigError: `limits` allow several batches at once, and the model runs in this process.
@@ -190,6 +195,8 @@ def create_app(
     if refitting is not None:
         state.metrics.fitted(lambda: refitting.fitted_at)
 
+    shared = None if share is None else SharedMetrics(share, state.metrics.text)
+
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         state.draining = False
@@ -199,6 +206,8 @@ def create_app(
         background = [asyncio.ensure_future(live.follow())] if isinstance(live, Following) else []
         if refitting is not None:
             background.append(asyncio.ensure_future(refitting.keep_up()))
+        if shared is not None:
+            background.append(asyncio.ensure_future(shared.keep_written()))
         yield
         state.draining = True
         for task in background:
@@ -218,8 +227,8 @@ def create_app(
     app.add_middleware(Gate, keys=keys, max_body=limits.max_body, body_s=limits.timeout_s, metrics=state.metrics)
     _add_errors(app)
     _add_answers(app, state)
-    _add_catalog(app, state)
-    _add_status(app, state)
+    _add_catalog(app, state, read_only)
+    _add_status(app, state, state.metrics.text if shared is None else shared.text)
     if store is not None:
         add_events(app, store)
     return app
@@ -406,7 +415,11 @@ def _add_answers(app: FastAPI, state: _State) -> None:
         )
 
 
-def _add_catalog(app: FastAPI, state: _State) -> None:
+def _add_catalog(app: FastAPI, state: _State, read_only: str) -> None:
+    def check_changeable() -> None:
+        if read_only:
+            raise HTTPException(409, read_only)
+
     @app.get(
         "/v1/items/{item_id:path}", tags=["catalog"], response_model=ItemBody, responses={404: {"model": ErrorBody}}
     )
@@ -423,11 +436,13 @@ def _add_catalog(app: FastAPI, state: _State) -> None:
 
         A title may have 10,000 characters, of which prompts and answers write 500.
         """
+        check_changeable()
         return changed(await state.live.put([item.value() for item in body.items]))
 
     @app.delete("/v1/items/{item_id:path}", tags=["catalog"], responses={404: {"model": ErrorBody}})
     async def delete_item(item_id: str) -> CatalogBody:
         """Take an item out of the catalog; no answer that begins later holds it."""
+        check_changeable()
         try:
             return changed(await state.live.remove(item_id))
         except UnknownItemError as error:
@@ -448,7 +463,7 @@ def _add_catalog(app: FastAPI, state: _State) -> None:
         )
 
 
-def _add_status(app: FastAPI, state: _State) -> None:
+def _add_status(app: FastAPI, state: _State, metrics_text: Callable[[], bytes]) -> None:
     def status(problem: str | None) -> Response:
         recommender = state.live.now.recommender
         body = StatusBody(
@@ -493,7 +508,7 @@ def _add_status(app: FastAPI, state: _State) -> None:
     @app.get("/metrics", tags=["status"], response_class=PlainTextResponse)
     async def metrics() -> Response:
         """For Prometheus."""
-        return PlainTextResponse(state.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+        return PlainTextResponse(metrics_text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
 def _check(engine: Checkable) -> None:

@@ -61,32 +61,37 @@ class Refitting:
             logger.info("fitted the priors anew in %.1f s", time.time() - began)
 
 
-async def fit_apart(data: DataSettings, settings: RecommenderSettings, rating_weight: float) -> Parts:
+async def fit_apart(data: DataSettings, settings: RecommenderSettings, rating_weight: float, folder: Path) -> None:
     """Fit priors in a process of its own, which is ended when this is cancelled.
 
     Args:
         data: The store.
         settings: Which priors.
         rating_weight: Of rating priors.
+        folder: Where the recommender is saved that has them.
 
     Raises:
         LLMGenError: They cannot be fitted.
     """
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", __name__, str(folder), stdin=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+    )
+    try:
+        _, said = await process.communicate(pickle.dumps((data, settings, rating_weight)))
+    except asyncio.CancelledError:
+        process.kill()
+        await process.wait()
+        raise
+    if process.returncode:
+        lines = said.decode(errors="replace").strip().splitlines() or [f"exit code {process.returncode}"]
+        raise LLMGenError(lines[-1])
+
+
+async def fitted_apart(data: DataSettings, settings: RecommenderSettings, rating_weight: float) -> Parts:
+    """What `fit_apart` fits; its folder is gone afterwards."""
     with TemporaryDirectory(prefix="llmgen-fit-") as folder:
-        fitted = Path(folder) / "fitted"
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", __name__, str(fitted), stdin=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
-        )
-        try:
-            _, said = await process.communicate(pickle.dumps((data, settings, rating_weight)))
-        except asyncio.CancelledError:
-            process.kill()
-            await process.wait()
-            raise
-        if process.returncode:
-            lines = said.decode(errors="replace").strip().splitlines() or [f"exit code {process.returncode}"]
-            raise LLMGenError(lines[-1])
-        return (await asyncio.to_thread(load_parts, fitted, None)).parts
+        await fit_apart(data, settings, rating_weight, Path(folder) / "fitted")
+        return (await asyncio.to_thread(load_parts, Path(folder) / "fitted", None)).parts
 
 
 def fit(data: DataSettings, settings: RecommenderSettings, rating_weight: float, folder: Path) -> None:

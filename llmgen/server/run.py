@@ -9,12 +9,14 @@ import os
 import signal
 import socket
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple
 
 import uvicorn
 from fastapi import FastAPI
@@ -23,7 +25,7 @@ from rich.console import Console
 from llmgen.catalog import Catalog
 from llmgen.datasets import Dataset
 from llmgen.engines import Engine, load_engine
-from llmgen.errors import ConfigError
+from llmgen.errors import ArgumentError, ConfigError, LLMGenError
 from llmgen.fitted import open_workspace, read_again
 from llmgen.priors import Prior, RatingPrior
 from llmgen.priors.kinds import kind
@@ -33,13 +35,18 @@ from llmgen.recommender import Choice
 from llmgen.server.app import Limits, create_app
 from llmgen.server.connection import connections
 from llmgen.server.gate import check_exposure, read_keys
-from llmgen.server.refitting import fit_apart
+from llmgen.server.refitting import fit_apart, fitted_apart
+from llmgen.server.together import fit_for_all
 from llmgen.server.users import UsersOfLog, UsersOfStore
+from llmgen.server.workers import Watcher
 from llmgen.workspace import DataSettings, RecommenderSettings, Workspace, choose
 
 logger = logging.getLogger(__name__)
 
 KEYS = "LLMGEN_API_KEYS"
+SAID = "said"
+"""A file: the service has told where it listens."""
+ONE_CATALOG = "several workers have a catalog each; keep it in a store (llmgen serve --store) to change it"
 SWITCH_S = 0.0005
 """The search's thread lets the one that reads and writes requests in after so long; Python's 5 ms are ten answers."""
 Extend = Callable[[FastAPI, Workspace, RecommenderSettings], str]
@@ -61,6 +68,7 @@ class ServeSettings:
         save_changes: Whether a changed catalog is written to `catalog`.
         limits: See `Limits`.
         refit_s: Seconds after which priors are fitted anew on the store; None where they never are.
+        workers: Processes that answer, 1 or more; see `llmgen.server.workers`.
     """
 
     host: str = "127.0.0.1"
@@ -71,6 +79,7 @@ class ServeSettings:
     save_changes: bool = False
     limits: Limits = field(default_factory=Limits)
     refit_s: float | None = None
+    workers: int = 1
 
 
 def run(
@@ -94,9 +103,47 @@ def run(
         raise ConfigError("--save-changes writes to the file of --catalog; give one")
     if where.refit_s is not None and data.store is None:
         raise ConfigError("--refit fits on the events of a store; give --store")
+    if where.workers > 1:
+        _check_workers(settings, where)
     held = _hold(where.catalog) if where.save_changes and where.catalog is not None else nullcontext()
     with held, _listen(where.host, where.port) as listener:  # before anything that takes long
-        _run(data, settings, where, keys, listener, extend)
+        if where.workers == 1:
+            _run(data, settings, where, keys, listener, extend)
+            return
+        with TemporaryDirectory(prefix="llmgen-workers-") as folder:
+
+            def work(number: int, ready: Callable[[], None]) -> None:
+                try:
+                    _run(data, settings, where, keys, listener, extend, _Worker(number, ready, Path(folder)))
+                except (LLMGenError, ArgumentError, OSError) as error:
+                    sys.exit(f"error: {' '.join(str(error).splitlines())}")
+
+            Watcher(where.workers, work).run()
+
+
+def _check_workers(settings: RecommenderSettings, where: ServeSettings) -> None:
+    kind_of_engine = settings.engine.partition(":")[0]
+    if kind_of_engine in ("hf", "vllm"):
+        raise ConfigError(
+            f"--workers {where.workers} would load the model of --engine {kind_of_engine} so many times; let it run "
+            "once, in `vllm serve`, and name it by --engine openai:URL, or serve with --engine none"
+        )
+    if where.save_changes:
+        raise ConfigError("--save-changes is of one process; with --workers keep the catalog in a --store")
+
+
+class _Worker(NamedTuple):
+    """One of several.
+
+    Attributes:
+        number: From 0.
+        ready: To be called once it listens.
+        folder: Of all workers of the service.
+    """
+
+    number: int
+    ready: Callable[[], None]
+    folder: Path
 
 
 def _run(
@@ -106,6 +153,7 @@ def _run(
     keys: tuple[str, ...],
     listener: socket.socket,
     extend: Extend | None,
+    worker: _Worker | None = None,
 ) -> None:
     console = Console(stderr=True)
     store = data.opened() if data.store is not None else None
@@ -126,7 +174,10 @@ def _run(
         for prior in both:
             check_saves(prior)  # they come from another process
         weight = made.rating_priors[0].weight if made.rating_priors else 1.0
-        refit = partial(fit_apart, data, settings, weight)
+        refit = partial(fitted_apart, data, settings, weight)
+        if worker is not None:
+            fit = partial(fit_apart, data, settings, weight)
+            refit = partial(fit_for_all, worker.folder / "fitted", fit, [time.time()])
     with Stage("making the trie and the indexes", 0):
         app = create_app(
             made,
@@ -140,13 +191,23 @@ def _run(
             version=version,
             refit=refit,
             refit_every_s=where.refit_s or math.inf,
+            read_only="" if worker is None or store is not None else ONE_CATALOG,
+            share=None if worker is None else worker.folder,
         )
         added = None if extend is None else extend(app, workspace, settings)
     host, port = listener.getsockname()[:2]
     url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
     what = f"{len(workspace.catalog)} items, {engine.name if engine else 'no model'}"
 
+    if worker is not None:
+        what += f", {where.workers} workers"
+
     def say() -> None:
+        if worker is not None:
+            if worker.number or (worker.folder / SAID).exists():
+                return
+            (worker.folder / SAID).touch()
+            worker.ready()
         console.print(f"llmgen serves {what} on {url} (docs: {url}/docs)", highlight=False, soft_wrap=True)
         if added is not None:
             console.print(f"open {url}{added}", highlight=False, soft_wrap=True)

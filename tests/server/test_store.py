@@ -26,7 +26,7 @@ from llmgen.parts import Parts
 from llmgen.priors import Transition
 from llmgen.recommender import Recommender
 from llmgen.server import create_app
-from llmgen.server.refitting import fit_apart
+from llmgen.server.refitting import fitted_apart
 from llmgen.store import Event, Store
 from llmgen.workspace import DataSettings, RecommenderSettings
 from tests.server.conftest import running
@@ -239,7 +239,7 @@ def test_priors_are_fitted_anew_on_what_users_did(store: Store, url: str) -> Non
         service(store),
         store=store,
         version=store.item_version(),
-        refit=partial(fit_apart, data, settings, 1.0),
+        refit=partial(fitted_apart, data, settings, 1.0),
         refit_every_s=0.2,
     )
     with running(app) as base, Client(base) as client:
@@ -270,7 +270,7 @@ def test_where_fitting_fails_the_old_priors_stay(store: Store, caplog: pytest.Lo
 def test_an_error_of_fitting_is_the_last_line_of_its_process(tmp_path: Path) -> None:
     Store.open(f"sqlite:///{tmp_path / 'empty.db'}").close()
     with pytest.raises(LLMGenError, match="holds no items"):
-        asyncio.run(fit_apart(DataSettings(store=f"sqlite:///{tmp_path / 'empty.db'}"), RecommenderSettings(), 1.0))
+        asyncio.run(fitted_apart(DataSettings(store=f"sqlite:///{tmp_path / 'empty.db'}"), RecommenderSettings(), 1.0))
 
 
 def test_a_service_says_what_it_knows_of_users(base: str) -> None:
