@@ -358,6 +358,9 @@ def serve(
     ] = None,
     max_queue: Annotated[int, typer.Option(min=1, help="Requests that may wait; one more is answered 503.")] = 1024,
     max_body: Annotated[int, typer.Option(min=1000, help="Bytes of a body; 413 for more.")] = 1_000_000,
+    rate: Annotated[
+        float | None, typer.Option(help="Requests a second of one key, or one address without keys; 429 for more.")
+    ] = None,
     max_headers: Annotated[
         int, typer.Option(min=1000, help="Bytes of all headers of a request together; 431 for more.")
     ] = 65_536,
@@ -380,7 +383,9 @@ def serve(
         save_changes=save_changes,
         refit_s=None if refit is None else 60 * refit,
         workers=workers,
-        limits=Limits(timeout, max_batch, gather / 1000, max_queue, max_body, header_timeout, max_headers, max_batches),
+        limits=Limits(
+            timeout, max_batch, gather / 1000, max_queue, max_body, header_timeout, max_headers, max_batches, rate=rate
+        ),
     )
     run(data, settings, where, extend=_page(data, runs) if playground else None)
 

@@ -62,6 +62,7 @@ from llmgen.server.following import Following
 from llmgen.server.gate import Gate
 from llmgen.server.live import Choose, Live, Snapshot
 from llmgen.server.metrics import Metrics
+from llmgen.server.rates import Rates
 from llmgen.server.refitting import Fit, Refitting
 from llmgen.server.together import SharedMetrics
 from llmgen.server.users import Users, UsersOfStore
@@ -94,7 +95,7 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
         408: "The headers or the body did not arrive in time.",
         413: "The body is too large.",
         422: "The request cannot be served as it is: an unknown item, prompt or filter, or a value out of range.",
-        429: "Wrong keys come from this address, many at once: Retry-After tells when to ask again.",
+        429: "More requests than this key may make, or many wrong keys: Retry-After tells when to ask again.",
         431: "The headers are too large.",
         502: "The language model gave no usable answer.",
         503: "Too many requests wait, or the language model is down: Retry-After tells when to ask again.",
@@ -124,6 +125,8 @@ class Limits:
         max_batches: Batches under way at once; by default 1, and 8 where the engine waits for a server, so that a
             request on which that hangs holds up no other. A model in this process is asked by one batch at a time.
         read_s: For a client to read its answer; `llmgen serve` keeps this, another ASGI server has its own.
+        rate: Requests a second of one key, or of one address where there are no keys; None for any number. As many as
+            one second allows may come at once.
     """
 
     timeout_s: float = 30.0
@@ -135,6 +138,7 @@ class Limits:
     max_headers: int = 65_536
     max_batches: int | None = None
     read_s: float = 30.0
+    rate: float | None = None
 
     def __post_init__(self) -> None:
         if not 0 < self.timeout_s < STUCK_AFTER_S:
@@ -146,6 +150,8 @@ class Limits:
                 raise ArgumentError(f"{name} must be above 0 and below {STUCK_AFTER_S:g}, not {seconds}")
         if self.max_headers < 1_000:
             raise ArgumentError(f"max_headers must be 1,000 bytes or more, not {self.max_headers}")
+        if self.rate is not None and not 0 < self.rate < math.inf:
+            raise ArgumentError(f"rate must be above 0, not {self.rate}; leave it out for any number of requests")
         if self.max_batches is not None and self.max_batches < 1:
             raise ArgumentError(f"max_batches must be 1 or more, not {self.max_batches}")
 
@@ -224,7 +230,14 @@ def create_app(
         responses=PROBLEMS,
     )
     app.state.llmgen = state
-    app.add_middleware(Gate, keys=keys, max_body=limits.max_body, body_s=limits.timeout_s, metrics=state.metrics)
+    app.add_middleware(
+        Gate,
+        keys=keys,
+        max_body=limits.max_body,
+        body_s=limits.timeout_s,
+        metrics=state.metrics,
+        rates=None if limits.rate is None else Rates(limits.rate),
+    )
     _add_errors(app)
     _add_answers(app, state)
     _add_catalog(app, state, read_only)

@@ -20,6 +20,7 @@ from starlette.exceptions import HTTPException
 
 from llmgen.errors import ConfigError
 from llmgen.server.metrics import Metrics
+from llmgen.server.rates import Rates
 
 logger = logging.getLogger(__name__)
 
@@ -90,13 +91,24 @@ class Gate:
         max_body: Bytes of a request's body at most.
         body_s: Seconds that a body may take to arrive.
         metrics: Told of each request.
+        rates: How many requests a key may make, or an address where there are no keys; None for any number.
     """
 
-    def __init__(self, app: App, *, keys: Collection[str], max_body: int, body_s: float, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        app: App,
+        *,
+        keys: Collection[str],
+        max_body: int,
+        body_s: float,
+        metrics: Metrics,
+        rates: Rates | None = None,
+    ) -> None:
         self.app = app
         self.max_body = max_body
         self.body_s = body_s
         self.metrics = metrics
+        self._rates = rates
         self._digests = [hashlib.sha256(key.encode()).digest() for key in keys]
         self._wrong: Counter[str] = Counter()  # by address, those that wait
         self._known: set[tuple[str, bytes]] = set()
@@ -162,11 +174,17 @@ class Gate:
     async def _refused(
         self, client: tuple[str, int] | None, headers: MutableMapping[bytes, bytes]
     ) -> tuple[int, str] | None:
+        """Status and message where no right key is given, or a right one too often."""
+        key = _key(headers)
+        if (refused := await self._wrong_key(client, key)) is not None or self._rates is None:
+            return refused
+        wait_s = self._rates.wait_s(hashlib.sha256(key).digest() if self._digests else address(client))
+        return (429, f"so many requests are not allowed; ask again in {wait_s:.2g} s") if wait_s else None
+
+    async def _wrong_key(self, client: tuple[str, int] | None, key: bytes) -> tuple[int, str] | None:
         """Status and message where no right key is given; a wrong one waits, so that guessing takes long."""
         if not self._digests:
             return None
-        scheme, _, bearer = headers.get(b"authorization", b"").partition(b" ")
-        key = bearer.strip() if scheme.lower() == b"bearer" else headers.get(b"x-api-key", b"")
         if not key:
             return 401, "give an API key as 'Authorization: Bearer KEY'"
         digest, where = hashlib.sha256(key).digest(), address(client)
@@ -187,6 +205,11 @@ class Gate:
             if not self._wrong[where]:
                 del self._wrong[where]
         return 401, "this API key is wrong; give a right one as 'Authorization: Bearer KEY'"
+
+
+def _key(headers: MutableMapping[bytes, bytes]) -> bytes:
+    scheme, _, bearer = headers.get(b"authorization", b"").partition(b" ")
+    return bearer.strip() if scheme.lower() == b"bearer" else headers.get(b"x-api-key", b"")
 
 
 def address(client: tuple[str, int] | None) -> str:
