@@ -384,7 +384,16 @@ def serve(
         refit_s=None if refit is None else 60 * refit,
         workers=workers,
         limits=Limits(
-            timeout, max_batch, gather / 1000, max_queue, max_body, header_timeout, max_headers, max_batches, rate=rate
+            timeout_s=timeout,
+            max_batch=max_batch,
+            gather_s=gather / 1000,
+            max_queue=max_queue,
+            max_body=max_body,
+            headers_s=header_timeout,
+            max_headers=max_headers,
+            max_batches=max_batches,
+            read_s=read_timeout,
+            rate=rate,
         ),
     )
     run(data, settings, where, extend=_page(data, runs) if playground else None)

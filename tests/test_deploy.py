@@ -47,7 +47,7 @@ def routes() -> set[str]:
 
 
 def test_an_option_that_serve_lacks_is_found() -> None:
-    assert unknown(["--engine=none", "--max-queue", "8", "--workers=4"]) == ["--workers"]
+    assert unknown(["--engine=none", "--max-queue", "8", "--wokers=4"]) == ["--wokers"]
 
 
 def test_the_image_starts_the_service_with_its_options() -> None:
@@ -96,6 +96,24 @@ def test_the_shop_on_a_store_fits(routes: set[str]) -> None:
     assert url.endswith(f"@database/{database['POSTGRES_DB']}")
     (asked,) = re.findall(r"localhost:8000(/\w+)", services["llmgen"]["healthcheck"]["test"][-1])
     assert asked in routes
+
+
+def test_the_dashboard_shows_what_the_service_counts() -> None:
+    from llmgen.server.metrics import Metrics
+
+    metrics = Metrics(lambda: 0, lambda: (0, 0))
+    metrics.fitted(lambda: 0.0)
+    there = {name for family in metrics.registry.collect() for name in _series(family.name, family.type)}
+    panels = json.loads((DEPLOY / "grafana.json").read_text(encoding="utf-8"))["panels"]
+    asked = {name for panel in panels for one in panel["targets"] for name in re.findall(r"llmgen_\w+", one["expr"])}
+    assert asked <= there, asked - there
+    places = [(panel["gridPos"]["x"], panel["gridPos"]["y"]) for panel in panels]
+    assert len(set(places)) == len(places)
+
+
+def _series(name: str, kind: str) -> list[str]:
+    ends = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count")}
+    return [name + end for end in ends.get(kind, ("",))]
 
 
 def test_kubernetes_fits(routes: set[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 import signal
@@ -22,6 +23,7 @@ from llmgen.client import Client
 from llmgen.errors import APIStatusError, ConfigError
 from llmgen.priors import Transition
 from llmgen.recommender import Recommender
+from llmgen.server import ServeSettings
 from llmgen.server.gate import check_exposure, read_keys
 from llmgen.splits import histories
 from llmgen.types import Item, Query
@@ -215,3 +217,30 @@ def test_what_was_fitted_is_served_without_its_log(tmp_path: Path, small: Catalo
             assert time.monotonic() < until
             time.sleep(0.05)
         assert client.status().items == 59
+
+
+def test_each_limit_has_an_option_that_sets_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    from llmgen import cli, server
+
+    given: list[ServeSettings] = []
+    monkeypatch.setattr(server, "run", lambda data, settings, where, extend: given.append(where))
+    options = {
+        "timeout_s": ("--timeout", 11.0),
+        "max_batch": ("--max-batch", 12),
+        "gather_s": ("--gather", 0.013),
+        "max_queue": ("--max-queue", 14),
+        "max_body": ("--max-body", 15_000),
+        "headers_s": ("--header-timeout", 16.0),
+        "max_headers": ("--max-headers", 17_000),
+        "max_batches": ("--max-batches", 18),
+        "read_s": ("--read-timeout", 19.0),
+        "rate": ("--rate", 20.0),
+    }
+    written = [word for name, (option, value) in options.items() for word in (option, _written(name, value))]
+    with pytest.raises(SystemExit):
+        cli.main(["serve", *written])
+    assert dataclasses.asdict(given[0].limits) == {name: value for name, (_, value) in options.items()}
+
+
+def _written(name: str, value: float) -> str:
+    return f"{1000 * value:g}" if name == "gather_s" else f"{value:g}"  # milliseconds
