@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
+from llmgen.commands import IMPROVE
+from llmgen.commands import add as add_command_to
 from llmgen.commands import add_to as add_commands_to
 from llmgen.errors import ArgumentError, ConfigError, LLMGenError
 from llmgen.options import data_settings, pair, with_options
@@ -592,6 +594,7 @@ def prompts_show(
 
 
 add_commands_to(app)
+add_command_to(prompts_app, "improve", IMPROVE, "prompts improve")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -47,11 +47,20 @@ COMMANDS: Mapping[str, Command] = {
 }
 
 
+IMPROVE = Command("llmgen.evaluation.improve", "Search for a better prompt, and confirm it on other users.")
+"""Of `llmgen prompts`."""
+
+
 def add_to(app: typer.Typer) -> None:
     """Give an app all of these commands."""
     for name, command in COMMANDS.items():
-        passed = {"allow_extra_args": True, "ignore_unknown_options": True}
-        app.command(name, help=command.help, context_settings=passed, add_help_option=False)(_caller(name, command))
+        add(app, name, command, name)
+
+
+def add(app: typer.Typer, name: str, command: Command, called: str) -> None:
+    """Give an app one command, which is called so behind `llmgen`."""
+    passed = {"allow_extra_args": True, "ignore_unknown_options": True}
+    app.command(name, help=command.help, context_settings=passed, add_help_option=False)(_caller(called, command))
 
 
 def _caller(name: str, command: Command) -> Callable[[typer.Context], None]:
