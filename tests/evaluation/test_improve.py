@@ -162,8 +162,8 @@ def test_the_command_line_knows_it() -> None:
 
 
 def test_simulations_find_the_planted_prompt_and_claim_no_equal_one() -> None:
-    """A thousand of each are in eval/RESULTS.md; these tell that it still is so."""
-    planted = [simulated(seed, gain=0.03, **SIMULATED).winner for seed in range(50)]
-    assert planted.count(PLANTED) >= 40
-    equal = [simulated(seed, gain=0.0, **SIMULATED).winner for seed in range(60)]
-    assert sum(one is not None for one in equal) <= 7  # with a probability of .05 there are more once in 50
+    """Hundreds of each are in eval/RESULTS.md; these tell that it still is so."""
+    planted = [simulated(seed, gain=0.03, **SIMULATED).winner for seed in range(20)]
+    assert planted.count(PLANTED) >= 16
+    equal = [simulated(seed, gain=0.0, **SIMULATED).winner for seed in range(30)]
+    assert sum(one is not None for one in equal) <= 4  # with a probability of .05 there are more once in 60
