@@ -19,9 +19,11 @@ from typing import Annotated, NamedTuple
 
 import numpy as np
 import typer
+from numpy.typing import NDArray
 
-from eval.wishes import FILMS, read_tags, wishes
+from eval.wishes import read_tags, wishes
 from llmgen.catalog import Catalog
+from llmgen.errors import ConfigError
 from llmgen.evaluation.baselines import Part, evaluate_priors, parts
 from llmgen.evaluation.classics import Random
 from llmgen.evaluation.metrics import ndcg_at_k
@@ -41,15 +43,14 @@ from llmgen.priors import (
     WishVectors,
     reweighted,
 )
-from llmgen.recommender import Recommender
 from llmgen.tuning import tune_weights
-from llmgen.types import FloatArray, Query
+from llmgen.types import FloatArray
 from llmgen.vectors import ItemVectors, load_encoder
 
 K = 10
 Priors = Sequence[Prior]
-Mixes = Mapping[str, Priors]
 TEMPERATURES = (0.05, 0.1, 0.2)
+WEIGHTS = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0)
 EncoderOption = Annotated[str, typer.Option(help="See llmgen.vectors.load_encoder.")]
 VectorsOption = Annotated[Path, typer.Option("--vectors", help="A folder to keep the vectors in.")]
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -69,10 +70,33 @@ class Row(NamedTuple):
     values: FloatArray
 
 
-def lists(catalog: Catalog, priors: Priors, queries: Sequence[Query]) -> list[list[str]]:
-    """Ids of the best items of each query."""
-    answers = Recommender(catalog, None, priors=list(priors)).recommend_many(queries)
-    return [[place.item.id for place in answer] for answer in answers]
+def best(said: Sequence[FloatArray], weights: Sequence[float], ids: NDArray[np.str_]) -> list[list[str]]:
+    """Ids of the ten best items of each query by a product of priors, ties in the order of the items.
+
+    Args:
+        said: Log weights of each prior, float64 [n_queries, n_items].
+        weights: One a prior.
+        ids: Of the items.
+    """
+    scores = sum(weight * one for weight, one in zip(weights, said, strict=True))
+    return [ids[np.argsort(-row, kind="stable")[:K]].tolist() for row in np.atleast_2d(scores)]
+
+
+def combinations(names: Sequence[str]) -> list[tuple[str, ...]]:
+    """Each name alone, each two, and so on."""
+    return [some for size in range(1, len(names) + 1) for some in itertools.combinations(names, size)]
+
+
+def weights_of(
+    said: Sequence[FloatArray], ids: NDArray[np.str_], held_out: Sequence[Sequence[str]], ties: FloatArray | None = None
+) -> tuple[float, ...]:
+    """The best weights of `WEIGHTS`, the first prior's being 1; see `best`."""
+    beside = [] if ties is None else [ties]
+    grid = list(itertools.product((1.0,), *[WEIGHTS] * (len(said) - 1))) if said else [()]
+    if len(grid) == 1:
+        return grid[0]
+    values = [ndcgs(best([*said, *beside], (*one, *[1.0] * len(beside)), ids), held_out).mean() for one in grid]
+    return grid[int(np.argmax(values))]
 
 
 def ndcgs(found: Sequence[Sequence[str]], held_out: Sequence[Sequence[str]]) -> FloatArray:
@@ -130,40 +154,39 @@ def of_wishes(
     tuning, final = (wishes(catalog, data.interactions, {tag: tags[tag] for tag in half}, K) for half in halves)
     read = ItemVectors.make(catalog, load_encoder(encoder), vectors)
     bm25, popularity = Wish(catalog), Popularity.fit(data.interactions, catalog)
-    near = best_temperature(
-        lambda temperature: WishVectors(read, temperature=temperature),
-        lambda prior: float(ndcgs(lists(catalog, [prior, popularity], tuning.queries), tuning.held_out).mean()),
-    )
-    pairs = [
-        (query, film)
-        for query, films in zip(tuning.queries, tuning.held_out, strict=True)
-        for film in films[:FILMS]  # as in `eval.wishes`, so that no tag outweighs the others
-    ]
-    queries, films = [query for query, _ in pairs], [film for _, film in pairs]
-    mixes: Mixes = {
-        "popularity": [popularity],
-        "bm25": [bm25],
-        "vectors": [near],
-        "bm25 x vectors": [bm25, near],
-        "bm25 x popularity": [bm25, popularity],
-        "vectors x popularity": [near, popularity],
-        "bm25 x vectors x popularity": [bm25, near, popularity],
-    }
+    ids = np.array(catalog.ids)
+
+    def said(temperature: float, sample: Sample) -> dict[str, FloatArray]:
+        priors: Mapping[str, Prior] = {"bm25": bm25, "vectors": WishVectors(read, temperature=temperature)}
+        shares = popularity.log_weights(sample.queries)
+        return {**{name: prior.log_weights(sample.queries) for name, prior in priors.items()}, "popularity": shares}
+
+    tried = {}
+    for temperature in TEMPERATURES:
+        parts_of = said(temperature, tuning)
+        beside = [parts_of["vectors"], parts_of["popularity"]]
+        tried[temperature] = float(ndcgs(best(beside, (1.0, 1.0), ids), tuning.held_out).mean())
+    temperature = max(tried, key=tried.__getitem__)
+    print("temperatures on the part for choosing:", {one: round(tried[one], 4) for one in tried}, flush=True)
+    known, asked = said(temperature, tuning), said(temperature, final)
     rows, found = [], {}
-    for name, mix in mixes.items():
-        chosen = tune_weights(mix, queries, films, catalog=catalog, k=K).priors if len(mix) > 1 else mix
-        found[name] = lists(catalog, chosen, final.queries)
-        weights = {prior.name: prior.weight for prior in chosen}
-        rows.append(Row(name, weights, ndcgs(found[name], final.held_out)))
+    for mix in combinations(tuple(known)):
+        weights = weights_of([known[name] for name in mix], ids, tuning.held_out)
+        found[mix] = best([asked[name] for name in mix], weights, ids)
+        name = " x ".join(mix)
+        rows.append(Row(name, dict(zip(mix, weights, strict=True)), ndcgs(found[mix], final.held_out)))
     table(rows, "bm25 x popularity")
-    silent = [number for number, row in enumerate(bm25.log_weights(final.queries)) if not row.any()]
+    silent = [number for number, row in enumerate(asked["bm25"]) if not row.any()]
+    if len(silent) < 2:
+        print(f"\nA word of nearly each tag stands in a title: {len(silent)} tags are too few for the control")
+        return
     print(f"\nOf the {len(silent)} tags of which no word stands in any title or genre: their own lists and all others'")
     print("| | own list | lists of the others | own - others |\n|---|---|---|---|")
-    for name in mixes:
-        own, others = exchanged([found[name][n] for n in silent], [final.held_out[n] for n in silent])
+    for mix in found:
+        own, others = exchanged([found[mix][n] for n in silent], [final.held_out[n] for n in silent])
         apart = paired_difference(own, others, seed=0)
         print(
-            f"| {name} | {own.mean():.4f} | {others.mean():.4f} | {apart.mean:+.4f} [{apart.low:+.4f}, "
+            f"| {' x '.join(mix)} | {own.mean():.4f} | {others.mean():.4f} | {apart.mean:+.4f} [{apart.low:+.4f}, "
             f"{apart.high:+.4f}], p {permutation_test(own, others, seed=0).p:.4f} |",
             flush=True,
         )
@@ -193,7 +216,9 @@ def of_new_items(
     dataset = protocol.load()
     final = samples(protocol, dataset)[1]
     others = not_drawn(protocol, dataset)
-    assert others is not None and final.among is not None  # of this split, and fewer than all are drawn
+    if others is None:
+        raise ConfigError(f"--users {users} asks all of {len(final.queries)}, and nobody is left to choose weights on")
+    assert final.among is not None  # of this split
     everyone = samples(protocol.model_copy(update={"users": None}), dataset)[1].spread(10_000)
     others = others.spread(most)
     catalog = dataset.catalog
@@ -215,30 +240,28 @@ def of_new_items(
         chunks = (sample.queries[start : start + 64] for start in range(0, len(sample.queries), 64))
         return np.concatenate([prior.log_weights(chunk)[:, new] for chunk in chunks])
 
-    def worth(parts: Sequence[FloatArray], weights: Sequence[float], sample: Sample, among: FloatArray) -> FloatArray:
-        scores = 1e-9 * among + sum(weight * part for weight, part in zip(weights, parts, strict=True))
-        best = np.argsort(-scores, axis=1, kind="stable")[:, :K]
-        return ndcgs([ids[row].tolist() for row in best], sample.held_out)
+    def of(name: str, sample: Sample) -> FloatArray:
+        return said(name, temperature, sample)
 
-    chance = said("ties", 0.0, others)
-    tried = {one: worth([said("vectors", one, others)], [1.0], others, chance).mean() for one in TEMPERATURES}
+    chance = 1e-9 * said("ties", 0.0, others)
+    tried = {
+        one: float(ndcgs(best([said("vectors", one, others), chance], (1, 1), ids), others.held_out).mean())
+        for one in TEMPERATURES
+    }
     temperature = max(tried, key=tried.__getitem__)
-    print("temperatures on the part for choosing:", {one: round(float(tried[one]), 4) for one in tried}, flush=True)
+    print("temperatures on the part for choosing:", {one: round(tried[one], 4) for one in tried}, flush=True)
     names = ("content", "texts", "vectors")
-    known = {name: said(name, temperature, others) for name in names}
-    mixes = [(), *(some for size in (1, 2, 3) for some in itertools.combinations(names, size))]
-    chosen: dict[tuple[str, ...], tuple[float, ...]] = {}
-    for mix in mixes:
-        grid = list(itertools.product((1.0,), *[(0.0, 0.25, 0.5, 1.0, 2.0, 4.0)] * (len(mix) - 1))) if mix else [()]
-        values = [worth([known[name] for name in mix], weights, others, chance).mean() for weights in grid]
-        chosen[mix] = grid[int(np.argmax(values))]
+    known = {name: of(name, others) for name in names}
+    mixes = [(), *combinations(names)]
+    chosen = {mix: weights_of([known[name] for name in mix], ids, others.held_out, chance) for mix in mixes}
     for title, sample in (("drawn", final), ("all, those who chose the weights too", everyone)):
         print(f"\n{title}")
-        known, among = {name: said(name, temperature, sample) for name in names}, said("ties", 0.0, sample)
+        known, chance = {name: of(name, sample) for name in names}, 1e-9 * said("ties", 0.0, sample)
         rows = []
         for mix, weights in chosen.items():
-            found = worth([known[name] for name in mix], weights, sample, among)
-            rows.append(Row(" x ".join(mix) or "chance", dict(zip(mix, weights, strict=True)), found))
+            found = best([*(known[name] for name in mix), chance], (*weights, 1.0), ids)
+            name = " x ".join(mix) or "chance"
+            rows.append(Row(name, dict(zip(mix, weights, strict=True)), ndcgs(found, sample.held_out)))
         table(rows, "texts")
 
 

@@ -19,8 +19,8 @@ EXACT = 200_000
 """Up to so many vectors all are looked at; 384 numbers each, that takes some 50 ms a query."""
 BLOCK = 1 << 24
 """Cosines that are worked on at once; 64 MB."""
-LOOKED_AT = 64
-"""Lists of the index that a query looks through; see eval/RESULTS.md for the recall."""
+SHARE = 8
+"""A query looks through one in so many lists of the index; see eval/RESULTS.md for the recall."""
 
 
 def nearest(vectors: Float32Array, queries: Float32Array, k: int) -> tuple[IntArray, Float32Array]:
@@ -76,7 +76,7 @@ class Neighbours:
     def index(self) -> Any:
         """An inverted file of faiss (Jégou et al., TPAMI 2011) with whole vectors; None where faiss is not installed.
 
-        Of n vectors it makes some 2·sqrt(n) lists; a query looks through the `LOOKED_AT` nearest ones.
+        Of n vectors it makes some 2·sqrt(n) lists; a query looks through the nearest of them, one in `SHARE`.
         """
         try:
             import faiss
@@ -90,10 +90,10 @@ class Neighbours:
         if self._path is not None and self._path.exists():
             index = faiss.read_index(str(self._path))
         else:
-            lists = 1 << round(math.log2(2 * math.sqrt(n)))
-            logger.info("making an index of %s vectors with %d lists", f"{n:,}", lists)
-            index = faiss.index_factory(d, f"IVF{lists},Flat", faiss.METRIC_INNER_PRODUCT)
-            sample = np.sort(np.random.default_rng(0).choice(n, min(n, 40 * lists), replace=False))
+            count = 1 << round(math.log2(2 * math.sqrt(n)))
+            logger.info("making an index of %s vectors with %d lists", f"{n:,}", count)
+            index = faiss.index_factory(d, f"IVF{count},Flat", faiss.METRIC_INNER_PRODUCT)
+            sample = np.sort(np.random.default_rng(0).choice(n, min(n, 40 * count), replace=False))
             index.train(np.ascontiguousarray(self.vectors[sample]))
             for start in range(0, n, 65_536):
                 index.add(np.ascontiguousarray(self.vectors[start : start + 65_536]))
@@ -101,5 +101,6 @@ class Neighbours:
                 part = self._path.with_suffix(".part")
                 faiss.write_index(index, str(part))
                 part.replace(self._path)
-        faiss.extract_index_ivf(index).nprobe = LOOKED_AT
+        lists = faiss.extract_index_ivf(index)
+        lists.nprobe = max(1, lists.nlist // SHARE)
         return index

@@ -50,7 +50,7 @@ def test_an_index_of_many_vectors_finds_nearly_all(tmp_path: Path, monkeypatch: 
 
 def test_items_that_came_or_went_are_found_beside_an_index(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(neighbours, "EXACT", 100)
-    monkeypatch.setattr(neighbours, "LOOKED_AT", 1 << 10)  # all lists, so that the index is exact
+    monkeypatch.setattr(neighbours, "SHARE", 1)  # all lists, so that the index is exact
     matrix = drawn(501, 8)
     shop = Catalog([Item(str(n), f"T{n}") for n in range(500)])
     vectors = ItemVectors.of(shop, matrix[:500])

@@ -1,0 +1,78 @@
+"""The study of what vectors add: its own arithmetic, and its commands on a small release."""
+
+from __future__ import annotations
+
+import json
+import re
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from eval.meaning import app, best, combinations, exchanged, weights_of
+
+
+def test_lists_are_of_the_product_and_ties_stay_in_order() -> None:
+    ids = np.array(["a", "b", "c"])
+    said = [np.array([[0.0, 1.0, 1.0]]), np.array([[3.0, 0.0, 0.0]])]
+    assert best(said, (1.0, 0.0), ids) == [["b", "c", "a"]]
+    assert best(said, (1.0, 1.0), ids) == [["a", "b", "c"]]
+
+
+def test_the_weight_that_finds_most_is_taken_and_of_equal_ones_the_smallest() -> None:
+    ids = np.array([str(number) for number in range(20)])
+    words = np.zeros((1, 20))
+    words[0, :10] = 1.0
+    meaning = np.zeros((1, 20))
+    meaning[0, 15] = 3.0
+    assert weights_of([words, meaning], ids, [("15",)]) == (1.0, 0.5)  # .25 * 3 < 1 < .5 * 3: first of the list
+    assert weights_of([words], ids, [("15",)]) == (1.0,)
+    assert combinations(("x", "y")) == [("x",), ("y",), ("x", "y")]
+
+
+def test_lists_that_were_made_for_others() -> None:
+    own, others = exchanged([["a"], ["b"], ["a"]], [("a",), ("a",), ("b",)])
+    assert own.tolist() == [1.0, 0.0, 0.0]
+    assert others.tolist() == [0.5, 1.0, 0.5]
+
+
+@pytest.fixture
+def release(tmp_path: Path) -> Path:
+    """Sixty films, forty users, eight tags."""
+    rng = np.random.default_rng(0)
+    films = ["movieId,title,genres", *(f"{film},Film {film % 8} number {film} (1990),War" for film in range(1, 61))]
+    taken = [rng.choice(60, 12, replace=False) + 1 for _ in range(40)]
+    rows = [f"{user},{film},4.0,{time}" for user, some in enumerate(taken) for time, film in enumerate(some)]
+    words = ("zero", "one", "two", "three", "four", "five", "six", "Film 7")  # but for the last, in no title
+    tags = [f"1,{film},{words[film % 8]},9" for film in range(1, 61)]
+    path = tmp_path / "ml-small.zip"
+    with zipfile.ZipFile(path, "w") as made:
+        for name, lines in (
+            ("movies", films),
+            ("ratings", ["userId,movieId,rating,timestamp", *rows]),
+            ("tags", ["userId,movieId,tag,timestamp", *tags]),
+        ):
+            made.writestr(f"ml-small/{name}.csv", "\n".join(lines))
+    return path
+
+
+def test_the_studies_run_on_a_small_release(release: Path, tiny_encoder: Path, tmp_path: Path) -> None:
+    beside = ["--vectors", str(tmp_path / "vectors"), "--encoder", str(tiny_encoder)]
+    data = ["--data", json.dumps({"dataset": str(release)})]
+    small = json.dumps({"transition": {"window": 5}})
+    said = {}
+    for arguments in (
+        ["wishes", str(release)],
+        ["new", *data, "--users", "4"],
+        ["warm", *data, "--users", "20", "--chosen", small],
+    ):
+        done = CliRunner().invoke(app, [*arguments, *beside])
+        assert done.exit_code == 0, done.output
+        said[arguments[0]] = done.output
+    assert "| bm25 x vectors x popularity |" in said["wishes"]
+    assert re.search(r"Of the [34] tags of which no word stands in any title", said["wishes"])
+    assert "| content x texts x vectors |" in said["new"]
+    assert said["warm"].count("on the part for choosing") == 4
+    assert "| mix x vectors |" in said["warm"]
