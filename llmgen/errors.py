@@ -24,6 +24,17 @@ Wrong arguments are `ValueError`; those that people give on a command line are `
 other exception is a bug of llmgen or of what it uses. Messages say what was wrong, with the value, and what to do.
 """
 
+import warnings
+from typing import TypeVar
+
+Named = TypeVar("Named")
+
+
+def renamed(old: str, new: str, what: Named) -> Named:
+    """What an old name stands for, with a DeprecationWarning; the old name goes with the next release."""
+    warnings.warn(f"{old} is now called {new}; the old name goes with the next release", DeprecationWarning, 3)
+    return what
+
 
 class ArgumentError(ValueError):
     """A value that was given is out of range or of the wrong form."""

@@ -10,6 +10,7 @@ from llmgen.types import OnError
 
 Work = TypeVar("Work")
 Answer = TypeVar("Answer")
+CHUNK = 64  # queries worked on together: bounds the priors' arrays, [64, n_items]
 
 
 def isolate(run: Callable[[Sequence[Work]], Sequence[Answer]], works: Sequence[Work]) -> Iterator[Answer | LLMGenError]:
@@ -54,3 +55,24 @@ def check_on_error(on_error: str) -> None:
     """
     if on_error not in get_args(OnError):
         raise ValueError(f"on_error must be 'raise' or 'return', not {on_error!r}")
+
+
+def each(
+    run: Callable[[Sequence[Work]], list[Answer]],
+    works: Sequence[Work],
+    on_error: OnError,
+    advance: Callable[[int], None] = lambda steps: None,
+) -> list[Answer | LLMGenError]:
+    """The answers of `run`, a chunk at a time; an error is raised with its place, or stands in its place."""
+    check_on_error(on_error)
+    answers: list[Answer | LLMGenError] = []
+    for start in range(0, len(works), CHUNK):
+        chunk = works[start : start + CHUNK]
+        for number, answer in enumerate(isolate(run, chunk), start):
+            if isinstance(answer, LLMGenError) and on_error == "raise":
+                if len(works) == 1 or isinstance(answer, EngineUnavailableError):
+                    raise answer
+                raise type(answer)(f"query {number} of {len(works)} (counted from 0): {answer}") from answer
+            answers.append(answer)
+        advance(len(chunk))
+    return answers

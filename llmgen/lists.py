@@ -9,11 +9,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from llmgen.engines import GenerationConfig, line_break
-from llmgen.parts import Factors, Parts
+from llmgen.parts import Parts
+from llmgen.priors import Product
 from llmgen.prompting import Prompt, Task, needs_engine
 from llmgen.search import Request, SearchResult, rank_by_prior, search
 from llmgen.types import Completion, Grounding, Item, Query, Recommendation, Recommendations
-from llmgen.weights import SparseWeights
 
 logger = logging.getLogger(__name__)
 
@@ -23,7 +23,7 @@ TOKENS_A_LINE = 24  # of free text: room for a long title
 def searched(
     parts: Parts,
     queries: Sequence[Query],
-    factors: Factors,
+    factors: Product,
     task: Task = "recommend",
     candidates: Sequence[Sequence[Item]] = (),
 ) -> list[Recommendations]:
@@ -57,7 +57,7 @@ def searched(
     ]
 
 
-def _answer(parts: Parts, number: int, result: SearchResult, prompt: Prompt, factors: Factors) -> Recommendations:
+def _answer(parts: Parts, number: int, result: SearchResult, prompt: Prompt, factors: Product) -> Recommendations:
     by_prior = math.isnan(result.lm_logprobs[0])
     grounding = Grounding("prior", 0.0) if by_prior else Grounding("trie", 1.0)
     reference = "" if by_prior else prompt.template.ref
@@ -80,7 +80,7 @@ def _answer(parts: Parts, number: int, result: SearchResult, prompt: Prompt, fac
 def written(
     parts: Parts,
     queries: Sequence[Query],
-    factors: Factors,
+    factors: Product,
     task: Task = "recommend",
     candidates: Sequence[Sequence[Item]] = (),
 ) -> list[Recommendations]:
@@ -99,10 +99,9 @@ def written(
 
 
 def _grounded(
-    parts: Parts, query: Query, factors: Factors, number: int, prompt: Prompt, completion: Completion
+    parts: Parts, query: Query, factors: Product, number: int, prompt: Prompt, completion: Completion
 ) -> Recommendations:
-    row = factors.row(number)
-    weights = row.dense() if isinstance(row, SparseWeights) else row
+    weights = factors.row(number).dense()
     fallback = rank_by_prior(weights, len(parts.catalog)).items  # raises where nothing is eligible
     found: dict[int, Grounding] = {}
     dropped = []

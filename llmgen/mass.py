@@ -1,7 +1,10 @@
 """What the items below nodes of a trie weigh, for several requests at once; the search asks nothing else of weights.
 
-Two forms with one contract: `DenseMass` from one number an item, whose cost grows with the catalog, and `SparseMass`
-from `SparseWeights`, whose cost does not.
+Two forms with one contract: `DenseMass` of requests that share nothing, whose cost grows with the catalog, and
+`SparseMass` of those that share an array, whose cost does not. `mass_of` is the one place that tells them apart: in a
+catalog of 1,682 items the first is the quicker one, at 100,000 the second. The loss of a training has a sum of its own
+(`llmgen.training.loss`): it asks for all nodes of a path at once, of which one is below the other, and these forms are
+asked for nodes that have no item in common.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ from numpy.typing import NDArray
 
 from llmgen.trie import ItemTrie
 from llmgen.types import FloatArray, IntArray
-from llmgen.weights import SparseWeights, Weights, sparse_of
+from llmgen.weights import ItemWeights
 
 TINY = 1e-290
 """A sum of weights in units of the largest that is smaller has lost digits, or all of them."""
@@ -53,11 +56,11 @@ class Mass(Protocol):
         ...
 
 
-def mass_of(trie: ItemTrie, weights: Sequence[Weights]) -> Mass:
-    """The form that suits: sparse as soon as one request is."""
-    if not any(isinstance(one, SparseWeights) for one in weights):
-        return DenseMass(trie, [one for one in weights if not isinstance(one, SparseWeights)])
-    return SparseMass(trie, [one if isinstance(one, SparseWeights) else sparse_of(one) for one in weights])
+def mass_of(trie: ItemTrie, weights: Sequence[ItemWeights]) -> Mass:
+    """The form that suits: sparse as soon as one request shares an array."""
+    if all(one.alone for one in weights):
+        return DenseMass(trie, [one.shared.log_weights for one in weights])
+    return SparseMass(trie, weights)
 
 
 class DenseMass:
@@ -124,7 +127,7 @@ class SparseMass:
         weights: One a request.
     """
 
-    def __init__(self, trie: ItemTrie, weights: Sequence[SparseWeights]) -> None:
+    def __init__(self, trie: ItemTrie, weights: Sequence[ItemWeights]) -> None:
         self._trie = trie
         shared = {id(one.shared): one.shared for one in weights}
         self._shared = [one.below(trie) for one in shared.values()]

@@ -10,13 +10,12 @@ from llmgen.catalog import Catalog
 from llmgen.config import Decoding, RecommenderConfig
 from llmgen.engines import Engine, GenerationConfig
 from llmgen.index import CatalogIndex
-from llmgen.priors import Combined, Prior, RatingPrior, SparseCombined, multiply
+from llmgen.priors import Prior, Product, RatingPrior, multiply
 from llmgen.prompting import Prompt, Prompter, Task, templates_for
 from llmgen.splits import History
 from llmgen.templates import PromptLibrary, PromptTemplate
 from llmgen.types import Item, Query
 
-Factors = Combined | SparseCombined
 TOKENS_OF_MARKS = 32  # of thoughts: what begins and ends them
 
 
@@ -88,7 +87,7 @@ class Parts:
             return "free" if self.config.lm_weight > 0 else "trie"
         return "free" if self.only_writes else self.config.decoding
 
-    def multiplied(self, queries: Sequence[Query]) -> Factors:
+    def multiplied(self, queries: Sequence[Query]) -> Product:
         """The product of all priors for some queries."""
         return multiply(self.factors, queries, len(self.catalog), self.index.shared)
 

@@ -42,7 +42,7 @@ from llmgen.errors import ArgumentError, GenerationError, SearchError
 from llmgen.mass import Weighed, intervals, mass_of
 from llmgen.trie import ItemTrie
 from llmgen.types import FloatArray, IntArray
-from llmgen.weights import SparseWeights, Weights, check_log_weights
+from llmgen.weights import ItemWeights, weights_of
 
 Mode = Literal["trie", "raw", "fused"]
 Normalise = Literal["catalog", "eligible"]
@@ -85,12 +85,12 @@ class Request:
     Attributes:
         prompt: Token ids after which an item is spelled.
         log_prior: Natural log of the item prior; -inf removes an item: float64 [num_items] in catalog order, or
-            `SparseWeights`, whose cost does not grow with the catalog.
+            `ItemWeights`.
         k: How many items are wanted, 1 or more.
     """
 
     prompt: tuple[int, ...]
-    log_prior: Weights
+    log_prior: FloatArray | ItemWeights
     k: int
 
 
@@ -128,38 +128,31 @@ def search(
         SearchError: No item of a request has a weight above 0.
         ValueError: A prior of the wrong length, or with NaN or +inf in it.
     """
-    for number, request in enumerate(requests):
-        _check(request, trie.num_items, f" in request {number}" if len(requests) > 1 else "")
+    weights = [weights_of(request.log_prior) for request in requests]
+    for number, (request, one) in enumerate(zip(requests, weights, strict=True)):
+        _check(one, request.k, trie.num_items, f" in request {number}" if len(requests) > 1 else "")
     if config.lm_weight == 0:
-        return [rank_by_prior(request.log_prior, request.k) for request in requests]
+        return [rank_by_prior(one, request.k) for request, one in zip(requests, weights, strict=True)]
     results: dict[int, SearchResult] = {}
     paths = _Paths.of(trie, end)
     for numbers in _batches(requests, engine.batch_tokens):
-        batch = _Batch(trie, [requests[number] for number in numbers], config, paths)
+        own = [weights[number] for number in numbers]
+        batch = _Batch(trie, [requests[number] for number in numbers], own, config, paths)
         while len((chosen := batch.choose()).node):
             batch.open(chosen, engine)
         results.update(zip(numbers, batch.results(), strict=True))
     return [results[number] for number in range(len(requests))]
 
 
-def rank_by_prior(log_prior: Weights, k: int) -> SearchResult:
+def rank_by_prior(log_prior: FloatArray | ItemWeights, k: int) -> SearchResult:
     """The search without a language model: the k largest weights, ties in catalog order.
 
     Raises:
         SearchError: No item has a weight above 0.
     """
-    if isinstance(log_prior, SparseWeights):
-        _check(Request((), log_prior, k), log_prior.num_items)
-        items, scores, total = log_prior.top(k)
-    else:
-        _check(Request((), log_prior, k), len(log_prior))
-        eligible = np.flatnonzero(log_prior > -np.inf)
-        if len(eligible) > k:
-            kth = np.partition(log_prior[eligible], len(eligible) - k)[len(eligible) - k]
-            eligible = eligible[log_prior[eligible] >= kth]
-        items = eligible[np.argsort(-log_prior[eligible], kind="stable")][:k]
-        scores = log_prior[items]
-        total = scores[0] + np.log(np.exp(log_prior - scores[0]).sum())
+    weights = weights_of(log_prior)
+    _check(weights, k, weights.num_items)
+    items, scores, total = weights.top(k)
     return SearchResult(items, scores, np.full(len(items), np.nan), np.exp(scores - total), True, 0)
 
 
@@ -247,14 +240,21 @@ class _Found(NamedTuple):
 class _Batch:
     """Some requests that are worked on together; their number among them is the `owner` of what is theirs."""
 
-    def __init__(self, trie: ItemTrie, requests: Sequence[Request], config: SearchConfig, paths: _Paths) -> None:
+    def __init__(
+        self,
+        trie: ItemTrie,
+        requests: Sequence[Request],
+        weights: Sequence[ItemWeights],
+        config: SearchConfig,
+        paths: _Paths,
+    ) -> None:
         self.trie = trie
         self.config = config
         self.paths = paths
         self.prompts = [request.prompt for request in requests]
         self.by_eligible = config.normalise == "eligible"
         self.fused = config.mode == "fused"
-        self.mass = mass_of(trie, [request.log_prior for request in requests])
+        self.mass = mass_of(trie, weights)
         self.need = np.minimum([request.k for request in requests], self.mass.count)
         self.width = np.array([config.num_beams or max(4 * request.k, 32) for request in requests])
         self.owners = np.arange(len(requests))
@@ -458,15 +458,13 @@ def _starts(which: IntArray) -> IntArray:
     return starts
 
 
-def _check(request: Request, num_items: int, where: str = "") -> None:
-    if request.k < 1:
-        raise ValueError(f"k must be 1 or more, not {request.k}")
-    prior = request.log_prior
-    shape = (prior.num_items,) if isinstance(prior, SparseWeights) else prior.shape
+def _check(weights: ItemWeights, k: int, num_items: int, where: str = "") -> None:
+    if k < 1:
+        raise ValueError(f"k must be 1 or more, not {k}")
+    shape = weights.shared.log_weights.shape
     if shape != (num_items,):
         raise ValueError(f"the prior has the shape {shape}; this catalog wants ({num_items},)")
-    some = prior.count > 0 if isinstance(prior, SparseWeights) else check_log_weights(prior) > -np.inf
-    if not some:
+    if not weights.any:
         raise SearchError(
             f"no item is eligible{where}: all {num_items} were seen already or are filtered out; loosen "
             "the filters, or allow seen items"

@@ -1,8 +1,9 @@
-"""The weights of one request on the items of a catalog: one number each, or few numbers beside an array that is shared.
+"""The weights of one request on the items of a catalog: an array, and a few numbers that stand in its place.
 
 A request knows something about few items: what its user took, what goes with that, what its filters allow. Of all
-others it says what every request says. `SparseWeights` holds it so, and then nothing that is done for a request grows
-with the catalog; an array with one number an item says the same, and is quicker where the catalog is small.
+others it says what every request says. Where the array is shared by requests, nothing that is done for one of them
+grows with the catalog. Where a request has an array of its own, one number an item, there is nothing beside it: that
+is quicker where the catalog is small.
 """
 
 from __future__ import annotations
@@ -15,11 +16,16 @@ from threading import Lock
 import numpy as np
 from numpy.typing import NDArray
 
+from llmgen.errors import renamed
 from llmgen.trie import ItemTrie
 from llmgen.types import FloatArray, IntArray
 
 CANCELLED = 1e-6
 """Share of a sum that must be left after a subtraction for ten of its digits to be right."""
+
+
+NO_ITEMS: IntArray = np.zeros(0, np.int64)
+NO_VALUES: FloatArray = np.zeros(0)
 
 
 class Below:
@@ -108,6 +114,19 @@ class Shared:
         """The sum of all weights, in units of the largest one; 0 where no item is eligible."""
         return 0.0 if self.top == -np.inf else float(np.exp(self.log_weights - self.top).sum())
 
+    def top_items(self, k: int) -> tuple[IntArray, FloatArray, float]:
+        """The k items with the largest weights, ties in catalog order, their weights, and the log of the sum of all.
+
+        Without the ranking of all, which is worth its time only where many requests share it.
+        """
+        log_weights = self.log_weights
+        eligible = np.flatnonzero(log_weights > -np.inf)
+        if len(eligible) > k:
+            kth = np.partition(log_weights[eligible], len(eligible) - k)[len(eligible) - k]
+            eligible = eligible[log_weights[eligible] >= kth]
+        items = eligible[np.argsort(-log_weights[eligible], kind="stable")][:k]
+        return items, log_weights[items], float(self.top + np.log(np.exp(log_weights - self.top).sum()))
+
     def below(self, trie: ItemTrie) -> Below:
         """What is below the nodes of a trie; kept for the last one that was asked for."""
         with self._making:
@@ -117,7 +136,7 @@ class Shared:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class SparseWeights:
+class ItemWeights:
     """The log weights of one request.
 
     Attributes:
@@ -125,6 +144,7 @@ class SparseWeights:
         rest: Added to it, finite.
         items: int64, catalog indices, rising, none twice.
         values: float64, the log weights of `items`.
+        alone: Whether no other request has `shared`; then there is no `rest`, and there are no `items`. See `whole`.
 
     Raises:
         ValueError: NaN or +inf among the values, or `rest` not finite.
@@ -134,8 +154,20 @@ class SparseWeights:
     rest: float
     items: IntArray
     values: FloatArray
+    alone: bool = False
+
+    @classmethod
+    def whole(cls, log_weights: FloatArray) -> ItemWeights:
+        """One number an item, float64 [n_items], of a request that shares nothing.
+
+        Raises:
+            ValueError: NaN or +inf among them.
+        """
+        return cls(Shared(log_weights), 0.0, NO_ITEMS, NO_VALUES, alone=True)
 
     def __post_init__(self) -> None:
+        if self.alone and (self.rest or len(self.items)):
+            raise ValueError("weights that share nothing have neither rest nor items; put them into the array")
         check_log_weights(self.values)
         if not np.isfinite(self.rest):
             raise ValueError(f"rest is {self.rest}; it must be finite: to remove items, let `shared` be -inf there")
@@ -146,13 +178,20 @@ class SparseWeights:
         return len(self.shared.log_weights)
 
     @property
+    def any(self) -> bool:
+        """Whether an item is eligible."""
+        return self.shared.top > -np.inf if self.alone else self.count > 0
+
+    @property
     def count(self) -> int:
         """Eligible items."""
         replaced = np.count_nonzero(self.shared.log_weights[self.items] > -np.inf)
         return self.shared.count - int(replaced) + int(np.count_nonzero(self.values > -np.inf))
 
     def dense(self) -> FloatArray:
-        """float64 [n_items], the same as one number an item."""
+        """float64 [n_items], one number an item; not to be changed."""
+        if self.alone:
+            return self.shared.log_weights
         whole: FloatArray = self.shared.log_weights + self.rest
         whole[self.items] = self.values
         return whole
@@ -169,12 +208,16 @@ class SparseWeights:
         weight = float(self.at(np.array([item]))[0])
         if weight == -np.inf:
             return None
+        if self.alone:
+            return int(np.count_nonzero(self.shared.log_weights >= weight))
         theirs = self.shared.log_weights[self.items] + self.rest
         ahead = bisect_right(self.shared.ranked, -weight, key=lambda one: -(one + self.rest))
         return ahead - int((theirs >= weight).sum()) + int((self.values >= weight).sum())
 
     def top(self, k: int) -> tuple[IntArray, FloatArray, float]:
         """The k items with the largest weights, ties in catalog order, their weights, and the log of the sum of all."""
+        if self.alone:
+            return self.shared.top_items(k)
         eligible = self.values > -np.inf
         others, looked_at = np.zeros(0, np.int64), k
         while len(others) < k:
@@ -211,12 +254,9 @@ class SparseWeights:
         return float(np.logaddexp.reduce(np.concatenate(left)))
 
 
-Weights = FloatArray | SparseWeights
-
-
-def sparse_of(log_weights: FloatArray) -> SparseWeights:
-    """The weights of a request that shares nothing, float64 [n_items]."""
-    return SparseWeights(Shared(log_weights), 0.0, np.zeros(0, np.int64), np.zeros(0))
+def weights_of(given: FloatArray | ItemWeights) -> ItemWeights:
+    """Weights as they are, or of an array with one number an item."""
+    return given if isinstance(given, ItemWeights) else ItemWeights.whole(given)
 
 
 def check_log_weights(log_weights: FloatArray) -> float:
@@ -245,3 +285,9 @@ def overwritten(log_weights: FloatArray, items: IntArray, own: IntArray, values:
         known = own[place] == items
         log_weights[known] = values[place[known]]
     return log_weights
+
+
+def __getattr__(name: str) -> object:
+    if name == "SparseWeights":
+        return renamed("llmgen.weights.SparseWeights", "ItemWeights", ItemWeights)
+    raise AttributeError(f"module 'llmgen.weights' has no attribute {name!r}")

@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 
+from llmgen import assembled as assembled_module
 from llmgen import catalog as catalog_module
-from llmgen import recommender as recommender_module
 from llmgen import weights
 from llmgen.bm25 import BM25Index
 from llmgen.catalog import Catalog
@@ -222,7 +222,7 @@ def test_a_recommender_whose_catalog_grew_answers_as_one_made_of_all(
 
 
 def test_what_is_prepared_is_what_people_with_a_history_ask_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (sparse_module, recommender_module):
+    for module in (sparse_module, assembled_module):
         monkeypatch.setattr(module, "LARGE_CATALOG", 0)
     transition = Transition.fit(log(), CATALOG)
     narrow = dataclasses.replace(transition, similarity=sparse.csr_array(transition.similarity))

@@ -30,9 +30,11 @@ from llmgen.errors import (
     TemplateNotFoundError,
     UnknownItemError,
 )
+from llmgen.isolation import CHUNK
 from llmgen.priors import HistoryText, Popularity, RatingKNN, Seen, Transition, Wish
-from llmgen.recommender import CHUNK, LM_WEIGHTS, Recommender
+from llmgen.recommender import Recommender
 from llmgen.templates import PromptLibrary, views
+from llmgen.tuning import LM_WEIGHTS
 from llmgen.types import Completion, FloatArray, Item, Message, Query, Recommendations
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from llmgen.errors import SearchError
 from llmgen.mass import DenseMass, mass_of
 from llmgen.search import Request, SearchConfig, SearchResult, rank_by_prior, search
 from llmgen.trie import ItemTrie
-from llmgen.weights import Shared, SparseWeights
+from llmgen.weights import ItemWeights, Shared
 from tests.reference import fused_logprobs, item_logprobs
 
 PROMPT = (9,)
@@ -101,7 +101,7 @@ def check(
 
 
 @st.composite
-def sparse_forms(draw: st.DrawFn, log_priors: list[np.ndarray]) -> list[SparseWeights]:
+def sparse_forms(draw: st.DrawFn, log_priors: list[np.ndarray]) -> list[ItemWeights]:
     """The same weights, written beside one or two arrays that say something else of the requests' own items."""
     num_items = len(log_priors[0])
     weight = st.sampled_from([-np.inf, -2.0, 0.0, 3.0])
@@ -114,7 +114,7 @@ def sparse_forms(draw: st.DrawFn, log_priors: list[np.ndarray]) -> list[SparseWe
         says_so = chosen.log_weights + rest == log_prior
         more = np.array(draw(st.lists(st.booleans(), min_size=num_items, max_size=num_items)))
         items = np.flatnonzero(~says_so | more)
-        forms.append(SparseWeights(chosen, rest, items, log_prior[items]))
+        forms.append(ItemWeights(chosen, rest, items, log_prior[items]))
     return forms
 
 
@@ -162,7 +162,7 @@ def test_both_forms_weigh_every_node_alike(
 def test_a_sum_of_few_small_weights_beside_large_ones_of_others_is_not_lost() -> None:
     trie = ItemTrie.build([(1, 0), (2, 0), (3, 0)])
     shared = Shared(np.array([0.0, -60.0, -900.0]))
-    mass = mass_of(trie, [SparseWeights(shared, 0.0, np.array([0]), np.array([-np.inf]))])
+    mass = mass_of(trie, [ItemWeights(shared, 0.0, np.array([0]), np.array([-np.inf]))])
     root, node = mass.below(np.array([0]), np.array([0])), mass.below(np.array([0]), np.array([3]))
     assert [*root.log_mass, *node.log_mass] == pytest.approx([-60.0, -900.0])
 
@@ -450,5 +450,5 @@ def test_settings_out_of_range_are_refused(settings_: dict[str, object]) -> None
 def test_what_is_left_of_a_shared_sum_is_not_lost_in_rounding(
     log_weights: list[float], rest: float, items: list[int], values: list[float], expected: float
 ) -> None:
-    weights = SparseWeights(Shared(np.array(log_weights)), rest, np.array(items), np.array(values))
+    weights = ItemWeights(Shared(np.array(log_weights)), rest, np.array(items), np.array(values))
     assert weights._log_total() == pytest.approx(expected)

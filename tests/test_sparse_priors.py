@@ -31,6 +31,7 @@ from llmgen.priors import (
     Wish,
     combine,
     combine_sparse,
+    multiply,
 )
 from llmgen.priors import sparse as sparse_module
 from llmgen.recommender import Recommender
@@ -117,15 +118,19 @@ class Whole:
     candidates=st.lists(st.integers(0, 39), min_size=1, unique=True),
 )
 def test_products_are_the_same(queries: list[Query], chosen: list[Prior], candidates: list[int]) -> None:
-    dense = combine(chosen, queries, len(CATALOG))
+    whole, dense = combine(chosen, queries, len(CATALOG)), multiply(chosen, queries, len(CATALOG))
     few = combine_sparse(chosen, queries, SharedWeights(len(CATALOG)))
     some = [np.array(candidates)] * len(queries)
     targets = np.arange(len(queries))
-    ranks = target_ranks(dense.total, targets).tolist()
+    ranks = target_ranks(whole.total, targets).tolist()
     for number in range(len(queries)):
-        assert few.row(number).rank(number) == (None if ranks[number] == OUT else ranks[number])
-        np.testing.assert_allclose(few.row(number).dense(), dense.row(number), atol=1e-12)
-        np.testing.assert_allclose(few.among(some).row(number).dense(), dense.among(some).row(number), atol=1e-12)
+        assert dense.row(number).alone
+        for product in (few, dense):
+            assert product.row(number).rank(number) == (None if ranks[number] == OUT else ranks[number])
+            np.testing.assert_allclose(product.row(number).dense(), whole.total[number], atol=1e-12)
+            left = np.full(len(CATALOG), -np.inf)
+            left[candidates] = whole.total[number, candidates]
+            np.testing.assert_allclose(product.among(some).row(number).dense(), left, atol=1e-12)
         for prior in chosen:
             assert few.term(prior.name, number, 7) == pytest.approx(dense.term(prior.name, number, 7), abs=1e-12)
 
@@ -199,3 +204,12 @@ def test_scores_too_large_or_small_to_add_are_no_matter() -> None:
     (row,) = prior.sparse_log_weights([Query(history=[CATALOG[1]])])
     np.testing.assert_allclose(row.at(np.arange(40)), prior.log_weights([Query(history=[CATALOG[1]])])[0])
     assert isinstance(row, SparseRow)
+
+
+def test_old_names_are_there_for_a_release_and_say_so() -> None:
+    from llmgen import priors, weights
+
+    with pytest.warns(DeprecationWarning, match=r"llmgen\.priors\.SparseCombined is now called Product"):
+        assert priors.SparseCombined is priors.Product
+    with pytest.warns(DeprecationWarning, match=r"llmgen\.weights\.SparseWeights is now called ItemWeights"):
+        assert weights.SparseWeights is weights.ItemWeights

@@ -12,7 +12,7 @@ import polars as pl
 import pytest
 from scipy import sparse
 
-from llmgen import recommender as recommender_module
+from llmgen import assembled as assembled_module
 from llmgen.catalog import Catalog
 from llmgen.engines.fake import FakeEngine
 from llmgen.priors import Content, Popularity, Transition, Where, Wish
@@ -73,7 +73,7 @@ def queries() -> list[Query]:
 
 
 def test_answers_of_eight_threads_are_those_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (sparse_module, recommender_module):
+    for module in (sparse_module, assembled_module):
         monkeypatch.setattr(module, "LARGE_CATALOG", 0)
     asked = queries()
     expected = recommender().recommend_many(asked)

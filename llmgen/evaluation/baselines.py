@@ -42,7 +42,6 @@ from llmgen.priors import (
     SASRec,
     Seen,
     SharedWeights,
-    SparseCombined,
     Transition,
     multiply,
     reweighted,
@@ -51,7 +50,7 @@ from llmgen.priors.kinds import kind, kinds
 from llmgen.priors.sparse import LARGE_CATALOG
 from llmgen.progress import Stage
 from llmgen.splits import Ties, histories, leave_one_out
-from llmgen.tuning import OUT, Trial, target_ranks, tune_weights
+from llmgen.tuning import OUT, Trial, tune_weights
 from llmgen.types import FloatArray, IntArray, Item, Query
 from llmgen.workspace import DataSettings
 
@@ -218,11 +217,8 @@ def evaluate_priors(
     for start in range(0, len(queries), batch_size):
         batch = slice(start, start + batch_size)
         found = multiply(priors, queries[batch], len(catalog), shared)
-        if isinstance(found, SparseCombined):
-            places = [row.rank(target) for row, target in zip(found.rows, targets[batch].tolist(), strict=True)]
-            ranks.append(np.array([OUT if place is None else place for place in places], np.int64))
-        else:
-            ranks.append(target_ranks(found.total, targets[batch]))
+        places = [row.rank(target) for row, target in zip(found.rows, targets[batch].tolist(), strict=True)]
+        ranks.append(np.array([OUT if place is None else place for place in places], np.int64))
     return Evaluation(np.concatenate(ranks), k)
 
 

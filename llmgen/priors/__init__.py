@@ -22,6 +22,7 @@ A prior of your own is any object with `name`, `weight` and `log_weights`; see `
 `sparse_log_weights` too; see `SparsePrior`.
 """
 
+from llmgen.errors import renamed
 from llmgen.priors.base import Combined, Movable, Prior, combine, log_lift, reweighted
 from llmgen.priors.collaborative import Ease, ItemKNN, ItemToItem, Repeat, Transition
 from llmgen.priors.content import Content
@@ -32,7 +33,7 @@ from llmgen.priors.popularity import Popularity
 from llmgen.priors.ratings import RatingKNN, RatingPrior, check_rating_priors, rating_terms
 from llmgen.priors.scores import Scores
 from llmgen.priors.sequence import SASRec
-from llmgen.priors.sparse import SharedWeights, SparseCombined, SparsePrior, SparseRow, combine_sparse, multiply
+from llmgen.priors.sparse import Product, SharedWeights, SparsePrior, SparseRow, combine_sparse, multiply
 from llmgen.priors.stored import load_prior, load_rating_prior, save_prior
 from llmgen.priors.wish import HistoryText, Wish, item_text
 
@@ -48,6 +49,7 @@ __all__ = [
     "Movable",
     "Popularity",
     "Prior",
+    "Product",
     "RatingKNN",
     "RatingPrior",
     "Repeat",
@@ -55,7 +57,6 @@ __all__ = [
     "Scores",
     "Seen",
     "SharedWeights",
-    "SparseCombined",
     "SparsePrior",
     "SparseRow",
     "Transition",
@@ -76,3 +77,9 @@ __all__ = [
     "reweighted",
     "save_prior",
 ]
+
+
+def __getattr__(name: str) -> object:
+    if name == "SparseCombined":
+        return renamed("llmgen.priors.SparseCombined", "Product", Product)
+    raise AttributeError(f"module 'llmgen.priors' has no attribute {name!r}")

@@ -101,20 +101,9 @@ class Combined:
     total: FloatArray
     terms: Mapping[str, FloatArray]
 
-    def row(self, number: int) -> FloatArray:
-        """The log weights of one query, float64 [n_items]."""
-        return cast(FloatArray, self.total[number])
-
     def term(self, name: str, number: int, index: int) -> float:
         """What one prior adds to the score of the item at a catalog index, for one query."""
         return float(self.terms[name][number, index])
-
-    def among(self, candidates: Sequence[IntArray]) -> Combined:
-        """The same with nothing left but some items of each query: their catalog indices, int64, none twice."""
-        total = np.full_like(self.total, -np.inf)
-        for row, items, left in zip(self.total, candidates, total, strict=True):
-            left[items] = row[items]
-        return Combined(total, self.terms)
 
 
 def combine(priors: Sequence[Prior], queries: Sequence[Query], n_items: int | None = None) -> Combined:

@@ -6,7 +6,7 @@ query grows with the catalog, unless a prior has no sparse form.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple, Protocol, runtime_checkable
@@ -14,15 +14,13 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from scipy import sparse
 
-from llmgen.priors.base import Combined, Prior, check_priors, combine, weighted
+from llmgen.priors.base import Prior, check_priors, combine, weighted
 from llmgen.recent import Recent
 from llmgen.types import FloatArray, IntArray, Query
-from llmgen.weights import Shared, SparseWeights, overwritten
+from llmgen.weights import NO_ITEMS, NO_VALUES, ItemWeights, Shared, overwritten
 
 LARGE_CATALOG = 20_000
 """Above so many items priors are worked with in sparse form; below, one number an item is quicker."""
-NO_ITEMS: IntArray = np.zeros(0, np.int64)
-NO_VALUES: FloatArray = np.zeros(0)
 
 
 class SparseRow(NamedTuple):
@@ -89,38 +87,42 @@ class SharedWeights:
 
 
 @dataclass(frozen=True, eq=False)
-class SparseCombined:
-    """The product of several priors, see `llmgen.priors.Combined`.
+class Product:
+    """The product of several priors for some queries, in the form that suits the catalog.
 
     Attributes:
         rows: The weights of each query.
-        terms: Name of the prior -> its weight, and its row for each query.
-        shared: Where products were looked up.
+        part: Name of a prior, number of a query and catalog index of an item -> what the prior adds to its score.
+        nothing: Of a query that allows no item.
     """
 
-    rows: Sequence[SparseWeights]
-    terms: Mapping[str, tuple[float, Sequence[SparseRow]]]
-    shared: SharedWeights
+    rows: Sequence[ItemWeights]
+    part: Callable[[str, int, int], float]
+    nothing: Shared
 
-    def row(self, number: int) -> SparseWeights:
+    def row(self, number: int) -> ItemWeights:
         """The log weights of one query."""
         return self.rows[number]
 
     def term(self, name: str, number: int, index: int) -> float:
         """What one prior adds to the score of the item at a catalog index, for one query."""
-        weight, rows = self.terms[name]
-        return float(weighted(rows[number].at(np.array([index])), weight)[0])
+        return self.part(name, number, index)
 
-    def among(self, candidates: Sequence[IntArray]) -> SparseCombined:
+    def among(self, candidates: Sequence[IntArray]) -> Product:
         """The same with nothing left but some items of each query: their catalog indices, int64, none twice."""
         rows = []
-        for number, items in enumerate(candidates):
+        for row, items in zip(self.rows, candidates, strict=True):
             items = np.sort(items)
-            rows.append(SparseWeights(self.shared.nothing, 0.0, items, self.rows[number].at(items)))
-        return SparseCombined(rows, self.terms, self.shared)
+            if row.alone:
+                left = np.full(row.num_items, -np.inf)
+                left[items] = row.at(items)
+                rows.append(ItemWeights.whole(left))
+            else:
+                rows.append(ItemWeights(self.nothing, 0.0, items, row.at(items)))
+        return Product(rows, self.part, self.nothing)
 
 
-def combine_sparse(priors: Sequence[Prior], queries: Sequence[Query], shared: SharedWeights) -> SparseCombined:
+def combine_sparse(priors: Sequence[Prior], queries: Sequence[Query], shared: SharedWeights) -> Product:
     """Multiply priors, as `llmgen.priors.combine` does.
 
     A prior without a sparse form is asked query by query, and its row is as long as the catalog.
@@ -144,12 +146,17 @@ def combine_sparse(priors: Sequence[Prior], queries: Sequence[Query], shared: Sh
     products = [
         _product([(rows[number], weight) for weight, rows in terms.values()], shared) for number in range(len(queries))
     ]
-    return SparseCombined(products, terms, shared)
+
+    def part(name: str, number: int, index: int) -> float:
+        weight, rows = terms[name]
+        return float(weighted(rows[number].at(np.array([index])), weight)[0])
+
+    return Product(products, part, shared.nothing)
 
 
 def multiply(
     priors: Sequence[Prior], queries: Sequence[Query], n_items: int, shared: SharedWeights | None = None
-) -> Combined | SparseCombined:
+) -> Product:
     """Multiply priors in the form that suits the catalog.
 
     Args:
@@ -161,9 +168,11 @@ def multiply(
     Raises:
         ValueError: See `llmgen.priors.combine`.
     """
+    shared = shared or SharedWeights(n_items)
     if n_items > LARGE_CATALOG:
-        return combine_sparse(priors, queries, shared or SharedWeights(n_items))
-    return combine(priors, queries, n_items)
+        return combine_sparse(priors, queries, shared)
+    combined = combine(priors, queries, n_items)
+    return Product([ItemWeights.whole(row) for row in combined.total], combined.term, shared.nothing)
 
 
 def whole_row(log_weights: FloatArray) -> SparseRow:
@@ -196,7 +205,7 @@ def lifted(items: IntArray, scores: FloatArray, floors: FloatArray | float, n_it
     return SparseRow(floors, items, np.log(scores * ((1.0 - floor) * n_items / scores.sum()) + floor))
 
 
-def _product(factors: Sequence[tuple[SparseRow, float]], shared: SharedWeights) -> SparseWeights:
+def _product(factors: Sequence[tuple[SparseRow, float]], shared: SharedWeights) -> ItemWeights:
     bases = [(row.base, weight) for row, weight in factors if isinstance(row.base, np.ndarray)]
     numbers = [(row.base, weight) for row, weight in factors if not isinstance(row.base, np.ndarray)]
     removing = [row.items for row, _ in factors if not isinstance(row.base, np.ndarray) and row.base == -np.inf]
@@ -210,8 +219,8 @@ def _product(factors: Sequence[tuple[SparseRow, float]], shared: SharedWeights) 
             found[np.searchsorted(items, row.items)] = row.values
         values += weighted(found, weight)
     if removing:
-        return SparseWeights(shared.nothing, 0.0, items, values)
-    return SparseWeights(shared.product(bases), sum(weight * base for base, weight in numbers), items, values)
+        return ItemWeights(shared.nothing, 0.0, items, values)
+    return ItemWeights(shared.product(bases), sum(weight * base for base, weight in numbers), items, values)
 
 
 def _union(lists: Sequence[IntArray]) -> IntArray:

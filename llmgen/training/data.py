@@ -24,6 +24,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from llmgen.config import MAX_HISTORY
 from llmgen.engines import line_break
 from llmgen.errors import ConfigError
 from llmgen.priors import Prior, combine
@@ -91,7 +92,7 @@ class Task:
 
     prompts: tuple[str, ...]
     weight: float = 1.0
-    max_history: int = 20
+    max_history: int = MAX_HISTORY
 
 
 def wrong_tasks(tasks: Mapping[str, Task], prompts: PromptLibrary) -> Iterator[str]:
