@@ -99,7 +99,9 @@ def likely(
 
 
 def main(
-    config: Annotated[Path, typer.Option(help="YAML: data, users, weighing_users, priors, mixes, pairs.")],
+    config: Annotated[
+        Path, typer.Option(help="YAML: data, users, validation_users, weighing_users, priors, mixes, pairs.")
+    ],
     out: Annotated[Path, typer.Option(help="Folder of trainings and of results.json.")],
 ) -> None:
     """Fit, weigh, measure, compare."""
@@ -126,7 +128,7 @@ def main(
                 weights[name], score = likely(before, parts_of_it, tuning, chosen["weighing_users"], catalog)
                 nats[name] = -score
                 stage.advance()
-        validation = ranks(before, weights, tuning, users, catalog)
+        validation = ranks(before, weights, tuning, slice(0, chosen.get("validation_users")), catalog)
         del before
         after = [with_floor(prior, floor) for prior in fitted(chosen["priors"], final, catalog, out, "final")]
         test = ranks(after, weights, final, users, catalog)
