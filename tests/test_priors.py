@@ -385,6 +385,20 @@ class TestItemKNN:
         assert (dense(ItemKNN.fit(taken(*words), FILMS, neighbours=2)) == dense(whole)).all()
         assert ((dense(whole) > 0).sum(axis=0) <= 2).all()
 
+    @pytest.mark.parametrize("dense_share", [0.0, 1.0])
+    def test_fewer_neighbours_of_a_fit_are_a_fit_with_fewer(
+        self, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch, dense_share: float
+    ) -> None:
+        monkeypatch.setattr("llmgen.priors.collaborative.DENSE_SHARE", dense_share)
+        log = taken(*("".join(rng.choice(list("abcde"), size=3)) for _ in range(20)))
+        whole = ItemKNN.fit(log, FILMS, neighbours=4, weight=0.7, decay=0.6, floor=0.02)
+        for number in (4, 3, 2, 1):  # many are equally similar: the first of the catalog are kept
+            fewer, fitted = whole.nearest(number), ItemKNN.fit(log, FILMS, neighbours=number)
+            assert (dense(fewer) == dense(fitted)).all()
+            assert (fewer.weight, fewer.decay, fewer.floor) == (0.7, 0.6, 0.02)
+        with pytest.raises(ValueError, match="neighbours must be 1 or more, not 0"):
+            whole.nearest(0)
+
 
 @pytest.fixture
 def rng() -> np.random.Generator:

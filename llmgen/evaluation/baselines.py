@@ -37,6 +37,7 @@ from llmgen.evaluation.factors import Als, Bpr
 from llmgen.evaluation.memory import GIB, budget, rows_within
 from llmgen.options import data_settings, with_options
 from llmgen.priors import (
+    ItemKNN,
     ItemToItem,
     Prior,
     SASRec,
@@ -465,17 +466,17 @@ class Trials:
             if last:
                 part = self.last
             label = f"{name}: settings, round {number} of {len(rounds)}, {len(part.queries):,} users"
-            scores: list[float] = []
-            best: Prior | None = None
+            scores = [-1.0] * len(tried)
+            best: tuple[float, int] = (-1.0, 0)
+            chosen: Prior | None = None
             with Stage(label, len(tried)) as stage:
-                for prior in self._fitted(name, tried):
-                    scores.append(self.score([*self.seen, prior], part))
-                    if last and scores[-1] > max(scores[:-1], default=-1.0):
-                        best = prior
+                for place, prior in self._fitted(name, tried):
+                    scores[place] = self.score([*self.seen, prior], part)
+                    if last and (scores[place], -place) > best:
+                        best, chosen = (scores[place], -place), prior
                     stage.advance()
-            if best is not None:
-                place = int(np.argmax(scores))
-                return tried[place], best, scores[place]
+            if chosen is not None:
+                return tried[-best[1]], chosen, best[0]
             most = max(1, round(len(tried) * (self.halving.kept if self.halving else 1.0)))
             going_on = sorted(sorted(range(len(tried)), key=lambda place: -scores[place])[:most])
             tried = [tried[place] for place in going_on]
@@ -503,18 +504,19 @@ class Trials:
         settings, _, _ = Trials(inside, catalog, seen, self.k, self.memory, None).choose("ease", grid)
         return [one for one in tried if one["l2"] == settings["l2"]]
 
-    def _fitted(self, name: str, tried: Sequence[Settings]) -> Iterator[Prior]:
-        """A prior for each of some settings; fitted anew only where one differs that touches the fit."""
-        fits: dict[str, float] | None = None
+    def _fitted(self, name: str, tried: Sequence[Settings]) -> Iterator[tuple[int, Prior]]:
+        """Place and prior of each of some settings, in an order that needs few fits."""
+        keys = [tuple(value for key, value in one.items() if key not in ("decay", "neighbours")) for one in tried]
+        first = {key: place for place, key in reversed(list(enumerate(keys)))}
+        order = sorted(range(len(tried)), key=lambda place: (first[keys[place]], -tried[place].get("neighbours", 0)))
         prior: Prior | None = None
-        for settings in tried:
-            wanted = {key: value for key, value in settings.items() if key != "decay"}
-            if prior is None or fits != wanted:
-                prior = None  # which makes room
-                fits, prior = wanted, self._fit(name, settings)
-            if isinstance(prior, ItemToItem) and "decay" in settings:
-                prior = dataclasses.replace(prior, decay=settings["decay"])
-            yield prior
+        before: Settings = {}
+        for place in order:
+            settings = tried[place]
+            other = None if prior is None else _changed(prior, before, settings)
+            prior = None  # which makes room
+            prior, before = self._fit(name, settings) if other is None else other, settings
+            yield place, prior
 
     def _fit(self, name: str, settings: Settings) -> Prior:
         if name != "transition":
@@ -525,6 +527,18 @@ class Trials:
             self._counts = key, Transition.count(self.part.known, self.catalog, **cast(dict[str, Any], shared))
         rest = cast(dict[str, Any], settings)
         return Transition.fit(self.part.known, self.catalog, counts=self._counts[1], **rest)
+
+
+def _changed(prior: Prior, before: Settings, settings: Settings) -> Prior | None:
+    """The prior of other settings than it was fitted with; None where that takes another fit."""
+    differing = {key for key in settings if settings[key] != before[key]}
+    if isinstance(prior, ItemKNN) and "neighbours" in differing and settings["neighbours"] < before["neighbours"]:
+        differing.remove("neighbours")
+        prior = prior.nearest(int(settings["neighbours"])) if not differing - {"decay"} else prior
+    if isinstance(prior, ItemToItem) and "decay" in differing:
+        differing.remove("decay")
+        prior = dataclasses.replace(prior, decay=settings["decay"])
+    return None if differing else prior
 
 
 def _fit(name: str, settings: Settings, known: pl.DataFrame, catalog: Catalog, memory: int) -> Prior:

@@ -414,15 +414,34 @@ class ItemKNN(ItemToItem):
             block = (items_users[start : start + ROWS_AT_ONCE] @ users_items).tocsr()
             rows = np.repeat(np.arange(start, start + block.shape[0]), np.diff(block.indptr))
             similar = block.data / (sizes[rows] * sizes[block.indices] + shrinkage)
-            order = np.lexsort((block.indices, -similar, rows))
-            order = order[block.indices[order] != rows[order]]
-            kept_rows = rows[order]
-            place = np.arange(len(order)) - np.searchsorted(kept_rows, kept_rows)
-            order = order[place < neighbours]
-            blocks.append((similar[order], block.indices[order].astype(INDEX), rows[order].astype(INDEX)))
+            others = block.indices != rows
+            blocks.append(_nearest(rows[others], block.indices[others], similar[others], neighbours))
+        return cls(catalog, cls._of_columns(blocks, n_items), decay, floor, weight)
+
+    def nearest(self, neighbours: int) -> ItemKNN:
+        """The same with fewer neighbours: what `fit` gives with that many, without looking at the log again.
+
+        Args:
+            neighbours: As in `fit`; where the fit had no more, nothing changes.
+
+        Raises:
+            ValueError: Below 1.
+        """
+        _check(neighbours >= 1, "neighbours", neighbours, "1 or more")
+        columns = sparse.csc_array(self.similarity)
+        columns.sort_indices()
+        candidates = np.repeat(np.arange(len(self.catalog)), np.diff(columns.indptr))
+        kept = _nearest(candidates, columns.indices.astype(np.int64), columns.data, neighbours)
+        return dataclasses.replace(self, similarity=self._of_columns([kept], len(self.catalog)))
+
+    @staticmethod
+    def _of_columns(
+        blocks: Sequence[tuple[FloatArray, IntArray, IntArray]], n_items: int
+    ) -> FloatArray | sparse.csr_array:
+        """S from similarities, neighbours and candidates."""
         data, neighbour, candidate = (np.concatenate(parts) for parts in zip(*blocks, strict=True))
-        similarity = sparse.coo_array((data, (neighbour, candidate)), shape=(n_items, n_items)).tocsr()
-        return cls(catalog, _compact(similarity), decay, floor, weight)
+        cells = (data, (neighbour.astype(INDEX), candidate.astype(INDEX)))
+        return _compact(sparse.coo_array(cells, shape=(n_items, n_items)).tocsr())
 
 
 @dataclass(frozen=True, eq=False)
@@ -526,6 +545,27 @@ def _strongest(matrix: sparse.csr_array, most: int) -> sparse.csr_array:
         return matrix
     ends = np.append(0, kept.cumsum())[matrix.indptr].astype(matrix.indptr.dtype)
     return sparse.csr_array((matrix.data[kept], matrix.indices[kept], ends), shape=matrix.shape)
+
+
+def _nearest(
+    candidates: IntArray, neighbours: IntArray, similar: FloatArray, most: int
+) -> tuple[FloatArray, IntArray, IntArray]:
+    """The most similar cells of each candidate, of equal ones the first neighbours.
+
+    Args:
+        candidates: [n], not falling.
+        neighbours: [n]
+        similar: [n]
+        most: Of a candidate.
+
+    Returns:
+        Similarities, neighbours and candidates of the cells that are kept.
+    """
+    order = np.lexsort((neighbours, -similar, candidates))
+    sorted_candidates = candidates[order]
+    place = np.arange(len(order)) - np.searchsorted(sorted_candidates, sorted_candidates)
+    order = order[place < most]
+    return similar[order], neighbours[order], candidates[order]
 
 
 def negative_power(sums: FloatArray, power: float) -> FloatArray:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,7 +24,7 @@ from llmgen.evaluation.baselines import (
     tune_baselines,
 )
 from llmgen.evaluation.memory import budget, rows_within
-from llmgen.priors import Ease, Popularity, Seen, sparse
+from llmgen.priors import Ease, ItemKNN, Popularity, Seen, sparse
 from llmgen.priors.kinds import PriorKind
 from llmgen.splits import Ties, leave_one_out
 from llmgen.types import Item, Query
@@ -266,6 +267,47 @@ def test_the_ridge_is_chosen_among_the_items_taken_most(walks: pl.DataFrame, mon
     (result, *_) = run_baselines(walks, RING, k=1, grids=grids, halving=Halving((60,), items=20))
     assert [number for number, _ in fitted] == [20, 20, 30, 30]  # tried, then the chosen one on validation and test
     assert [ridge for _, ridge in fitted] == [1.0, 1000.0, result.settings["l2"], result.settings["l2"]]
+
+
+def test_neighbours_are_found_once_for_all_settings_that_share_them(
+    walks: pl.DataFrame, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grid = {"neighbours": (2, 8, 4), "shrinkage": (0.0, 5.0), "decay": (0.5, 1.0)}
+    fitted: list[dict[str, float]] = []
+    scores: dict[tuple[float, ...], float] = {}
+
+    class Spy(ItemKNN):
+        @classmethod
+        def fit(cls, interactions, catalog, **settings):  # type: ignore[no-untyped-def]
+            fitted.append(settings)
+            return ItemKNN.fit(interactions, catalog, **settings)
+
+    tuning, final = baselines.parts(walks, RING)
+    for settings in product(*grid.values()):
+        prior = ItemKNN.fit(tuning.known, RING, **dict(zip(grid, settings, strict=True)))  # type: ignore[arg-type]
+        found = evaluate_priors([Seen(RING), prior], tuning.queries, tuning.held_out, catalog=RING, k=5)
+        scores[settings] = found.ndcg.mean
+    monkeypatch.setattr(baselines, "kind", lambda name: PriorKind(name, Spy.fit, ""))
+    (result,) = baselines.tune_baselines(tuning, final, RING, k=5, grids={"item_knn": grid}, mixed=False)
+    best = max(scores, key=lambda settings: scores[settings])  # of equally good ones the first
+    assert tuple(result.settings.values()) == best
+    assert result.validation == scores[best]
+    assert [(one["neighbours"], one["shrinkage"]) for one in fitted[:-1]] == [(8, 0.0), (8, 5.0)]
+    assert fitted[-1] == result.settings  # for the test
+
+
+def test_a_decay_that_a_prior_of_another_package_is_fitted_with_is_tried(
+    walks: pl.DataFrame, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fitted = []
+
+    def fit(interactions: pl.DataFrame, catalog: Catalog, *, weight: float = 1.0, decay: float = 0.5) -> Popularity:
+        fitted.append(decay)
+        return Popularity.fit(interactions, catalog, weight=weight)
+
+    monkeypatch.setattr(baselines, "kind", lambda name: PriorKind(name, fit, ""))
+    run_baselines(walks, RING, grids={"fading": {"decay": (0.2, 0.4, 0.6)}})
+    assert fitted == [0.2, 0.4, 0.6, 0.2]  # and the first of three that are equally good, for the test
 
 
 def test_more_users_than_that_are_halved_without_a_word(walks: pl.DataFrame, monkeypatch: pytest.MonkeyPatch) -> None:
