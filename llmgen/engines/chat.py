@@ -75,6 +75,22 @@ def without_thoughts(text: str) -> str:
     return _OPENED.sub("", _CLOSED.sub("", _THOUGHT.sub("", text))).strip()
 
 
+def ended_thoughts(text: str) -> str:
+    r"""The thoughts that a text begins with, ended, with the marks that it has; empty where none are marked.
+
+    >>> ended_thoughts("<think>Brazil, or")
+    '<think>Brazil, or\n</think>\n\n'
+    >>> ended_thoughts("rather not Brazil</think>Solaris"), ended_thoughts("Solaris")
+    ('<think>rather not Brazil\n</think>\n\n', '')
+    """
+    for begin, end in _MARKS.items():
+        before, begun, rest = text.partition(begin)
+        thoughts = rest if begun and not before.strip() else text if end in text else ""
+        if thoughts:
+            return f"{begin}{thoughts.partition(end)[0].rstrip()}\n{end}\n\n"
+    return ""
+
+
 NO_LINES = (
     "the model's tokenizer has no line break of its own between two lines, so a prompt cannot begin a list that goes "
     "on (`continues`): use prompts such as next_item and rate"

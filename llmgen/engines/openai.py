@@ -203,7 +203,8 @@ class OpenAIEngine:
     def generate(self, chats: Sequence[Sequence[Message]], config: GenerationConfig) -> list[Completion]:
         """See `Engine`. Each chat is sampled with the same seed, so its answer does not depend on the others.
 
-        A server that only writes gets one budget for thoughts and answer together.
+        A server that only writes gets both budgets together, and where thoughts use up both, the answer's once more;
+        see `Server.write`.
 
         Raises:
             EngineUnavailableError: The server is down or too busy; asking again may help.
@@ -211,8 +212,7 @@ class OpenAIEngine:
         """
         chat = self._chat
         if chat is None or not self.constrained:
-            most = config.max_new_tokens + config.think_tokens
-            sampling: dict[str, object] = {"temperature": config.temperature, "seed": config.seed, "max_tokens": most}
+            sampling = {"temperature": config.temperature, "seed": config.seed}
 
             def write(messages: Sequence[Message]) -> Completion:
                 if messages[-1].role == "assistant":
@@ -221,7 +221,7 @@ class OpenAIEngine:
                         "use a prompt such as next_item"
                     )
                 turns = [{"role": message.role, "content": message.content} for message in messages]
-                return self._server.write(turns, sampling)
+                return self._server.write(turns, sampling, config.max_new_tokens, config.think_tokens)
 
             return self._each(write, chats)
         prompts = self.think(chats, config) if config.think_tokens else [self.tokenize(messages) for messages in chats]

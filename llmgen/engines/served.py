@@ -7,14 +7,14 @@ import logging
 import math
 import re
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
 import numpy as np
 
 from llmgen.engines import Usage
-from llmgen.engines.chat import without_thoughts
+from llmgen.engines.chat import ended_thoughts, without_thoughts
 from llmgen.errors import APIError, ConfigError, EngineError, EngineUnavailableError, GenerationError
 from llmgen.transport import Response, Retry, StoppableTransport
 from llmgen.types import Completion
@@ -34,6 +34,8 @@ NEUTRAL = {
     "presence_penalty": 0.0,
     "frequency_penalty": 0.0,
 }
+BEGUN: Mapping[str, object] = {"continue_final_message": True, "add_generation_prompt": False}
+"""That the last message is the beginning of the answer, as vLLM and SGLang want to be told; others see it."""
 CUT_OFF = ("length", "max_tokens", "content_filter")
 """Reasons for an end that is not the model's own."""
 LESSONS = {
@@ -41,12 +43,27 @@ LESSONS = {
     "temperature": "takes no temperature: it samples as it likes, and answers may differ from one time to the next",
     "seed": "takes no seed: answers may differ from one time to the next",
     "system": "takes no system message: it stands at the head of the user's",
+    "continue_final_message": "may begin anew where thoughts that took too long are ended and the answer is asked for",
 }
 """What a server may refuse, and what is done then."""
 _NOT_TAKEN = re.compile(
     "unsupported|not support|unrecogni[sz]ed|unknown|unexpected|not permitted|not allowed|extra_forbidden",
     re.IGNORECASE,
 )
+
+
+class Written(NamedTuple):
+    """What a model wrote in a chat.
+
+    Attributes:
+        answer: Without thoughts.
+        thoughts: Before it, ended; empty where the server keeps them to itself, or there were none.
+        thought_tokens: Of them; None where the server does not say.
+    """
+
+    answer: Completion
+    thoughts: str
+    thought_tokens: int | None
 
 
 class Card(NamedTuple):
@@ -163,7 +180,33 @@ class Server:
         body = f'{json.dumps(fields)[:-1]},"prompt":[{",".join(prompts)}]}}'
         return self.ask("/completions", body.encode(), read, EngineError)
 
-    def write(self, turns: Sequence[dict[str, str]], sampling: dict[str, object]) -> Completion:
+    def write(
+        self, turns: Sequence[dict[str, str]], sampling: Mapping[str, object], max_tokens: int, think_tokens: int = 0
+    ) -> Completion:
+        """What the model answers in a chat.
+
+        Nobody can end its thoughts while it writes them. Where they took more than `think_tokens` and no room was left
+        for the answer, they are ended, and the model is asked for its answer behind them. That cannot be done where the
+        server keeps thoughts to itself.
+
+        Args:
+            turns: Role and content of each message.
+            sampling: Temperature and seed, which may be left out.
+            max_tokens: Of the answer.
+            think_tokens: Of the thoughts before it.
+
+        Raises:
+            EngineUnavailableError, GenerationError: See `ask`.
+        """
+        first = self._written(turns, {**sampling, "max_tokens": max_tokens + think_tokens})
+        had_room = first.thought_tokens is not None and first.thought_tokens <= think_tokens
+        if not think_tokens or first.answer.finished or not first.thoughts or had_room:
+            return first.answer
+        behind = [*turns, {"role": "assistant", "content": first.thoughts}]
+        answer = self._written(behind, {**sampling, **BEGUN, "max_tokens": max_tokens}).answer
+        return Completion(answer.text, first.answer.num_tokens + answer.num_tokens, answer.finished)
+
+    def _written(self, turns: Sequence[dict[str, str]], sampling: dict[str, object]) -> Written:
         """What the model writes in a chat.
 
         Where the server refuses a field by name, or a system message, it is asked again in the way that it takes; what
@@ -280,18 +323,27 @@ def read_ids(answer: Any) -> tuple[list[int], bool]:
     return choice["token_ids"][:-1] if finished else choice["token_ids"], finished
 
 
-def read_chat(answer: Any) -> Completion:
-    """What a model wrote as the assistant, without thoughts; where the server counts no tokens, bytes are counted.
+def read_chat(answer: Any) -> Written:
+    """What a model wrote as the assistant; where the server counts no tokens, bytes are counted.
 
     Servers send the content as a text, as a list of parts, or as nothing where only thoughts were written, or where the
-    model refuses and says so elsewhere.
+    model refuses and says so elsewhere. Thoughts are part of it, or stand in a field of their own.
     """
     choice = answer["choices"][0]
     message = choice["message"]
-    text = without_thoughts(_text(message.get("content")) or _text(message.get("refusal")))
-    count = (answer.get("usage") or {}).get("completion_tokens")
+    content = _text(message.get("content")) or _text(message.get("refusal"))
+    apart = _text(message.get("reasoning_content") or message.get("reasoning")).strip()
+    text = without_thoughts(content)
+    usage = answer.get("usage") or {}
+    count = usage.get("completion_tokens")
+    thought = (usage.get("completion_tokens_details") or {}).get("reasoning_tokens")
     finished = choice.get("finish_reason") not in CUT_OFF
-    return Completion(text, len(text.encode()) if count is None else int(count), finished)
+    completion = Completion(text, len(text.encode()) if count is None else int(count), finished)
+    return Written(
+        completion,
+        ended_thoughts(f"<think>\n{apart}" if apart else content),
+        None if thought is None else int(thought),
+    )
 
 
 def _text(content: Any) -> str:
@@ -309,7 +361,8 @@ def _as_taken(
     turns: Sequence[dict[str, str]], sampling: dict[str, object], lessons: frozenset[str]
 ) -> dict[str, object]:
     """A question as a server takes it of which these lessons were learned."""
-    fields = {name: value for name, value in sampling.items() if name not in lessons}
+    left_out = {*lessons, *(BEGUN if "continue_final_message" in lessons else ())}
+    fields = {name: value for name, value in sampling.items() if name not in left_out}
     if "max_tokens" in lessons:
         fields["max_completion_tokens"] = sampling["max_tokens"]
     if "system" in lessons and turns[0]["role"] == "system":
@@ -324,7 +377,7 @@ def _lesson(response: Response, turns: Sequence[dict[str, str]], known: frozense
         return None
     said = response.body.decode(errors="replace")
     if _NOT_TAKEN.search(said):
-        for name in ("max_tokens", "temperature", "seed"):
+        for name in ("max_tokens", "temperature", "seed", "continue_final_message"):
             if name not in known and re.search(rf"\b{name}\b", said):
                 return name
     if (

@@ -388,7 +388,72 @@ def test_thoughts_are_asked_for_first_with_their_own_budget(
     assert (second["prompt"], second["max_tokens"]) == (ids("a|<think>\nHm\n</think>\n\n"), 9)
 
 
-def test_a_server_that_only_writes_has_one_budget_for_thoughts_and_answer(
+def said(content: str | None, end: str, tokens: int, thought: int | None = None, **more: object) -> Reply:
+    usage = {"completion_tokens": tokens, "completion_tokens_details": {"reasoning_tokens": thought}}
+    return answer({"choices": [{"message": {"content": content, **more}, "finish_reason": end}], "usage": usage})
+
+
+@pytest.mark.parametrize(
+    ("first", "thoughts"),
+    [
+        (said("<think>Brazil, or", "length", 14), "<think>Brazil, or\n</think>\n\n"),
+        (said("[THINK]Brazil[/THINK]So", "length", 14), "[THINK]Brazil\n[/THINK]\n\n"),
+        (said("Brazil</think>So", "length", 14, 12), "<think>Brazil\n</think>\n\n"),
+        (said(None, "length", 14, reasoning_content="Brazil, or"), "<think>\nBrazil, or\n</think>\n\n"),
+        (said("", "length", 14, reasoning="Brazil, or"), "<think>\nBrazil, or\n</think>\n\n"),
+    ],
+)
+def test_thoughts_that_use_up_both_budgets_are_ended_and_the_answer_is_asked_for(
+    api: Api, stub: Stub, load: Callable[..., OpenAIEngine], first: Reply, thoughts: str
+) -> None:
+    api.kind = "chats"
+    engine = load()
+    stub.asked.clear()
+    stub.turns.extend([first, said("Solaris", "stop", 4)])
+    (written,) = engine.generate(CHATS[:1], GenerationConfig(max_new_tokens=9, think_tokens=5))
+    assert (written.text, written.num_tokens, written.finished) == ("Solaris", 18, True)
+    one, two = (json.loads(asked.body) for asked in stub.asked)
+    assert (one["max_tokens"], two["max_tokens"]) == (14, 9)
+    assert two["messages"] == [*one["messages"], {"role": "assistant", "content": thoughts}]
+    assert two["continue_final_message"] is True and two["add_generation_prompt"] is False
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        said("<think>Brazil</think>Solaris", "stop", 9),  # done
+        said("<think>Brazil</think>Solaris, or", "length", 14, 5),  # the answer had its room
+        said("", "length", 14, 14),  # what was thought is not told
+    ],
+)
+def test_an_answer_that_had_its_room_or_whose_thoughts_are_not_told_is_asked_for_once(
+    api: Api, stub: Stub, load: Callable[..., OpenAIEngine], first: Reply
+) -> None:
+    api.kind = "chats"
+    engine = load()
+    stub.asked.clear()
+    stub.turns.append(first)
+    engine.generate(CHATS[:1], GenerationConfig(max_new_tokens=9, think_tokens=5))
+    assert len(stub.asked) == 1
+
+
+def test_a_server_that_does_not_know_how_to_go_on_with_an_answer_is_asked_without(
+    api: Api, stub: Stub, load: Callable[..., OpenAIEngine], caplog: pytest.LogCaptureFixture
+) -> None:
+    api.kind = "chats"
+    engine = load()
+    stub.asked.clear()
+    refusal = Reply(400, b'{"error": {"message": "Unrecognized request argument supplied: continue_final_message"}}')
+    stub.turns.extend([said("<think>Hm", "length", 14), refusal, said("Solaris", "stop", 4)])
+    (written,) = engine.generate(CHATS[:1], GenerationConfig(max_new_tokens=9, think_tokens=5))
+    assert written.text == "Solaris"
+    last = json.loads(stub.asked[-1].body)
+    assert not {"continue_final_message", "add_generation_prompt"} & set(last)
+    assert last["messages"][-1]["role"] == "assistant"
+    assert "may begin anew" in caplog.text
+
+
+def test_a_server_that_only_writes_has_the_two_budgets_together(
     api: Api, stub: Stub, load: Callable[..., OpenAIEngine]
 ) -> None:
     api.kind = "chats"
@@ -836,7 +901,7 @@ def test_without_a_key_none_is_sent(stub: Stub, monkeypatch: pytest.MonkeyPatch)
 )
 def test_content_in_every_form_that_servers_send(message: dict[str, Any], text: str) -> None:
     answer = {"choices": [{"message": message, "finish_reason": "stop"}], "usage": {"completion_tokens": 3}}
-    assert read_chat(answer) == Completion(text, 3, True)
+    assert read_chat(answer).answer == Completion(text, 3, True)
 
 
 @pytest.mark.parametrize("message", [None, "Solaris", {"content": 7}, {"content": [7]}])
@@ -854,8 +919,8 @@ def test_content_that_is_no_text_is_refused(
     [("stop", True), ("eos_token", True), (None, True), ("length", False), ("content_filter", False)],
 )
 def test_how_a_text_ended_is_read(reason: str | None, finished: bool) -> None:
-    assert read_chat({"choices": [{"message": {"content": "x"}, "finish_reason": reason}]}).finished is finished
-    assert read_chat({"choices": [{"message": {"content": "x"}}]}).finished
+    assert read_chat({"choices": [{"message": {"content": "x"}, "finish_reason": reason}]}).answer.finished is finished
+    assert read_chat({"choices": [{"message": {"content": "x"}}]}).answer.finished
 
 
 def test_a_server_that_writes_nothing_is_told_of(api: Api, load: Callable[..., OpenAIEngine], catalog: Catalog) -> None:
