@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, cast
+from typing import Annotated, Any, NamedTuple, cast, get_args
 
 import numpy as np
 import polars as pl
@@ -30,13 +30,15 @@ from llmgen.errors import ConfigError
 from llmgen.evaluation.questions import refuse_whole_log
 from llmgen.evaluation.stats import interval_of_mean, paired_difference
 from llmgen.evaluation.told import told
+from llmgen.priors import kinds as prior_kinds
 from llmgen.priors import reweighted
 from llmgen.recommender import Recommender
 from llmgen.splits import Ties, histories, leave_one_out, log_digest
+from llmgen.templates import PromptLibrary
 from llmgen.training.sft import fit
 from llmgen.training.validation import ALONE, nats
 from llmgen.types import FloatArray, Query
-from llmgen.workspace import DataSettings
+from llmgen.workspace import DataSettings, wrong_data
 
 WEIGHTS = (0.0, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.6, 1.0)
 
@@ -120,12 +122,9 @@ def measure(
     """What each held-out item costs.
 
     Raises:
-        ConfigError: The adapter has no record, or it learned what it would be measured on.
+        ConfigError: Settings that are wrong, one line each; or the adapter learned what it would be measured on.
     """
-    record = AdapterRecord.read(adapter)
-    if record is None:
-        raise ConfigError(f"{adapter} was not made by llmgen.training.sft: it has no llmgen.json")
-    settings = yaml.safe_load((adapter / "settings.yaml").read_text(encoding="utf-8"))
+    record, settings = _checked(adapter, ties, dtype)
     data = DataSettings(**settings["data"]).load()
     refuse_whole_log(f"the adapter {adapter}", record, data)
     tuning, final = _parts(data, ties)
@@ -170,6 +169,40 @@ def measure(
     }
     rows = [_row(name, found[:, inside]) for name, inside in groups.items()]
     return Measured(engine.name, chosen, curve, rows, found.tolist())
+
+
+def _checked(adapter: Path, ties: str, dtype: str | None) -> tuple[AdapterRecord, dict[str, Any]]:
+    """The adapter's record and the settings of its run, with all looked at that needs neither data nor model.
+
+    Raises:
+        ConfigError: One line for each mistake.
+    """
+    wrong = []
+    if ties not in get_args(Ties):
+        wrong.append(f"--ties is file or item_id, not {ties!r}")
+    if dtype not in (None, "float32", "bfloat16", "float16"):
+        wrong.append(f"--dtype is float32, bfloat16 or float16, not {dtype!r}")
+    record, settings = None, dict[str, Any]()
+    try:
+        record = AdapterRecord.read(adapter)
+        if record is None:
+            wrong.append(f"{adapter} was not made by llmgen train: it has no llmgen.json")
+    except ConfigError as error:
+        wrong.append(str(error))
+    path = adapter / "settings.yaml"
+    try:
+        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+        parts = {name: settings[name] for name in ("data", "priors", "model")}
+        wrong += [*wrong_data(parts["data"]), *prior_kinds.wrong(parts["priors"])]
+    except OSError as error:
+        wrong.append(f"cannot read {path}, which llmgen train leaves beside an adapter: {error.strerror}")
+    except (yaml.YAMLError, TypeError, KeyError, AttributeError) as error:
+        wrong.append(f"{path} does not hold data, priors and model as llmgen train writes them: {error!r}")
+    if record is not None and record.prompt not in (library := PromptLibrary.default()):
+        wrong.append(f"the adapter was tuned on the prompt {record.prompt!r}; there are {', '.join(library)}")
+    if record is None or wrong:
+        raise ConfigError("\n".join(wrong))
+    return record, settings
 
 
 def _parts(data: Dataset, ties: Ties) -> tuple[Part, Part]:

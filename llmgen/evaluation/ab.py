@@ -12,9 +12,9 @@ interval is below; `ndcg@10.low < -0.005` already where it may be: the lower end
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import Annotated, NamedTuple, TypeVar
 
 import typer
 from rich.console import Console
@@ -34,6 +34,8 @@ from llmgen.evaluation.stats import detectable_difference
 from llmgen.evaluation.told import told
 from llmgen.options import data_given, with_options
 from llmgen.templates import PromptLibrary
+
+Read = TypeVar("Read")
 
 
 class Gate(NamedTuple):
@@ -103,10 +105,11 @@ def main(
     """Plan, or run, write and print."""
     failed: list[str] = []
     with told():
-        gates = [Gate.parse(text) for text in fail_if or ()]
-        chosen = RunConfig.read(
+        gates, wrong = _collected(fail_if or (), Gate.parse)
+        every, unknown = _collected([prompts] if prompts else [], _every)
+        chosen, settings = RunConfig.parsed(
             config,
-            [*(arm or ()), *(_every(prompts) if prompts else ())],
+            [*(arm or ()), *(one for names in every for one in names)],
             data=data,
             users=users,
             k=k,
@@ -117,15 +120,17 @@ def main(
             classics=classic,
             stop_early=stop_early or None,
         )
-        if len(chosen.arms) < 2 and chosen.baseline in ("", *chosen.arms):
-            raise ConfigError(
-                "an A/B needs two arms; give --arm A=PROMPT --arm B=PROMPT, or llmgen.evaluation.run for one alone"
+        wrong += unknown
+        sure = not (unknown or settings.settings & {"arms", "baseline"})
+        if len(chosen.arms) < 2 and chosen.baseline in ("", *chosen.arms) and sure:
+            wrong.append(
+                "an A/B needs two arms; give --arm A=PROMPT --arm B=PROMPT, or `llmgen evaluate` for one alone"
             )
+        asked_for = [gate.metric for gate in gates]
+        check(chosen, gates=asked_for, wrong=settings.and_more(wrong))
         if plan:
-            check(chosen)
             Console().print(planned(chosen))
             return
-        asked_for = [gate.metric for gate in gates]
         results = evaluate(chosen, out, command=command_line("llmgen ab"), gates=asked_for)
         shown(results, out, json_output)
         failed = [line for gate in gates for line in gate.failures(results)]
@@ -170,6 +175,17 @@ def planned(config: RunConfig) -> Table:
             ]
             table.add_row(name + (", tested" if name == config.main_metric else ""), *cells)
     return table
+
+
+def _collected(texts: Sequence[str], read: Callable[[str], Read]) -> tuple[list[Read], list[str]]:
+    """What is read of some texts, and what is wrong with those that cannot be read."""
+    found, wrong = list[Read](), list[str]()
+    for text in texts:
+        try:
+            found.append(read(text))
+        except ConfigError as error:
+            wrong.append(str(error))
+    return found, wrong
 
 
 def _every(task: str) -> Sequence[str]:

@@ -7,9 +7,10 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic_core import ErrorDetails
 
 from llmgen.adapters import AdapterRecord
 from llmgen.catalog import Catalog
@@ -38,6 +39,8 @@ from llmgen.templates import PromptLibrary
 from llmgen.types import Query
 
 logger = logging.getLogger(__name__)
+
+Model = TypeVar("Model", bound=BaseModel)
 
 Classics = Literal["tuned", "defaults", "none"]
 Also = Literal["als", "bpr", "sasrec"]
@@ -70,6 +73,7 @@ class ArmConfig(BaseModel):
             items too (`learn_from: train+validation`): one of the same recipe that has not.
         exchanged: A control: the model is told of another user, and the priors are the user's own. See
             `llmgen.evaluation.exchanged`.
+        think_tokens: See `llmgen.Recommender`.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -88,12 +92,15 @@ class ArmConfig(BaseModel):
     lm_weight: float | Literal["tuned"] = 1.0
     tuning_adapter: str | None = None
     exchanged: bool = False
+    think_tokens: int = Field(0, ge=0)
 
-    @model_validator(mode="after")
-    def _tuned(self) -> ArmConfig:
-        if self.tuning_adapter is not None and self.lm_weight != "tuned":
-            raise ValueError(f"tuning_adapter goes with lm_weight: tuned, not with {self.lm_weight}")
-        return self
+    @field_validator("tuning_adapter")
+    @classmethod
+    def _tuned(cls, value: str | None, info: ValidationInfo) -> str | None:
+        weight = info.data.get("lm_weight", "tuned")  # not there where it is wrong itself
+        if value is not None and weight != "tuned":
+            raise ValueError(f"tuning_adapter goes with lm_weight: tuned, not with {weight}")
+        return value
 
     @property
     def adapters(self) -> tuple[str, ...]:
@@ -112,15 +119,23 @@ class ArmConfig(BaseModel):
         Raises:
             ConfigError: Another form, or a setting that there is not.
         """
+        name, arm, wrong = cls.parsed(text)
+        if wrong:
+            raise ConfigError("\n".join(wrong))
+        return name, arm
+
+    @classmethod
+    def parsed(cls, text: str) -> tuple[str, ArmConfig, list[str]]:
+        """As `parse`, with what is wrong in place of an error; see `named`."""
         name, equals, rest = text.partition("=")
         if not (name and equals and rest):
-            raise ConfigError(f"an arm is NAME=PROMPT or NAME=key:value,key:value, not {text!r}")
+            return name, cls.model_validate({}), [f"an arm is NAME=PROMPT or NAME=key:value,key:value, not {text!r}"]
         if ":" not in rest:
-            return name, cls.of(name, {"prompt": rest})
+            return cls.named(name, {"prompt": rest})
         pairs = [part.partition(":") for part in rest.split(",")]
-        if broken := [key for key, colon, value in pairs if not (colon and value)]:
-            raise ConfigError(f"arm {name!r}: {broken[0]!r} has no value; write key:value")
-        return name, cls.of(name, {key: value for key, _, value in pairs})
+        broken = [key for key, colon, value in pairs if not (colon and value)]
+        _, arm, wrong = cls.named(name, {key: value for key, colon, value in pairs if colon and value})
+        return name, arm, [*(f"arm {name!r}: {key!r} has no value; write key:value" for key in broken), *wrong]
 
     @classmethod
     def of(cls, name: str, settings: Mapping[str, Any]) -> ArmConfig:
@@ -129,15 +144,48 @@ class ArmConfig(BaseModel):
         Raises:
             ConfigError: A setting that there is not, or of the wrong kind.
         """
+        _, arm, wrong = cls.named(name, settings)
+        if wrong:
+            raise ConfigError("\n".join(wrong))
+        return arm
+
+    @classmethod
+    def named(cls, name: str, settings: object) -> tuple[str, ArmConfig, list[str]]:
+        """An arm from a file's settings, without those that are wrong, and a line for each of these."""
+        if not isinstance(settings or {}, Mapping):
+            return (
+                name,
+                cls.model_validate({}),
+                [f"arm {name!r}: must hold settings such as prompt: next_item, not {settings!r}"],
+            )
+        arm, errors = repaired(cls, dict(settings or {}))  # type: ignore[call-overload]
+        known, lines = ", ".join(cls.model_fields), []
+        for one in errors:
+            where = f", {'.'.join(map(str, one['loc']))}" if one["loc"] else ""
+            lines.append(f"arm {name!r}{where}: {one['msg'].removeprefix('Value error, ')}; an arm has {known}")
+        return name, arm, lines
+
+
+def repaired(model: type[Model], settings: Mapping[str, Any]) -> tuple[Model, list[ErrorDetails]]:
+    """A model of settings, with the defaults in the place of those that are wrong, and what is wrong with these."""
+    wrong: list[ErrorDetails] = []
+    while True:
         try:
-            return cls.model_validate(dict(settings))
+            return model.model_validate(settings), wrong
         except ValidationError as error:
-            known = ", ".join(cls.model_fields)
-            lines = []
+            wrong += error.errors()
             for one in error.errors():
-                where = f", {'.'.join(map(str, one['loc']))}" if one["loc"] else ""
-                lines.append(f"arm {name!r}{where}: {one['msg'].removeprefix('Value error, ')}; an arm has {known}")
-            raise ConfigError("\n".join(lines)) from None
+                settings = _without(model, settings, one["loc"])
+
+
+def _without(model: type[BaseModel], settings: Mapping[str, Any], place: tuple[int | str, ...]) -> dict[str, Any]:
+    """Settings without the one at a place; of settings of settings only the inner one goes."""
+    name, *inner = map(str, place)
+    kept = {key: value for key, value in settings.items() if key != name}
+    kind = model.model_fields[name].annotation if name in model.model_fields else None
+    if inner and isinstance(kind, type) and issubclass(kind, BaseModel) and isinstance(settings.get(name), Mapping):
+        kept[name] = _without(kind, settings[name], tuple(inner))
+    return kept
 
 
 @dataclass(frozen=True, eq=False)
@@ -313,6 +361,7 @@ def build(
         num_beams=config.num_beams,
         exact=config.exact,
         max_history=length,
+        think_tokens=config.think_tokens,
     )
     if recommender.template(task).name != prompt:
         given, wanted = recommender.prompts[prompt].task, recommender.template(task).task

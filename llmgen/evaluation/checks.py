@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from importlib.util import find_spec
 
 from llmgen.adapters import AdapterRecord
@@ -10,7 +10,7 @@ from llmgen.engines import kinds as engine_kinds
 from llmgen.errors import ConfigError, LLMGenError
 from llmgen.evaluation.arms import BEST, NONE, ArmConfig
 from llmgen.evaluation.baselines import NEURAL_GRIDS, REPEAT_GRID, default_grids
-from llmgen.evaluation.config import RunConfig
+from llmgen.evaluation.config import NONE_WRONG, Mistakes, RunConfig
 from llmgen.evaluation.memory import budget
 from llmgen.evaluation.protocol import Protocol
 from llmgen.priors import kinds as prior_kinds
@@ -19,7 +19,7 @@ from llmgen.templates import PromptLibrary
 from llmgen.workspace import wrong_data
 
 
-def check(config: RunConfig, *, gates: Sequence[str] = (), from_log: bool = True) -> None:
+def check(config: RunConfig, *, gates: Sequence[str] = (), from_log: bool = True, wrong: Mistakes = NONE_WRONG) -> None:
     """Look at everything that needs neither data nor model.
 
     Args:
@@ -27,13 +27,14 @@ def check(config: RunConfig, *, gates: Sequence[str] = (), from_log: bool = True
         gates: Metrics that a gate asks for.
         from_log: Whether the questions and the classics are those of `questions.from_log`; others have classics and
             metrics of their own, which only they know.
+        wrong: What is known to be wrong already, which is told first.
 
     Raises:
         ConfigError: One line for each mistake.
     """
-    found = [*_of_run(config, gates, from_log), *wrong_data(config.protocol.data)]
+    found = [*wrong.lines, *_of_run(config, gates, from_log, wrong.settings), *wrong_data(config.protocol.data)]
     for name, arm in config.arms.items():
-        found += [f"arm {name!r}{said}" for said in _of_arm(arm, config, from_log)]
+        found += [f"arm {name!r}{said}" for said in _of_arm(arm, config, from_log, wrong.settings)]
     if found:
         raise ConfigError("\n".join(found))
 
@@ -70,16 +71,17 @@ def tuned_classics(config: RunConfig) -> list[str]:
     return [*default_grids(), *repeat, *config.also, *mixes]
 
 
-def _of_run(config: RunConfig, gates: Sequence[str], from_log: bool) -> Iterator[str]:
-    if not config.arms and config.classics == "none":
+def _of_run(config: RunConfig, gates: Sequence[str], from_log: bool, unsure: Set[str]) -> Iterator[str]:
+    if not config.arms and config.classics == "none" and not unsure & {"arms", "classics"}:
         yield "there is nothing to run; give --arm NAME=PROMPT, arms in the file, or classics"
-    if from_log:
+    if from_log and not unsure & {"k", "split", "candidates", "metric"}:
         there = metrics(config.protocol)
         if config.main_metric not in there:
             yield f"there is no metric {config.main_metric!r}; there are {', '.join(there)}"
         for gate in gates:
             if gate not in there:
                 yield f"--fail-if: there is no difference in {gate!r}; there are {', '.join(there)}"
+    if from_log and not unsure & {"arms", "classics", "also", "seen", "baseline"}:
         fixed = [] if config.classics == "none" else ["random", "bm25", "content"]
         if fixed and config.protocol.seen == "kept":
             fixed.append("repeat_last")
@@ -104,15 +106,17 @@ def _of_engine(name: str) -> Iterator[str]:
         yield f"no engine is of the kind {kind!r}; there are {', '.join(there)}"
 
 
-def _of_arm(arm: ArmConfig, config: RunConfig, from_log: bool) -> Iterator[str]:
+def _of_arm(arm: ArmConfig, config: RunConfig, from_log: bool, unsure: Set[str]) -> Iterator[str]:
     yield from (f": {said}" for said in _of_engine(arm.engine))
     if arm.engine == "none" and arm.lm_weight == "tuned":
         yield ": the engine is none, so there is no model whose weight could be tuned; leave lm_weight out"
     if arm.engine == "none" and arm.decoding == "free":
         yield ": free decoding needs an engine that writes the text, and the engine is none"
+    if arm.engine == "none" and arm.think_tokens:
+        yield f": the engine is none, so nothing can think for think_tokens: {arm.think_tokens}; leave it out"
     if isinstance(arm.priors, str):
         there = [NONE, *(name for name in [BEST, *tuned_classics(config)] if config.classics != "none")]
-        if from_log and arm.priors not in there:
+        if from_log and arm.priors not in there and not unsure & {"classics", "also", "seen"}:
             own = (
                 f"; write priors: {{{arm.priors}: {{}}}} in --config to fit it"
                 if arm.priors in prior_kinds.kinds()
@@ -132,7 +136,7 @@ def _of_arm(arm: ArmConfig, config: RunConfig, from_log: bool) -> Iterator[str]:
             yield f": {error}"
     try:
         library = PromptLibrary.default(*([arm.prompt_folder] if arm.prompt_folder else []))
-        if prompt and task_of(library[prompt]) != task:
+        if prompt and task_of(library[prompt]) != task and "candidates" not in unsure:
             given, wanted = library[prompt].task, "next_item" if task == "recommend" else "rerank"
             yield f": the prompt {prompt!r} is for the task {given}, and this run wants {wanted}"
     except LLMGenError as error:

@@ -4,14 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from llmgen.errors import ConfigError
-from llmgen.evaluation.arms import Also, ArmConfig, Classics
+from llmgen.evaluation.arms import Also, ArmConfig, Classics, repaired
 from llmgen.evaluation.protocol import Protocol
+
+
+class Mistakes(NamedTuple):
+    """What is wrong with the settings of a run.
+
+    Attributes:
+        lines: One a mistake.
+        settings: Names of those that have their defaults now, since what was given is wrong: nothing that depends on
+            them can be said.
+    """
+
+    lines: tuple[str, ...] = ()
+    settings: frozenset[str] = frozenset()
+
+    def and_more(self, lines: Iterable[str]) -> Mistakes:
+        """These and others."""
+        return self._replace(lines=(*self.lines, *lines))
+
+
+NONE_WRONG = Mistakes()
 
 
 class RunConfig(BaseModel):
@@ -59,7 +79,22 @@ class RunConfig(BaseModel):
 
     @classmethod
     def read(cls, path: Path | None, arms: Iterable[str] = (), **changes: Any) -> RunConfig:
-        """A file's settings with those of the command line over them.
+        """The same as `parsed`.
+
+        Raises:
+            ConfigError: What `parsed` finds wrong, one line each.
+        """
+        made, wrong = cls.parsed(path, arms, **changes)
+        if wrong.lines:
+            raise ConfigError("\n".join(wrong.lines))
+        return made
+
+    @classmethod
+    def parsed(cls, path: Path | None, arms: Iterable[str] = (), **changes: Any) -> tuple[RunConfig, Mistakes]:
+        """A file's settings with those of the command line over them, and what is wrong with them.
+
+        Settings that are wrong have their defaults, so that `llmgen.evaluation.checks.check` can look at the others and
+        all mistakes are told together.
 
         Args:
             path: YAML; the defaults without.
@@ -67,9 +102,12 @@ class RunConfig(BaseModel):
             changes: Fields of this class or of `Protocol`; None changes nothing. Fields of `data` are put over those of
                 the file.
 
+        Returns:
+            The run; and its mistakes: settings that there are not or that are of the wrong kind, and a named data set
+            in place of the file's tables.
+
         Raises:
-            ConfigError: A file that is not there, is no YAML, or has settings that there are not, one line each; a
-                named data set in place of the file's tables.
+            ConfigError: A file that is not there, is no YAML, or holds no settings.
         """
         found: Any = {}
         if path is not None:
@@ -82,14 +120,16 @@ class RunConfig(BaseModel):
             if not isinstance(found, dict):
                 raise ConfigError(f"{path} must hold settings such as protocol and arms, not {type(found).__name__}")
         wrong: list[str] = []
+        unsure: set[str] = set()
+        for part in ("arms", "protocol"):
+            if not isinstance(found.get(part) or {}, Mapping):
+                wrong.append(f"{path}, {part}: must hold settings by name, not {found.pop(part)!r}")
+                unsure |= {part, *Protocol.model_fields}
         parsed: dict[str, ArmConfig] = {}
-        texts = list(arms)
-        for given in texts or (found.get("arms") or {}).items():
-            try:
-                name, arm = ArmConfig.parse(given) if isinstance(given, str) else _named(*given)
-            except ConfigError as error:
-                wrong.append(str(error))
-                continue
+        for given in list(arms) or (found.get("arms") or {}).items():
+            name, arm, said = ArmConfig.parsed(given) if isinstance(given, str) else ArmConfig.named(*given)
+            wrong += said
+            unsure |= set() if name else {"arms"}
             if name in parsed:
                 wrong.append(f"two arms are called {name!r}; give each a name of its own")
             parsed[name] = arm
@@ -103,16 +143,9 @@ class RunConfig(BaseModel):
                         wrong.append(f"{path} reads the tables {data['items']}, not the data set {value['dataset']}")
                     value = {**data, **value}
                 (protocol if name in Protocol.model_fields else found)[name] = value
-        try:
-            made = cls.model_validate({**found, "protocol": protocol})
-        except ValidationError as error:
-            for one in error.errors():
-                where = ".".join(map(str, one["loc"]))
-                wrong.append(f"{path or 'settings'}, {where}: {one['msg']}, not {one['input']!r}")
-        if wrong:
-            raise ConfigError("\n".join(wrong))
-        return made
-
-
-def _named(name: str, settings: Mapping[str, Any] | None) -> tuple[str, ArmConfig]:
-    return name, ArmConfig.of(name, settings or {})
+        made, errors = repaired(cls, {**found, "protocol": protocol})
+        for one in errors:
+            where = ".".join(map(str, one["loc"]))
+            wrong.append(f"{path or 'settings'}, {where}: {one['msg']}, not {one['input']!r}")
+            unsure |= {str(name) for name in one["loc"][:2]}
+        return made, Mistakes(tuple(wrong), frozenset(unsure))

@@ -126,7 +126,7 @@ def main(
 ) -> None:
     """Run, write and print."""
     with told():
-        chosen = RunConfig.read(
+        chosen, wrong = RunConfig.parsed(
             config,
             arm or (),
             users=users,
@@ -139,6 +139,7 @@ def main(
             also=also or None,
             memory=memory,
         )
+        check(chosen, wrong=wrong)
         results = evaluate(chosen, out, command=command_line("llmgen evaluate"), against_classic=True)
         shown(results, out, json_output)
 

@@ -25,11 +25,11 @@ from llmgen.errors import ConfigError, DataError
 from llmgen.evaluation import answers, arms
 from llmgen.evaluation.ab import Gate, planned
 from llmgen.evaluation.answers import locked
-from llmgen.evaluation.arms import ArmConfig, classics
+from llmgen.evaluation.arms import ArmConfig, Engines, build, classics
 from llmgen.evaluation.comparison import compare, compatible
 from llmgen.evaluation.config import RunConfig
 from llmgen.evaluation.measures import kinds
-from llmgen.evaluation.protocol import samples
+from llmgen.evaluation.protocol import Protocol, samples
 from llmgen.evaluation.questions import from_log
 from llmgen.evaluation.results import Difference, Results
 from llmgen.evaluation.stats import Sequential, paired_difference
@@ -220,6 +220,71 @@ def test_settings_of_the_wrong_kind_are_all_told_in_one_message(tmp_path: Path) 
     assert len(told) == len(parts)
     with pytest.raises(ConfigError, match=r"arm is NAME=PROMPT(.|\n)*two arms are called 'B'"):
         RunConfig.read(None, ["A", "B=next_item", "B=next_item"])
+
+
+@pytest.mark.parametrize("command", ["ab", "evaluate"])
+def test_mistakes_of_every_kind_are_told_in_one_message(log: dict[str, Any], tmp_path: Path, command: str) -> None:
+    path = tmp_path / "config.yaml"
+    arms = "{A: {max_history: -1, engine: vlm}, B: {prompt: nxt_item, think_tokens: 5, engine: none}}"
+    path.write_text(f"tuning_users: few\nmetric: ndgc@3\nprotocol: {{data: {{dataset: nowhere}}}}\narms: {arms}\n")
+    more = ["--fail-if", "ndcg@3 > 1", "--fail-if", "hr@77 < 0"] if command == "ab" else []
+    main = llmgen.evaluation.ab.main if more else llmgen.evaluation.run.main
+    ended = cli(main, "--config", str(path), "--k", "3", "--out", str(tmp_path / "out"), *more)
+    assert ended.exit_code == 2
+    told = ended.stderr
+    parts = [
+        "arm 'A', max_history",
+        "tuning_users: Input should be a valid integer",
+        *(["--fail-if is METRIC < NUMBER", "--fail-if: there is no difference in 'hr@77'"] if more else []),
+        "there is no metric 'ndgc@3'; there are hr@3",
+        "no data set is called nowhere",
+        "arm 'A': no engine is of the kind 'vlm'",
+        "arm 'B': the engine is none, so nothing can think for think_tokens: 5",
+        "'nxt_item'",
+    ]
+    for part in parts:
+        assert part in told, part
+    assert len(told.splitlines()) == len(parts)
+    assert not (tmp_path / "out").exists()
+
+
+def test_nothing_is_said_of_what_depends_on_a_setting_that_is_wrong(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text("protocol: {split: weekly, candidates: none, data: {dataset: movielens-100k}}\nmetric: recall@10\n"
+                    "arms: {A: {prompt: rerank}}\n")  # fmt: skip
+    config, wrong = RunConfig.parsed(path, k=10)
+    with pytest.raises(ConfigError) as error:
+        llmgen.evaluation.checks.check(config, wrong=wrong)
+    split, candidates = str(error.value).splitlines()
+    assert "protocol.split" in split and "protocol.candidates" in candidates
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("arms: [A, B]", "arms: must hold settings by name, not ['A', 'B']"),
+        ("protocol: 5", "protocol: must hold settings by name, not 5"),
+        ("arms: {A: next_item}", "arm 'A': must hold settings such as prompt: next_item, not 'next_item'"),
+        ("arms: {A: {tuning_adapter: x}}", "tuning_adapter goes with lm_weight: tuned, not with 1.0"),
+    ],
+)
+def test_settings_in_another_form_are_told(tmp_path: Path, text: str, says: str) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError) as error:
+        RunConfig.read(path)
+    assert says in str(error.value)
+    assert len(str(error.value).splitlines()) == 1
+
+
+def test_an_arm_may_let_its_model_think(log: dict[str, Any], tmp_path: Path) -> None:
+    _, arm = ArmConfig.parse("A=engine:fake,think_tokens:7")
+    _, final = samples(Protocol.model_validate(log), Protocol.model_validate(log).load())
+    made = build("A", arm, final, [], Engines())
+    assert made.recommender.config.think_tokens == 7
+    assert made.digest != build("A", ArmConfig(engine="fake"), final, [], Engines()).digest
+    with pytest.raises(ConfigError, match="think_tokens: Input should be greater than or equal to 0"):
+        ArmConfig.of("A", {"think_tokens": -1})
 
 
 def test_memory_prompt_and_adapter_of_an_arm_are_told_together(log: dict[str, Any], tmp_path: Path) -> None:

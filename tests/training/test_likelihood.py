@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -64,3 +65,27 @@ def test_no_weight_is_chosen_on_items_that_the_adapter_learned(settings: dict[st
     code, said, found = measured(f"{settings['output_dir']}-all", "--weight", "0.3")
     assert (code, found) == (2, {})
     assert "learned from the whole log" in said
+
+
+def test_all_that_is_wrong_is_told_before_any_data_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(DataSettings, "load", lambda self: pytest.fail("data was read"))
+    code, said, _ = measured(str(tmp_path), "--ties", "dice", "--dtype", "int3")
+    ties, dtype, record, written = said.removeprefix("error: ").splitlines()
+    assert code == 2
+    assert ties == "--ties is file or item_id, not 'dice'"
+    assert dtype == "--dtype is float32, bfloat16 or float16, not 'int3'"
+    assert "has no llmgen.json" in record and "cannot read" in written and "settings.yaml" in written
+
+    record_of = {"prompt": "next_itm", "prompt_ref": "x@1", "max_history": 5, "catalog": "", "tokenizer": ""}
+    monkeypatch.setattr(likelihood.AdapterRecord, "read", lambda folder: SimpleNamespace(**record_of))
+    settings = {"data": {"dataset": "nowhere"}, "priors": {"transitoin": {}}, "model": ""}
+    (tmp_path / "settings.yaml").write_text(json.dumps(settings))
+    code, said, _ = measured(str(tmp_path))
+    data, prior, prompt = said.removeprefix("error: ").splitlines()
+    assert code == 2
+    assert "no data set is called nowhere" in data
+    assert "no prior is called 'transitoin'" in prior
+    assert "the prompt 'next_itm'" in prompt
+    (tmp_path / "settings.yaml").write_text("[1, 2]")
+    code, said, _ = measured(str(tmp_path))
+    assert code == 2 and "does not hold data, priors and model" in said
