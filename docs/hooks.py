@@ -169,10 +169,24 @@ def recipe() -> Iterator[str]:
         yield f"| `{one.name}` | `{_cell(repr(one.default))}` | {_cell(one.metadata.get('help', ''))} |"
 
 
+def tasks() -> Iterator[str]:
+    """What prompts may be for."""
+    from llmgen.tasks import OURS, VARIABLES
+
+    yield from ("| Task | What for | Answers | Variables |", "|---|---|---|---|")
+    for one in OURS:
+        variables = ", ".join(f"`{name}`" for name in one.variables)
+        yield f"| `{one.name}` | {one.description} | {one.answers or ''} | {variables} |"
+    yield from ("", "All have `noun` and `nouns`: what the catalog calls one item, and several.", "")
+    yield from ("| Variable | What it is |", "|---|---|")
+    yield from (f"| `{name}` | {meaning} |" for name, meaning in VARIABLES.items())
+
+
 MADE: Mapping[str, Callable[[], Iterator[str]]] = {
     "cli": command_lines,
     "http": http,
     "settings": settings,
     "recipe": recipe,
     "record": record,
+    "tasks": tasks,
 }

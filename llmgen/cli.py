@@ -525,6 +525,36 @@ def prompts_list(prompt_folder: PromptsOption = None, json_: JsonOption = False)
     console.print(table)
 
 
+@prompts_app.command("tasks")
+def prompts_tasks(
+    json_: JsonOption = False,
+) -> None:
+    """List what prompts may be for, and the variables that their templates may use."""
+    from rich.table import Table
+
+    from llmgen.tasks import ALWAYS, kinds
+
+    rows = [
+        {
+            "name": one.name,
+            "description": one.description,
+            "answers": one.answers,
+            "prompt": one.prompt or None,
+            "variables": [*ALWAYS, *one.variables],
+        }
+        for one in kinds().values()
+    ]
+    if json_:
+        _echo_json(json.dumps({"tasks": rows}, ensure_ascii=False, indent=2))
+        return
+    table = Table()
+    for heading in ("Task", "What for", "Answers", "Variables"):
+        table.add_column(heading, no_wrap=heading == "Task")
+    for one in kinds().values():
+        table.add_row(one.name, one.description, one.answers or "", ", ".join((*ALWAYS, *one.variables)))
+    _console().print(table)
+
+
 @prompts_app.command("check")
 def prompts_check(prompt_folder: PromptsOption = None) -> None:
     """Check all prompt templates; exit code 1 if anything is wrong."""

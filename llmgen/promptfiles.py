@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import get_args
 
 import jinja2
 import yaml
@@ -18,26 +18,14 @@ from jinja2 import nodes
 from jinja2.meta import find_undeclared_variables
 from jinja2.runtime import LoopContext
 from jinja2.sandbox import ImmutableSandboxedEnvironment
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from llmgen import tasks
 from llmgen.defuse import find_token
 from llmgen.errors import TemplateError
 from llmgen.types import Role
 
-Task = Literal["next_item", "cold_start", "rerank", "rate", "explain", "describe"]
-
 ROLES: tuple[Role, ...] = get_args(Role)
-VARIABLES: Mapping[Task, frozenset[str]] = {
-    "next_item": frozenset({"noun", "nouns", "history", "wish", "k"}),
-    "cold_start": frozenset({"noun", "nouns", "wish", "k"}),
-    "rerank": frozenset({"noun", "nouns", "history", "candidates", "wish", "k"}),
-    "rate": frozenset({"noun", "nouns", "history", "item", "labels"}),
-    "explain": frozenset({"noun", "nouns", "history", "item", "evidence", "wish"}),
-    "describe": frozenset({"noun", "nouns", "item"}),
-}
-TEXTS: Mapping[Task, str] = {"rate": "1", "explain": "text", "describe": "text"}
-"""Tasks whose answers are text and not items -> an answer such as there might be."""
-OPTIONAL: Mapping[str, object] = {"wish": None, "evidence": ()}
 # Enough for prompts; none is random, writes HTML or reaches into objects.
 _FILTERS = frozenset(
     {"abs", "batch", "capitalize", "count", "default", "first", "int", "join", "last", "length", "list", "lower"}
@@ -55,11 +43,18 @@ class FrontMatter(BaseModel):
     name: str
     version: int = Field(ge=1)
     description: str = Field(min_length=1)
-    task: Task
+    task: str
     language: str = Field(default="en", pattern=r"^[A-Za-z]{2,3}(-[A-Za-z0-9]{1,8})*$")
     continues: bool = False
     """Whether the answer is begun in the prompt: the assistant block, without a target, is its first lines."""
     variables: list[str]
+
+    @field_validator("task")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        if value not in tasks.kinds():
+            raise ValueError(f"there is no such task; there are {', '.join(tasks.kinds())}")
+        return value
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +134,8 @@ class Source:
             first = error.errors()[0]
             name = str(first["loc"][0])
             value = "" if first["type"] == "missing" else f", not {first['input']!r}"
-            raise self.error(self.line_of(name), f"front matter, {name}: {first['msg']}{value}") from None
+            said = first["msg"].removeprefix("Value error, ")
+            raise self.error(self.line_of(name), f"front matter, {name}: {said}{value}") from None
         if front.name != self.path.stem:
             raise self.error(self.line_of("name"), f"the name {front.name!r} must be the file's, {self.path.stem!r}")
         if len(set(front.variables)) < len(front.variables):
@@ -269,7 +265,7 @@ def check_variables(front: FrontMatter, parents: Sequence[Source], used: Sequenc
     Raises:
         TemplateError: They differ; the message names the first that does.
     """
-    allowed = VARIABLES[front.task]
+    allowed = tasks.kinds()[front.task].allowed
     shared = {name for part in parents for name in _names_at_top(part.tree)}
     where: dict[str, tuple[Source, int]] = {}
     for part in used:

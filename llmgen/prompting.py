@@ -4,29 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
+from llmgen import tasks
 from llmgen.catalog import Catalog
 from llmgen.engines import Engine
 from llmgen.errors import ConfigError
 from llmgen.templates import Fitted, ItemView, PromptLibrary, PromptTemplate, fit, plural, views
 from llmgen.types import Item, Message, Query
 
-Task = Literal["recommend", "rank", "rate", "explain"]
-TASKS: Mapping[str, Task] = {
-    "next_item": "recommend",
-    "cold_start": "recommend",
-    "rerank": "rank",
-    "rate": "rate",
-    "explain": "explain",
-}
-"""What templates are for -> what a recommender does with them; those that only teach are not here."""
-DEFAULT_PROMPTS: Mapping[Task, str] = {
-    "recommend": "next_item",
-    "rank": "rerank",
-    "rate": "rate_list",
-    "explain": "explain",
-}
+Task = tasks.Answers
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +87,14 @@ class Prompter:
         shown = min(len(query.history), self.max_history)
         newest = slice(len(query.history) - shown, None)
         history = views(self.catalog, query.items[newest], None if query.ratings is None else query.ratings[newest])
-        always = {"noun": self.catalog.noun, "nouns": plural(self.catalog.noun), "wish": query.text, "k": query.k}
+        own = {name: value(query) for name, value in tasks.kinds()[template.task].values.items()}
+        always = {
+            **own,
+            "noun": self.catalog.noun,
+            "nouns": plural(self.catalog.noun),
+            "wish": query.text,
+            "k": query.k,
+        }
 
         def messages(number: int) -> Sequence[Message]:
             values = {**always, **variables, "history": history[shown - number :]}
@@ -117,7 +110,7 @@ class Prompter:
 
 
 def templates_for(names: Sequence[str], library: PromptLibrary, engine: Engine | None) -> dict[Task, PromptTemplate]:
-    """One template a task: those that are named, and `DEFAULT_PROMPTS` for the other tasks.
+    """One template a task: those that are named, and the default of `llmgen.tasks` for the others.
 
     Raises:
         TemplateNotFoundError, TemplateError: A prompt is not there or wrong.
@@ -130,7 +123,9 @@ def templates_for(names: Sequence[str], library: PromptLibrary, engine: Engine |
         if task in chosen:
             raise ConfigError(f"the prompts {chosen[task].name!r} and {name!r} are both for {task!r}; give one a task")
         chosen[task] = template
-    defaults = dict(DEFAULT_PROMPTS)
+    defaults: dict[Task, str] = {
+        one.answers: one.prompt for one in tasks.kinds().values() if one.answers and one.prompt
+    }
     if engine is not None and not engine.constrained:
         defaults["rate"] = "rate"  # one that writes its answer cannot go on with a list
     return {task: chosen.get(task) or library[name] for task, name in defaults.items()}
@@ -142,13 +137,14 @@ def task_of(template: PromptTemplate) -> Task:
     Raises:
         ConfigError: Nothing, for it is there to learn from.
     """
-    if template.task not in TASKS:
-        served = ", ".join(TASKS)
+    task = tasks.answers(template.task)
+    if task is None:
+        served = ", ".join(name for name, one in tasks.kinds().items() if one.answers)
         raise ConfigError(
             f"the prompt {template.name!r}, for {template.task!r}, is there to learn from and answers no query; "
             f"name one for {served}"
         )
-    return TASKS[template.task]
+    return task
 
 
 def needs_engine(engine: Engine | None, what: str) -> Engine:

@@ -4,21 +4,13 @@ A template is a file `name.jinja`: front matter, then Jinja blocks named after r
 Roles come from the syntax and values are defused (`llmgen.defuse`), so no title or wish can start a message. A file
 whose name starts with `_` is no prompt: others import from it or extend it.
 
-What templates can use is decided by their task, and loading checks it. Each gets `noun` and `nouns` (what the catalog
-calls one item, and several), and:
-
-    next_item    history, wish, k
-    cold_start   wish, k
-    rerank       history, candidates, wish, k
-    rate         history (with ratings), item, labels
-    explain      history, item, evidence, wish
-    describe     item (its title alone); only to learn from
+What templates can use is decided by their task, and loading checks it: see `llmgen.tasks`, and `llmgen prompts tasks`.
+Each gets `noun` and `nouns` (what the catalog calls one item, and several) too.
 
 `history` (oldest first), `candidates` and `evidence` are sequences of `ItemView`, `item` is one, `wish` is a string or
 None, `k` an int, `labels` the possible ratings as strings. `wish` and `evidence` may be left out when rendering: they
 are None and empty then. `history` may be empty. In the `assistant` block, the training answer, there is also `target`:
-ItemViews in next_item, cold_start and rerank, one of the labels in rate, text in explain
-and describe.
+ItemViews where the task's answers are items, one of the labels in rate, text in explain and describe.
 
 With `continues: true` in the front matter the prompt begins the answer: `target` is empty then, and what the assistant
 block makes of it are lines that stand already. A history told that way is a list that the model only has to go on
@@ -41,16 +33,14 @@ import jinja2
 from jinja2 import nodes
 from jinja2.runtime import Context
 
+from llmgen import tasks
 from llmgen.catalog import Catalog, cut
 from llmgen.defuse import defuse, split_tokens, token_set
 from llmgen.errors import MissingVariableError, TemplateError, TemplateNotFoundError
 from llmgen.promptfiles import (
-    OPTIONAL,
     ROLES,
-    TEXTS,
     FrontMatter,
     Source,
-    Task,
     check_blocks,
     check_variables,
     check_wording,
@@ -58,7 +48,7 @@ from llmgen.promptfiles import (
     number,
     sandbox,
 )
-from llmgen.types import Attribute, Item, Message, Role
+from llmgen.types import Attribute, Item, Message, Query, Role
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +125,7 @@ class PromptTemplate:
         self.name = front.name
         self.version = front.version
         self.description = front.description
-        self.task: Task = front.task
+        self.task = front.task
         self.language = front.language
         self.continues = front.continues
         self.variables = tuple(front.variables)
@@ -171,20 +161,21 @@ class PromptTemplate:
             TemplateError: Rendering failed, the user message is blank, or there is a target but no assistant block.
             ValueError: A value is nothing that a template can show, such as an `Item` (give its `views`).
         """
-        tokens = token_set(control_tokens)
+        tokens, optional = token_set(control_tokens), {*tasks.OPTIONAL, *tasks.kinds()[self.task].values}
         for name in self.variables:
-            if variables.get(name) is None and name not in OPTIONAL:
+            if variables.get(name) is None and name not in optional:
                 raise MissingVariableError(
                     f"prompt {self.name!r} needs the variable {name!r}, which is "
                     f"{'None' if name in variables else 'missing'}; given: {', '.join(variables) or 'nothing'}"
                 )
         given = {
-            name: OPTIONAL.get(name) if variables.get(name) is None else variables[name] for name in self.variables
+            name: tasks.OPTIONAL.get(name) if variables.get(name) is None else variables[name]
+            for name in self.variables
         }
         values = {name: _data(value, tokens, f"{name!r} for prompt {self.name!r}") for name, value in given.items()}
         contents = self._contents(values, ("system", "user"))
         if target is not None or self.continues:
-            nothing: str | tuple[()] = "" if self.task in TEXTS else ()
+            nothing: str | tuple[()] = "" if tasks.kinds()[self.task].text else ()
             answer = nothing if target is None else target
             values["target"] = _data(answer, tokens, f"target for prompt {self.name!r}")
             contents |= self._contents(values, ("assistant",))
@@ -255,12 +246,12 @@ class PromptLibrary:
 
     @classmethod
     def default(cls, *folders: Path | str) -> PromptLibrary:
-        """The prompts of llmgen, after those of your own folders, which may replace or extend them."""
+        """The prompts of llmgen and of other packages' tasks, after those of your folders, which may replace them."""
         found = _shipped()
         if found is None:
             missing = Path(__file__).parent / "prompts"
             raise TemplateError(f"the prompts of llmgen are missing at {missing}; install llmgen again")
-        return cls(*folders, found)
+        return cls(*folders, *tasks.folders(), found)
 
     def own_folders(self) -> tuple[tuple[Path, ...], bool]:
         """The folders without llmgen's own, and whether llmgen's own stand behind them."""
@@ -283,7 +274,7 @@ class PromptLibrary:
         made._texts = {**self._texts, file.name: as_read}
         return made
 
-    def names(self, task: Task | None = None) -> tuple[str, ...]:
+    def names(self, task: str | None = None) -> tuple[str, ...]:
         """Names of all prompts, sorted, or of those for one task.
 
         Raises:
@@ -511,7 +502,10 @@ def _try_out(template: PromptTemplate, used: Sequence[Source]) -> None:
     full: dict[str, object] = {"noun": "item", "nouns": "items", "history": (item, ItemView("title")), "wish": "wish"}
     full |= {"candidates": (item, item), "item": item, "labels": ("1", "2"), "evidence": (item,), "k": 2}
     bare = full | {"history": (), "candidates": (item,), "wish": None, "evidence": (), "k": 1}
-    target = TEXTS.get(template.task, (item, item))
+    kind = tasks.kinds()[template.task]
+    for query, variables in ((Query(text="wish", k=2), full), (Query(k=1), bare)):
+        variables |= {name: value(query) for name, value in kind.values.items()}
+    target = kind.text or (item, item)
     blocks = {block.name for part in used for block in part.tree.find_all(nodes.Block)}
     for variables in (full, bare):
         template.render(variables, target=target if "assistant" in blocks else None)

@@ -18,10 +18,11 @@ from llmgen.engines import Engine, load_engine
 from llmgen.errors import ConfigError, LLMGenError
 from llmgen.priors import Prior, RatingKNN, RatingPrior
 from llmgen.priors.kinds import kind, kinds, wrong
-from llmgen.prompting import TASKS, Task, task_of
+from llmgen.prompting import Task, task_of
 from llmgen.recommender import Choice, Recommender
 from llmgen.search import Normalise
 from llmgen.splits import History, histories, query_of
+from llmgen.tasks import answers
 from llmgen.templates import PromptLibrary
 from llmgen.types import RATINGS, Attribute, Item, Query
 
@@ -390,7 +391,7 @@ def tuned_prompts(record: AdapterRecord, library: PromptLibrary) -> dict[Task, s
     """
     chosen: dict[Task, str] = {task_of(library[record.prompt]): record.prompt}
     for name in (reference.partition("@")[0] for reference in record.prompts):
-        if name in library and library[name].task in TASKS and library[name].task != "cold_start":
+        if name in library and answers(library[name].task) and library[name].task != "cold_start":
             chosen.setdefault(task_of(library[name]), name)
     return chosen
 

@@ -83,20 +83,34 @@ def test_the_wheel_holds_prompts_and_nothing_of_the_checkout(wheel: Path) -> Non
 
 
 FROM_THE_WHEEL = """
-import sys
+import contextlib, io, json, sys
 sys.modules["eval"] = sys.modules["training"] = None  # of the checkout, which a user does not have
 import llmgen
-assert llmgen.__file__.startswith(sys.argv.pop(1)), llmgen.__file__
+site, commands = sys.argv[1:]
+assert llmgen.__file__.startswith(site), llmgen.__file__
 from llmgen.cli import main
-main()
+printed = []
+for command in json.loads(commands):  # one after the other in one process, since torch takes seconds to load
+    sys.argv = ["llmgen", *command]
+    output = io.TextIOWrapper(io.BytesIO(), "utf-8", write_through=True)
+    try:
+        with contextlib.redirect_stdout(output):
+            main()
+    except SystemExit as ended:
+        assert not ended.code, (command, ended.code)
+    output.seek(0)
+    printed.append(output.read())
+print("\\0".join(printed))
 """
 
 
 OTHER_PACKAGE = """
 from dataclasses import dataclass
 import numpy as np
+from pathlib import Path
 from llmgen.engines.fake import FakeEngine
 from llmgen.priors.kinds import PriorKind
+from llmgen.tasks import TaskKind
 
 @dataclass(frozen=True)
 class Named:
@@ -117,6 +131,24 @@ NAMED = PriorKind("named", fit, reads="", grid={"least": (-1.0, -2.0)})
 
 def engine(model, *, adapter=None, **options):
     return FakeEngine()
+
+GIFT = TaskKind(
+    "gift",
+    "presents for somebody else",
+    variables=("history", "k", "day"),
+    answers="recommend",
+    values={"day": lambda query: f"a day for {query.user_id or 'a stranger'}"},
+    prompts=Path(__file__).parent / "shop_prompts",
+)
+"""
+GIFT_PROMPT = """---
+name: gift_note
+version: 1
+description: Presents.
+task: gift
+variables: [nouns, day, k, history]
+---
+{% block user %}{{ k }} {{ nouns }} for {{ day }}, after {{ history | join(", ") }}{% endblock %}
 """
 
 
@@ -139,62 +171,85 @@ def test_what_people_do_is_done_from_the_wheel_alone(wheel: Path, tiny_model: Pa
     tables = ["--items", "items.csv", "--interactions", "log.csv", "--noun", "tune"]
     tables += [part for pair in ("item_id=id", "user_id=user", "timestamp=time") for part in ("--column", pair)]
 
-    def llmgen_(*arguments: str) -> str:
+    def llmgen_(*commands: list[str]) -> list[str]:
+        """What each command prints."""
         done = subprocess.run(
-            [sys.executable, "-c", FROM_THE_WHEEL, str(site), *arguments],
+            [sys.executable, "-c", FROM_THE_WHEEL, str(site), json.dumps(commands)],
             cwd=tmp_path,
             env={**os.environ, "PYTHONPATH": str(site)},
             capture_output=True,
             text=True,
         )
-        assert done.returncode == 0, (arguments, done.stdout, done.stderr)
-        return done.stdout
+        assert done.returncode == 0, (commands, done.stdout, done.stderr)
+        return done.stdout.split("\0")
 
-    found = json.loads(llmgen_("recommend", "--user", "u3", "--engine", "fake", "-k", "3", "--json", *tables))
-    assert len(found["recommendations"]) == 3
-    llmgen_("fit", *tables, "--engine", "none", "--out", "fitted")
-    asked = ("--user", "u3", "--engine", "none", "--json")
-    assert llmgen_("recommend", "--load", "fitted", *asked) == llmgen_("recommend", *tables, *asked)
-    llmgen_("tune", *tables, "--k", "3", "--json", "tuned.json")
-    assert json.loads((tmp_path / "tuned.json").read_text())["n_items"] == 12
     common = ["--k", "3", "--classics", "defaults", *tables]
-    llmgen_("evaluate", "--arm", "one=prompt:next_item,engine:fake", "--out", "one", *common)
-    other = "B=prompt:next_item_taste,engine:fake"
-    llmgen_("ab", "--arm", "A=prompt:next_item,engine:fake", "--arm", other, "--out", "ab", *common)
+    first, other = "prompt:next_item,engine:fake", "B=prompt:next_item_taste,engine:fake"
+    asked = ["--user", "u3", "--engine", "none", "--json"]
+    recommended, _, fitted, unsaved, _, _, _, compared = llmgen_(
+        ["recommend", "--user", "u3", "--engine", "fake", "-k", "3", "--json", *tables],
+        ["fit", *tables, "--engine", "none", "--out", "fitted"],
+        ["recommend", "--load", "fitted", *asked],
+        ["recommend", *tables, *asked],
+        ["tune", *tables, "--k", "3", "--json", "tuned.json"],
+        ["evaluate", "--arm", f"one={first}", "--out", "one", *common],
+        ["ab", "--arm", f"A={first}", "--arm", other, "--out", "ab", *common],
+        ["compare", "one", "ab", "--json"],
+    )
+    assert len(json.loads(recommended)["recommendations"]) == 3
+    assert fitted == unsaved
+    assert json.loads((tmp_path / "tuned.json").read_text())["n_items"] == 12
     assert "<svg" in (tmp_path / "ab" / "report.html").read_text()
     results = json.loads((tmp_path / "ab" / "results.json").read_text())
     assert results["sample"]["users"] == 12
     assert results["environment"]["commit"] == f"llmgen {llmgen.__version__}"  # and not of the checkout around
     assert results["environment"]["command"].startswith("llmgen ab --arm A=prompt:next_item,engine:fake")
-    assert len(json.loads(llmgen_("compare", "one", "ab", "--json"))) == 6
-    (tmp_path / "ab" / "report.html").unlink()
-    llmgen_("report", "ab")
-    assert (tmp_path / "ab" / "report.html").exists()
+    assert len(json.loads(compared)) == 6
     data = {"items": "items.csv", "interactions": "log.csv", "noun": "tune"}
     data |= {"columns": {"item_id": "id", "user_id": "user", "timestamp": "time"}}
     flags = {"model": str(tiny_model), "data": json.dumps(data), "output_dir": "run", "max_steps": "2"}
     flags |= {"validation_users": "0", "per_device_train_batch_size": "2", "disable_tqdm": "true"}
-    llmgen_("train", *(part for name, value in flags.items() for part in (f"--{name}", value)))
+    (tmp_path / "ab" / "report.html").unlink()
+    llmgen_(
+        ["train", *(part for name, value in flags.items() for part in (f"--{name}", value))],
+        ["merge", "run", "merged"],
+        ["report", "ab"],
+    )
     assert (tmp_path / "run" / "llmgen.json").exists()
-    llmgen_("merge", "run", "merged")
-    # a prior and an engine of another package, by entry points
+    assert (tmp_path / "ab" / "report.html").exists()
+    # a prior, an engine and a task of another package, by entry points
+    (site / "shop_prompts").mkdir()
+    (site / "shop_prompts" / "gift_note.jinja").write_text(GIFT_PROMPT)
     (site / "shop.py").write_text(OTHER_PACKAGE)
     about = site / "shop-1.0.dist-info"
     about.mkdir()
     (about / "METADATA").write_text("Metadata-Version: 2.1\nName: shop\nVersion: 1.0\n")
     (about / "entry_points.txt").write_text(
         "[llmgen.priors]\nnamed = shop:NAMED\n[llmgen.engines]\nrandom = shop:engine\n"
+        "[llmgen.tasks]\ngift = shop:GIFT\n"
     )
-    listed = json.loads(llmgen_("priors", "--json"))["priors"][-1]
-    assert listed == {"name": "named", "reads": "", "settings": ["weight", "word", "least"]}
-    found = json.loads(
-        llmgen_("recommend", "--user", "u3", "--engine", "none", "--prior", "named=1", "--json", *tables)
-    )
-    assert {place["item"]["title"].split()[0] for place in found["recommendations"][:2]} == {"Gold"}
     (tmp_path / "shop.yaml").write_text(
-        "classics: tuned\narms:\n  A: {engine: random}\n  B: {engine: none, priors: {named: {word: Grey}}}\n"
+        "classics: tuned\narms:\n  A: {engine: random, prompt: gift_note}\n"
+        "  B: {engine: none, priors: {named: {word: Grey}}}\n"
     )
-    llmgen_("ab", "--config", "shop.yaml", "--out", "shop", "--k", "3", *tables)
+    listed, named, _, merged, tasks, checked, shown, presents = llmgen_(
+        ["priors", "--json"],
+        ["recommend", "--user", "u3", "--engine", "none", "--prior", "named=1", "--json", *tables],
+        ["ab", "--config", "shop.yaml", "--out", "shop", "--k", "3", *tables],
+        ["recommend", "--user", "u3", "--engine", f"hf:{tmp_path / 'merged'}", "-k", "3", "--json", *tables],
+        ["prompts", "tasks", "--json"],
+        ["prompts", "check"],
+        ["prompts", "show", "gift_note", "--user", "u3", "--engine", "random", *tables],
+        ["recommend", "--user", "u3", "--engine", "random", "--prompt", "gift_note", "-k", "3", "--json", *tables],
+    )
+    gift = {"name": "gift", "description": "presents for somebody else", "answers": "recommend", "prompt": None}
+    assert json.loads(tasks)["tasks"][-1] == {**gift, "variables": ["noun", "nouns", "history", "k", "day"]}
+    assert "no problems" in checked
+    assert "tunes for a day for u3, after " in shown
+    assert json.loads(presents)["prompt"].startswith("gift_note@")
+    assert len(json.loads(presents)["recommendations"]) == 3
+    assert json.loads(listed)["priors"][-1] == {"name": "named", "reads": "", "settings": ["weight", "word", "least"]}
+    assert {place["item"]["title"].split()[0] for place in json.loads(named)["recommendations"][:2]} == {"Gold"}
     shop = json.loads((tmp_path / "shop" / "results.json").read_text())
     assert {arm["name"] for arm in shop["arms"]} >= {
         "A",
@@ -203,9 +258,7 @@ def test_what_people_do_is_done_from_the_wheel_alone(wheel: Path, tiny_model: Pa
         "transition",
         "mix",
     }  # tuned beside the classics
-    engine = f"hf:{tmp_path / 'merged'}"
-    found = json.loads(llmgen_("recommend", "--user", "u3", "--engine", engine, "-k", "3", "--json", *tables))
-    assert len(found["recommendations"]) == 3
+    assert len(json.loads(merged)["recommendations"]) == 3
 
 
 def test_what_a_command_lacks_is_said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -34,7 +34,6 @@ from llmgen.errors import (
     TemplateError,
     UnknownItemError,
 )
-from llmgen.prompting import TASKS
 from llmgen.rating import rating_values
 from llmgen.recommender import Choice, Recommender
 from llmgen.schemas import (
@@ -66,6 +65,7 @@ from llmgen.server.rates import Rates
 from llmgen.server.refitting import Fit, Refitting
 from llmgen.server.together import SharedMetrics
 from llmgen.server.users import Users, UsersOfStore
+from llmgen.tasks import answers
 from llmgen.transport import until
 from llmgen.types import Query, Recommendations
 
@@ -469,9 +469,11 @@ def _add_catalog(app: FastAPI, state: _State, read_only: str) -> None:
     async def prompts() -> PromptsBody:
         """The prompt templates that can be asked with, and which one each task uses where a request names none."""
         recommender = state.live.now.recommender
-        templates = [template for name in recommender.prompts if (template := recommender.prompts[name]).task in TASKS]
+        templates = [
+            (recommender.prompts[name], answers(recommender.prompts[name].task)) for name in recommender.prompts
+        ]
         return PromptsBody(
-            prompts=[PromptBody.of(template, TASKS[template.task]) for template in templates],
+            prompts=[PromptBody.of(template, used) for template, used in templates if used is not None],
             used={task: recommender.template(task).name for task in ("recommend", "rank", "rate", "explain")},
         )
 

@@ -44,9 +44,9 @@ from llmgen.errors import ConfigError, LLMGenError
 from llmgen.priors import Prior, Seen
 from llmgen.priors.kinds import kind
 from llmgen.progress import Stage
-from llmgen.prompting import TASKS
 from llmgen.recommender import Recommender
 from llmgen.splits import History, Ties, histories, leave_items_out, leave_one_out, log_digest, random_split
+from llmgen.tasks import answers
 from llmgen.training.batches import Batches
 from llmgen.training.card import write_card
 from llmgen.training.checks import check, peft_config
@@ -249,7 +249,7 @@ def _show(validations: Sequence[Mapping[str, float]]) -> None:
 
 def _recommends(recommender: Recommender, prompt: str) -> bool:
     """Whether a prompt is one to recommend with, of those that are there; what is wrong with others, `Mixture` says."""
-    return prompt in recommender.prompts and TASKS.get(recommender.prompts[prompt].task) == "recommend"
+    return prompt in recommender.prompts and answers(recommender.prompts[prompt].task) == "recommend"
 
 
 def load(recipe: Recipe) -> Data:
