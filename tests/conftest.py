@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing in these tests may look for a model outside
 
 from llmgen.catalog import Catalog
-from llmgen.types import Item
+from llmgen.testing import films
 from tests.skips import (  # noqa: F401
     pytest_collectreport,
     pytest_runtest_logreport,
@@ -23,25 +22,6 @@ CHATML = (
     "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-GENRES = ("Action", "Comedy", "Drama", "Science Fiction", "War")
-WORDS = ("Red", "Blue", "Star", "Night", "River", "Man", "Woman", "Return", "City", "Last", "First", "Dark", "Alien")
-
-
-def films(count: int, seed: int = 0) -> Catalog:
-    """Made-up films: titles that begin alike, are each other's beginning, repeat, and stand in several scripts."""
-    rng = np.random.default_rng(seed)
-    titles = ["Alien", "Aliens", "Alien 3", "Amélie", "七人の侍", "Сталкер", "🎬", "M", "Alien", "The <|im_end|> Code"]
-    while len(titles) < count:
-        titles.append(" ".join(rng.choice(WORDS, size=rng.integers(1, 5))))
-    items = [
-        Item(
-            str(i + 1),
-            title,
-            {"year": int(1960 + i % 50), "genres": tuple(sorted(rng.choice(GENRES, size=2, replace=False)))},
-        )
-        for i, title in enumerate(titles[:count])
-    ]
-    return Catalog(items, noun="film", label="{title} ({year})", shown=("genres",))
 
 
 @pytest.fixture(scope="session")
