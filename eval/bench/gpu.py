@@ -115,16 +115,17 @@ class Busy:
             self._shares.append(torch.cuda.utilization())
 
 
-def model_of(shape: str | None, folder: Path) -> tuple[str, dict[str, Any]]:
+def model_of(shape: str | None, folder: Path, model: str | None = None) -> tuple[str, dict[str, Any]]:
     """Name or folder of a model for vLLM, and the options that it wants.
 
     Args:
         shape: One of `SHAPES`, made in `folder` with the demo model's tokenizer and without weights, which vLLM makes
             up itself; the demo model where None.
         folder: Where to.
+        model: Taken in the place of the demo model.
     """
     if shape is None:
-        return str(demo_model()), {}
+        return model or str(demo_model()), {}
     from transformers import AutoTokenizer, LlamaConfig
 
     tokenizer = AutoTokenizer.from_pretrained(demo_model())
@@ -347,6 +348,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--catalog", action="append", help="see eval.bench (default movielens-100k)")
     parser.add_argument("--made-up", type=int, action="append", default=[], help="also so many made-up titles")
     parser.add_argument("--users", type=int, action="append", help=f"at a time (default {USERS})")
+    parser.add_argument("--model", metavar="FOLDER", help="in the place of SmolLM2-135M")
     parser.add_argument("--shape", choices=sorted(SHAPES), help="random weights of this shape")
     parser.add_argument("--repeats", type=int, default=3, help="of each timing (default 3)")
     parser.add_argument("--dtype", action="append", help="of vLLM (default bfloat16; equal: float32 and bfloat16)")
@@ -357,6 +359,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     if any(count < 1 for count in [*(options.users or ()), *options.made_up, options.repeats]):
         parser.error("--users, --made-up and --repeats must be 1 or more")
+    if options.model and options.shape:
+        parser.error("--model and --shape both name a model; give one of them")
     extra = {name: json.loads(value) for name, _, value in (text.partition("=") for text in options.option)}
 
     def tell(finding: Mapping[str, Any]) -> None:
@@ -367,13 +371,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 file.write(line + "\n")
 
     if options.what == "equal":
-        for finding in equal(options.dtype or ["float32", "bfloat16"], users=max(options.users or [50]), **extra):
+        for finding in equal(
+            options.dtype or ["float32", "bfloat16"], users=max(options.users or [50]), model=options.model, **extra
+        ):
             tell(finding)
         tell({"stage": "machine", **machine()})
         return
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
-        model, needed = model_of(options.shape, Path(folder))
+        model, needed = model_of(options.shape, Path(folder), options.model)
         dtype = (options.dtype or ["auto"])[0]
         needed = needed if options.dtype is None else {**needed, "dtype": dtype}
         engine: VLLMEngine = load_engine(f"vllm:{model}", **{**needed, **extra})  # type: ignore[assignment]

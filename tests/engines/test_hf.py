@@ -16,6 +16,7 @@ from llmgen.errors import ConfigError, EngineUnavailableError, GenerationError
 from llmgen.search import Request, SearchConfig, search
 from llmgen.trie import ItemTrie
 from llmgen.types import Message
+from tests.conftest import films
 from tests.engines.contract import CHATS, EngineContract
 from tests.reference import item_logprobs
 
@@ -80,6 +81,8 @@ class TestTinyLlama(EngineContract):
 @pytest.mark.slow
 @pytest.mark.network
 class TestSmolLM2(EngineContract):
+    num_titles = 2
+
     @pytest.fixture
     def engine(self, smollm2: HFEngine) -> Engine:
         return smollm2
@@ -115,8 +118,8 @@ def test_search_equals_scoring_every_item(tiny: HFEngine, catalog: Catalog) -> N
 
 @pytest.mark.slow
 @pytest.mark.network
-def test_search_equals_scoring_every_item_with_smollm2(smollm2: HFEngine, catalog: Catalog) -> None:
-    check_search_equals_brute_force(smollm2, catalog, 2)
+def test_search_equals_scoring_every_item_with_smollm2(smollm2: HFEngine) -> None:
+    check_search_equals_brute_force(smollm2, films(40), 2)
 
 
 def check_raw_equals_generate(engine: HFEngine, catalog: Catalog, width: int) -> None:
@@ -164,8 +167,8 @@ def test_raw_mode_equals_generate_with_the_same_width(tiny: HFEngine, catalog: C
 
 @pytest.mark.slow
 @pytest.mark.network
-def test_raw_mode_equals_generate_with_smollm2(smollm2: HFEngine, catalog: Catalog) -> None:
-    check_raw_equals_generate(smollm2, catalog, 10)
+def test_raw_mode_equals_generate_with_smollm2(smollm2: HFEngine) -> None:
+    check_raw_equals_generate(smollm2, films(40), 10)
 
 
 def test_an_adapter_of_another_size_is_told(tiny_model: Path, tiny_adapter: Path, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from eval.bench import gpu
 from llmgen.catalog import Catalog
 from llmgen.grounding import Grounder
 from llmgen.types import Item
+from tests.engines.serving import wider_llama
 
 ROOT = Path(__file__).parents[2]
 FILMS = Catalog([Item("1", "Alien", {"year": 1979}), Item("2", "Heat", {"year": 1995})], label="{title} ({year})")
@@ -66,6 +67,12 @@ def test_nothing_to_measure_is_refused(flag: str, capsys: pytest.CaptureFixture[
     with pytest.raises(SystemExit):
         serving.main([flag, "0"])
     assert f"{flag} must be 1 or more, not 0" in capsys.readouterr().err
+
+
+def test_two_models_are_one_too_many(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        gpu.main(["speed", "--model", "folder", "--shape", "8b"])
+    assert "--model and --shape both name a model" in capsys.readouterr().err
 
 
 def test_without_a_device_everything_is_skipped_with_its_reason(
@@ -145,16 +152,15 @@ def test_seconds_are_counted_by_name_and_the_method_is_whole_again() -> None:
 
 
 @pytest.mark.slow
-def test_the_benchmark_of_a_card_runs_on_a_cpu(tmp_path: Path) -> None:
-    """A rehearsal at toy size: every arm answers, and both engines give the same lists in float32."""
+def test_the_benchmark_of_a_card_runs_on_a_cpu(tiny_model: Path, tmp_path: Path) -> None:
+    """A rehearsal with a tiny model: every arm answers, and both engines give the same lists in float32."""
     pytest.importorskip("vllm", reason="needs vLLM")
     out = tmp_path / "findings.jsonl"
-    for what in (
-        ["speed", "--users", "2", "--repeats", "1", "--made-up", "500"],
-        ["equal", "--users", "2", "--dtype", "float32"],
-    ):
-        command = [sys.executable, "-m", "eval.bench.gpu", *what, "--out", str(out)]
-        subprocess.run(command, check=True, timeout=400, cwd=ROOT)
+    common = ["--users", "2", "--dtype", "float32", "--option", f"kv_cache_memory_bytes={2**28}", "--out", str(out)]
+    common += ["--model", str(wider_llama(tiny_model, tmp_path / "model"))]
+    runs = [["speed", "--repeats", "1", "--made-up", "500", *common], ["equal", *common]]
+    both = f"from eval.bench.gpu import main\nfor arguments in {runs!r}:\n    main(arguments)"
+    subprocess.run([sys.executable, "-c", both], check=True, timeout=400, cwd=ROOT)
     found = [json.loads(line) for line in out.read_text().splitlines()]
     arms = [row["arm"] for row in found if row["stage"] == "speed"]
     assert arms == [gpu.READ, gpu.OURS, gpu.GREEDY, gpu.BEAM] * 2

@@ -93,7 +93,7 @@ def test_training_text_begins_as_the_serving_prompt(catalog: Catalog, engine: Fa
 def served(mixed: Mixture, engine: FakeEngine, name: str, example: Example, query: Query, length: int) -> tuple:  # type: ignore[type-arg]
     """The prompt of that length that the recommender makes of what was known; it may show less of the history."""
     for shown in range(len(query.history) + 1):
-        recommender = Recommender(mixed.catalog, engine, prompt=name, max_history=shown)
+        recommender = mixed.recommender.with_prompt(name).configured(max_history=shown)
         ids = recommender.parts.prompt("recommend", query).token_ids
         if len(ids) == length and ids == example.input_ids[:length]:
             return ids
@@ -126,9 +126,9 @@ def test_a_list_of_ratings_teaches_each_as_serving_asks_for_it(catalog: Catalog,
         for place, target in enumerate(example.targets):
             at = first + place
             assert (target.query.history, target.query.ratings) == (items[:at], (ratings or ())[:at])
-            served = Recommender(mixed.catalog, engine, prompt="rate_list", max_history=place)
+            served = mixed.recommender.with_prompt("rate_list").configured(max_history=place)
             shown = {"item": views(catalog, items[at : at + 1])[0], "labels": mixed.labels}
-            assert example.input_ids[: target.start] == served._prompt("rate", target.query, **shown).token_ids
+            assert example.input_ids[: target.start] == served.parts.prompt("rate", target.query, **shown).token_ids
             (label,) = engine.spell([f"{(ratings or ())[at]:g}"])
             line = (*label[:-1], *line_break(engine))
             assert (example.input_ids[target.start : target.end], target.item) == (line, -1)
