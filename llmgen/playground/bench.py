@@ -15,10 +15,10 @@ from llmgen.errors import ArgumentError, ConfigError, DataError, TemplateError
 from llmgen.playground.bodies import Arm, Question
 from llmgen.playground.people import Finder, People, filterable
 from llmgen.priors import Evidence, Prior, reweighted
-from llmgen.promptfiles import VARIABLES
-from llmgen.prompting import TASKS
+from llmgen.prompting import task_of
 from llmgen.recommender import Recommender
 from llmgen.schemas import Document, ExplanationBody, ItemBody, RatingsBody, RecommendationsBody
+from llmgen.tasks import answers, kinds
 from llmgen.templates import Fitted, PromptLibrary, views
 from llmgen.types import Attribute, Item, Query, RatingPrediction
 from llmgen.workspace import RecommenderSettings, Workspace, choose
@@ -93,7 +93,7 @@ class Bench:
                 template = library[name]
             except TemplateError:
                 continue  # the page offers what can be asked; `llmgen prompts check` tells of the others
-            if template.task in TASKS:
+            if answers(template.task):
                 about = {"name": name, "task": template.task, "description": template.description}
                 templates.append({**about, "text": template.path.read_text(encoding="utf-8")})
         return {
@@ -107,7 +107,7 @@ class Bench:
             "constrained": recommender.engine is None or recommender.engine.constrained,
             "templates": templates,
             "used": {task: recommender.template(task).name for task in ("recommend", "rank", "rate", "explain")},
-            "variables": {task: sorted(names) for task, names in VARIABLES.items() if task in TASKS},
+            "variables": {task: sorted(kind.allowed) for task, kind in kinds().items() if kind.answers},
             "priors": {prior.name: prior.weight for prior in recommender.priors},
             "lm_weight": recommender.config.lm_weight,
             "max_history": recommender.max_history,
@@ -118,7 +118,7 @@ class Bench:
         """What `llmgen prompts check` says of a template: `line` (from 1, None of another file) and `message`."""
         try:
             template = self.recommender.prompts.with_text(name, text)[name]
-            if template.task not in TASKS:
+            if answers(template.task) is None:
                 raise TemplateError(f"{name}.jinja: the task {template.task} is there to learn from; take another one")
         except TemplateError as error:
             found = _PLACE.match(str(error))
@@ -188,7 +188,7 @@ class Bench:
         """The answer of an arm; in the thread that asks the engine."""
         arm, query, catalog = self.arm(asked.arm), self.query(asked), self.catalog
         template = self.library(asked.arm)[asked.arm.template]
-        task = TASKS[template.task]
+        task = task_of(template)
         items = [catalog[catalog.index(one)] for one in asked.items]
         if task != "recommend" and not items:
             raise ArgumentError(f"the task {template.task} is about given items; add one")
