@@ -105,6 +105,8 @@ def run(
         raise ConfigError("--refit fits on the events of a store; give --store")
     if where.workers > 1:
         _check_workers(settings, where)
+        if extend is not None:
+            raise ConfigError("--playground is of one process; serve it without --workers")
     held = _hold(where.catalog) if where.save_changes and where.catalog is not None else nullcontext()
     with held, _listen(where.host, where.port) as listener:  # before anything that takes long
         if where.workers == 1:

@@ -23,6 +23,7 @@ from llmgen.playground.page import page
 from llmgen.server import create_app
 from tests.playground.conftest import Shop
 from tests.server.conftest import running
+from tests.server.test_run import serving
 
 KEY = "a-key-of-the-tests"
 ARM = {"template": "next_item"}
@@ -58,6 +59,21 @@ def test_a_service_without_the_page_has_none(shop: Shop) -> None:
     with running(create_app(shop.recommender())) as url:
         assert httpx.get(f"{url}/playground").status_code == 404
         assert httpx.get(f"{url}/playground/api/about").status_code == 404
+
+
+def test_the_command_line_serves_the_page_for_a_catalog_without_a_log(shop: Shop, tmp_path: Path) -> None:
+    shop.workspace.catalog.save(tmp_path / "items.jsonl")
+    with serving("--catalog", str(tmp_path / "items.jsonl"), "--playground", "--runs", str(tmp_path)) as (_, url):
+        assert httpx.get(f"{url}/playground").text.startswith("<!doctype html>")
+        with httpx.Client(base_url=f"{url}/playground/api/", timeout=30) as client:
+            about = client.get("about").json()
+            assert (about["users"], about["judged"], about["items"]) == (0, 0, 30)
+            assert list(about["priors"]) == ["wish"]
+            body = client.post("ask", json={"arm": {"template": "cold_start"}, "wish": "alien queen"}).json()
+            assert body["list"]["recommendations"][0]["item"]["title"] == "The Alien Queen"
+            assert client.post("following", json={}).json() == {"users": []}
+            pair = {"name": "mine", "a": ARM, "b": ARM}
+            assert "there is no log" in client.post("save", json=pair).json()["message"]
 
 
 def test_all_but_the_page_itself_wants_the_key(serve: Any) -> None:

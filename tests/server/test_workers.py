@@ -83,6 +83,7 @@ def test_workers_on_a_store_know_what_any_of_them_was_told(tmp_path: Path) -> No
     [
         (["--engine", "hf"], "so many times"),
         (["--catalog", "ITEMS", "--save-changes"], "--save-changes is of one process"),
+        (["--catalog", "ITEMS", "--playground"], "--playground is of one process"),
         (["--catalog", "ITEMS", "--prior", "nothing=1"], "the first worker could not start"),
     ],
 )
