@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from llmgen.client import Client as Client
     from llmgen.datasets import load_dataset as load_dataset
     from llmgen.datasets import load_tables as load_tables
+    from llmgen.diversity import Diversity as Diversity
     from llmgen.engines import Engine as Engine
     from llmgen.engines import load_engine as load_engine
     from llmgen.errors import LLMGenError as LLMGenError
@@ -51,6 +52,7 @@ _HOMES = {
     "Catalog": "catalog",
     "Client": "client",
     "Content": "priors",
+    "Diversity": "diversity",
     "Ease": "priors",
     "Engine": "engines",
     "Explanation": "types",

@@ -147,9 +147,9 @@ class Catalog(Sequence[Item]):
             )
         return position
 
-    def positions(self, items: Iterable[Item]) -> list[int]:
-        """Positions of items in their order, without those that are not in the catalog."""
-        positions = (self._position(item.id) for item in items)
+    def positions(self, items: Iterable[Item | str]) -> list[int]:
+        """Positions of items or ids in their order, without those that are not in the catalog."""
+        positions = (self._position(item if isinstance(item, str) else item.id) for item in items)
         return [position for position in positions if position is not None]
 
     def resolved(self, query: Query) -> Query:

@@ -26,6 +26,7 @@ from llmgen.commands import add_to as add_commands_to
 from llmgen.errors import ArgumentError, ConfigError, LLMGenError
 from llmgen.options import data_settings, pair, with_options
 from llmgen.text import without_controls
+from llmgen.wanted import Wanted, wanted_options
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -176,11 +177,12 @@ def _is_for_everybody(record: logging.LogRecord) -> bool:
 
 
 @app.command()
-@with_options(scoring=_scoring, model=_model, data=data_settings)
+@with_options(wanted=wanted_options, scoring=_scoring, model=_model, data=data_settings)
 def recommend(
     data: "DataSettings",
     model: dict[str, object],
     scoring: dict[str, object],
+    wanted: Wanted,
     user: UserOption = None,
     history: HistoryOption = None,
     text: TextOption = None,
@@ -194,7 +196,7 @@ def recommend(
     settings = _settings(**model, **scoring)
     with _aside():
         asked = _ask(data, settings, user, history, text, k=k, filter=filter, include_seen=include_seen)
-        answer = asked.recommender.recommend(asked.query)
+        answer = wanted.answer(asked.query, asked.recommender.recommend)
     _print_answer(asked, answer, "Recommended", json_, explain_scores)
 
 

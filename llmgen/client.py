@@ -14,6 +14,7 @@ from typing import Generic, Literal, Self, TypedDict, TypeVar, Unpack, overload
 from urllib.parse import quote
 
 from llmgen import errors
+from llmgen.diversity import Diversity
 from llmgen.errors import APIStatusError, APITimeoutError, LLMGenError, TemplateNotFoundError
 from llmgen.event_schemas import EventBody, EventsStoredBody, ForgottenBody, UserBody
 from llmgen.events import Event
@@ -65,6 +66,9 @@ class QueryFields(TypedDict, total=False):
     k: int
     exclude_seen: bool
     filters: dict[str, Attribute]
+    exclude: Sequence[Item | str]
+    boosts: dict[str, dict[str, float]]
+    diversity: Diversity
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from llmgen.downloads import cache_dir
 from llmgen.engines import Engine
 from llmgen.grounding import Grounder
 from llmgen.growth import follow, grow
-from llmgen.priors import Seen, SharedWeights, Where
+from llmgen.priors import Boosts, Seen, SharedWeights, Where
 from llmgen.prompting import needs_engine
 from llmgen.trie import ItemTrie
 from llmgen.types import IntArray
@@ -37,6 +37,7 @@ class CatalogIndex:
     Attributes:
         seen: As given, or made.
         where: As given, or made.
+        boosts: Made of `where`.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class CatalogIndex:
         self.catalog, self.engine = catalog, engine
         self.seen = Seen(catalog) if seen is None else seen
         self.where = Where(catalog) if where is None else where
+        self.boosts = Boosts(self.where)
         self._cache = cache
         self._trie = trie
 

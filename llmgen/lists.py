@@ -26,6 +26,7 @@ def searched(
     factors: Product,
     task: Task = "recommend",
     candidates: Sequence[Sequence[Item]] = (),
+    sizes: Sequence[int] | None = None,
 ) -> list[Recommendations]:
     """The best items of each query under model x priors, or under the priors alone.
 
@@ -35,37 +36,42 @@ def searched(
         factors: The product of the priors for each query.
         task: Whose prompt is used.
         candidates: What the prompt of each query shows, where the task wants that.
+        sizes: Items of each list; by default the query's `k`, which is what the prompt asks for in any case.
 
     Raises:
         SearchError: No item of a query is eligible.
     """
     template = parts.templates[task]
+    sizes = [query.k for query in queries] if sizes is None else sizes
     if parts.engine is None or parts.config.lm_weight == 0:
-        results = [rank_by_prior(factors.row(number), query.k) for number, query in enumerate(queries)]
+        results = [rank_by_prior(factors.row(number), size) for number, size in enumerate(sizes)]
         prompts = [Prompt(template, (), (), 0)] * len(queries)
     else:
         prompts = parts.thought_about(parts.engine, parts.prompts_of(task, queries, candidates))
         requests = [
-            Request(prompt.token_ids, factors.row(number), query.k)
-            for number, (prompt, query) in enumerate(zip(prompts, queries, strict=True))
+            Request(prompt.token_ids, factors.row(number), size)
+            for number, (prompt, size) in enumerate(zip(prompts, sizes, strict=True))
         ]
         end = line_break(parts.engine)[0] if template.continues else None  # behind an item in a list that goes on
         results = search(parts.index.trie, parts.engine, requests, parts.config.search, end=end)
     return [
-        _answer(parts, number, result, prompt, factors)
-        for number, (result, prompt) in enumerate(zip(results, prompts, strict=True))
+        _answer(parts, number, query, result, prompt, factors)
+        for number, (query, result, prompt) in enumerate(zip(queries, results, prompts, strict=True))
     ]
 
 
-def _answer(parts: Parts, number: int, result: SearchResult, prompt: Prompt, factors: Product) -> Recommendations:
+def _answer(
+    parts: Parts, number: int, query: Query, result: SearchResult, prompt: Prompt, factors: Product
+) -> Recommendations:
     by_prior = math.isnan(result.lm_logprobs[0])
     grounding = Grounding("prior", 0.0) if by_prior else Grounding("trie", 1.0)
     reference = "" if by_prior else prompt.template.ref
+    names = [prior.name for prior in parts.priors] + [parts.index.boosts.name] * bool(query.boosts)
     places = []
     for place, index in enumerate(result.items.tolist()):
         terms = {} if by_prior else {"lm": parts.config.lm_weight * float(result.lm_logprobs[place])}
         # of the priors that were asked for: those that only remove items add nothing to those they leave
-        terms |= {prior.name: factors.term(prior.name, number, index) for prior in parts.priors}
+        terms |= {name: factors.term(name, number, index) for name in names}
         score = float(result.scores[place])
         if parts.config.mode == "fused" and not by_prior:
             terms["norm"] = score - sum(terms.values())

@@ -11,6 +11,7 @@ from llmgen.config import Decoding, RecommenderConfig
 from llmgen.engines import Engine, GenerationConfig
 from llmgen.index import CatalogIndex
 from llmgen.priors import Prior, Product, RatingPrior, multiply
+from llmgen.priors.base import check_priors
 from llmgen.prompting import Prompt, Prompter, Task, templates_for
 from llmgen.splits import History
 from llmgen.templates import PromptLibrary, PromptTemplate
@@ -88,8 +89,12 @@ class Parts:
         return "free" if self.only_writes else self.config.decoding
 
     def multiplied(self, queries: Sequence[Query]) -> Product:
-        """The product of all priors for some queries."""
-        return multiply(self.factors, queries, len(self.catalog), self.index.shared)
+        """The product of all priors for some queries, and of their own boosts."""
+        factors = self.factors
+        if any(query.boosts for query in queries):
+            check_priors(self.priors, taken=(self.index.boosts.name,))
+            factors = (*factors, self.index.boosts)
+        return multiply(factors, queries, len(self.catalog), self.index.shared)
 
     def prompt(self, task: Task, query: Query, room: int = 0, **variables: object) -> Prompt:
         """The prompt of a query; `room` tokens are kept free for the answer, by default those of the longest item."""

@@ -12,6 +12,7 @@ from typing import Literal, NamedTuple, overload
 from llmgen.assembled import Assembled
 from llmgen.catalog import Catalog
 from llmgen.config import MAX_HISTORY, Decoding, RecommenderConfig
+from llmgen.diversity import diversified
 from llmgen.engines import Engine
 from llmgen.errors import ArgumentError, LLMGenError
 from llmgen.explaining import explained
@@ -141,7 +142,7 @@ class Recommender(Assembled):
             DataError, ConfigError: As `query_of`.
             UnknownItemError: An id of the history is not in the catalog.
             SearchError: No item is eligible.
-            CatalogError: A filter names an attribute or a value that no item has.
+            CatalogError: A filter, a boost or a diversity names an attribute or a value that no item has.
         """
         asked = Query() if query is None else query
         return self.recommend_many([asked if user is None else self.query_of(user, asked)])[0]
@@ -205,9 +206,19 @@ class Recommender(Assembled):
         return [self.query_of(user, query) for user, query in zip(known, asked, strict=True)]
 
     def _recommend(self, queries: Sequence[Query]) -> list[Recommendations]:
+        asked = {query.diversity.by for query in queries if query.diversity is not None}
+        for name in asked:
+            self.parts.index.where.check(name)
+        return diversified(queries, self._listed) if asked else self._listed(queries)
+
+    def _listed(self, queries: Sequence[Query], sizes: Sequence[int] | None = None) -> list[Recommendations]:
+        """Lists of so many items each, by default `k`, asked for as lists of `k`."""
         queries = [self.catalog.resolved(query) for query in queries]
-        answer = written if self.decoding == "free" else searched
-        return answer(self.parts, queries, self.parts.multiplied(queries))
+        factors = self.parts.multiplied(queries)
+        if self.decoding == "free":  # what is written is as long as the prompt says
+            longer = queries if sizes is None else [replace(q, k=k) for q, k in zip(queries, sizes, strict=True)]
+            return written(self.parts, longer, factors)
+        return searched(self.parts, queries, factors, sizes=sizes)
 
     def rank(self, query: Query, candidates: Sequence[Item | str]) -> Recommendations:
         """The candidates in order; all of them, `query.k` and `query.exclude_seen` are not looked at.

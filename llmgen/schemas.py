@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Self
 
 import pydantic_core
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
+from llmgen.diversity import Diversity
 from llmgen.types import (
     RATINGS,
     Attribute,
@@ -57,6 +59,7 @@ AttributeValue = Annotated[
     Field(description="A word, a number, a boolean, or several words."),
 ]
 AttributeName = Annotated[str, AfterValidator(_whole)]
+Factor = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Label = Annotated[str, StringConstraints(min_length=1, max_length=32)]
 
 
@@ -112,6 +115,25 @@ class CatalogBody(_Body):
     catalog: str = Field(description="Digest of the catalog; answers name the one they are from in X-Catalog.")
 
 
+class DiversityBody(_Body):
+    """How much an answer may have of the same; see `llmgen.Diversity`."""
+
+    by: AttributeName = Field(description="Name of an attribute.")
+    most: int | None = Field(None, ge=1, description="Items with the same value at most.")
+    penalty: float = Field(
+        0.0, ge=0, allow_inf_nan=False, description="Taken off the score of an item as far as it is like one above it."
+    )
+
+    def value(self) -> Diversity:
+        """As the library's own type."""
+        return Diversity(self.by, self.most, self.penalty)
+
+    @model_validator(mode="after")
+    def _says_something(self) -> DiversityBody:
+        self.value()
+        return self
+
+
 class QueryBody(_Body):
     """Who asks, and for what; see `llmgen.Query`. Cold start is a query with less in it."""
 
@@ -136,6 +158,17 @@ class QueryBody(_Body):
     filters: dict[AttributeName, AttributeValue] = Field(
         {}, max_length=32, description="Attribute -> the value or values allowed; a range is written 1990..1999."
     )
+    exclude: list[ItemId] = Field(
+        [],
+        max_length=LONGEST_HISTORY,
+        description="Ids left out of the answer; those of earlier pages give the next page, without repeats.",
+    )
+    boosts: dict[AttributeName, dict[AttributeName, Factor]] = Field(
+        {},
+        max_length=32,
+        description="Attribute -> value -> factor by which the weight of items with that value is multiplied.",
+    )
+    diversity: DiversityBody | None = Field(None, description="How much an answer may have of the same.")
     prompt: Annotated[str, StringConstraints(max_length=256)] | None = Field(
         None, description="Name of a prompt template for this task; see /v1/prompts."
     )
@@ -162,6 +195,9 @@ class QueryBody(_Body):
                 "filters": {
                     name: list(value) if isinstance(value, tuple) else value for name, value in query.filters.items()
                 },
+                "exclude": [one if isinstance(one, str) else one.id for one in query.exclude],
+                "boosts": {name: dict(factors) for name, factors in query.boosts.items()},
+                "diversity": None if query.diversity is None else asdict(query.diversity),
                 **more,
             }
         )
@@ -176,6 +212,9 @@ class QueryBody(_Body):
             self.exclude_seen,
             self.ratings if ratings is None else ratings,
             {name: _attribute(value) for name, value in self.filters.items()},
+            self.exclude,
+            self.boosts,
+            None if self.diversity is None else self.diversity.value(),
         )
 
 
@@ -229,10 +268,14 @@ class RecommendationBody(_Body):
     score: float = Field(description="Natural logarithm; the sum of the terms.")
     terms: dict[str, float] = Field(description="Part of the score by name: lm, and each prior.")
     grounding: GroundingBody
+    rank_before: int | None = Field(
+        None, description="Where the item would be without the query's diversity; missing where it asked for none."
+    )
 
     @staticmethod
     def dump(place: Recommendation, label: str) -> Document:
         """From the library's own type; `label` is how the catalog writes the item."""
+        moved = {} if place.rank_before is None else {"rank_before": place.rank_before}
         return {
             "item": ItemBody.dump(place.item),
             "label": label,
@@ -241,6 +284,7 @@ class RecommendationBody(_Body):
             "score": place.score,
             "terms": dict(place.terms),
             "grounding": GroundingBody.dump(place.grounding),
+            **moved,
         }
 
 
@@ -284,6 +328,7 @@ class RecommendationsBody(_Body):
                     place.terms,
                     place.grounding.value(),
                     self.prompt,
+                    place.rank_before,
                 )
                 for place in self.recommendations
             ),

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal, Protocol, TypeVar, overload
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     import pandas as pd
     import polars as pl
 
+    from llmgen.diversity import Diversity
+
 Attribute = str | int | float | bool | tuple[str, ...]
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -26,6 +29,7 @@ Method = Literal["trie", "exact", "normalised", "bm25", "prior", "none"]
 HALF = re.compile("[\ud800-\udfff]")
 """One of the two halves by which UTF-16 writes a character, alone: no file or answer can hold it."""
 NOTHING: Mapping[str, Attribute] = MappingProxyType({})
+NO_BOOSTS: Mapping[str, Mapping[str, float]] = MappingProxyType({})
 
 
 def has_half(value: object) -> bool:
@@ -75,6 +79,10 @@ class Query:
         k: How many items to return at most, 1 or more.
         exclude_seen: Whether items of the history are left out of the answer.
         filters: Attribute name -> the values allowed (one, or several of which one must match).
+        exclude: Items or ids that are left out of the answer; those that the catalog lacks are passed over.
+        boosts: Attribute name -> value -> factor, 0 or more, by which the weight of the items with that value is
+            multiplied; values as in `filters`. It is the term `boosts` of the score.
+        diversity: How much an answer may have of the same; see `llmgen.Diversity`.
     """
 
     history: Sequence[Item | str] = ()
@@ -84,6 +92,9 @@ class Query:
     exclude_seen: bool = True
     ratings: Sequence[float] | None = None
     filters: Mapping[str, Attribute] = field(default_factory=lambda: NOTHING, hash=False)
+    exclude: Sequence[Item | str] = ()
+    boosts: Mapping[str, Mapping[str, float]] = field(default_factory=lambda: NO_BOOSTS, hash=False)
+    diversity: Diversity | None = None
 
     def __post_init__(self) -> None:
         if self.k < 1:
@@ -97,6 +108,20 @@ class Query:
                 )
         if self.ratings is not None and len(self.ratings) != len(self.history):
             raise ValueError(f"{len(self.ratings)} ratings for a history of {len(self.history)}; give one an item")
+        if isinstance(self.exclude, str):
+            raise ArgumentError(f"exclude is a list of items or ids, not the text {self.exclude!r}; write [...]")
+        for name, factors in self.boosts.items():
+            for value, factor in factors.items():
+                if not 0 <= factor < math.inf:
+                    raise ArgumentError(f"the boost of {name} = {value!r} must be 0 or more and finite, not {factor}")
+
+    def after(self, answer: Recommendations) -> Query:
+        """The query for the next page: the same, without the items that an answer has.
+
+        As an answer has the best of what is eligible, pages are pieces of one list, and no item is on two of them; also
+        where the catalog changes in between.
+        """
+        return replace(self, exclude=(*self.exclude, *(place.item.id for place in answer)))
 
     @property
     def items(self) -> Sequence[Item]:
@@ -176,6 +201,7 @@ class Recommendation:
             log-probability.
         grounding: How the item was found.
         prompt: `name@digest` of the prompt template.
+        rank_before: Where the item would be without the query's diversity; None where it asked for none.
     """
 
     item: Item
@@ -185,6 +211,7 @@ class Recommendation:
     terms: Mapping[str, float] = field(hash=False)
     grounding: Grounding
     prompt: str
+    rank_before: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -479,3 +479,34 @@ def test_separator_encoding_and_unit_of_times_can_be_said(llmgen: Callable[..., 
     assert ran.code == 2 and "not '::'" in ran.err
     ran = run("data --encoding cp1252")
     assert ran.code == 1 and "--encoding is for tables of your own" in ran.err
+
+
+def test_a_list_may_leave_out_weigh_and_turn_the_page(llmgen: Callable[..., Ran]) -> None:
+    def asked(*options: str) -> list[str]:
+        answer = llmgen("recommend --user 2 -k 1 --include-seen --json", *options).json
+        return [place["item"]["id"] for place in answer["recommendations"]]
+
+    pages = [asked("--page", str(number)) for number in (1, 2, 3, 4)]
+    assert sorted(item for page in pages for item in page) == ["a", "b", "c", "d"]
+    assert asked("--exclude", pages[0][0]) == pages[1]
+    assert asked("--boost", "year=1942:0", "--boost", "genres=Comedy:1e9", "--boost", "year=1980..1990:2") == ["b"]
+    diverse = llmgen("recommend --user 2 -k 3 --include-seen --json --diverse-by genres --most 1").json
+    places = diverse["recommendations"]
+    assert "c" in [place["item"]["id"] for place in places]
+    assert len(places) == 2  # of a, b and d, which are all Sci-Fi, one
+    assert all(place["rank_before"] >= place["rank"] for place in places)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--boost", "genres=Drama"], "write attribute=value:factor"),
+        (["--boost", "genres=Drama:much"], "write attribute=value:factor"),
+        (["--most", "2"], "need --diverse-by"),
+        (["--boost", "colour=red:2"], "attribute 'colour'"),
+    ],
+)
+def test_what_a_list_cannot_be_is_said(llmgen: Callable[..., Ran], options: list[str], says: str) -> None:
+    ran = llmgen("recommend --user 2", *options)
+    assert ran.code == 1
+    assert says in ran.err

@@ -2,6 +2,7 @@
 
     Seen            removes what the history holds
     Where, only     remove what a filter does not allow, or all but given candidates
+    Boosts          what a request asks for more or less of, by attributes
     Wish            BM25 of the user's words
     Popularity      how often an item was taken; a negative weight lessens popularity bias
     Transition      what people took next
@@ -24,6 +25,7 @@ A prior of your own is any object with `name`, `weight` and `log_weights`; see `
 
 from llmgen.errors import renamed
 from llmgen.priors.base import Combined, Movable, Prior, combine, log_lift, reweighted
+from llmgen.priors.boosts import Boosts
 from llmgen.priors.collaborative import Ease, ItemKNN, ItemToItem, Repeat, Transition
 from llmgen.priors.content import Content
 from llmgen.priors.filters import Seen, Where, chosen, only
@@ -38,6 +40,7 @@ from llmgen.priors.stored import load_prior, load_rating_prior, save_prior
 from llmgen.priors.wish import HistoryText, Wish, item_text
 
 __all__ = [
+    "Boosts",
     "Combined",
     "Content",
     "Ease",

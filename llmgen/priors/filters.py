@@ -24,9 +24,9 @@ FILTERS_KEPT = 8
 
 @dataclass(frozen=True, eq=False)
 class Seen(Saving):
-    """Removes the items of a query's own history, where the query asks for that (`exclude_seen`).
+    """Removes the items of a query's own history, where the query asks for that (`exclude_seen`), and of its `exclude`.
 
-    Items of a history that the catalog no longer has are passed over: they cannot be recommended anyway.
+    Items that the catalog no longer has are passed over: they cannot be recommended anyway.
     """
 
     catalog: Catalog
@@ -34,21 +34,20 @@ class Seen(Saving):
     name: str = "seen"
 
     def log_weights(self, queries: Sequence[Query]) -> FloatArray:
-        """See `Prior`: -inf for an item of the history, 0 for any other."""
+        """See `Prior`: -inf for an item of the history or one that is excluded, 0 for any other."""
         log_w = np.zeros((len(queries), len(self.catalog)))
         for row, query in zip(log_w, queries, strict=True):
-            if query.exclude_seen:
-                row[self.catalog.positions(query.items)] = -np.inf
+            row[self._out(query)] = -np.inf
         return log_w
 
     def sparse_log_weights(self, queries: Sequence[Query]) -> list[SparseRow]:
         """See `SparsePrior`."""
-        return [
-            removing(np.unique(np.array(self.catalog.positions(query.items), np.int64)))
-            if query.exclude_seen
-            else SparseRow()
-            for query in queries
-        ]
+        out = [self._out(query) for query in queries]
+        return [removing(np.unique(np.array(items, np.int64))) if items else SparseRow() for items in out]
+
+    def _out(self, query: Query) -> list[int]:
+        excluded = self.catalog.positions(query.exclude)
+        return [*self.catalog.positions(query.items), *excluded] if query.exclude_seen else excluded
 
     def on_catalog(self, catalog: Catalog, before: IntArray) -> Seen:
         """See `Movable`."""
@@ -182,7 +181,7 @@ class Where(Saving):
             for attribute, wanted in query.filters.items():
                 key = (attribute, repr(wanted))  # not the value itself: True == 1
                 if key not in known:
-                    known[key] = self._matches(attribute, wanted)
+                    known[key] = self.matches(attribute, wanted)
                 row[~known[key]] = -np.inf
         return log_w
 
@@ -204,7 +203,7 @@ class Where(Saving):
         return self.rows.get(key, lambda: self._made(filters))
 
     def _made(self, filters: Mapping[str, Attribute]) -> SparseRow:
-        matches = np.all([self._matches(name, wanted) for name, wanted in filters.items()], axis=0)
+        matches = np.all([self.matches(name, wanted) for name, wanted in filters.items()], axis=0)
         allowed = np.flatnonzero(matches)
         if len(allowed) < FEW * len(matches):
             return SparseRow(-np.inf, allowed, np.zeros(len(allowed)))
@@ -212,11 +211,25 @@ class Where(Saving):
             return removing(np.flatnonzero(~matches))
         return SparseRow(np.where(matches, 0.0, -np.inf))
 
-    def _matches(self, attribute: str, wanted: Attribute) -> NDArray[np.bool_]:
+    def check(self, attribute: str) -> _Values:
+        """What is known of an attribute.
+
+        Raises:
+            CatalogError: No item has one of that name.
+        """
         values = self.values.get(attribute)
         if values is None:
             names = ", ".join(repr(name) for name in sorted(self.values)) or "no attributes at all"
             raise CatalogError(f"no item has an attribute {attribute!r} to filter on; there are: {names}")
+        return values
+
+    def matches(self, attribute: str, wanted: Attribute) -> NDArray[np.bool_]:
+        """Which items have one of some values of an attribute, bool [n_items].
+
+        Raises:
+            CatalogError: As `log_weights`.
+        """
+        values = self.check(attribute)
         allowed = wanted if isinstance(wanted, tuple | list) else (wanted,)
         if not allowed:
             raise CatalogError(f"the filter on {attribute!r} allows no value at all; leave it out to allow every one")
