@@ -13,7 +13,7 @@ import sys
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
@@ -257,6 +257,59 @@ def rank(
         asked = _ask(data, settings, user, history, text, task="rank")
         answer = asked.recommender.rank(asked.query, candidate)
     _print_answer(asked, answer, "Ranked", json_, explain_scores)
+
+
+@app.command()
+@with_options(wanted=wanted_options, data=data_settings)
+def similar(
+    data: "DataSettings",
+    wanted: Wanted,
+    item: Annotated[str, typer.Option(help="Item id.")],
+    k: Annotated[int, typer.Option("-k", min=1, help="How many items.")] = 10,
+    filter: FilterOption = None,
+    prior: PriorOption = None,
+    explain_scores: Annotated[bool, typer.Option("--explain-scores", help="Show each term of the score.")] = False,
+    json_: JsonOption = False,
+) -> None:
+    """Find items like an item, by what people took and by what items say of themselves."""
+    settings = _settings(engine="none", priors=_weights(prior))
+    with _aside():
+        asked = _ask(data, settings, None, [item], None, k=k, filter=filter)
+        query = replace(asked.query, history=())
+        answer = wanted.answer(query, lambda query: asked.recommender.similar(item, query))
+    for warning in answer.warnings:
+        typer.echo(warning, err=True)
+    _print_answer(asked, answer, "Similar", json_, explain_scores)
+
+
+@app.command()
+@with_options(model=_model, data=data_settings)
+def rerank(
+    data: "DataSettings",
+    model: dict[str, object],
+    document: Annotated[list[str], typer.Option(help="A text, or an item's id, label or title. Repeatable.")],
+    user: UserOption = None,
+    history: HistoryOption = None,
+    text: TextOption = None,
+    prior: PriorOption = None,
+    lm_weight: LMWeightOption = None,
+    json_: JsonOption = False,
+) -> None:
+    """Put documents in order for a wish and for who asks, as the route /v1/rerank does."""
+    from llmgen.list_schemas import RerankedBody
+    from llmgen.schemas import to_json
+
+    settings = _settings(**model, priors=_weights(prior), lm_weight=lm_weight)
+    with _aside():
+        asked = _ask(data, settings, user, history, text)
+        found = asked.recommender.rerank(asked.query, document)
+    if json_:
+        engine = asked.recommender.engine
+        name = "none" if engine is None else engine.name
+        _echo_json(to_json(RerankedBody.dump(found, request_id="", model=name), indent=2).decode())
+        return
+    for one in found:
+        typer.echo(without_controls(f"{one.score:.1%}  {document[one.index]}"))
 
 
 @app.command()

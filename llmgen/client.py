@@ -19,6 +19,7 @@ from llmgen.errors import APIStatusError, APITimeoutError, LLMGenError, Template
 from llmgen.event_schemas import EventBody, EventsStoredBody, ForgottenBody, UserBody
 from llmgen.events import Event
 from llmgen.isolation import check_on_error
+from llmgen.list_schemas import RerankBody, RerankedBody, SimilarBody
 from llmgen.progress import Stage
 from llmgen.schemas import (
     CatalogBody,
@@ -46,6 +47,7 @@ from llmgen.types import (
     Query,
     RatingPrediction,
     Recommendations,
+    Relevance,
 )
 
 Answer = TypeVar("Answer")
@@ -95,6 +97,16 @@ class _Calls:
     def rank(query: Query, candidates: Sequence[Item | str], prompt: str | None) -> _Call[Recommendations]:
         body = _body(RankBody, query, {}, prompt=prompt, candidates=[_id(one) for one in candidates])
         return _Call("POST", "/v1/rank", lambda b: RecommendationsBody.model_validate_json(b).value(), body)
+
+    @staticmethod
+    def similar(item: Item | str, query: Query | None) -> _Call[Recommendations]:
+        body = _body(SimilarBody, query, {}, item=_id(item))
+        return _Call("POST", "/v1/similar", lambda b: RecommendationsBody.model_validate_json(b).value(), body)
+
+    @staticmethod
+    def rerank(query: Query, documents: Sequence[Item | str]) -> _Call[list[Relevance]]:
+        body = RerankBody.of(query, documents).model_dump_json(exclude_unset=True).encode()
+        return _Call("POST", "/v1/rerank", lambda b: RerankedBody.model_validate_json(b).value(), body)
 
     @staticmethod
     def rate(query: Query, item: Item | str, labels: Sequence[str], prompt: str | None) -> _Call[RatingPrediction]:
@@ -261,6 +273,14 @@ class Client:
     def rank(self, query: Query, candidates: Sequence[Item | str]) -> Recommendations:
         """See `Recommender.rank`."""
         return self._send(_Calls.rank(query, candidates, self._prompt("rank")))
+
+    def similar(self, item: Item | str, query: Query | None = None) -> Recommendations:
+        """See `Recommender.similar`."""
+        return self._send(_Calls.similar(item, query))
+
+    def rerank(self, query: Query, documents: Sequence[Item | str]) -> list[Relevance]:
+        """See `Recommender.rerank`; an item is sent by its id."""
+        return self._send(_Calls.rerank(query, documents))
 
     def rate(self, query: Query, item: Item | str, *, labels: Sequence[str] = RATINGS) -> RatingPrediction:
         """See `Recommender.rate`."""
@@ -482,6 +502,14 @@ class AsyncClient:
     async def rank(self, query: Query, candidates: Sequence[Item | str]) -> Recommendations:
         """See `Recommender.rank`."""
         return await self._send(_Calls.rank(query, candidates, await self._prompt("rank")))
+
+    async def similar(self, item: Item | str, query: Query | None = None) -> Recommendations:
+        """See `Recommender.similar`."""
+        return await self._send(_Calls.similar(item, query))
+
+    async def rerank(self, query: Query, documents: Sequence[Item | str]) -> list[Relevance]:
+        """See `Client.rerank`."""
+        return await self._send(_Calls.rerank(query, documents))
 
     async def rate(self, query: Query, item: Item | str, *, labels: Sequence[str] = RATINGS) -> RatingPrediction:
         """See `Recommender.rate`."""

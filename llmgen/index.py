@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from llmgen.growth import follow, grow
 from llmgen.priors import Boosts, Seen, SharedWeights, Where
 from llmgen.prompting import needs_engine
 from llmgen.trie import ItemTrie
-from llmgen.types import IntArray
+from llmgen.types import IntArray, Item
 
 SMALL_CATALOG = 5_000  # below, a trie is built in memory faster than it is worth a file
 
@@ -77,6 +78,16 @@ class CatalogIndex:
     def grounder(self) -> Grounder:
         """Finds the items of free text."""
         return Grounder(self.catalog)
+
+    @cached_property
+    def titles(self) -> Mapping[str, Item]:
+        """Items by their labels and titles; the first one where several are called so, and labels before titles."""
+        found: dict[str, Item] = {}
+        for name, item in chain(
+            zip(self.catalog.labels, self.catalog, strict=True), ((i.title, i) for i in self.catalog)
+        ):
+            found.setdefault(name.strip(), item)
+        return found
 
     @cached_property
     def shared(self) -> SharedWeights:

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple, overload
 
+from llmgen.alike import alike, alike_parts
 from llmgen.assembled import Assembled
 from llmgen.catalog import Catalog
 from llmgen.config import MAX_HISTORY, Decoding, RecommenderConfig
@@ -24,11 +25,22 @@ from llmgen.priors import Prior, RatingPrior, chosen
 from llmgen.progress import Stage
 from llmgen.prompting import needs_engine
 from llmgen.rating import check_rates, rated
+from llmgen.reranking import Documents
 from llmgen.search import Normalise
 from llmgen.splits import History
 from llmgen.templates import PromptLibrary
 from llmgen.tuning import GRID, LM_WEIGHTS, Metric, TunedWeights, tune_lm_weight, tune_weights
-from llmgen.types import RATINGS, Answers, Explanation, Item, OnError, Query, RatingPrediction, Recommendations
+from llmgen.types import (
+    RATINGS,
+    Answers,
+    Explanation,
+    Item,
+    OnError,
+    Query,
+    RatingPrediction,
+    Recommendations,
+    Relevance,
+)
 
 
 class Choice(NamedTuple):
@@ -265,6 +277,75 @@ class Recommender(Assembled):
         ]
         items = [[self.catalog[place] for place in own.tolist()] for own in places]
         return answer(self.parts, queries, self.parts.multiplied(queries).among(places), "rank", items)
+
+    def similar(self, item: Item | str, query: Query | None = None) -> Recommendations:
+        """Items like an item, for the page of a product; the language model is not asked.
+
+        Args:
+            item: Of the catalog, or its id; it is not in the answer.
+            query: What the list may hold: `k`, `filters`, `exclude`, `boosts`, `diversity`, and a history, which is
+                left out.
+
+        Raises:
+            UnknownItemError: The item is not in the catalog.
+            ConfigError: No prior knows what an item is like: transition, item_knn, ease, content or vectors do.
+            SearchError, CatalogError: As `recommend`.
+        """
+        return self.similar_many([(Query() if query is None else query, item)])[0]
+
+    @overload
+    def similar_many(
+        self, pairs: Sequence[tuple[Query, Item | str]], *, on_error: Literal["raise"] = "raise"
+    ) -> Answers[Recommendations]: ...
+    @overload
+    def similar_many(
+        self, pairs: Sequence[tuple[Query, Item | str]], *, on_error: Literal["return"]
+    ) -> Answers[Recommendations | LLMGenError]: ...
+    def similar_many(
+        self, pairs: Sequence[tuple[Query, Item | str]], *, on_error: OnError = "raise"
+    ) -> Answers[Recommendations] | Answers[Recommendations | LLMGenError]:
+        """Items like each item; see `similar`.
+
+        Args:
+            pairs: Queries with their items.
+            on_error: See `recommend_many`.
+
+        Raises:
+            ConfigError: As `similar`, whatever `on_error` says.
+            UnknownItemError, SearchError, CatalogError: As `similar`, with the number of the query.
+        """
+        answers = each(partial(self._similar, alike_parts(self.parts)), pairs, on_error)
+        return Answers(answers, [query for query, _ in pairs])
+
+    def _similar(self, parts: Parts, pairs: Sequence[tuple[Query, Item | str]]) -> list[Recommendations]:
+        queries = [self.catalog.resolved(query) for query, _ in pairs]
+        items = [self.catalog[self.catalog.index(item)] for _, item in pairs]
+        numbers = {id(query): number for number, query in enumerate(queries)}
+
+        def listed(some: Sequence[Query], sizes: Sequence[int]) -> list[Recommendations]:
+            return alike(parts, [(query, items[numbers[id(query)]]) for query in some], sizes)
+
+        return diversified(queries, listed)
+
+    def rerank(self, query: Query, documents: Sequence[Item | str]) -> list[Relevance]:
+        """Documents in order of their relevance, best first.
+
+        Args:
+            query: The wish (`text`), and who asks: history and filters. `k` is not looked at, nor what was seen.
+            documents: Items, or texts: the id, label or title of an item stands for that item, and is weighed by all
+                priors; any other text by the model and by the words of the wish.
+
+        Raises:
+            ArgumentError: No documents, or a blank one.
+            ConfigError: A text is no item, and a prior of your own cannot follow a catalog, see `with_catalog`.
+            SearchError: The filters leave no document.
+        """
+        listed = Documents(self.catalog, self.parts.index.titles, documents)
+        made = self if listed.catalog is self.catalog else self.with_catalog(listed.catalog)
+        places = chosen(listed.catalog, listed.ids)
+        asked = replace(self.catalog.resolved(query), k=len(places), exclude_seen=False, diversity=None)
+        answer = written if self.decoding == "free" else searched
+        return listed.relevances(answer(made.parts, [asked], made.parts.multiplied([asked]).among([places]))[0])
 
     def rate(self, query: Query, item: Item | str, *, labels: Sequence[str] = RATINGS) -> RatingPrediction:
         """The rating that the user would give to an item; see `rate_many`."""

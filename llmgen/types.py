@@ -29,7 +29,6 @@ Method = Literal["trie", "exact", "normalised", "bm25", "prior", "none"]
 HALF = re.compile("[\ud800-\udfff]")
 """One of the two halves by which UTF-16 writes a character, alone: no file or answer can hold it."""
 NOTHING: Mapping[str, Attribute] = MappingProxyType({})
-NO_BOOSTS: Mapping[str, Mapping[str, float]] = MappingProxyType({})
 
 
 def has_half(value: object) -> bool:
@@ -93,7 +92,7 @@ class Query:
     ratings: Sequence[float] | None = None
     filters: Mapping[str, Attribute] = field(default_factory=lambda: NOTHING, hash=False)
     exclude: Sequence[Item | str] = ()
-    boosts: Mapping[str, Mapping[str, float]] = field(default_factory=lambda: NO_BOOSTS, hash=False)
+    boosts: Mapping[str, Mapping[str, float]] = field(default_factory=dict, hash=False)
     diversity: Diversity | None = None
 
     def __post_init__(self) -> None:
@@ -346,6 +345,21 @@ class Explanation:
     text: str
     evidence: tuple[Item, ...]
     prompt: str
+
+
+@dataclass(frozen=True, slots=True)
+class Relevance:
+    """One document of an answer.
+
+    Attributes:
+        index: Its place among the documents that were given, from 0.
+        score: In [0, 1]: its probability among these documents; where a model only wrote a list, 1 / rank.
+        item: The item of the catalog that it is; None for any other text.
+    """
+
+    index: int
+    score: float
+    item: Item | None
 
 
 class Recommends(Protocol):

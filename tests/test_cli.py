@@ -510,3 +510,20 @@ def test_what_a_list_cannot_be_is_said(llmgen: Callable[..., Ran], options: list
     ran = llmgen("recommend --user 2", *options)
     assert ran.code == 1
     assert says in ran.err
+
+
+def test_items_like_an_item_and_documents_in_order(llmgen: Callable[..., Ran]) -> None:
+    alike = llmgen("similar --item a -k 2 --prior transition=1 --json", engine=None)
+    places = alike.json["recommendations"]
+    assert [place["item"]["id"] for place in places] == ["b", "d"]  # each was taken after a once
+    assert set(places[0]["terms"]) == {"transition"}
+    assert "Dune" in llmgen("similar --item a -k 1 --prior transition=1", engine=None).out
+    nothing = llmgen("similar --item c --prior transition=1 --json", engine=None)
+    assert (nothing.json["recommendations"], nothing.code) == ([], 0)
+    assert "no prior knows anything that is like 'Casablanca'" in nothing.err
+    documents = ["--document", "Brazil", "--document", "a war film", "--document", "d"]
+    ordered = llmgen("rerank --text war --prior wish=1 --lm-weight 0 --json", *documents).json
+    assert ordered["results"][0]["index"] == 1
+    items = {one["index"]: one["item"] and one["item"]["id"] for one in ordered["results"]}
+    assert items == {0: "b", 1: None, 2: "d"}
+    assert "a war film" in llmgen("rerank --text war --prior wish=1 --lm-weight 0", *documents).out.splitlines()[0]

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from llmgen import recommender as recommender_module
+from llmgen import assembled as assembled_module
 from llmgen.catalog import Catalog
 from llmgen.diversity import Diversity
 from llmgen.engines.fake import FakeEngine
@@ -31,7 +31,7 @@ CATALOG = Catalog(
 @pytest.fixture(params=["dense", "sparse"], autouse=True)
 def form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if request.param == "sparse":
-        for module in (sparse_module, recommender_module):
+        for module in (sparse_module, assembled_module):
             monkeypatch.setattr(module, "LARGE_CATALOG", 0)
 
 

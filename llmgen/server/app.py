@@ -59,6 +59,7 @@ from llmgen.server.batching import Batcher, DeadlineError, QueueFullError
 from llmgen.server.events import add_events
 from llmgen.server.following import Following
 from llmgen.server.gate import Gate
+from llmgen.server.lists import add_lists
 from llmgen.server.live import Choose, Live, Snapshot
 from llmgen.server.metrics import Metrics
 from llmgen.server.rates import Rates
@@ -195,7 +196,7 @@ def create_app(
     """
     limits = limits or Limits()
     live = Live(recommender, save=save) if store is None else Following(recommender, store, version)
-    state = _State(live, limits, choose, users or (None if store is None else UsersOfStore(store)))
+    state = State(live, limits, choose, users or (None if store is None else UsersOfStore(store)))
 
     refitting = None if refit is None else Refitting(live, refit, refit_every_s)
     if refitting is not None:
@@ -247,7 +248,7 @@ def create_app(
     return app
 
 
-class _State:
+class State:
     """What the routes share."""
 
     def __init__(self, live: Live, limits: Limits, choose: Choose, users: Users | None) -> None:
@@ -304,6 +305,7 @@ class _State:
         return body.value(*snapshot.taken(taken))
 
     def choice(self, snapshot: Snapshot, query: Query, prompt: str | None) -> Choice:
+        """Prompt and weight of a query, with the prompt that it names."""
         chosen = self.choose(snapshot.recommender, query)
         return chosen if prompt is None else chosen._replace(prompt=prompt)
 
@@ -356,7 +358,7 @@ def _timeout(request: Request) -> float | None:
     return seconds
 
 
-def _add_answers(app: FastAPI, state: _State) -> None:
+def _add_answers(app: FastAPI, state: State) -> None:
     def answered(snapshot: Snapshot, body: Document) -> Response:
         return Response(to_json(body), media_type=JSON, headers={"X-Catalog": snapshot.digest})
 
@@ -427,8 +429,10 @@ def _add_answers(app: FastAPI, state: _State) -> None:
             snapshot, ExplanationBody.dump(explanation, snapshot.recommender.catalog.label(explanation.item))
         )
 
+    add_lists(app, state, listed, answered, TIMEOUT)
 
-def _add_catalog(app: FastAPI, state: _State, read_only: str) -> None:
+
+def _add_catalog(app: FastAPI, state: State, read_only: str) -> None:
     def check_changeable() -> None:
         if read_only:
             raise HTTPException(409, read_only)
@@ -478,7 +482,7 @@ def _add_catalog(app: FastAPI, state: _State, read_only: str) -> None:
         )
 
 
-def _add_status(app: FastAPI, state: _State, metrics_text: Callable[[], bytes]) -> None:
+def _add_status(app: FastAPI, state: State, metrics_text: Callable[[], bytes]) -> None:
     def status(problem: str | None) -> Response:
         recommender = state.live.now.recommender
         body = StatusBody(
@@ -582,7 +586,7 @@ async def _hung_up(request: Request) -> None:
         pass
 
 
-def _on_hangup(state: _State, reload: Callable[[], Catalog]) -> None:
+def _on_hangup(state: State, reload: Callable[[], Catalog]) -> None:
     async def again() -> None:
         try:
             snapshot = await state.live.change(lambda catalog: reload())

@@ -11,7 +11,9 @@ import pytest
 from llmgen.catalog import Catalog
 from llmgen.client import AsyncClient, Client
 from llmgen.diversity import Diversity
-from llmgen.errors import CatalogError
+from llmgen.engines.fake import FakeEngine
+from llmgen.errors import CatalogError, UnknownItemError
+from llmgen.priors import Content, Wish
 from llmgen.recommender import Recommender
 from llmgen.server import create_app
 from llmgen.types import Query
@@ -60,3 +62,52 @@ def test_clients_answer_as_in_process(url: str, recommender: Recommender, small:
 def test_what_is_wrong_is_said(url: str, body: dict[str, object], says: str) -> None:
     answer = httpx2.post(f"{url}/v1/recommend", json=body)
     assert (answer.status_code, says in answer.text) == (422, True), answer.text
+
+
+# Items like an item, and documents in order
+
+
+@pytest.fixture
+def knowing(small: Catalog) -> Recommender:
+    return Recommender(small, FakeEngine(), priors=[Content(small), Wish(small)], lm_weight=0.3)
+
+
+def test_both_clients_find_what_is_alike_and_put_documents_in_order(knowing: Recommender, small: Catalog) -> None:
+    query = Query(["3"], k=4, exclude=["5"])
+    wish = Query(["3"], "dark night")
+    documents = ["7", small["9"], small.label(small["11"]), "A Dark Night in words of its own", "no word of it"]
+    alike, ordered = knowing.similar("2", query), knowing.rerank(wish, documents)
+    assert len(alike) == 4
+    assert len(ordered) == 5
+
+    async def ask(url: str) -> tuple[object, object]:
+        async with AsyncClient(url) as client:
+            return await client.similar("2", query), await client.rerank(wish, documents)
+
+    with running(create_app(knowing)) as url:
+        with Client(url) as client:
+            assert client.similar(small["2"], query) == alike
+            assert client.rerank(wish, documents) == ordered
+            with pytest.raises(UnknownItemError):
+                client.similar("nothing")
+            assert client.status().items == len(small)  # other texts stay out of the catalog
+        assert asyncio.run(ask(url)) == (alike, ordered)
+
+
+@pytest.mark.parametrize("path", ["/v1/rerank", "/v2/rerank", "/rerank"])
+def test_reranking_has_the_shape_that_others_have(small: Catalog, path: str) -> None:
+    recommender = Recommender(small, None, priors=[Wish(small)])
+    documents = ["night", {"text": "a dark night", "title": "passed over"}, "day"]
+    body = {"model": "rerank-v3.5", "query": "dark night", "documents": documents, "top_n": 2, "max_chunks_per_doc": 9}
+    with running(create_app(recommender)) as url:
+        answer = httpx2.post(url + path, json=body).json()
+        assert answer.keys() == {"id", "model", "results"}
+        assert [one["index"] for one in answer["results"]] == [1, 0]
+        assert all(set(one) == {"index", "relevance_score", "item"} for one in answer["results"])
+        first, second = (one["relevance_score"] for one in answer["results"])
+        assert 1 >= first > second > 0
+        shown = httpx2.post(url + path, json={**body, "return_documents": True}).json()
+        assert [one["document"]["text"] for one in shown["results"]] == ["a dark night", "night"]
+        for wrong, says in (({"documents": []}, "documents"), ({"documents": ["a", " "]}, "blank")):
+            refused = httpx2.post(url + path, json={**body, **wrong})
+            assert (refused.status_code, says in refused.text) == (422, True), refused.text
