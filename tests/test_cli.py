@@ -517,7 +517,7 @@ def test_items_like_an_item_and_documents_in_order(llmgen: Callable[..., Ran]) -
     places = alike.json["recommendations"]
     assert [place["item"]["id"] for place in places] == ["b", "d"]  # each was taken after a once
     assert set(places[0]["terms"]) == {"transition"}
-    assert "Dune" in llmgen("similar --item a -k 1 --prior transition=1", engine=None).out
+    assert "Brazil" in llmgen("similar --item a -k 1 --prior transition=1", engine=None).out
     nothing = llmgen("similar --item c --prior transition=1 --json", engine=None)
     assert (nothing.json["recommendations"], nothing.code) == ([], 0)
     assert "no prior knows anything that is like 'Casablanca'" in nothing.err
