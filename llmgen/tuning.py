@@ -16,6 +16,7 @@ import numpy as np
 from scipy.optimize import minimize
 
 from llmgen.catalog import Catalog
+from llmgen.errors import renamed
 from llmgen.priors import Prior, combine, reweighted
 from llmgen.progress import Stage
 from llmgen.types import FloatArray, IntArray, Item, Query, Recommendations
@@ -27,7 +28,7 @@ LM_WEIGHTS = (0.05, 0.1, 0.2, 0.35, 0.5, 1.0)
 """Weights that are tried for the language model, 0 beside them."""
 USERS_AT_ONCE = 16
 """Users whose prompts stay in the engine while all weights of the model are tried."""
-OUT = np.iinfo(np.int64).max
+REMOVED = np.iinfo(np.int64).max
 """The rank of an item that is removed."""
 
 
@@ -105,12 +106,12 @@ def target_ranks(scores: FloatArray, targets: IntArray) -> IntArray:
     Returns:
         int64 [n_rows], 1 for the best; the largest int64 where the item itself is removed.
 
-    >>> target_ranks(np.array([[0.5, 0.5, 0.1], [0.5, 0.5, -np.inf]]), np.array([0, 2])).tolist() == [2, OUT]
+    >>> target_ranks(np.array([[0.5, 0.5, 0.1], [0.5, 0.5, -np.inf]]), np.array([0, 2])).tolist() == [2, REMOVED]
     True
     """
     wanted = np.take_along_axis(scores, targets[:, None], axis=1)
     ranks = (scores >= wanted).sum(axis=1, dtype=np.int64)
-    return cast(IntArray, np.where(np.isneginf(wanted[:, 0]), OUT, ranks))
+    return cast(IntArray, np.where(np.isneginf(wanted[:, 0]), REMOVED, ranks))
 
 
 def tune_weights(
@@ -250,7 +251,7 @@ class _Mix:
             ahead = ahead[self.findable]
             top = ahead.max(axis=1)  # finite: the target itself is left
             return float(-(top + np.log(np.exp(ahead - top[:, None]).sum(axis=1))).mean())
-        ranks = np.where(self.findable, (ahead >= 0.0).sum(axis=1), OUT)
+        ranks = np.where(self.findable, (ahead >= 0.0).sum(axis=1), REMOVED)
         hits = ranks <= self.k
         if self.metric == "hit_rate":
             return float(hits.mean())
@@ -264,3 +265,9 @@ class _Mix:
             if weights[place] != 0.0:
                 ahead += weights[place] * lead
         return ahead
+
+
+def __getattr__(name: str) -> object:
+    if name == "OUT":
+        return renamed("llmgen.tuning.OUT", "REMOVED", REMOVED)
+    raise AttributeError(f"module 'llmgen.tuning' has no attribute {name!r}")

@@ -33,7 +33,7 @@ from llmgen.priors import (
     only,
     reweighted,
 )
-from llmgen.tuning import OUT, target_ranks, tune_weights
+from llmgen.tuning import REMOVED, target_ranks, tune_weights
 from llmgen.types import FloatArray, Item, Query
 
 OUT_OF_IT = -np.inf
@@ -622,7 +622,7 @@ class TestTargetRanks:
         assert target_ranks(scores, np.array([2, 0, 3])).tolist() == [1, 3, 4]
 
     def test_removed_target_has_no_rank(self) -> None:
-        assert target_ranks(np.array([[0.0, OUT_OF_IT]]), np.array([1])).tolist() == [OUT]
+        assert target_ranks(np.array([[0.0, OUT_OF_IT]]), np.array([1])).tolist() == [REMOVED]
 
 
 class TestTuneWeights:

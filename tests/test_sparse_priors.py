@@ -35,7 +35,7 @@ from llmgen.priors import (
 )
 from llmgen.priors import sparse as sparse_module
 from llmgen.recommender import Recommender
-from llmgen.tuning import OUT, target_ranks
+from llmgen.tuning import REMOVED, target_ranks
 from llmgen.types import FloatArray, Item, Query
 
 WORDS = ("alien", "brazil", "desert", "moon", "river", "story")
@@ -126,7 +126,7 @@ def test_products_are_the_same(queries: list[Query], chosen: list[Prior], candid
     for number in range(len(queries)):
         assert dense.row(number).alone
         for product in (few, dense):
-            assert product.row(number).rank(number) == (None if ranks[number] == OUT else ranks[number])
+            assert product.row(number).rank(number) == (None if ranks[number] == REMOVED else ranks[number])
             np.testing.assert_allclose(product.row(number).dense(), whole.total[number], atol=1e-12)
             left = np.full(len(CATALOG), -np.inf)
             left[candidates] = whole.total[number, candidates]
@@ -207,8 +207,10 @@ def test_scores_too_large_or_small_to_add_are_no_matter() -> None:
 
 
 def test_old_names_are_there_for_a_release_and_say_so() -> None:
-    from llmgen import priors, weights
+    from llmgen import priors, tuning, weights
 
+    with pytest.warns(DeprecationWarning, match=r"llmgen\.tuning\.OUT is now called REMOVED"):
+        assert tuning.OUT == tuning.REMOVED
     with pytest.warns(DeprecationWarning, match=r"llmgen\.priors\.SparseCombined is now called Product"):
         assert priors.SparseCombined is priors.Product
     with pytest.warns(DeprecationWarning, match=r"llmgen\.weights\.SparseWeights is now called ItemWeights"):

@@ -51,7 +51,7 @@ from llmgen.priors.kinds import kind, kinds
 from llmgen.priors.sparse import LARGE_CATALOG
 from llmgen.progress import Stage
 from llmgen.splits import Ties, histories, leave_one_out
-from llmgen.tuning import OUT, Trial, tune_weights
+from llmgen.tuning import REMOVED, Trial, tune_weights
 from llmgen.types import FloatArray, IntArray, Item, Query
 from llmgen.workspace import DataSettings
 
@@ -219,7 +219,7 @@ def evaluate_priors(
         batch = slice(start, start + batch_size)
         found = multiply(priors, queries[batch], len(catalog), shared)
         places = [row.rank(target) for row, target in zip(found.rows, targets[batch].tolist(), strict=True)]
-        ranks.append(np.array([OUT if place is None else place for place in places], np.int64))
+        ranks.append(np.array([REMOVED if place is None else place for place in places], np.int64))
     return Evaluation(np.concatenate(ranks), k)
 
 
