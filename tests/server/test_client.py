@@ -297,7 +297,10 @@ def test_what_is_no_service_is_told_from_one_that_is(url: str) -> None:
         pytest.raises(APIConnectionError, match="9"),
     ):
         nobody.status()
-    with Client(f"{url}/elsewhere", retry=ONCE) as elsewhere, pytest.raises(UnknownItemError):
+    with (
+        Client(f"{url}/elsewhere", retry=ONCE) as elsewhere,
+        pytest.raises(APIStatusError, match="/health answered 404: Not Found"),
+    ):
         elsewhere.status()
     for wrong in ("localhost:8000", "ftp://x", ""):
         with pytest.raises(ValueError, match="http"):
