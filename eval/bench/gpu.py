@@ -301,7 +301,6 @@ def equal(dtypes: Sequence[str], *, users: int, model: str | None = None, **opti
     """
     catalog, asked = queries_of("movielens-100k", users)
     config = SearchConfig(num_beams=4 * K, exact=True)
-    wanted: IntArray = np.arange(1000, dtype=np.int64)
     requests: list[Request] = []
     steps: list[Step] = []
 
@@ -310,6 +309,8 @@ def equal(dtypes: Sequence[str], *, users: int, model: str | None = None, **opti
         if not requests:
             prompts = [engine.tokenize(recommender.messages(query).messages) for query in asked]
             requests.extend(Request(prompt, np.zeros(len(catalog)), K) for prompt in prompts)
+            known = len(engine._chat.tokenizer)  # type: ignore[attr-defined]
+            wanted: IntArray = np.arange(min(1000, known), dtype=np.int64)
             steps.extend(Step(prompt, path, wanted, full=True) for prompt in prompts[:8] for path in ((), prompt[:3]))
         try:
             return search(recommender.trie, engine, requests, config), engine.next_logprobs(steps)
