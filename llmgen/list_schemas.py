@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from llmgen.schemas import (
     LONGEST_HISTORY,
@@ -74,6 +74,11 @@ class RerankBody(BaseModel):
     )
     history: list[ItemId] = Field([], max_length=LONGEST_HISTORY, description="Ids of items taken, oldest first.")
     filters: dict[AttributeName, AttributeValue] = Field({}, max_length=32, description="As in /v1/recommend.")
+
+    @model_validator(mode="after")
+    def _can_be_asked(self) -> RerankBody:
+        self.asked()  # raises what a query must not have
+        return self
 
     @classmethod
     def of(cls, query: Query, documents: Sequence[Item | str]) -> Self:

@@ -50,7 +50,7 @@ class EngineContract:
         """Bring back what `interrupt` killed, where the engine does not do it itself."""
 
     @pytest.fixture
-    def catalog(self) -> Catalog:
+    def made_up_films(self) -> Catalog:
         """Two hundred made-up films."""
         return films(200)
 
@@ -60,9 +60,9 @@ class EngineContract:
         return [engine.tokenize(chat) for chat in CHATS]
 
     @pytest.fixture
-    def steps(self, engine: Engine, prompts: list[tuple[int, ...]], catalog: Catalog) -> list[Step]:
+    def steps(self, engine: Engine, prompts: list[tuple[int, ...]], made_up_films: Catalog) -> list[Step]:
         """Questions behind the beginnings of some titles, few and many tokens wide."""
-        paths = engine.spell(catalog.labels[: self.num_titles])
+        paths = engine.spell(made_up_films.labels[: self.num_titles])
         wanted = [np.arange(5, dtype=np.int64), np.arange(3, 200, 2, dtype=np.int64)]
         return [
             Step(prompt, path[:depth], tokens)
@@ -94,15 +94,17 @@ class EngineContract:
         for one, other in zip(engine.next_logprobs(steps), full, strict=True):
             assert np.ptp(one - other) < self.tolerance
 
-    def test_what_is_spelled_ends_alike_and_holds_no_control_token(self, engine: Engine, catalog: Catalog) -> None:
+    def test_what_is_spelled_ends_alike_and_holds_no_control_token(
+        self, engine: Engine, made_up_films: Catalog
+    ) -> None:
         """Titles with the text of a control token too."""
-        paths = engine.spell(catalog.labels)
+        paths = engine.spell(made_up_films.labels)
         assert len({path[-1] for path in paths}) == 1
         assert all(paths[0][-1] not in path[:-1] for path in paths)
 
-    def test_spelling_one_by_one_is_spelling_together(self, engine: Engine, catalog: Catalog) -> None:
+    def test_spelling_one_by_one_is_spelling_together(self, engine: Engine, made_up_films: Catalog) -> None:
         """And nothing is spelled as nothing."""
-        labels = catalog.labels[:20]
+        labels = made_up_films.labels[:20]
         assert engine.spell(labels) == [engine.spell([label])[0] for label in labels]
         assert engine.spell([]) == []
 

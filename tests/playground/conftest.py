@@ -90,9 +90,9 @@ def serve(shop: Shop, tmp_path: Path) -> Callable[..., Iterator[Served]]:
     return started
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chromium() -> Iterator[object]:
-    """The system's browser; `.ci/run` installs it."""
+    """The system's browser; `.ci/run` installs it. While it is there, an event loop runs in this thread."""
     from playwright.sync_api import sync_playwright
 
     found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)

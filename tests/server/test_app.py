@@ -169,6 +169,7 @@ def test_schema_and_docs(url: str) -> None:
     schema = httpx2.get(f"{url}/openapi.json").json()
     assert set(schema["paths"]) == {
         *("/v1/recommend", "/v1/rank", "/v1/rate", "/v1/explain", "/v1/items", "/v1/items/{item_id}", "/v1/prompts"),
+        *("/v1/similar", "/v1/rerank"),
         *("/health", "/ready", "/metrics"),
     }
     for path in ("/v1/recommend", "/v1/rank", "/v1/rate", "/v1/explain"):
