@@ -272,7 +272,7 @@ def similar(
     json_: JsonOption = False,
 ) -> None:
     """Find items like an item, by what people took and by what items say of themselves."""
-    settings = _settings(engine="none", priors=_weights(prior))
+    settings = _settings(engine="none", priors=_priors(prior))
     with _aside():
         asked = _ask(data, settings, None, [item], None, k=k, filter=filter)
         query = replace(asked.query, history=())
@@ -299,7 +299,7 @@ def rerank(
     from llmgen.list_schemas import RerankedBody
     from llmgen.schemas import to_json
 
-    settings = _settings(**model, priors=_weights(prior), lm_weight=lm_weight)
+    settings = _settings(**model, priors=_priors(prior), lm_weight=lm_weight)
     with _aside():
         asked = _ask(data, settings, user, history, text)
         found = asked.recommender.rerank(asked.query, document)

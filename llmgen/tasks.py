@@ -23,12 +23,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from importlib.metadata import entry_points
 from pathlib import Path
 from types import MappingProxyType
 from typing import Literal
 
 from llmgen.errors import ConfigError
+from llmgen.offered import with_offers
 from llmgen.types import Query
 
 GROUP = "llmgen.tasks"
@@ -110,28 +110,15 @@ def kinds() -> Mapping[str, TaskKind]:
     Raises:
         ConfigError: A package offers something else, under a name that is taken, or what cannot be imported.
     """
-    found = {one.name: one for one in OURS}
-    for entry in entry_points(group=GROUP):
-        package = entry.dist.name if entry.dist else entry.value
-        try:
-            offered = entry.load()
-        except Exception as error:
-            raise ConfigError(
-                f"the task {entry.name!r} of the package {package} cannot be loaded: {error}; repair or remove it"
-            ) from error
-        if not isinstance(offered, TaskKind) or offered.name != entry.name:
-            raise ConfigError(
-                f"the package {package} offers {offered!r} as the task {entry.name!r}; that is no TaskKind of this name"
-            )
-        if entry.name in found:
-            raise ConfigError(f"the package {package} offers a task {entry.name!r}, and there is one already")
-        if offered.prompt:
-            raise ConfigError(
-                f"the task {entry.name!r} of the package {package} wants {offered.prompt!r} as the prompt for "
-                f"{offered.answers}, which has one; leave `prompt` out and name the prompt where you ask"
-            )
-        found[entry.name] = offered
-    return found
+    return with_offers(OURS, GROUP, "task", TaskKind, _check_prompt)
+
+
+def _check_prompt(offered: TaskKind, package: str) -> None:
+    if offered.prompt:
+        raise ConfigError(
+            f"the task {offered.name!r} of the package {package} wants {offered.prompt!r} as the prompt for "
+            f"{offered.answers}, which has one; leave `prompt` out and name the prompt where you ask"
+        )
 
 
 def answers(name: str) -> Answers | None:

@@ -527,3 +527,9 @@ def test_items_like_an_item_and_documents_in_order(llmgen: Callable[..., Ran]) -
     items = {one["index"]: one["item"] and one["item"]["id"] for one in ordered["results"]}
     assert items == {0: "b", 1: None, 2: "d"}
     assert "a war film" in llmgen("rerank --text war --prior wish=1 --lm-weight 0", *documents).out.splitlines()[0]
+
+
+def test_priors_have_settings_wherever_they_are_named(llmgen: Callable[..., Ran]) -> None:
+    prior = "--prior transition:weight=1,window=5"
+    assert llmgen(f"similar --item a {prior}", engine=None).code == 0
+    assert llmgen(f"rerank --document d --history a --lm-weight 0 {prior}").code == 0

@@ -27,7 +27,7 @@ def forgotten() -> Iterator[None]:
 
 def offered(monkeypatch: pytest.MonkeyPatch, name: str, value: object) -> None:
     entry = SimpleNamespace(name=name, dist=SimpleNamespace(name="shop"), load=lambda: value)
-    monkeypatch.setattr(kinds, "entry_points", lambda group: [entry])
+    monkeypatch.setattr("llmgen.offered.entry_points", lambda group: [entry])
 
 
 @pytest.fixture
@@ -102,7 +102,7 @@ def test_what_is_offered_wrongly_is_told(
 
 
 def test_what_cannot_be_imported_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kinds, "entry_points", lambda group: [EntryPoint("cheap", "no.such.module:X", group)])
+    monkeypatch.setattr("llmgen.offered.entry_points", lambda group: [EntryPoint("cheap", "no.such.module:X", group)])
     with pytest.raises(
         ConfigError, match=r"the prior 'cheap' of the package no\.such\.module:X cannot be loaded: No module"
     ):

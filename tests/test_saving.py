@@ -179,7 +179,7 @@ def offered(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, PriorKind]]:
         dist = SimpleNamespace(name="shop")
         return [SimpleNamespace(name=name, dist=dist, load=lambda one=one: one) for name, one in found.items()]
 
-    monkeypatch.setattr(kinds, "entry_points", entries)
+    monkeypatch.setattr("llmgen.offered.entry_points", entries)
     kinds.kinds.cache_clear()
     yield found
     kinds.kinds.cache_clear()

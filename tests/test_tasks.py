@@ -48,7 +48,7 @@ def offered(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, object]]:
     def entries(group: str) -> list[EntryPoint]:
         return [Offered(name, "shop:X", group) for name in found]
 
-    monkeypatch.setattr(tasks, "entry_points", entries)
+    monkeypatch.setattr("llmgen.offered.entry_points", entries)
     tasks.kinds.cache_clear()
     yield found
     tasks.kinds.cache_clear()

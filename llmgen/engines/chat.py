@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -412,17 +413,17 @@ class ChatTokenizer:
         return self.tokenizer.apply_chat_template(chat, **{**settings, **switches})
 
 
-class Writer:
+class Writer(ABC):
     """What engines have in common that write token ids behind prompts: texts, and thoughts before them."""
 
     _chat: ChatTokenizer
     _ends: frozenset[int]
 
+    @abstractmethod
     def _write(
         self, prompts: Sequence[tuple[int, ...]], config: GenerationConfig, ends: frozenset[int]
     ) -> list[tuple[list[int], bool]]:
         """What the model writes behind each prompt up to one of the tokens `ends`, and whether it came to one."""
-        raise NotImplementedError
 
     def generate(self, chats: Sequence[Sequence[Message]], config: GenerationConfig) -> list[Completion]:
         """See `Engine`."""

@@ -16,7 +16,6 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,6 +23,7 @@ import polars as pl
 
 from llmgen.catalog import Catalog
 from llmgen.errors import ConfigError
+from llmgen.offered import with_offers
 from llmgen.priors.base import Prior
 from llmgen.priors.collaborative import Ease, ItemKNN, Repeat, Transition
 from llmgen.priors.content import Content
@@ -171,22 +171,7 @@ def kinds() -> Mapping[str, PriorKind]:
     Raises:
         ConfigError: A package offers something else, under a name that is taken, or what cannot be imported.
     """
-    found = {one.name: one for one in OURS}
-    for entry in entry_points(group=GROUP):
-        package = entry.dist.name if entry.dist else entry.value
-        try:
-            offered = entry.load()
-        except Exception as error:
-            raise ConfigError(
-                f"the prior {entry.name!r} of the package {package} cannot be loaded: {error}; repair or remove it"
-            ) from error
-        if not isinstance(offered, PriorKind) or offered.name != entry.name:
-            raise ConfigError(f"the package {package} offers {offered!r} as the prior {entry.name!r}; that is no "
-                              f"PriorKind of this name")  # fmt: skip
-        if entry.name in found:
-            raise ConfigError(f"the package {package} offers a prior {entry.name!r}, and there is one already")
-        found[entry.name] = offered
-    return found
+    return with_offers(OURS, GROUP, "prior", PriorKind)
 
 
 def kind(name: str) -> PriorKind:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -28,7 +29,7 @@ TEMPERATURE = 0.1
 
 
 @dataclass(frozen=True, eq=False)
-class _Near(Saving):
+class _Near(Saving, ABC):
     """What both priors of this file are: near items get exp(cosine / temperature), all others the floor."""
 
     vectors: ItemVectors = field(repr=False)
@@ -58,9 +59,9 @@ class _Near(Saving):
             row[few.items] = few.values
         return made
 
+    @abstractmethod
     def sparse_log_weights(self, queries: Sequence[Query]) -> list[SparseRow]:
         """See `SparsePrior`."""
-        raise NotImplementedError
 
     @cached_property
     def _floors(self) -> FloatArray | float:
