@@ -51,8 +51,8 @@ def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:
 
 def command_lines() -> Iterator[str]:
     """What `--help` prints, for each command."""
-    from llmgen.cli import app
-    from llmgen.commands import COMMANDS
+    from llmgen.cli.commands import COMMANDS
+    from llmgen.cli.main import app
 
     yield from _help()
     for name, command in typer.main.get_command(app).commands.items():  # type: ignore[attr-defined]
@@ -62,7 +62,7 @@ def command_lines() -> Iterator[str]:
 
 
 def _help(*command: str) -> Iterator[str]:
-    from llmgen.cli import app
+    from llmgen.cli.main import app
 
     said = CliRunner().invoke(app, [*command, "--help"], prog_name="llmgen", terminal_width=WIDTH)
     if said.exit_code:
@@ -171,7 +171,7 @@ def recipe() -> Iterator[str]:
 
 def tasks() -> Iterator[str]:
     """What prompts may be for."""
-    from llmgen.tasks import OURS, VARIABLES
+    from llmgen.templates.tasks import OURS, VARIABLES
 
     yield from ("| Task | What for | Answers | Variables |", "|---|---|---|---|")
     for one in OURS:

@@ -31,9 +31,9 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from llmgen.catalog import Catalog
-from llmgen.damage import KINDS, damage
+from llmgen.catalog.core import Catalog
 from llmgen.grounding import YEAR_TOLERANCE, Found, Grounder, names_of, numbers_of
+from llmgen.text.corruption import KINDS, damage
 from llmgen.types import Item
 
 ARMS = ("llmgen", "edit distance, same rules", "edit distance alone")

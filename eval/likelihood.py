@@ -25,6 +25,7 @@ from rich.table import Table
 
 from llmgen.adapters import AdapterRecord
 from llmgen.datasets import Dataset
+from llmgen.datasets.splits import Ties, histories, leave_one_out, log_digest
 from llmgen.engines.hf import HFEngine
 from llmgen.errors import ConfigError
 from llmgen.evaluation.questions import refuse_whole_log
@@ -32,13 +33,12 @@ from llmgen.evaluation.stats import interval_of_mean, paired_difference
 from llmgen.evaluation.told import told
 from llmgen.priors import kinds as prior_kinds
 from llmgen.priors import reweighted
-from llmgen.recommender import Recommender
-from llmgen.splits import Ties, histories, leave_one_out, log_digest
-from llmgen.templates import PromptLibrary
+from llmgen.recommend.recommender import Recommender
+from llmgen.templates.library import PromptLibrary
 from llmgen.training.sft import fit
 from llmgen.training.validation import ALONE, nats
 from llmgen.types import FloatArray, Query
-from llmgen.workspace import DataSettings, wrong_data
+from llmgen.workspace.core import DataSettings, wrong_data
 
 WEIGHTS = (0.0, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.6, 1.0)
 

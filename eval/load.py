@@ -30,9 +30,9 @@ from rich.progress import track
 from rich.table import Table
 
 from llmgen.engines import load_engine
-from llmgen.recommender import Choice
+from llmgen.recommend.recommender import Choice
 from llmgen.types import Query
-from llmgen.workspace import DataSettings, RecommenderSettings, Workspace, choose
+from llmgen.workspace.core import DataSettings, RecommenderSettings, Workspace, choose
 
 MEGABYTE = 1_000_000
 

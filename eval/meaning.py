@@ -22,7 +22,7 @@ import typer
 from numpy.typing import NDArray
 
 from eval.wishes import read_tags, wishes
-from llmgen.catalog import Catalog
+from llmgen.catalog.core import Catalog
 from llmgen.errors import ConfigError
 from llmgen.evaluation.baselines import Part, evaluate_priors, parts
 from llmgen.evaluation.classics import Random
@@ -43,7 +43,7 @@ from llmgen.priors import (
     WishVectors,
     reweighted,
 )
-from llmgen.tuning import tune_weights
+from llmgen.recommend.tuning import tune_weights
 from llmgen.types import FloatArray
 from llmgen.vectors import ItemVectors, load_encoder
 

@@ -24,7 +24,7 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from llmgen.catalog import Catalog
+from llmgen.catalog.core import Catalog
 from llmgen.evaluation.baselines import Evaluation, Part, parts
 from llmgen.evaluation.stats import interval_of_mean, paired_difference, permutation_test
 from llmgen.evaluation.told import told
@@ -32,8 +32,8 @@ from llmgen.priors import Prior, Seen
 from llmgen.priors.kinds import kind
 from llmgen.priors.network import read
 from llmgen.progress import Stage
-from llmgen.tuning import target_ranks, tune_weights
-from llmgen.workspace import DataSettings
+from llmgen.recommend.tuning import target_ranks, tune_weights
+from llmgen.workspace.core import DataSettings
 
 FLOORS = (0.003, 0.01, 0.03, 0.1)
 AT_ONCE = 64

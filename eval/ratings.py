@@ -31,8 +31,8 @@ from rich.progress import Progress
 from rich.table import Table
 
 from llmgen.adapters import AdapterRecord
-from llmgen.config import MAX_HISTORY
 from llmgen.datasets import Dataset
+from llmgen.datasets.splits import History, histories, leave_one_out, log_digest, random_split
 from llmgen.errors import ConfigError, DataError
 from llmgen.evaluation.arms import ArmConfig, Engines, build
 from llmgen.evaluation.checks import check_ratings
@@ -42,11 +42,11 @@ from llmgen.evaluation.questions import refuse_whole_log
 from llmgen.evaluation.stats import interval_of_mean, paired_difference
 from llmgen.evaluation.told import told
 from llmgen.priors import RatingKNN
-from llmgen.rating import multiply_shares
-from llmgen.recommender import Recommender
-from llmgen.splits import History, histories, leave_one_out, log_digest, random_split
+from llmgen.recommend.config import MAX_HISTORY
+from llmgen.recommend.rating import multiply_shares
+from llmgen.recommend.recommender import Recommender
 from llmgen.types import FloatArray, Item, Query, RatingPrediction
-from llmgen.workspace import DataSettings, tuned_prompts
+from llmgen.workspace.core import DataSettings, tuned_prompts
 
 MEAN, BIASES, KNN, LM, BOTH = "mean", "user + item bias", "ItemKNN", "LM", "LM x ItemKNN"
 """Rows of the table."""

@@ -2,7 +2,7 @@
 
 import sys
 
-from llmgen.cli import main
+from llmgen.cli.main import main
 
 if __name__ == "__main__":
     main(["evaluate", *sys.argv[1:]])

@@ -34,10 +34,10 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from llmgen.catalog import Catalog
+from llmgen.catalog.core import Catalog
 from llmgen.engines import load_engine
 from llmgen.grounding import Grounder
-from llmgen.recommender import Recommender
+from llmgen.recommend.recommender import Recommender
 from llmgen.search import Request, SearchConfig, search
 from llmgen.types import FloatArray, Query
 
@@ -201,7 +201,7 @@ def vllm_arms(
 def queries_of(dataset: str, count: int) -> tuple[Catalog, list[Query]]:
     """The histories before the held-out item of some users, evenly spread."""
     from llmgen.datasets import load_dataset
-    from llmgen.splits import histories, leave_one_out
+    from llmgen.datasets.splits import histories, leave_one_out
 
     data = load_dataset(dataset)
     split = leave_one_out(data.interactions)

@@ -20,7 +20,7 @@ import numpy as np
 import polars as pl
 import typer
 
-from llmgen.catalog import Catalog
+from llmgen.catalog.core import Catalog
 from llmgen.errors import DataError
 from llmgen.evaluation.arms import ArmConfig, classic
 from llmgen.evaluation.baselines import Result, evaluate_priors
@@ -31,8 +31,8 @@ from llmgen.evaluation.questions import Questions
 from llmgen.evaluation.run import command_line, evaluate, shown
 from llmgen.evaluation.told import told
 from llmgen.priors import Popularity, Prior, Wish
-from llmgen.text import normalise
-from llmgen.tuning import tune_weights
+from llmgen.recommend.tuning import tune_weights
+from llmgen.text.normalization import normalise
 from llmgen.types import Query
 
 FILE = "tags.csv"

@@ -9,16 +9,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from llmgen.catalog import Catalog as Catalog
-    from llmgen.client import AsyncClient as AsyncClient
-    from llmgen.client import Client as Client
+    from llmgen.catalog.core import Catalog as Catalog
     from llmgen.datasets import load_dataset as load_dataset
     from llmgen.datasets import load_tables as load_tables
+    from llmgen.datasets.splits import histories as histories
+    from llmgen.datasets.splits import leave_one_out as leave_one_out
     from llmgen.diversity import Diversity as Diversity
     from llmgen.engines import Engine as Engine
     from llmgen.engines import load_engine as load_engine
     from llmgen.errors import LLMGenError as LLMGenError
     from llmgen.grounding import Grounder as Grounder
+    from llmgen.http.client import AsyncClient as AsyncClient
+    from llmgen.http.client import Client as Client
     from llmgen.priors import Content as Content
     from llmgen.priors import Ease as Ease
     from llmgen.priors import HistoryText as HistoryText
@@ -33,10 +35,8 @@ if TYPE_CHECKING:
     from llmgen.priors import Wish as Wish
     from llmgen.priors import WishVectors as WishVectors
     from llmgen.priors import load_prior as load_prior
-    from llmgen.recommender import Recommender as Recommender
-    from llmgen.splits import histories as histories
-    from llmgen.splits import leave_one_out as leave_one_out
-    from llmgen.templates import PromptLibrary as PromptLibrary
+    from llmgen.recommend.recommender import Recommender as Recommender
+    from llmgen.templates.library import PromptLibrary as PromptLibrary
     from llmgen.types import Explanation as Explanation
     from llmgen.types import Item as Item
     from llmgen.types import Query as Query
@@ -48,9 +48,9 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
-    "AsyncClient": "client",
-    "Catalog": "catalog",
-    "Client": "client",
+    "AsyncClient": "http.client",
+    "Catalog": "catalog.core",
+    "Client": "http.client",
     "Content": "priors",
     "Diversity": "diversity",
     "Ease": "priors",
@@ -65,20 +65,20 @@ _HOMES = {
     "LLMGenError": "errors",
     "Popularity": "priors",
     "Prior": "priors",
-    "PromptLibrary": "templates",
+    "PromptLibrary": "templates.library",
     "Query": "types",
     "RatingKNN": "priors",
     "RatingPrediction": "types",
     "Recommendation": "types",
     "Recommendations": "types",
-    "Recommender": "recommender",
+    "Recommender": "recommend.recommender",
     "SASRec": "priors",
     "Scores": "priors",
     "Transition": "priors",
     "Wish": "priors",
     "WishVectors": "priors",
-    "histories": "splits",
-    "leave_one_out": "splits",
+    "histories": "datasets.splits",
+    "leave_one_out": "datasets.splits",
     "load_dataset": "datasets",
     "load_engine": "engines",
     "load_prior": "priors",

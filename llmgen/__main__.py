@@ -1,5 +1,5 @@
 """`python -m llmgen` is `llmgen`."""
 
-from llmgen.cli import main
+from llmgen.cli.main import main
 
 main()

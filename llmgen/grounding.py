@@ -16,10 +16,10 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from llmgen.bm25 import BM25Index, top_of
-from llmgen.catalog import Catalog
-from llmgen.damage import KINDS, damage
-from llmgen.text import TitleYear, clean_line, cleaned, normalise, split_key, split_year
+from llmgen.catalog.core import Catalog
+from llmgen.text.bm25 import BM25Index, top_of
+from llmgen.text.corruption import KINDS, damage
+from llmgen.text.normalization import TitleYear, clean_line, cleaned, normalise, split_key, split_year
 from llmgen.types import Grounding, Item, Method
 
 DEFAULT_THRESHOLD = 0.7  # what calibration finds on MovieLens; used where a catalog is too small to calibrate on
@@ -100,7 +100,7 @@ class Grounder:
     In this order:
 
     1. `exact`: the text is a label or a title of the catalog.
-    2. `normalised`: it is one up to `llmgen.text.normalise`. A title with a second one in parentheses,
+    2. `normalised`: it is one up to `llmgen.text.normalization.normalise`. A title with a second one in parentheses,
        `Seven (Se7en)`, goes by both, if no other item does.
     3. `bm25`: BM25 over words and over letter trigrams proposes items; the one that shares most with the text wins if
        its score reaches the threshold. The share is the larger of two, each twice what is common over the sum of

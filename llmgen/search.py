@@ -39,10 +39,10 @@ from numpy.typing import NDArray
 
 from llmgen.engines import Engine, Step
 from llmgen.errors import ArgumentError, GenerationError, SearchError
-from llmgen.mass import Weighed, intervals, mass_of
-from llmgen.trie import ItemTrie
+from llmgen.trie.core import ItemTrie
+from llmgen.trie.mass import Weighed, intervals, mass_of
+from llmgen.trie.weights import ItemWeights, weights_of
 from llmgen.types import FloatArray, IntArray
-from llmgen.weights import ItemWeights, weights_of
 
 Mode = Literal["trie", "raw", "fused"]
 Normalise = Literal["catalog", "eligible"]

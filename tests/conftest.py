@@ -9,7 +9,7 @@ import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing in these tests may look for a model outside
 
-from llmgen.catalog import Catalog
+from llmgen.catalog.core import Catalog
 from llmgen.testing import films
 from tests.skips import (  # noqa: F401
     pytest_collectreport,

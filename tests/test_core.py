@@ -5,7 +5,7 @@ from __future__ import annotations
 import polars as pl
 import pytest
 
-from llmgen.catalog import Catalog
+from llmgen.catalog.core import Catalog
 from llmgen.datasets import INTERACTIONS, Dataset, k_core
 from llmgen.errors import DataError
 from llmgen.types import Item

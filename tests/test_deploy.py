@@ -13,8 +13,9 @@ import pytest
 import typer
 import yaml
 
-from llmgen import Catalog, Item, Recommender, storing
-from llmgen.cli import app
+from llmgen import Catalog, Item, Recommender
+from llmgen.cli import store as storing
+from llmgen.cli.main import app
 
 ROOT = Path(__file__).parent.parent
 DEPLOY = ROOT / "deploy"

@@ -98,7 +98,7 @@ def services() -> Iterator[Services]:
 
 def command(line: str) -> str:
     """What a `llmgen` command prints, run in this process, so that a model is loaded once for all of them."""
-    from llmgen import cli
+    from llmgen.cli import main as cli
 
     output, told = io.TextIOWrapper(io.BytesIO(), "utf-8", write_through=True), io.StringIO()
     with (
@@ -153,7 +153,7 @@ def fits(printed: str, wanted: str) -> bool:
 
 @pytest.mark.parametrize("page", RUN)
 def test_examples_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, services: Services) -> None:
-    from llmgen import workspace
+    from llmgen.workspace import core as workspace
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "200")
@@ -178,7 +178,7 @@ def test_every_block_says_what_it_is(page: Path) -> None:
 
 
 def test_json_answers_fit_the_schema() -> None:
-    from llmgen.schemas import RecommendationsBody
+    from llmgen.http.schemas import RecommendationsBody
 
     answers = [block.text for page in PAGES for block in blocks(page) if block.language == "json"]
     assert answers

@@ -16,7 +16,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from llmgen.catalog import Catalog
+from llmgen.catalog.core import Catalog
 from llmgen.engines import Engine
 from llmgen.engines.fake import FakeEngine
 from llmgen.priors import (
@@ -32,7 +32,7 @@ from llmgen.priors import (
     Wish,
 )
 from llmgen.priors import sparse as sparse_module
-from llmgen.recommender import Recommender
+from llmgen.recommend.recommender import Recommender
 from llmgen.types import Explanation, Query, RatingPrediction, Recommendations
 
 STORED = Path(__file__).parent / "snapshots" / "frozen.json"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import subprocess
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 
 import llmgen
-from llmgen.cli import main
+from llmgen.cli.main import main
 
 ROOT = Path(__file__).parent.parent
 HEAVY = ("torch", "transformers", "polars", "scipy", "numpy", "jinja2", "pydantic")
@@ -31,7 +32,7 @@ def test_importing_the_package_loads_nothing_heavy() -> None:
 
 
 def test_the_command_line_asks_for_help_without_loading_anything_heavy() -> None:
-    run = "from llmgen.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass"
+    run = "from llmgen.cli.main import main\ntry: main(['--help'])\nexcept SystemExit: pass"
     assert not loaded(run) & set(HEAVY)
 
 
@@ -88,7 +89,7 @@ sys.modules["eval"] = sys.modules["training"] = None  # of the checkout, which a
 import llmgen
 site, commands = sys.argv[1:]
 assert llmgen.__file__.startswith(site), llmgen.__file__
-from llmgen.cli import main
+from llmgen.cli.main import main
 printed = []
 for command in json.loads(commands):  # one after the other in one process, since torch takes seconds to load
     sys.argv = ["llmgen", *command]
@@ -110,7 +111,7 @@ import numpy as np
 from pathlib import Path
 from llmgen.engines.fake import FakeEngine
 from llmgen.priors.kinds import PriorKind
-from llmgen.tasks import TaskKind
+from llmgen.templates.tasks import TaskKind
 
 @dataclass(frozen=True)
 class Named:
@@ -269,3 +270,13 @@ def test_what_a_command_lacks_is_said(monkeypatch: pytest.MonkeyPatch, capsys: p
         main(["train", "--max_steps", "1"])
     assert ended.value.code == 1
     assert "llmgen train needs peft, which is not installed; pip install 'llmgen[train]'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "name"), [("client", "http.client", "Client"), ("tasks", "templates.tasks", "TaskKind")]
+)
+def test_old_modules_are_there_for_a_release_and_say_so(old: str, new: str, name: str) -> None:
+    sys.modules.pop(f"llmgen.{old}", None)
+    with pytest.warns(DeprecationWarning, match=rf"llmgen\.{old} is now llmgen\.{new}"):
+        module = importlib.import_module(f"llmgen.{old}")
+    assert getattr(module, name) is getattr(importlib.import_module(f"llmgen.{new}"), name)

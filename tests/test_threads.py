@@ -12,17 +12,17 @@ import polars as pl
 import pytest
 from scipy import sparse
 
-from llmgen import assembled as assembled_module
-from llmgen.catalog import Catalog
+from llmgen.catalog.core import Catalog
 from llmgen.engines.fake import FakeEngine
+from llmgen.lru import Recent
 from llmgen.priors import Content, Popularity, Transition, Where, Wish
 from llmgen.priors import sparse as sparse_module
 from llmgen.priors.sparse import SharedWeights
-from llmgen.recent import Recent
-from llmgen.recommender import Recommender
-from llmgen.trie import ItemTrie
+from llmgen.recommend import assembled as assembled_module
+from llmgen.recommend.recommender import Recommender
+from llmgen.trie.core import ItemTrie
+from llmgen.trie.weights import Shared
 from llmgen.types import Item, Query
-from llmgen.weights import Shared
 
 THREADS = 8
 NUMBER = 300

@@ -26,9 +26,9 @@ from torch import Tensor
 from transformers.trainer_utils import IntervalStrategy
 from trl.trainer.sft_trainer import SFTTrainer
 
+from llmgen.datasets.splits import histories
 from llmgen.engines.hf import HFEngine
-from llmgen.recommender import Recommender
-from llmgen.splits import histories
+from llmgen.recommend.recommender import Recommender
 from llmgen.training import sft
 from llmgen.training.answers import losses
 from llmgen.training.batches import Batches, Plan

@@ -12,10 +12,10 @@ from eval.bench.logs import queries
 from eval.bench.plan import Plan
 from eval.bench.rows import Row, rows_of, versions
 from eval.bench.timing import Arm, fresh, interleave
-from llmgen.catalog import Catalog
+from llmgen.catalog.core import Catalog
 from llmgen.engines import Engine, load_engine
 from llmgen.engines.hf import HFEngine
-from llmgen.recommender import Recommender
+from llmgen.recommend.recommender import Recommender
 from llmgen.types import Query
 
 Answers = list[list[str]]

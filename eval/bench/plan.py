@@ -10,7 +10,7 @@ from typing import Protocol
 
 from eval.bench.catalogs import made_up, read
 from eval.bench.rows import Row
-from llmgen.catalog import Catalog
+from llmgen.catalog.core import Catalog
 
 
 @dataclass(frozen=True)

@@ -17,10 +17,10 @@ from eval.bench.logs import log, queries
 from eval.bench.plan import Plan
 from eval.bench.rows import Row, rows_of, versions
 from eval.bench.timing import Arm, interleave
-from llmgen.bm25 import BM25Index
-from llmgen.catalog import Catalog
+from llmgen.catalog.core import Catalog
 from llmgen.priors import Ease, ItemKNN, Prior, Transition, Wish
-from llmgen.recommender import Recommender
+from llmgen.recommend.recommender import Recommender
+from llmgen.text.bm25 import BM25Index
 from llmgen.types import FloatArray, IntArray, Query
 
 Answer = list[int]

@@ -25,12 +25,12 @@ from eval.bench.logs import log, queries
 from eval.bench.plan import Plan
 from eval.bench.rows import Row, rows_of, versions
 from eval.bench.timing import Arm, Measured, interleave
-from llmgen.catalog import Catalog
+from llmgen.catalog.core import Catalog
 from llmgen.engines import Step
 from llmgen.engines.hf import HFEngine
 from llmgen.grounding import Grounder
 from llmgen.priors import Transition
-from llmgen.recommender import Recommender
+from llmgen.recommend.recommender import Recommender
 from llmgen.types import Item, Query
 
 Answers = list[Found]

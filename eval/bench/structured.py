@@ -15,7 +15,7 @@ from eval.bench.plan import Plan
 from eval.bench.rows import Row, rows_of, skipped, versions
 from eval.bench.timing import Arm, BenchError, interleave
 from llmgen.engines.chat import ChatTokenizer
-from llmgen.trie import ItemTrie
+from llmgen.trie.core import ItemTrie
 
 SIZES = (1_000, 10_000)
 CASE = "ready for a choice"

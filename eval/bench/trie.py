@@ -16,7 +16,7 @@ from eval.bench.dicts import MEGABYTE, DictTrie, MarisaTrie, has_marisa
 from eval.bench.plan import Plan
 from eval.bench.rows import Row, rows_of, skipped, versions
 from eval.bench.timing import Arm, interleave
-from llmgen.trie import ARRAYS, ItemTrie
+from llmgen.trie.core import ARRAYS, ItemTrie
 from llmgen.types import IntArray
 
 Paths = Sequence[Sequence[int]]

@@ -12,10 +12,10 @@ from typing import NamedTuple
 
 import polars as pl
 
-from llmgen.catalog import Catalog
+from llmgen.catalog.core import Catalog
 from llmgen.datasets.report import EXAMPLES, CleaningReport, Tally
 from llmgen.errors import DataError
-from llmgen.text import plain
+from llmgen.text.normalization import plain
 from llmgen.types import Attribute, Item
 
 # As found at the end of MovieLens titles, after a comma. Upper case only: ", a" is no article there.

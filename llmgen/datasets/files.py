@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import polars as pl
 
-from llmgen.catalog import TwiceError, read_json
+from llmgen.catalog.core import TwiceError, read_json
 from llmgen.errors import DataError
 from llmgen.types import HALF
 

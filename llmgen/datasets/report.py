@@ -9,7 +9,7 @@ from typing import Literal
 
 import polars as pl
 
-from llmgen.catalog import Catalog
+from llmgen.catalog.core import Catalog
 
 Table = Literal["items", "interactions"]
 Effect = Literal["dropped", "changed", "noted"]

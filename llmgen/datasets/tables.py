@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import polars as pl
 
-from llmgen.catalog import LONGEST_LABEL, Catalog
+from llmgen.catalog.core import LONGEST_LABEL, Catalog
 from llmgen.datasets.cells import (
     TIME_UNITS,
     attribute,
@@ -32,7 +32,7 @@ from llmgen.datasets.cells import (
 from llmgen.datasets.files import SEPARATORS, Columns, MissingColumnError, form, read_columns
 from llmgen.datasets.report import EXAMPLES, INTERACTIONS, Dataset, Table, Tally
 from llmgen.errors import ArgumentError, DataError
-from llmgen.text import plain
+from llmgen.text.normalization import plain
 from llmgen.types import Attribute, Item
 
 LATEST_S = 1e11  # the year 5138; a larger number of seconds is really of milliseconds or smaller

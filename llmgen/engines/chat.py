@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from llmgen.defuse import defuse
 from llmgen.engines import GenerationConfig
 from llmgen.errors import ConfigError, EngineUnavailableError, LLMGenError
+from llmgen.text.sanitize import defuse
 from llmgen.types import Completion, Message
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ from itertools import accumulate, pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from llmgen.defuse import defuse
 from llmgen.engines import GenerationConfig, Step, Usage
+from llmgen.text.sanitize import defuse
 from llmgen.types import Completion, FloatArray, IntArray, Message
 
 END = 256

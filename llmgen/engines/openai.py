@@ -26,7 +26,7 @@ from llmgen.engines import CALLERS, GenerationConfig, Step, Usage
 from llmgen.engines.chat import ChatTokenizer
 from llmgen.engines.served import IDS, KEY, NEUTRAL, Card, Server, read_ids
 from llmgen.errors import ConfigError, EngineError, EngineUnavailableError
-from llmgen.transport import Retry
+from llmgen.http.transport import Retry
 from llmgen.types import Completion, FloatArray, IntArray, Message
 
 logger = logging.getLogger(__name__)

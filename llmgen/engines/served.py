@@ -16,7 +16,7 @@ import numpy as np
 from llmgen.engines import Usage
 from llmgen.engines.chat import ended_thoughts, without_thoughts
 from llmgen.errors import APIError, ConfigError, EngineError, EngineUnavailableError, GenerationError
-from llmgen.transport import Response, Retry, StoppableTransport
+from llmgen.http.transport import Response, Retry, StoppableTransport
 from llmgen.types import Completion
 
 logger = logging.getLogger(__name__)

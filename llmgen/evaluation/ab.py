@@ -32,8 +32,8 @@ from llmgen.evaluation.results import Results
 from llmgen.evaluation.run import command_line, evaluate, shown
 from llmgen.evaluation.stats import detectable_difference
 from llmgen.evaluation.told import told
-from llmgen.options import data_given, with_options
-from llmgen.templates import PromptLibrary
+from llmgen.templates.library import PromptLibrary
+from llmgen.workspace.options import data_given, with_options
 
 Read = TypeVar("Read")
 

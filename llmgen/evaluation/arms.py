@@ -13,8 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 from pydantic_core import ErrorDetails
 
 from llmgen.adapters import AdapterRecord
-from llmgen.catalog import Catalog
-from llmgen.config import MAX_HISTORY, Decoding
+from llmgen.catalog.core import Catalog
 from llmgen.engines import Engine, load_engine
 from llmgen.errors import ArgumentError, ConfigError
 from llmgen.evaluation.baselines import (
@@ -32,10 +31,11 @@ from llmgen.evaluation.exchanged import Own, exchanged
 from llmgen.evaluation.protocol import Protocol, Sample
 from llmgen.priors import Content, HistoryText, Prior, Seen, only
 from llmgen.priors.kinds import kind
-from llmgen.prompting import Task
-from llmgen.recommender import Recommender
+from llmgen.recommend.config import MAX_HISTORY, Decoding
+from llmgen.recommend.prompting import Task
+from llmgen.recommend.recommender import Recommender
 from llmgen.search import Normalise
-from llmgen.templates import PromptLibrary
+from llmgen.templates.library import PromptLibrary
 from llmgen.types import Query
 
 logger = logging.getLogger(__name__)

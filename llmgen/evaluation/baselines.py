@@ -7,8 +7,8 @@ No result of a language model stands without these beside it. The protocol, leav
 1. Fit on the train part with every hyper-parameter of `default_grids`; history = train; rank the whole catalog without
    the items of the history; keep what has the best mean NDCG@k on the validation item. Above `ALL_USERS` users, by
    successive halving: all settings on a few users, drawn at random, the best quarter of them on more, see `Halving`.
-2. The mix: the kept models with one floor for all out of `FLOORS`, weights by `llmgen.tuning.tune_weights`, also on
-   validation.
+2. The mix: the kept models with one floor for all out of `FLOORS`, weights by
+   `llmgen.recommend.tuning.tune_weights`, also on validation.
 3. Fit again on train + validation with what was kept; history = both; rank for the test item, once.
 
 An item that ties with others ranks behind all of them.
@@ -31,11 +31,11 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from llmgen.catalog import Catalog
+from llmgen.catalog.core import Catalog
+from llmgen.datasets.splits import Ties, histories, leave_one_out
 from llmgen.errors import CatalogTooLargeError
 from llmgen.evaluation.factors import Als, Bpr
 from llmgen.evaluation.memory import GIB, budget, rows_within
-from llmgen.options import data_settings, with_options
 from llmgen.priors import (
     ItemKNN,
     ItemToItem,
@@ -50,10 +50,10 @@ from llmgen.priors import (
 from llmgen.priors.kinds import kind, kinds
 from llmgen.priors.sparse import LARGE_CATALOG
 from llmgen.progress import Stage
-from llmgen.splits import Ties, histories, leave_one_out
-from llmgen.tuning import REMOVED, Trial, tune_weights
+from llmgen.recommend.tuning import REMOVED, Trial, tune_weights
 from llmgen.types import FloatArray, IntArray, Item, Query
-from llmgen.workspace import DataSettings
+from llmgen.workspace.core import DataSettings
+from llmgen.workspace.options import data_settings, with_options
 
 logger = logging.getLogger(__name__)
 
@@ -251,7 +251,7 @@ def run_baselines(
     Args:
         interactions: Columns `user_id`, `item_id`, `timestamp`, in the order of the file.
         catalog: All items.
-        ties: What orders interactions of equal time, see `llmgen.splits.leave_one_out`.
+        ties: What orders interactions of equal time, see `llmgen.datasets.splits.leave_one_out`.
         k: Cut-off of the metric that is tuned for and measured.
         exclude_seen: Whether items of the history are left out; False where people take things again.
         grids: Name of a model -> hyper-parameter -> values; those of `default_grids` by default.

@@ -14,9 +14,9 @@ from llmgen.evaluation.config import NONE_WRONG, Mistakes, RunConfig
 from llmgen.evaluation.memory import budget
 from llmgen.evaluation.protocol import Protocol
 from llmgen.priors import kinds as prior_kinds
-from llmgen.prompting import task_of
-from llmgen.templates import PromptLibrary
-from llmgen.workspace import wrong_data
+from llmgen.recommend.prompting import task_of
+from llmgen.templates.library import PromptLibrary
+from llmgen.workspace.core import wrong_data
 
 
 def check(config: RunConfig, *, gates: Sequence[str] = (), from_log: bool = True, wrong: Mistakes = NONE_WRONG) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from llmgen.catalog import Catalog
+from llmgen.catalog.core import Catalog
 from llmgen.priors import SparseRow
 from llmgen.types import FloatArray, Query
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from llmgen.errors import ConfigError, TemplateError
 from llmgen.evaluation.arms import ArmConfig
-from llmgen.templates import PromptLibrary, PromptTemplate
+from llmgen.templates.library import PromptLibrary, PromptTemplate
 
 LENGTHS = (3, 5, 10, 20, 40)
 """Newest items of the history in the prompt."""

@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 from scipy import sparse
 
-from llmgen.catalog import Catalog
+from llmgen.catalog.core import Catalog
 from llmgen.errors import ConfigError
 from llmgen.priors.interactions import sequences
 from llmgen.types import FloatArray, Query

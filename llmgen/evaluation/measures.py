@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import polars as pl
 
-from llmgen.catalog import Catalog
+from llmgen.catalog.core import Catalog
 from llmgen.evaluation import metrics
 from llmgen.evaluation.protocol import Sample
 from llmgen.evaluation.results import Cost

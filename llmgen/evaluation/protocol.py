@@ -13,26 +13,26 @@ import numpy as np
 import polars as pl
 from pydantic import BaseModel, ConfigDict, Field
 
-from llmgen.catalog import Catalog
+from llmgen.catalog.core import Catalog
 from llmgen.datasets import Dataset
+from llmgen.datasets.splits import History, ItemsLeftOut, Ties, global_time, histories, leave_items_out, leave_one_out
 from llmgen.errors import ConfigError, DataError
-from llmgen.splits import History, ItemsLeftOut, Ties, global_time, histories, leave_items_out, leave_one_out
 from llmgen.types import Query
-from llmgen.workspace import DataSettings
+from llmgen.workspace.core import DataSettings
 
 
 class Protocol(BaseModel):
     """How a log becomes questions with known answers.
 
     Attributes:
-        data: Fields of `llmgen.workspace.DataSettings`.
+        data: Fields of `llmgen.workspace.core.DataSettings`.
         split: `leave_one_out`: the last item of each user is looked for, the one before is for choosing settings.
             `time`: what each user took in the last part of the log is looked for, with all before as the history.
             `new_items`: items that are taken out of the log before anything is fitted are looked for, among what each
             user took in the last part of the user's own log; the history is what was taken before the first of them.
         ties: What orders interactions of equal time, not for `time`.
         test_share: Share of the log that the last part is, `time` only; the part for choosing is as large again.
-        leave_out: `share`, `seed` and `last` of `llmgen.splits.leave_items_out`, `new_items` only.
+        leave_out: `share`, `seed` and `last` of `llmgen.datasets.splits.leave_items_out`, `new_items` only.
         among: What is ranked: the whole `catalog`, or the `new` items alone, `new_items` only.
         users: How many are asked, drawn at random; None for all.
         seed: Of the draw, and of everything random in a run.
@@ -77,14 +77,14 @@ class Protocol(BaseModel):
         try:
             return DataSettings(**self.data)
         except TypeError as error:
-            raise ConfigError(f"data: {error}; it takes the fields of llmgen.workspace.DataSettings") from None
+            raise ConfigError(f"data: {error}; it takes the fields of llmgen.workspace.core.DataSettings") from None
 
     def left_out(self, dataset: Dataset) -> ItemsLeftOut:
         """The parts of the log where items are new.
 
         Raises:
             ConfigError: A setting of `leave_out` that there is not, or one out of range.
-            DataError: See `llmgen.splits.leave_items_out`.
+            DataError: See `llmgen.datasets.splits.leave_items_out`.
         """
         try:
             return leave_items_out(dataset.interactions, dataset.catalog.ids, ties=self.ties, **self.leave_out)  # type: ignore[arg-type]

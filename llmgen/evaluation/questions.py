@@ -8,13 +8,13 @@ from dataclasses import dataclass
 
 from llmgen.adapters import AdapterRecord
 from llmgen.datasets import Dataset
+from llmgen.datasets.splits import log_digest
 from llmgen.errors import ConfigError
 from llmgen.evaluation.arms import Arm, classics
 from llmgen.evaluation.baselines import Result
 from llmgen.evaluation.config import RunConfig
 from llmgen.evaluation.memory import budget
 from llmgen.evaluation.protocol import Protocol, Sample, not_drawn, samples
-from llmgen.splits import log_digest
 
 logger = logging.getLogger(__name__)
 

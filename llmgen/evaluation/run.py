@@ -39,8 +39,8 @@ from llmgen.evaluation.results import Results
 from llmgen.evaluation.stats import Sequential
 from llmgen.evaluation.summary import Asked, summarise
 from llmgen.evaluation.told import told
-from llmgen.options import data_given, with_options
 from llmgen.progress import Stage
+from llmgen.workspace.options import data_given, with_options
 
 logger = logging.getLogger(__name__)
 

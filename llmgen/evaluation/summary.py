@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from llmgen.datasets.splits import log_digest
 from llmgen.errors import ConfigError
 from llmgen.evaluation.arms import Arm
 from llmgen.evaluation.config import RunConfig
@@ -28,8 +29,7 @@ from llmgen.evaluation.results import (
     SliceRow,
 )
 from llmgen.evaluation.stats import compare, detectable_difference, interval_of_mean, paired_difference
-from llmgen.splits import log_digest
-from llmgen.templates import views
+from llmgen.templates.library import views
 from llmgen.types import FloatArray
 
 EXAMPLES = 20

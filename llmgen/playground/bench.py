@@ -9,19 +9,19 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Protocol, runtime_checkable
 
-from llmgen.catalog import Catalog
+from llmgen.catalog.core import Catalog
 from llmgen.engines import Engine
 from llmgen.errors import ArgumentError, ConfigError, DataError, TemplateError
+from llmgen.http.schemas import Document, ExplanationBody, ItemBody, RatingsBody, RecommendationsBody
 from llmgen.playground.bodies import Arm, Question
 from llmgen.playground.people import Finder, People, filterable
 from llmgen.priors import Evidence, Prior, reweighted
-from llmgen.prompting import task_of
-from llmgen.recommender import Recommender
-from llmgen.schemas import Document, ExplanationBody, ItemBody, RatingsBody, RecommendationsBody
-from llmgen.tasks import answers, kinds
-from llmgen.templates import Fitted, PromptLibrary, views
+from llmgen.recommend.prompting import task_of
+from llmgen.recommend.recommender import Recommender
+from llmgen.templates.library import Fitted, PromptLibrary, views
+from llmgen.templates.tasks import answers, kinds
 from llmgen.types import Attribute, Item, Query, RatingPrediction
-from llmgen.workspace import RecommenderSettings, Workspace, choose
+from llmgen.workspace.core import RecommenderSettings, Workspace, choose
 
 REASONS = 3
 """Items of the history that are shown as evidence."""

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-from llmgen.schemas import AttributeName, AttributeValue, ItemId, Number
+from llmgen.http.schemas import AttributeName, AttributeValue, ItemId, Number
 
 LONGEST_TEMPLATE = 20_000
 LARGEST_K = 100

@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
-from llmgen.catalog import Catalog
+from llmgen.catalog.core import Catalog
 from llmgen.datasets import Dataset
-from llmgen.splits import History, histories, leave_one_out
+from llmgen.datasets.splits import History, histories, leave_one_out
 from llmgen.types import Item
 
 MOST_VALUES = 60

@@ -14,14 +14,14 @@ from starlette.exceptions import HTTPException
 
 from llmgen.engines import Engine
 from llmgen.errors import LLMGenError
+from llmgen.http.schemas import Document, to_json
 from llmgen.playground.bench import Bench
 from llmgen.playground.bodies import Draft, Following, Pair, Question, Search
 from llmgen.playground.page import REPORT, page
 from llmgen.playground.saving import Shelf
 from llmgen.playground.trial import BetweenRequests, Trial, submitter
-from llmgen.schemas import Document, to_json
 from llmgen.types import Item
-from llmgen.workspace import DataSettings, RecommenderSettings, Workspace
+from llmgen.workspace.core import DataSettings, RecommenderSettings, Workspace
 
 PATH = "/playground"
 

@@ -14,7 +14,7 @@ from llmgen.errors import ConfigError
 from llmgen.evaluation.config import RunConfig
 from llmgen.playground.bench import Bench
 from llmgen.playground.bodies import Arm, Pair
-from llmgen.workspace import DataSettings, RecommenderSettings
+from llmgen.workspace.core import DataSettings, RecommenderSettings
 
 CONFIG, RUN = "ab.yaml", "run"
 

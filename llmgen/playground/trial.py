@@ -13,8 +13,8 @@ from llmgen.evaluation.arms import Engines
 from llmgen.evaluation.report import PAGE
 from llmgen.evaluation.run import evaluate
 from llmgen.evaluation.stats import Sequential
+from llmgen.http.schemas import Document
 from llmgen.playground.saving import Saved
-from llmgen.schemas import Document
 from llmgen.server.batching import Batcher, DeadlineError, QueueFullError
 from llmgen.types import Completion, FloatArray, Message
 

@@ -15,7 +15,7 @@ from typing import Any, Protocol, TypeVar, cast, runtime_checkable
 
 import numpy as np
 
-from llmgen.catalog import Catalog
+from llmgen.catalog.core import Catalog
 from llmgen.errors import ArgumentError
 from llmgen.types import FloatArray, IntArray, Query
 

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 from scipy.linalg import cython_lapack
 
-from llmgen.catalog import Catalog
+from llmgen.catalog.core import Catalog
 from llmgen.errors import ArgumentError, CatalogTooLargeError
 from llmgen.priors.base import FLOOR, Saving, check_floor, log_lift, only_appended
 from llmgen.priors.interactions import INDEX, Evidence, Sequences, histories_of, recency, sequences

@@ -11,13 +11,13 @@ from typing import TypeGuard, cast
 import numpy as np
 from scipy import sparse
 
-from llmgen.bm25 import LARGE
-from llmgen.catalog import Catalog
+from llmgen.catalog.core import Catalog
 from llmgen.errors import ArgumentError
 from llmgen.priors.base import FLOOR, Saving, check_floor, log_lift, only_appended, unchanged
 from llmgen.priors.interactions import INDEX, Evidence, histories_of
 from llmgen.priors.sparse import SparseRow, lifted, rows_of
-from llmgen.text import tokens
+from llmgen.text.bm25 import LARGE
+from llmgen.text.normalization import tokens
 from llmgen.types import FloatArray, IntArray, Item, Query
 
 RANGES = 8

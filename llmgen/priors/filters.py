@@ -10,11 +10,11 @@ from difflib import get_close_matches
 import numpy as np
 from numpy.typing import NDArray
 
-from llmgen.catalog import Catalog
+from llmgen.catalog.core import Catalog
 from llmgen.errors import CatalogError
+from llmgen.lru import Recent
 from llmgen.priors.base import Saving, unchanged
 from llmgen.priors.sparse import SparseRow
-from llmgen.recent import Recent
 from llmgen.types import Attribute, FloatArray, IntArray, Item, Query
 
 FEW = 0.05

@@ -21,9 +21,9 @@ from typing import Any, Literal
 
 import polars as pl
 
-from llmgen.catalog import Catalog
+from llmgen.catalog.core import Catalog
 from llmgen.errors import ConfigError
-from llmgen.offered import with_offers
+from llmgen.plugins import with_offers
 from llmgen.priors.base import Prior
 from llmgen.priors.collaborative import Ease, ItemKNN, Repeat, Transition
 from llmgen.priors.content import Content

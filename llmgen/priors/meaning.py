@@ -13,7 +13,7 @@ from typing import Literal, get_args
 import numpy as np
 import polars as pl
 
-from llmgen.catalog import Catalog
+from llmgen.catalog.core import Catalog
 from llmgen.errors import ArgumentError, ConfigError
 from llmgen.priors.base import FLOOR, Saving, check_floor
 from llmgen.priors.interactions import Evidence, recency

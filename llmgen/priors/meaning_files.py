@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from llmgen.catalog import Catalog
+from llmgen.catalog.core import Catalog
 from llmgen.errors import ConfigError, DataError
 from llmgen.priors.meaning import HistoryVectors, WishVectors
 from llmgen.vectors import ItemVectors, SentenceEncoder

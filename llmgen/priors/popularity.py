@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import polars as pl
 
-from llmgen.catalog import Catalog
+from llmgen.catalog.core import Catalog
 from llmgen.priors.base import Saving
 from llmgen.priors.interactions import sequences
 from llmgen.priors.sparse import SparseRow

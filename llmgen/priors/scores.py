@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from llmgen.catalog import Catalog
+from llmgen.catalog.core import Catalog
 from llmgen.datasets.files import read_columns
 from llmgen.errors import ArgumentError, ConfigError, DataError
 from llmgen.priors.base import FLOOR, Saving, check_floor, log_lift
 from llmgen.priors.sparse import SparseRow, lifted
+from llmgen.trie.weights import NO_ITEMS, NO_VALUES
 from llmgen.types import FloatArray, IntArray, Query
-from llmgen.weights import NO_ITEMS, NO_VALUES
 
 COLUMNS = ("user_id", "item_id", "score")
 TABLE, FIELDS = "scores.parquet", "fields.json"

@@ -17,7 +17,7 @@ import polars as pl
 from scipy import sparse
 from scipy.sparse.linalg import eigsh
 
-from llmgen.catalog import Catalog
+from llmgen.catalog.core import Catalog
 from llmgen.errors import ArgumentError, ConfigError
 from llmgen.priors.base import FLOOR, Saving, check_floor, log_lift
 from llmgen.priors.collaborative import negative_power, transitions

@@ -14,10 +14,10 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from scipy import sparse
 
+from llmgen.lru import Recent
 from llmgen.priors.base import Prior, check_priors, combine, weighted
-from llmgen.recent import Recent
+from llmgen.trie.weights import NO_ITEMS, NO_VALUES, ItemWeights, Shared, overwritten
 from llmgen.types import FloatArray, IntArray, Query
-from llmgen.weights import NO_ITEMS, NO_VALUES, ItemWeights, Shared, overwritten
 
 LARGE_CATALOG = 20_000
 """Above so many items priors are worked with in sparse form; below, one number an item is quicker."""

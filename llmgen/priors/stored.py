@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 from scipy import sparse
 
-from llmgen.bm25 import BM25Index
-from llmgen.catalog import Catalog
+from llmgen.catalog.core import Catalog
 from llmgen.errors import ConfigError, DataError
+from llmgen.lru import Recent
 from llmgen.priors.base import Prior
 from llmgen.priors.collaborative import Ease, ItemKNN, ItemToItem, Repeat, Transition
 from llmgen.priors.content import Content, Features
@@ -27,8 +27,8 @@ from llmgen.priors.kinds import PriorKind, kinds
 from llmgen.priors.popularity import Popularity
 from llmgen.priors.ratings import RatingKNN, RatingPrior
 from llmgen.priors.wish import HistoryText, Wish
-from llmgen.recent import Recent
-from llmgen.saved import check_folder, new_folder
+from llmgen.saved_folders import check_folder, new_folder
+from llmgen.text.bm25 import BM25Index
 
 FILE = "prior.json"
 ARRAYS = "arrays.npz"

@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from llmgen.bm25 import LARGE, BM25Index
-from llmgen.catalog import Catalog
+from llmgen.catalog.core import Catalog
 from llmgen.errors import ConfigError
 from llmgen.priors.base import FLOOR, Saving, check_floor, log_lift, unchanged
 from llmgen.priors.sparse import SparseRow, lifted
-from llmgen.text import normalise
+from llmgen.text.bm25 import LARGE, BM25Index
+from llmgen.text.normalization import normalise
 from llmgen.types import FloatArray, IntArray, Item, Query
 
 MOST_LATER = 500

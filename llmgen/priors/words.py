@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from scipy import sparse
 
-from llmgen.catalog import Catalog
+from llmgen.catalog.core import Catalog
 from llmgen.priors.content import Features
 from llmgen.priors.interactions import INDEX
 

@@ -20,7 +20,7 @@ from fastapi.responses import PlainTextResponse
 from starlette.exceptions import HTTPException
 
 from llmgen import __version__
-from llmgen.catalog import Catalog
+from llmgen.catalog.core import Catalog
 from llmgen.engines import CALLERS, Checkable, Engine
 from llmgen.errors import (
     ArgumentError,
@@ -34,9 +34,7 @@ from llmgen.errors import (
     TemplateError,
     UnknownItemError,
 )
-from llmgen.rating import rating_values
-from llmgen.recommender import Choice, Recommender
-from llmgen.schemas import (
+from llmgen.http.schemas import (
     LONGEST_HISTORY,
     CatalogBody,
     Document,
@@ -55,6 +53,9 @@ from llmgen.schemas import (
     StatusBody,
     to_json,
 )
+from llmgen.http.transport import until
+from llmgen.recommend.rating import rating_values
+from llmgen.recommend.recommender import Choice, Recommender
 from llmgen.server.batching import Batcher, DeadlineError, QueueFullError
 from llmgen.server.events import add_events
 from llmgen.server.following import Following
@@ -66,8 +67,7 @@ from llmgen.server.rates import Rates
 from llmgen.server.refitting import Fit, Refitting
 from llmgen.server.together import SharedMetrics
 from llmgen.server.users import Users, UsersOfStore
-from llmgen.tasks import answers
-from llmgen.transport import until
+from llmgen.templates.tasks import answers
 from llmgen.types import Query, Recommendations
 
 if TYPE_CHECKING:

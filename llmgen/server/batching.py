@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from llmgen.errors import ArgumentError, EngineError, EngineUnavailableError, LLMGenError
+from llmgen.http.transport import until
 from llmgen.isolation import isolate
-from llmgen.transport import until
 
 Work = TypeVar("Work")
 Answer = TypeVar("Answer")

@@ -12,11 +12,11 @@ from fastapi import FastAPI, Request, Response
 from pydantic import TypeAdapter, ValidationError
 from starlette.exceptions import HTTPException
 
-from llmgen.catalog import TwiceError, read_json
+from llmgen.catalog.core import TwiceError, read_json
 from llmgen.errors import ArgumentError
-from llmgen.event_schemas import MOST_EVENTS, EventBody, EventsBody, EventsStoredBody, ForgottenBody, UserBody
 from llmgen.events import Event
-from llmgen.schemas import to_json
+from llmgen.http.event_schemas import MOST_EVENTS, EventBody, EventsBody, EventsStoredBody, ForgottenBody, UserBody
+from llmgen.http.schemas import to_json
 
 if TYPE_CHECKING:
     from llmgen.store import Added, Store

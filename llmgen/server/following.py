@@ -7,9 +7,9 @@ import logging
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from llmgen.catalog import Catalog
+from llmgen.catalog.core import Catalog
 from llmgen.errors import LLMGenError
-from llmgen.recommender import Recommender
+from llmgen.recommend.recommender import Recommender
 from llmgen.server.live import Live, Snapshot
 from llmgen.types import Item
 

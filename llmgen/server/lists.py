@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from fastapi import FastAPI, Request, Response
 
 from llmgen.errors import EngineUnavailableError, LLMGenError
-from llmgen.list_schemas import RerankBody, RerankedBody, SimilarBody
-from llmgen.schemas import Document, RecommendationsBody
+from llmgen.http.list_schemas import RerankBody, RerankedBody, SimilarBody
+from llmgen.http.schemas import Document, RecommendationsBody
 from llmgen.types import Item, Query, Recommendations, Relevance
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def add_lists(
         answered: Makes an answer.
         extra: For the schema of each route.
     """
-    from llmgen.recommender import Choice
+    from llmgen.recommend.recommender import Choice
 
     @app.post("/v1/similar", response_model=RecommendationsBody, tags=["answers"], openapi_extra=extra)
     async def similar(body: SimilarBody, request: Request) -> Response:

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
-from llmgen.catalog import Catalog
+from llmgen.catalog.core import Catalog
 from llmgen.errors import ConfigError
-from llmgen.parts import Parts
-from llmgen.prompting import Task, task_of
-from llmgen.recommender import Choice, Recommender
+from llmgen.recommend.parts import Parts
+from llmgen.recommend.prompting import Task, task_of
+from llmgen.recommend.recommender import Choice, Recommender
 from llmgen.server.users import Taken
 from llmgen.types import Item, Query
 

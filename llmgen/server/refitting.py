@@ -18,11 +18,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from llmgen.errors import LLMGenError
-from llmgen.parts import Parts
-from llmgen.recommender import Recommender
-from llmgen.saving import load_parts
+from llmgen.recommend.parts import Parts
+from llmgen.recommend.recommender import Recommender
+from llmgen.recommend.saving import load_parts
 from llmgen.server.live import Live
-from llmgen.workspace import DataSettings, RecommenderSettings, Workspace
+from llmgen.workspace.core import DataSettings, RecommenderSettings, Workspace
 
 logger = logging.getLogger(__name__)
 

@@ -22,16 +22,15 @@ import uvicorn
 from fastapi import FastAPI
 from rich.console import Console
 
-from llmgen.catalog import Catalog
+from llmgen.catalog.core import Catalog
 from llmgen.datasets import Dataset
 from llmgen.engines import Engine, load_engine
 from llmgen.errors import ArgumentError, ConfigError, LLMGenError
-from llmgen.fitted import open_workspace, read_again
 from llmgen.priors import Prior, RatingPrior
 from llmgen.priors.kinds import kind
 from llmgen.priors.stored import check_saves
 from llmgen.progress import Stage
-from llmgen.recommender import Choice
+from llmgen.recommend.recommender import Choice
 from llmgen.server.app import Limits, create_app
 from llmgen.server.connection import connections
 from llmgen.server.gate import check_exposure, read_keys
@@ -39,7 +38,8 @@ from llmgen.server.refitting import fit_apart, fitted_apart
 from llmgen.server.together import fit_for_all
 from llmgen.server.users import UsersOfLog, UsersOfStore
 from llmgen.server.workers import Watcher
-from llmgen.workspace import DataSettings, RecommenderSettings, Workspace, choose
+from llmgen.workspace.core import DataSettings, RecommenderSettings, Workspace, choose
+from llmgen.workspace.fitted import open_workspace, read_again
 
 logger = logging.getLogger(__name__)
 

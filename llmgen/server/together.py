@@ -11,9 +11,9 @@ from filelock import FileLock
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
-from llmgen.parts import Parts
-from llmgen.saved import MANIFEST
-from llmgen.saving import load_parts
+from llmgen.recommend.parts import Parts
+from llmgen.recommend.saving import load_parts
+from llmgen.saved_folders import MANIFEST
 
 SUMMED = ("counter", "histogram")
 WRITE_S = 1.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from llmgen.splits import History
+from llmgen.datasets.splits import History
 
 if TYPE_CHECKING:
     from llmgen.store import Store

@@ -13,7 +13,7 @@ import polars as pl
 from sqlalchemy import Connection, Engine, delete, func, insert, select, text, update
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from llmgen.catalog import Catalog, clean_item
+from llmgen.catalog.core import Catalog, clean_item
 from llmgen.datasets import INTERACTIONS, Dataset
 from llmgen.datasets.report import Tally
 from llmgen.errors import CatalogError, ConfigError, StoreError, UnknownItemError
@@ -162,7 +162,7 @@ class Store:
         """Insert items, or replace those with known ids in their places; those that are stored as they are stay so.
 
         Args:
-            given: Each id once. Their texts are cleaned as a catalog does, see `llmgen.catalog.clean_item`.
+            given: Each id once. Their texts are cleaned as a catalog does, see `llmgen.catalog.core.clean_item`.
 
         Returns:
             Number of the last change of the items.

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from sqlalchemy import Row
 
-from llmgen.catalog import Catalog
+from llmgen.catalog.core import Catalog
 from llmgen.events import Event
 from llmgen.types import Attribute, Item
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import polars as pl
 
-from llmgen.catalog import Catalog
+from llmgen.catalog.core import Catalog
 from llmgen.types import Item
 
 GENRES = ("Action", "Comedy", "Drama", "Science Fiction", "War")

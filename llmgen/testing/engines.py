@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from llmgen.catalog import Catalog
+from llmgen.catalog.core import Catalog
 from llmgen.engines import Engine, GenerationConfig, Step
 from llmgen.errors import EngineUnavailableError
 from llmgen.testing.catalogs import films

@@ -9,9 +9,9 @@ import numpy as np
 import polars as pl
 import pytest
 
-from llmgen.catalog import Catalog
+from llmgen.catalog.core import Catalog
 from llmgen.priors import Movable, Prior, SparsePrior, reweighted
-from llmgen.recommender import Recommender
+from llmgen.recommend.recommender import Recommender
 from llmgen.testing.catalogs import films, views_of
 from llmgen.types import FloatArray, Item, Query
 

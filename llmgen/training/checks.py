@@ -11,10 +11,10 @@ import peft
 from llmgen.adapters import AdapterRecord
 from llmgen.errors import ConfigError, LLMGenError
 from llmgen.priors import kinds as prior_kinds
-from llmgen.templates import PromptLibrary
+from llmgen.templates.library import PromptLibrary
 from llmgen.training.data import wrong_tasks
 from llmgen.training.recipe import Recipe
-from llmgen.workspace import wrong_data
+from llmgen.workspace.core import wrong_data
 
 
 def check(recipe: Recipe) -> None:

@@ -24,13 +24,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from llmgen.config import MAX_HISTORY
+from llmgen.datasets.splits import History
 from llmgen.engines import line_break
 from llmgen.errors import ConfigError
 from llmgen.priors import Prior, combine
-from llmgen.recommender import Recommender
-from llmgen.splits import History
-from llmgen.templates import ItemView, PromptLibrary, views
+from llmgen.recommend.config import MAX_HISTORY
+from llmgen.recommend.recommender import Recommender
+from llmgen.templates.library import ItemView, PromptLibrary, views
 from llmgen.types import IntArray, Item, Message, Query
 
 KINDS: Mapping[str, tuple[str, bool]] = {

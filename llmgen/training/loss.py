@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from llmgen.trie import ItemTrie
+from llmgen.trie.core import ItemTrie
 from llmgen.types import FloatArray, IntArray
 
 

@@ -30,7 +30,7 @@ class Recipe:
     )
     data: str = field(
         default='{"dataset": "movielens-100k"}',
-        metadata={"help": "Arguments of llmgen.workspace.DataSettings: a data set by name, or two tables."},
+        metadata={"help": "Arguments of llmgen.workspace.core.DataSettings: a data set by name, or two tables."},
     )
     ties: str = field(default="file", metadata={"help": "Order of equal times: file or item_id."})
     learn_from: str = field(
@@ -40,15 +40,16 @@ class Recipe:
     leave_out: str = field(
         default="{}",
         metadata={
-            "help": "share, seed and last of llmgen.splits.leave_items_out: items that are to be new in an evaluation "
-            "are taken out of log and catalog, and the last part of each user's log is not learned from; {} for none."
+            "help": "share, seed and last of llmgen.datasets.splits.leave_items_out: items that are to be new in an "
+            "evaluation are taken out of log and catalog, and the last part of each user's log is not learned from; {} "
+            "for none."
         },
     )
     hold_out: str = field(
         default="{}",
         metadata={
-            "help": "share, validation_share and seed of llmgen.splits.random_split: interactions drawn at random are "
-            "not learned from either, for eval.ratings --split random; {} for none."
+            "help": "share, validation_share and seed of llmgen.datasets.splits.random_split: interactions drawn at "
+            "random are not learned from either, for eval.ratings --split random; {} for none."
         },
     )
     tasks: str = field(

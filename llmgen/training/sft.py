@@ -37,16 +37,16 @@ from trl.scripts.utils import TrlParser
 from trl.trainer.sft_config import SFTConfig
 
 from llmgen.adapters import AdapterRecord, Loss
-from llmgen.catalog import Catalog
+from llmgen.catalog.core import Catalog
 from llmgen.datasets import Dataset
+from llmgen.datasets.splits import History, Ties, histories, leave_items_out, leave_one_out, log_digest, random_split
 from llmgen.engines.hf import HFEngine
 from llmgen.errors import ConfigError, LLMGenError
 from llmgen.priors import Prior, Seen
 from llmgen.priors.kinds import kind
 from llmgen.progress import Stage
-from llmgen.recommender import Recommender
-from llmgen.splits import History, Ties, histories, leave_items_out, leave_one_out, log_digest, random_split
-from llmgen.tasks import answers
+from llmgen.recommend.recommender import Recommender
+from llmgen.templates.tasks import answers
 from llmgen.training.batches import Batches
 from llmgen.training.card import write_card
 from llmgen.training.checks import check, peft_config
@@ -56,7 +56,7 @@ from llmgen.training.recipe import Recipe, folder_of
 from llmgen.training.trainer import CatalogTrainer, last_checkpoint
 from llmgen.training.validation import Validation
 from llmgen.types import Query
-from llmgen.workspace import DataSettings
+from llmgen.workspace.core import DataSettings
 
 logger = logging.getLogger(__name__)
 

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from rich.progress import track
 
-from llmgen.catalog import Catalog
+from llmgen.catalog.core import Catalog
 from llmgen.engines.hf import HFEngine
 from llmgen.priors import Prior, Seen
-from llmgen.recommender import Recommender
+from llmgen.recommend.recommender import Recommender
 from llmgen.training.answers import losses
 from llmgen.training.batches import Plan, Planner
 from llmgen.training.data import ahead

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from llmgen.catalog import Catalog
+from llmgen.catalog.core import Catalog
 from llmgen.errors import ArgumentError
 from llmgen.types import Item
 

@@ -8,7 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 from threading import Lock
 
-from llmgen.catalog import Catalog
+from llmgen.catalog.core import Catalog
 from llmgen.downloads import cache_dir
 from llmgen.errors import ConfigError
 from llmgen.vectors.encoders import Encoder, load_encoder

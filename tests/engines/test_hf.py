@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from llmgen.catalog import Catalog
+from llmgen.catalog.core import Catalog
 from llmgen.engines import Engine, GenerationConfig, Step, load_engine
 from llmgen.errors import ConfigError, EngineUnavailableError, GenerationError
 from llmgen.search import Request, SearchConfig, search
-from llmgen.trie import ItemTrie
+from llmgen.trie.core import ItemTrie
 from llmgen.types import Message
 from tests.conftest import films
 from tests.engines.contract import CHATS, EngineContract

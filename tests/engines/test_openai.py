@@ -23,13 +23,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmgen.catalog import Catalog
+from llmgen.catalog.core import Catalog
 from llmgen.engines import Engine, GenerationConfig, Step, Usage, load_engine
 from llmgen.engines.openai import IDS, PROMPTS, SPARE, OpenAIEngine, _pack
 from llmgen.engines.served import read_chat
 from llmgen.errors import ConfigError, EngineError, EngineUnavailableError, GenerationError
-from llmgen.recommender import Recommender
-from llmgen.transport import MAX_BODY, Retry
+from llmgen.http.transport import MAX_BODY, Retry
+from llmgen.recommend.recommender import Recommender
 from llmgen.types import Completion, FloatArray, Message, Query
 from tests.conftest import films
 from tests.engines.contract import CHATS
@@ -712,7 +712,7 @@ def test_a_faulty_server_is_told_holds_up_nothing_else_and_may_come_back(
     from llmgen.server import create_app
     from tests.server.conftest import running
 
-    monkeypatch.setattr("llmgen.transport.MAX_BODY", 1_000_000)  # quickly sent; the real one has a test of its own
+    monkeypatch.setattr("llmgen.http.transport.MAX_BODY", 1_000_000)  # quickly sent; the real one has a test of its own
     engine = load(retry=Retry(attempts=1_000, pause_s=0.1, longest_pause_s=0.2), timeout_s=120.0)
     with running(create_app(Recommender(films(20), engine))) as url:
 

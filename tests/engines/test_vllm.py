@@ -267,8 +267,8 @@ def test_threads_take_turns(small: VLLMEngine) -> None:
 @pytest.mark.network
 def test_top_tens_equal_those_of_transformers(smollm2: VLLMEngine) -> None:
     from llmgen.datasets import load_dataset
-    from llmgen.recommender import Recommender
-    from llmgen.splits import histories, leave_one_out
+    from llmgen.datasets.splits import histories, leave_one_out
+    from llmgen.recommend.recommender import Recommender
     from llmgen.types import Query
 
     data = load_dataset("movielens-100k", progress=False)

@@ -15,14 +15,14 @@ import httpx2
 import numpy as np
 import pytest
 
-from llmgen.catalog import Catalog
+from llmgen.catalog.core import Catalog
 from llmgen.datasets import load_dataset
+from llmgen.datasets.splits import histories, leave_one_out
 from llmgen.engines import Engine, GenerationConfig, Step, load_engine
 from llmgen.engines.openai import OpenAIEngine
 from llmgen.errors import EngineError, EngineUnavailableError
 from llmgen.models import demo_model
-from llmgen.recommender import Recommender
-from llmgen.splits import histories, leave_one_out
+from llmgen.recommend.recommender import Recommender
 from llmgen.types import Completion, Message, Query, Recommendations
 from tests.engines.contract import CHATS, EngineContract, largest_difference
 from tests.engines.serving import BLOCK, Server, adapter_for, serving, wider_llama

@@ -30,9 +30,9 @@ from eval.bench.structured import grammar
 from eval.bench.targets import TARGETS, Target, outcomes
 from eval.bench.timing import Arm, BenchError, Measured, fresh, interleave
 from eval.bench.trie import DICTS, built, loaded, same_children, stepped
-from llmgen.catalog import Catalog
+from llmgen.catalog.core import Catalog
 from llmgen.errors import DataError
-from llmgen.trie import ItemTrie
+from llmgen.trie.core import ItemTrie
 
 ABOUT = Row(part="search", case="a case", arm="", items=10)
 

@@ -13,7 +13,7 @@ from typer.testing import CliRunner, Result
 import eval.ratings
 from eval.ratings import around, product, random_questions
 from llmgen.datasets import load_dataset
-from llmgen.splits import History, histories, random_split
+from llmgen.datasets.splits import History, histories, random_split
 
 
 def test_the_product_is_itemknns_shares_times_the_models() -> None:

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from eval import gpu_check, serving
 from eval.bench import gpu
-from llmgen.catalog import Catalog
+from llmgen.catalog.core import Catalog
 from llmgen.grounding import Grounder
 from llmgen.types import Item
 from tests.engines.serving import wider_llama

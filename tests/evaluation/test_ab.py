@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 import llmgen.evaluation.ab
 import llmgen.evaluation.checks
 import llmgen.evaluation.run
-from llmgen.catalog import Catalog
+from llmgen.catalog.core import Catalog
 from llmgen.engines.fake import END, VOCABULARY, FakeEngine
 from llmgen.errors import ConfigError, DataError
 from llmgen.evaluation import answers, arms

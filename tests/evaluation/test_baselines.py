@@ -11,7 +11,8 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from llmgen.catalog import Catalog
+from llmgen.catalog.core import Catalog
+from llmgen.datasets.splits import Ties, leave_one_out
 from llmgen.errors import ConfigError, UnknownItemError
 from llmgen.evaluation import baselines
 from llmgen.evaluation.baselines import (
@@ -26,9 +27,8 @@ from llmgen.evaluation.baselines import (
 from llmgen.evaluation.memory import budget, rows_within
 from llmgen.priors import Ease, ItemKNN, Popularity, Seen, sparse
 from llmgen.priors.kinds import PriorKind
-from llmgen.splits import Ties, leave_one_out
 from llmgen.types import Item, Query
-from llmgen.workspace import DataSettings
+from llmgen.workspace.core import DataSettings
 
 N_ITEMS = 30
 RING = Catalog(Item(str(n), f"Film {n}") for n in range(N_ITEMS))

@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 
 import llmgen.evaluation.run
-from llmgen.catalog import Catalog
+from llmgen.catalog.core import Catalog
 from llmgen.errors import ConfigError
 from llmgen.evaluation.config import RunConfig
 from llmgen.evaluation.factors import Als, Bpr, _matrix

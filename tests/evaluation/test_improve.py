@@ -13,14 +13,14 @@ import pytest
 from typer.testing import CliRunner
 
 from eval.improve import PLANTED, simulated
-from llmgen.cli import app
+from llmgen.cli.main import app
 from llmgen.errors import ConfigError
 from llmgen.evaluation import arms
 from llmgen.evaluation.arms import ArmConfig
 from llmgen.evaluation.config import RunConfig
 from llmgen.evaluation.edits import proposals
 from llmgen.evaluation.improve import Improved, halving, improve, requests, search
-from llmgen.templates import PromptLibrary
+from llmgen.templates.library import PromptLibrary
 from tests.evaluation.test_ab import Reads, log  # noqa: F401  # a fixture
 
 SIMULATED = {"arms": 30, "users": 471, "start": 117, "survivors": 2, "changed": 0.15, "draws": 500}

@@ -10,6 +10,7 @@ import pytest
 
 import llmgen.evaluation.run
 from llmgen.adapters import AdapterRecord
+from llmgen.datasets.splits import ItemsLeftOut, leave_items_out, log_digest
 from llmgen.engines.fake import FakeEngine
 from llmgen.errors import ConfigError, DataError
 from llmgen.evaluation import arms
@@ -18,7 +19,6 @@ from llmgen.evaluation.config import RunConfig
 from llmgen.evaluation.protocol import Protocol, Sample, samples
 from llmgen.evaluation.questions import from_log
 from llmgen.evaluation.results import Results
-from llmgen.splits import ItemsLeftOut, leave_items_out, log_digest
 
 LETTERS = "abcdefghij"
 SEEDS = {"ci": 156, "aj": 14}

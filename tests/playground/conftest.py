@@ -16,9 +16,9 @@ pytest.importorskip("fastapi", reason="needs llmgen[serve]")
 from llmgen.engines.fake import FakeEngine
 from llmgen.playground.bench import Bench
 from llmgen.playground.routes import Playground, add_to
-from llmgen.recommender import Choice, Recommender
+from llmgen.recommend.recommender import Choice, Recommender
 from llmgen.server import create_app
-from llmgen.workspace import DataSettings, RecommenderSettings, Workspace
+from llmgen.workspace.core import DataSettings, RecommenderSettings, Workspace
 from tests.server.conftest import running
 
 HOSTILE = "<img src=x onerror=\"document.title='hacked'\"><script>document.title='hacked'</script>"

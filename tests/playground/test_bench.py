@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from llmgen.catalog import Catalog
+from llmgen.catalog.core import Catalog
 from llmgen.errors import ArgumentError, ConfigError, DataError, TemplateError
 from llmgen.playground.bench import Bench
 from llmgen.playground.bodies import Arm, Question

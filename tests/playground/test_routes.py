@@ -15,7 +15,7 @@ import httpx2 as httpx
 import pytest
 from typer.testing import CliRunner
 
-from llmgen.cli import app as command_line
+from llmgen.cli.main import app as command_line
 from llmgen.engines.fake import FakeEngine
 from llmgen.evaluation.config import RunConfig
 from llmgen.evaluation.results import Results

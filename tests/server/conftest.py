@@ -13,10 +13,10 @@ pytest.importorskip("fastapi", reason="needs llmgen[serve]")
 import uvicorn
 from fastapi import FastAPI
 
-from llmgen.catalog import Catalog
+from llmgen.catalog.core import Catalog
 from llmgen.engines.fake import FakeEngine
 from llmgen.priors import Wish
-from llmgen.recommender import Recommender
+from llmgen.recommend.recommender import Recommender
 from llmgen.server.run import uvicorn_config
 from tests.conftest import films
 

@@ -17,17 +17,17 @@ import numpy as np
 import polars as pl
 import pytest
 
-from llmgen.catalog import Catalog
-from llmgen.client import Client
+from llmgen.catalog.core import Catalog
 from llmgen.engines import GenerationConfig, Step
 from llmgen.engines.fake import FakeEngine
 from llmgen.errors import APIStatusError, CatalogError, ConfigError, EngineUnavailableError
+from llmgen.http.client import Client
+from llmgen.http.schemas import RecommendationsBody, StatusBody
+from llmgen.http.transport import Retry
 from llmgen.priors import Popularity, RatingKNN, Wish
-from llmgen.recommender import Choice, Recommender
-from llmgen.schemas import RecommendationsBody, StatusBody
+from llmgen.recommend.recommender import Choice, Recommender
 from llmgen.server import Limits, create_app
-from llmgen.templates import PromptLibrary
-from llmgen.transport import Retry
+from llmgen.templates.library import PromptLibrary
 from llmgen.types import Completion, FloatArray, Item, Message, Query
 from tests.server.conftest import running
 

@@ -11,8 +11,7 @@ import httpx2
 import polars as pl
 import pytest
 
-from llmgen.catalog import Catalog
-from llmgen.client import AsyncClient, Client
+from llmgen.catalog.core import Catalog
 from llmgen.engines.fake import FakeEngine
 from llmgen.errors import (
     APIConnectionError,
@@ -26,10 +25,11 @@ from llmgen.errors import (
     TemplateNotFoundError,
     UnknownItemError,
 )
+from llmgen.http.client import AsyncClient, Client
+from llmgen.http.transport import AsyncTransport, Retry
 from llmgen.priors import Wish
-from llmgen.recommender import Recommender
+from llmgen.recommend.recommender import Recommender
 from llmgen.server import create_app
-from llmgen.transport import AsyncTransport, Retry
 from llmgen.types import Item, Query, Recommendations, Recommends
 from tests.server.conftest import running
 

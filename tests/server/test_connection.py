@@ -13,8 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx2
 import pytest
 
-from llmgen.catalog import Catalog
-from llmgen.recommender import Recommender
+from llmgen.catalog.core import Catalog
+from llmgen.recommend.recommender import Recommender
 from llmgen.server import Limits, create_app, gate
 from llmgen.server.gate import WAITING, address
 from llmgen.types import Item

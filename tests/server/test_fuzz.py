@@ -9,7 +9,7 @@ from schemathesis.specs.openapi.checks import response_schema_conformance, statu
 
 from llmgen.engines.fake import FakeEngine
 from llmgen.priors import Wish
-from llmgen.recommender import Recommender
+from llmgen.recommend.recommender import Recommender
 from llmgen.server import create_app
 from tests.conftest import films
 

@@ -6,7 +6,7 @@ import httpx2
 import pytest
 
 from llmgen.errors import ArgumentError
-from llmgen.recommender import Recommender
+from llmgen.recommend.recommender import Recommender
 from llmgen.server import Limits, create_app
 from llmgen.server import rates as rates_module
 from llmgen.server.rates import Rates

@@ -18,14 +18,14 @@ from pathlib import Path
 import pytest
 from schemathesis.core.errors import SchemathesisError  # noqa: F401
 
-from llmgen.catalog import Catalog
-from llmgen.client import Client
+from llmgen.catalog.core import Catalog
+from llmgen.datasets.splits import histories
 from llmgen.errors import APIStatusError, ConfigError
+from llmgen.http.client import Client
 from llmgen.priors import Transition
-from llmgen.recommender import Recommender
+from llmgen.recommend.recommender import Recommender
 from llmgen.server import ServeSettings
 from llmgen.server.gate import check_exposure, read_keys
-from llmgen.splits import histories
 from llmgen.types import Item, Query
 from tests.test_frozen import made_log
 
@@ -148,7 +148,7 @@ def test_stopping_answers_what_is_under_way(items: Path) -> None:
 def test_what_cannot_be_served_is_said_in_one_line(
     items: Path, options: list[str], says: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from llmgen import cli
+    from llmgen.cli import main as cli
 
     with socket.create_server(("127.0.0.1", 0)) as taken:
         names = {"ITEMS": str(items), "TAKEN": str(taken.getsockname()[1])}
@@ -220,7 +220,8 @@ def test_what_was_fitted_is_served_without_its_log(tmp_path: Path, small: Catalo
 
 
 def test_each_limit_has_an_option_that_sets_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    from llmgen import cli, server
+    from llmgen import server
+    from llmgen.cli import main as cli
 
     given: list[ServeSettings] = []
     monkeypatch.setattr(server, "run", lambda data, settings, where, extend: given.append(where))

@@ -19,16 +19,16 @@ import httpx2
 import pytest
 
 from llmgen import Item
-from llmgen.client import AsyncClient, Client
 from llmgen.engines.fake import FakeEngine
 from llmgen.errors import APIStatusError, CatalogError, LLMGenError, UnknownItemError
-from llmgen.parts import Parts
+from llmgen.http.client import AsyncClient, Client
 from llmgen.priors import Transition
-from llmgen.recommender import Recommender
+from llmgen.recommend.parts import Parts
+from llmgen.recommend.recommender import Recommender
 from llmgen.server import create_app
 from llmgen.server.refitting import fitted_apart
 from llmgen.store import Event, Store
-from llmgen.workspace import DataSettings, RecommenderSettings
+from llmgen.workspace.core import DataSettings, RecommenderSettings
 from tests.server.conftest import running
 from tests.store.conftest import Postgres, opened, postgres, url  # noqa: F401
 

@@ -8,13 +8,13 @@ from collections.abc import Iterator
 import httpx2
 import pytest
 
-from llmgen.catalog import Catalog
-from llmgen.client import AsyncClient, Client
+from llmgen.catalog.core import Catalog
 from llmgen.diversity import Diversity
 from llmgen.engines.fake import FakeEngine
 from llmgen.errors import CatalogError, UnknownItemError
+from llmgen.http.client import AsyncClient, Client
 from llmgen.priors import Content, Wish
-from llmgen.recommender import Recommender
+from llmgen.recommend.recommender import Recommender
 from llmgen.server import create_app
 from llmgen.types import Query
 from tests.server.conftest import running

@@ -15,7 +15,7 @@ import pytest
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from llmgen import Item
-from llmgen.client import Client
+from llmgen.http.client import Client
 from llmgen.server.together import merged
 from llmgen.store import Event, Store
 from tests.server.test_run import items, serving  # noqa: F401

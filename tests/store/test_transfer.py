@@ -10,12 +10,12 @@ import pytest
 from typer.testing import CliRunner
 
 from llmgen import Catalog, Item
-from llmgen.cli import app
+from llmgen.cli.main import app
 from llmgen.datasets import load_tables
 from llmgen.errors import ConfigError
 from llmgen.store import Event, Store
 from llmgen.store.transfer import export, import_dataset
-from llmgen.workspace import DataSettings, Workspace, wrong_data
+from llmgen.workspace.core import DataSettings, Workspace, wrong_data
 
 ITEMS = "item_id,title,year\n1,Alien,1979\n2,Brazil,1985\n3,Contact,1997\n"
 LOG = "user_id,item_id,timestamp,rating\nu,1,10,4\nu,1,10,4\nv,2,20,\nu,3,20,2.5\n"

@@ -9,16 +9,16 @@ import pytest
 
 pytest.importorskip("transformers", reason="needs llmgen[train]")
 
-from llmgen.catalog import Catalog
-from llmgen.defuse import defuse
+from llmgen.catalog.core import Catalog
+from llmgen.datasets.splits import History
 from llmgen.engines import line_break
 from llmgen.engines.chat import ChatTokenizer
 from llmgen.engines.fake import FakeEngine
 from llmgen.errors import ConfigError
 from llmgen.priors import Popularity
-from llmgen.recommender import Recommender
-from llmgen.splits import History
-from llmgen.templates import ItemView, PromptLibrary, views
+from llmgen.recommend.recommender import Recommender
+from llmgen.templates.library import ItemView, PromptLibrary, views
+from llmgen.text.sanitize import defuse
 from llmgen.training.data import Example, Mixture, Task, _disturbed
 from llmgen.types import Query
 

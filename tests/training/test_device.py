@@ -8,7 +8,7 @@ torch = pytest.importorskip("torch", reason="needs llmgen[train]")
 pytest.importorskip("trl", reason="needs llmgen[train]")
 
 from llmgen.engines.hf import HFEngine
-from llmgen.recommender import Recommender
+from llmgen.recommend.recommender import Recommender
 from llmgen.training import sft
 from llmgen.training.validation import ALONE, nats
 from tests.training.conftest import flags_of

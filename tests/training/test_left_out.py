@@ -15,14 +15,14 @@ pytest.importorskip("trl", reason="needs llmgen[train]")
 from safetensors.torch import load_file
 
 from llmgen.adapters import AdapterRecord
+from llmgen.datasets.splits import histories, random_split
 from llmgen.engines.fake import FakeEngine
 from llmgen.errors import ConfigError
 from llmgen.evaluation.config import RunConfig
 from llmgen.evaluation.protocol import Protocol, samples
 from llmgen.evaluation.questions import from_log
 from llmgen.evaluation.run import evaluate
-from llmgen.recommender import Recommender
-from llmgen.splits import histories, random_split
+from llmgen.recommend.recommender import Recommender
 from llmgen.training import sft
 from llmgen.training.data import Mixture, Task
 from llmgen.training.recipe import Recipe

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from eval import likelihood
 from llmgen.priors import Seen, Transition, combine
 from llmgen.training import sft
-from llmgen.workspace import DataSettings
+from llmgen.workspace.core import DataSettings
 from tests.training.conftest import REAL_RUNS, flags_of
 
 pytestmark = REAL_RUNS

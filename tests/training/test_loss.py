@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 torch = pytest.importorskip("torch", reason="needs llmgen[train]")
 
 from llmgen.training.loss import ItemPaths, catalog_loss, token_loss
-from llmgen.trie import ItemTrie
+from llmgen.trie.core import ItemTrie
 
 END = 0
 VOCABULARY = 8

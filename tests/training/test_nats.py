@@ -10,10 +10,10 @@ import pytest
 
 pytest.importorskip("torch", reason="needs llmgen[train]")
 
-from llmgen.catalog import Catalog
+from llmgen.catalog.core import Catalog
 from llmgen.engines.hf import HFEngine
 from llmgen.priors import Popularity, Seen, Transition, combine
-from llmgen.recommender import Recommender
+from llmgen.recommend.recommender import Recommender
 from llmgen.training.validation import ALONE, Validation, nats
 from llmgen.types import Item, Query
 from tests.conftest import films

@@ -24,13 +24,13 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 
 from llmgen.adapters import AdapterRecord
-from llmgen.catalog import Catalog
+from llmgen.catalog.core import Catalog
 from llmgen.datasets import Dataset
+from llmgen.datasets.splits import History
 from llmgen.engines import Step
 from llmgen.engines.hf import HFEngine
 from llmgen.errors import ConfigError, TrainingError
-from llmgen.recommender import Recommender
-from llmgen.splits import History
+from llmgen.recommend.recommender import Recommender
 from llmgen.training import sft
 from llmgen.training.answers import _logits, losses
 from llmgen.training.batches import Batches

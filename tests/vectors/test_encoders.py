@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from llmgen.catalog import Catalog
+from llmgen.catalog.core import Catalog
 from llmgen.downloads import sha256_of
 from llmgen.errors import ConfigError, EngineUnavailableError
 from llmgen.models import demo_encoder

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from llmgen.catalog import Catalog
+from llmgen.catalog.core import Catalog
 from llmgen.types import Item
 from llmgen.vectors import ItemVectors, neighbours
 from llmgen.vectors.neighbours import Neighbours, nearest

@@ -13,10 +13,10 @@ import pytest
 pytest.importorskip("PIL", reason="needs llmgen[vectors]")
 from PIL import Image, ImageDraw
 
-from llmgen.catalog import Catalog
+from llmgen.catalog.core import Catalog
 from llmgen.errors import DataError
 from llmgen.priors import HistoryVectors, WishVectors
-from llmgen.recommender import Recommender
+from llmgen.recommend.recommender import Recommender
 from llmgen.types import Item, Query
 from llmgen.vectors import ItemVectors, SentenceEncoder
 from llmgen.vectors.encoders import Float32Array

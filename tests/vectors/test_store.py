@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from llmgen.catalog import Catalog
+from llmgen.catalog.core import Catalog
 from llmgen.errors import ArgumentError, ConfigError, DataError
 from llmgen.types import Item
 from llmgen.vectors import ItemVectors, item_content, making

@@ -1,0 +1,74 @@
+"""Why an item suits a user, in the model's words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
+
+from llmgen.engines import Engine, GenerationConfig
+from llmgen.errors import GenerationError
+from llmgen.priors import Evidence
+from llmgen.recommend.parts import Parts
+from llmgen.templates.library import views
+from llmgen.types import Explanation, Item, Query
+
+
+@runtime_checkable
+class Attributing(Protocol):
+    """A prior that can say which items of a history speak for an item."""
+
+    def evidence(self, query: Query, item: Item) -> list[Evidence]:
+        """The items of the history that speak for an item, strongest first."""
+        ...
+
+
+def explained(
+    parts: Parts, engine: Engine, max_new_tokens: int, pairs: Sequence[tuple[Query, Item | str]]
+) -> list[Explanation]:
+    """A reason for each item, from the items of its query's history that speak most for it.
+
+    Raises:
+        UnknownItemError: An item is not in the catalog.
+        GenerationError: The model said nothing.
+    """
+    about, prompts = [], []
+    for given, key in pairs:
+        query, item = parts.catalog.resolved(given), parts.catalog[parts.catalog.index(key)]
+        evidence = evidence_of(parts, query, item)
+        ratings = None
+        if query.ratings is not None:
+            known = {taken.id: rating for taken, rating in zip(query.items, query.ratings, strict=True)}
+            ratings = [known[shown.id] for shown in evidence]
+        shown = {"item": parts.prompter.about(item), "evidence": views(parts.catalog, evidence, ratings)}
+        prompts.append(parts.prompt("explain", query, max_new_tokens, **shown))
+        about.append((item, evidence))
+    config = GenerationConfig(max_new_tokens, think_tokens=parts.config.think_tokens)
+    written = engine.generate([prompt.messages for prompt in prompts], config)
+    answers = []
+    for (item, evidence), prompt, answer in zip(about, prompts, written, strict=True):
+        text = answer.text.strip()
+        if not text:
+            raise GenerationError(
+                f"{engine.name} gave no reason for {item.title!r}: {answer.end}; try another prompt or model, or "
+                f"more than max_new_tokens={max_new_tokens}"
+            )
+        if not answer.finished:
+            text = _whole_sentences(text)
+        answers.append(Explanation(item, text, evidence, prompt.template.ref))
+    return answers
+
+
+def evidence_of(parts: Parts, query: Query, item: Item, most: int = 3) -> tuple[Item, ...]:
+    """Items of the history that speak most for an item, by the first prior that can say so, else the newest ones."""
+    for prior in parts.priors:
+        if isinstance(prior, Attributing):
+            found = tuple(entry.item for entry in prior.evidence(query, item)[:most])
+            if found:
+                return found
+    return tuple(dict.fromkeys(reversed(query.items)))[:most]
+
+
+def _whole_sentences(text: str) -> str:
+    """Without the last sentence, which was cut off in its middle; where it is the only one, marked as cut."""
+    ends = [f"{text} ".rfind(mark) for mark in (". ", "! ", "? ", ".\n", "。")]
+    return text[: max(ends) + 1] if max(ends) > 0 else text + " …"

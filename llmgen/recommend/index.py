@@ -1,0 +1,132 @@
+"""CatalogIndex: what is looked up in a catalog again and again, each part made when it is first needed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+
+from llmgen.catalog.core import SPELLING, Catalog
+from llmgen.downloads import cache_dir
+from llmgen.engines import Engine
+from llmgen.grounding import Grounder
+from llmgen.priors import Boosts, Seen, SharedWeights, Where
+from llmgen.recommend.prompting import needs_engine
+from llmgen.trie.core import ItemTrie
+from llmgen.trie.growth import follow, grow
+from llmgen.types import IntArray, Item
+
+SMALL_CATALOG = 5_000  # below, a trie is built in memory faster than it is worth a file
+
+Spell = Callable[[Sequence[str]], list[tuple[int, ...]]]
+
+
+class CatalogIndex:
+    """The trie of a catalog under an engine's tokenizer, its index of titles, its filters and its shared weights.
+
+    Args:
+        catalog: What is indexed.
+        engine: Whose tokens the trie is made of; None where no trie is needed.
+        cache: Folder for the tries of large catalogs; below llmgen's cache by default.
+        seen: The filter of items that were seen; made where it is not given.
+        where: The filter on attributes; made where it is not given.
+        trie: Where it is known already.
+
+    Attributes:
+        seen: As given, or made.
+        where: As given, or made.
+        boosts: Made of `where`.
+    """
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        engine: Engine | None,
+        cache: Path | None = None,
+        *,
+        seen: Seen | None = None,
+        where: Where | None = None,
+        trie: ItemTrie | None = None,
+    ) -> None:
+        self.catalog, self.engine = catalog, engine
+        self.seen = Seen(catalog) if seen is None else seen
+        self.where = Where(catalog) if where is None else where
+        self.boosts = Boosts(self.where)
+        self._cache = cache
+        self._trie = trie
+
+    @property
+    def trie(self) -> ItemTrie:
+        """The catalog's trie under the engine's tokenizer.
+
+        Raises:
+            ConfigError: There is no engine.
+        """
+        if self._trie is None:
+            self._trie = self._built(needs_engine(self.engine, "a trie"))
+        return self._trie
+
+    @property
+    def has_trie(self) -> bool:
+        """Whether the trie is made already."""
+        return self._trie is not None
+
+    @cached_property
+    def grounder(self) -> Grounder:
+        """Finds the items of free text."""
+        return Grounder(self.catalog)
+
+    @cached_property
+    def titles(self) -> Mapping[str, Item]:
+        """Items by their labels and titles; the first one where several are called so, and labels before titles."""
+        found: dict[str, Item] = {}
+        for name, item in chain(
+            zip(self.catalog.labels, self.catalog, strict=True), ((i.title, i) for i in self.catalog)
+        ):
+            found.setdefault(name.strip(), item)
+        return found
+
+    @cached_property
+    def shared(self) -> SharedWeights:
+        """Weights that requests have in common."""
+        return SharedWeights(len(self.catalog))
+
+    def on_catalog(self, catalog: Catalog, before: IntArray) -> CatalogIndex:
+        """The index of a changed catalog; what was made already is changed, and not made anew.
+
+        Args:
+            catalog: The new one.
+            before: See `llmgen.priors.Movable`.
+        """
+        trie = None
+        if self._trie is not None:
+            spell = needs_engine(self.engine, "a trie").spell
+            if catalog.begins_with(self.catalog):
+                new = [catalog.label(item) for item in catalog[len(self.catalog) :]]
+                trie = grow(self._trie, spell(new))
+            else:
+                trie = self._followed(self._trie, catalog, before, spell)
+        seen, where = self.seen.on_catalog(catalog, before), self.where.on_catalog(catalog, before)
+        return CatalogIndex(catalog, self.engine, self._cache, seen=seen, where=where, trie=trie)
+
+    def _built(self, engine: Engine) -> ItemTrie:
+        if len(self.catalog) < SMALL_CATALOG:
+            return ItemTrie.build(engine.spell(self.catalog.labels))
+        key = (engine.tokenizer_digest, self.catalog.digest, f"spelling {SPELLING}")
+        folder = self._cache or cache_dir() / "tries"
+        return ItemTrie.cached(folder, key, lambda: engine.spell(self.catalog.labels))
+
+    def _followed(self, trie: ItemTrie, catalog: Catalog, before: IntArray, spell: Spell) -> ItemTrie | None:
+        """The trie of a catalog that was changed otherwise than by new items at its end; see `follow`."""
+        labels, known = catalog.labels, self.catalog.labels
+        same = before.copy()
+        # only what is no longer the very same item may be written in another way, unless all are
+        alike = (catalog.label_format, catalog.noun) == (self.catalog.label_format, self.catalog.noun)
+        changed = (catalog.unchanged_since(self.catalog, before) < 0) if alike else np.ones(len(before), bool)
+        for place in np.flatnonzero(changed & (before >= 0)).tolist():
+            if labels[place] != known[before[place]]:
+                same[place] = -1
+        return follow(trie, same, lambda items: spell([labels[item] for item in items]))

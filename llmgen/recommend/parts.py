@@ -1,0 +1,119 @@
+"""Parts: what a recommender is made of, and the prompts and weights that every kind of answer starts from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+from llmgen.catalog.core import Catalog
+from llmgen.datasets.splits import History
+from llmgen.engines import Engine, GenerationConfig
+from llmgen.priors import Prior, Product, RatingPrior, multiply
+from llmgen.priors.base import check_priors
+from llmgen.recommend.config import Decoding, RecommenderConfig
+from llmgen.recommend.index import CatalogIndex
+from llmgen.recommend.prompting import Prompt, Prompter, Task, templates_for
+from llmgen.templates.library import PromptLibrary, PromptTemplate
+from llmgen.types import Item, Query
+
+TOKENS_OF_MARKS = 32  # of thoughts: what begins and ends them
+
+
+@dataclass(frozen=True, eq=False)
+class Parts:
+    """What a recommender is made of; `dataclasses.replace` makes one with other parts.
+
+    Attributes:
+        index: Of the catalog.
+        engine: The language model; None leaves all to the priors.
+        config: Every setting that is no object.
+        priors: Factors beside the language model, without those that are always in force.
+        rating_priors: Factors on ratings.
+        prompts: Where templates are looked up.
+        histories: User id -> what the user took, where a log is known.
+
+    Raises:
+        TemplateNotFoundError, TemplateError: A prompt is not there or wrong.
+        ConfigError: Two prompts for one task.
+    """
+
+    index: CatalogIndex
+    engine: Engine | None
+    config: RecommenderConfig
+    priors: tuple[Prior, ...]
+    rating_priors: tuple[RatingPrior, ...]
+    prompts: PromptLibrary
+    histories: Mapping[str, History] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        _ = self.templates  # a prompt that is wrong is told at once
+
+    @property
+    def catalog(self) -> Catalog:
+        """What can be recommended."""
+        return self.index.catalog
+
+    @cached_property
+    def factors(self) -> tuple[Prior, ...]:
+        """All priors: the filters that are always in force, but for those that are given by their names, and ours."""
+        given = {prior.name for prior in self.priors}
+        filters: tuple[Prior, ...] = (self.index.seen, self.index.where)
+        return (*(prior for prior in filters if prior.name not in given), *self.priors)
+
+    @cached_property
+    def templates(self) -> dict[Task, PromptTemplate]:
+        """The prompt template of each task."""
+        return templates_for(self.config.prompts, self.prompts, self.engine)
+
+    @cached_property
+    def prompter(self) -> Prompter:
+        """Makes the prompts."""
+        return Prompter(self.catalog, self.engine, self.config.max_history, self.config.align_prompts)
+
+    @property
+    def asks_model(self) -> bool:
+        """Whether recommending asks the language model."""
+        return self.engine is not None and self.config.lm_weight > 0
+
+    @property
+    def only_writes(self) -> bool:
+        """Whether the model is asked and can only write text, which is looked up in the catalog."""
+        return self.engine is not None and self.asks_model and not self.engine.constrained
+
+    @property
+    def decoding(self) -> Decoding:
+        """How lists are made: at weight 0 nothing is written, and an engine that can only write is asked to write."""
+        if self.config.decoding == "free":
+            return "free" if self.config.lm_weight > 0 else "trie"
+        return "free" if self.only_writes else self.config.decoding
+
+    def multiplied(self, queries: Sequence[Query]) -> Product:
+        """The product of all priors for some queries, and of their own boosts."""
+        factors = self.factors
+        if any(query.boosts for query in queries):
+            check_priors(self.priors, taken=(self.index.boosts.name,))
+            factors = (*factors, self.index.boosts)
+        return multiply(factors, queries, len(self.catalog), self.index.shared)
+
+    def prompt(self, task: Task, query: Query, room: int = 0, **variables: object) -> Prompt:
+        """The prompt of a query; `room` tokens are kept free for the answer, by default those of the longest item."""
+        return self.prompter.prompt(self.templates[task], query, self._room(room), **variables)
+
+    def prompts_of(
+        self, task: Task, queries: Sequence[Query], candidates: Sequence[Sequence[Item]], room: int = 0
+    ) -> list[Prompt]:
+        """The prompts of several queries, each with its own candidates where there are any."""
+        return self.prompter.prompts(self.templates[task], queries, candidates, self._room(room))
+
+    def thought_about(self, engine: Engine, prompts: list[Prompt]) -> list[Prompt]:
+        """The same prompts, where the model may think with its thoughts behind each."""
+        think_tokens = self.config.think_tokens
+        if not think_tokens:
+            return prompts
+        thoughts = engine.think([prompt.messages for prompt in prompts], GenerationConfig(think_tokens=think_tokens))
+        return [replace(prompt, token_ids=ids) for prompt, ids in zip(prompts, thoughts, strict=True)]
+
+    def _room(self, room: int) -> int:
+        thoughts = self.config.think_tokens + TOKENS_OF_MARKS if self.config.think_tokens else 0
+        return (room or self.index.trie.longest) + thoughts

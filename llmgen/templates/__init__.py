@@ -1,0 +1,1 @@
+"""Prompt templates: their files, their tasks, and how they are checked and rendered."""

@@ -1,0 +1,164 @@
+"""A workspace from a folder that `llmgen fit` wrote, or `Recommender.save`: nothing is fitted, and no log is read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from llmgen.catalog.core import Catalog
+from llmgen.datasets import Dataset
+from llmgen.datasets.splits import History
+from llmgen.errors import ConfigError
+from llmgen.priors import Prior, RatingPrior, reweighted
+from llmgen.recommend.recommender import Choice
+from llmgen.recommend.saving import CATALOG, PROMPTS, Loaded, load_parts, read_about, save_parts
+from llmgen.saved_folders import check_folder
+from llmgen.workspace.core import DataSettings, RecommenderSettings, Workspace
+
+NOT_KEPT = ("folder", "priors", "prompt_folder")
+"""Settings that the folder itself stands for."""
+
+
+class FittedWorkspace(Workspace):
+    """The catalog, users and priors of a folder.
+
+    Args:
+        loaded: What was read.
+    """
+
+    def __init__(self, loaded: Loaded) -> None:
+        super().__init__(Dataset.of(loaded.parts.catalog))
+        self.loaded = loaded
+
+    @property
+    def histories(self) -> Mapping[str, History]:
+        """User id -> what the user took, oldest first."""
+        return self.loaded.parts.histories
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The possible ratings."""
+        return self.loaded.about.labels
+
+    def priors(self, settings: RecommenderSettings) -> list[Prior]:
+        """The priors that the settings name, with their weights; by default all as they were saved.
+
+        Raises:
+            ConfigError: One that was not saved, or a setting of its fit.
+        """
+        saved = self.loaded.parts.priors
+        if settings.priors is None:
+            return list(saved)
+        return _chosen({prior.name: prior for prior in saved}, settings.priors, "prior")
+
+    def rating_priors(self, settings: RecommenderSettings, weight: float) -> list[RatingPrior]:
+        """The rating priors that the settings name, with their weights; by default all with one weight.
+
+        Raises:
+            ConfigError: One that was not saved.
+        """
+        saved = {prior.name: prior for prior in self.loaded.parts.rating_priors}
+        wanted = dict.fromkeys(saved, weight) if settings.rating_priors is None else settings.rating_priors
+        return _chosen(saved, wanted, "rating prior")
+
+
+def _chosen(saved: Mapping[str, Any], wanted: Mapping[str, float | Mapping[str, float | str]], what: str) -> list[Any]:
+    found = []
+    for name, given in wanted.items():
+        chosen: Mapping[str, Any] = given if isinstance(given, Mapping) else {"weight": given}
+        if name not in saved:
+            there = ", ".join(saved) or "none"
+            raise ConfigError(f"no {what} {name!r} was saved; there are {there}; fit it with llmgen fit")
+        if other := sorted(set(chosen) - {"weight"}):
+            raise ConfigError(
+                f"the {what} {name!r} is fitted already, so {other[0]!r} cannot be set; give its weight alone, or fit "
+                "it anew with llmgen fit"
+            )
+        found.append(reweighted(saved[name], chosen["weight"]) if chosen else saved[name])
+    return found
+
+
+def fit(data: DataSettings, settings: RecommenderSettings, folder: Path | str) -> Workspace:
+    """Fit the priors of a recommender on a log, and write all of it but the model into a folder.
+
+    Args:
+        data: The catalog and its log.
+        settings: How to recommend.
+        folder: Whole or not there at all afterwards. A recommender that was saved there before is replaced.
+
+    Returns:
+        The data.
+
+    Raises:
+        LLMGenError: Data or settings are wrong, or the folder cannot be written.
+    """
+    workspace = Workspace(settings.written(data).load())
+    choice = Choice(lm_weight=settings.lm_weight)
+    searched = replace(settings, decoding=None) if settings.decoding == "free" else settings  # that needs an engine
+    priors = workspace.priors(settings)
+    made = workspace.build(searched, priors, None, choice, with_model=settings.engine != "none")
+    parts = made.with_histories(workspace.histories).parts
+    if settings.decoding is not None:
+        parts = replace(parts, config=parts.config.replace(decoding=settings.decoding))
+    given = {name: value for name, value in asdict(settings).items() if name not in NOT_KEPT and value is not None}
+    if settings.adapter is not None and Path(settings.adapter).is_dir():
+        given["adapter"] = str(Path(settings.adapter).absolute())
+    save_parts(parts, folder, labels=workspace.labels, settings=given)
+    return workspace
+
+
+def settings_of(folder: Path, given: Mapping[str, object]) -> RecommenderSettings:
+    """How a folder's recommender was told to recommend, with other settings where they are given.
+
+    Args:
+        folder: Of `fit`, or of `Recommender.save`.
+        given: Fields of `RecommenderSettings`.
+
+    Raises:
+        DataError: There is no such folder, or it holds something else or is damaged.
+        ConfigError: It does not say which engine it had, and none is given.
+    """
+    about = read_about(check_folder(folder, "recommender"))
+    if about.settings is not None:
+        saved = {**about.settings, "prompts": tuple(about.settings.get("prompts", ()))}
+    else:
+        if about.engine and "engine" not in given:
+            raise ConfigError(f"{folder} was saved beside the engine {about.engine}; name one with --engine, or none")
+        config = about.config
+        saved = {**asdict(config), "engine": "none"}
+    own = folder / PROMPTS
+    if own.is_dir():
+        saved["prompt_folder"] = own
+    return RecommenderSettings(**{**saved, **given, "folder": folder})
+
+
+def open_workspace(data: DataSettings, settings: RecommenderSettings) -> Workspace:
+    """The data, or the folder that the settings name in its place.
+
+    Raises:
+        ConfigError: Both.
+        LLMGenError: See `DataSettings.load` and `load_parts`.
+    """
+    if settings.folder is None:
+        return Workspace(settings.written(data).load())
+    if data != DataSettings():
+        raise ConfigError("--load stands for the data; leave out --dataset, --items, --store and what belongs to them")
+    return FittedWorkspace(load_parts(settings.folder, None))
+
+
+def read_again(folder: Path) -> Callable[[], Catalog]:
+    """Reads the catalog of a folder."""
+    return lambda: Catalog.from_jsonl(check_folder(folder, "recommender") / CATALOG)
+
+
+def main_fit(data: DataSettings, settings: RecommenderSettings, out: Path) -> Sequence[str]:
+    """What `llmgen fit` does; what it says, line by line."""
+    workspace = fit(data, settings, out)
+    loaded = load_parts(out, None)
+    names = ", ".join(f"{prior.name}={prior.weight:g}" for prior in loaded.parts.priors) or "none"
+    return (
+        f"{len(workspace.catalog)} items, {len(loaded.parts.histories)} users, priors: {names}",
+        f"written to {out}; serve it with: llmgen serve --load {out}",
+    )

@@ -1,0 +1,158 @@
+"""Options that several commands share: functions whose parameters are the options, and how a command is given them."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Collection, Sequence
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from llmgen.errors import ConfigError
+
+if TYPE_CHECKING:
+    from llmgen.workspace.core import DataSettings
+
+
+def with_options(**groups: Callable[..., object]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command the options of some functions; it gets what each returns as the argument of the group's name."""
+
+    def give(command: Callable[..., None]) -> Callable[..., None]:
+        options = {name: _options(group) for name, group in groups.items()}
+        own = list(_options(command, without=groups).values())
+
+        def run(**given: Any) -> None:
+            made = {name: group(**{o: given.pop(o) for o in options[name]}) for name, group in groups.items()}
+            command(**made, **given)
+
+        run.__name__, run.__doc__ = command.__name__, command.__doc__
+        shown = [*own, *(parameter for group in options.values() for parameter in group.values())]
+        run.__annotations__ = {parameter.name: parameter.annotation for parameter in shown}
+        vars(run)["__signature__"] = inspect.Signature(shown)
+        return run
+
+    return give
+
+
+def _options(function: Callable[..., object], without: Collection[str] = ()) -> dict[str, inspect.Parameter]:
+    """The parameters, with the types that their annotations are the names of in the function's own module."""
+    names = inspect.unwrap(function).__globals__
+    return {
+        name: one.replace(annotation=eval(one.annotation, names)) if isinstance(one.annotation, str) else one
+        for name, one in inspect.signature(function).parameters.items()
+        if name not in without
+    }
+
+
+def tables_given(
+    dataset: Annotated[
+        str | None, typer.Option(help="movielens-100k, the default, or a folder or zip of MovieLens files.")
+    ] = None,
+    items: Annotated[Path | None, typer.Option(help="Your table of items: CSV, TSV, JSON or Parquet.")] = None,
+    interactions: Annotated[Path | None, typer.Option(help="Your table of who took what when.")] = None,
+    column: Annotated[
+        list[str] | None,
+        typer.Option(help="ours=yours for item_id, title, user_id, timestamp (none: no times), rating. Repeatable."),
+    ] = None,
+    items_column: Annotated[
+        list[str] | None, typer.Option(help="The same for --items alone: item_id, title. Repeatable.")
+    ] = None,
+    interactions_column: Annotated[
+        list[str] | None, typer.Option(help="The same for --interactions alone. Repeatable.")
+    ] = None,
+    attribute: Annotated[
+        list[str] | None, typer.Option(help="Column of your items to keep and show. Repeatable.")
+    ] = None,
+    noun: Annotated[str | None, typer.Option(help="What one of your items is called in prompts; item.")] = None,
+    label: Annotated[str | None, typer.Option(help="How prompts write one, e.g. '{title} ({year})'.")] = None,
+    drop_bad: Annotated[
+        bool, typer.Option("--drop-bad", help="Leave bad rows out, instead of stopping at the first.")
+    ] = False,
+    separator: Annotated[
+        str | None, typer.Option(help="What stands between the cells of your tables, or tab; else their headers tell.")
+    ] = None,
+    encoding: Annotated[
+        str | None, typer.Option(help="Of your tables, such as cp1252; UTF-8 where it is not given.")
+    ] = None,
+    time_unit: Annotated[
+        str | None, typer.Option(help="Of numbers that are times: s, ms, us or ns; else their size tells.")
+    ] = None,
+) -> dict[str, object]:
+    """Which tables or named data set: fields of `llmgen.workspace.core.DataSettings`, those that were given."""
+    given: dict[str, object] = {
+        "dataset": dataset,
+        "items": items,
+        "interactions": interactions,
+        "columns": _pairs(column, "--column"),
+        "attributes": tuple(attribute or ()),
+        "noun": noun,
+        "label": label,
+        "drop_bad": drop_bad,
+        "items_columns": _pairs(items_column, "--items-column"),
+        "interactions_columns": _pairs(interactions_column, "--interactions-column"),
+        "separator": separator,
+        "encoding": encoding,
+        "time_unit": time_unit,
+    }
+    return {name: value for name, value in given.items() if value or value == ""}
+
+
+def store_given(
+    store: Annotated[
+        str | None, typer.Option(help="Your store, instead of tables: sqlite:///shop.db or postgresql://...")
+    ] = None,
+    kind: Annotated[
+        list[str] | None, typer.Option(help="Kind of the store's events that count, such as buy; all. Repeatable.")
+    ] = None,
+    pseudonyms: Annotated[
+        Path | None, typer.Option(help="File of the key by which the store hides its users' ids.")
+    ] = None,
+) -> dict[str, object]:
+    """Which store: fields of `llmgen.workspace.core.DataSettings`, those that were given."""
+    given = {"store": store, "kinds": tuple(kind or ()), "pseudonyms": pseudonyms}
+    return {name: value for name, value in given.items() if value}
+
+
+def data_given(**given: Any) -> dict[str, object]:
+    """Which data: all options of `tables_given` and `store_given`."""
+    of_store = {name: given.pop(name) for name in inspect.signature(store_given).parameters if name in given}
+    return {**tables_given(**given), **store_given(**of_store)}
+
+
+vars(data_given)["__signature__"] = inspect.Signature(
+    [one for group in (tables_given, store_given) for one in inspect.signature(group).parameters.values()]
+)
+
+
+@wraps(tables_given)
+def table_settings(**given: Any) -> DataSettings:
+    """Tables or a named data set as settings, with the defaults for what was not given."""
+    from llmgen.workspace.core import DataSettings
+
+    return DataSettings(**tables_given(**given))  # type: ignore[arg-type]
+
+
+@wraps(data_given)
+def data_settings(**given: Any) -> DataSettings:
+    """Any data as settings, with the defaults for what was not given."""
+    from llmgen.workspace.core import DataSettings
+
+    return DataSettings(**data_given(**given))  # type: ignore[arg-type]
+
+
+def pair(text: str, option: str, form: str) -> tuple[str, str]:
+    """The two sides of an option's value.
+
+    Raises:
+        ConfigError: It is of another form.
+    """
+    name, equals, value = text.partition("=")
+    if not equals or not name or not value:
+        raise ConfigError(f"{option} wants {form}, not {text!r}")
+    return name, value
+
+
+def _pairs(texts: Sequence[str] | None, option: str) -> dict[str, str]:
+    return dict(pair(text, option, "ours=yours") for text in texts or ())
