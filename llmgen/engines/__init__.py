@@ -154,8 +154,37 @@ class Checkable(Protocol):
         """
 
 
+@runtime_checkable
+class Joining(Protocol):
+    """An engine whose tokenizer may write the last sign of a line and its line break as one token.
+
+    Where it does, the lines of a list have other tokens than the same texts as answers of their own. An engine without
+    these two is taken for one that does not: its lines are what `spell` gives, with the line break for the end token.
+    """
+
+    @property
+    def joins(self) -> bool:
+        """Whether it does."""
+
+    def spell_lines(self, texts: Sequence[str]) -> list[tuple[int, ...]]:
+        """Token ids of each text as a line of an answer, with its line break; one after the other those of a list."""
+
+
+def joins(engine: Engine) -> bool:
+    """Whether lines of a list must be spelled with their line breaks; see `Joining`."""
+    return isinstance(engine, Joining) and engine.joins
+
+
+def spell_lines(engine: Engine, texts: Sequence[str]) -> list[tuple[int, ...]]:
+    """Token ids of each text as a line of an answer that a prompt begins, with its line break; see `Joining`."""
+    if isinstance(engine, Joining):
+        return engine.spell_lines(texts)
+    end = line_break(engine)
+    return [(*path[:-1], *end) for path in engine.spell(texts)]
+
+
 def line_break(engine: Engine) -> tuple[int, ...]:
-    """The tokens between two lines of an answer that a prompt begins, see `Engine.tokenize`."""
+    """The tokens between two lines of an answer that a prompt begins, the first of which ends in a letter."""
     asked = (Message("user", "x"),)
     begun = engine.tokenize((*asked, Message("assistant", "x")))
     return begun[len(engine.tokenize(asked)) + len(engine.spell(["x"])[0]) - 1 :]

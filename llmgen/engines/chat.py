@@ -8,6 +8,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from datetime import datetime
+from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from llmgen.engines import GenerationConfig
@@ -99,7 +100,7 @@ NO_LINES = (
 LINES = (("A", "5"), ("film", "Be"), ("9", "a"))
 """Lines whose tokens in a text tell which ones a line break has."""
 SIGNS = ")]!?.…\"'»"
-"""Ends of titles that some tokenizers (as that of Llama 3) write together with a line break as one token."""
+"""Ends of titles that many tokenizers (those of Llama 3 and Qwen) write together with a line break as one token."""
 
 PROBE = (
     "Alien³ (1979)\n\n  l'été, straße, ﬁne NAÏVE ½ 12345.67%\t'don't' <b>—…</b> [x_y]/z@q.com #1!?\r\n"
@@ -146,8 +147,9 @@ class ChatTokenizer:
         thought_ends: The token with which it ends them, where that is one token.
         control_tokens: Strings that the tokenizer reads as control tokens: special tokens, and added ones that the
             chat template writes. Other added tokens, such as item tokens that a model was tuned on, are ordinary text.
-        digest: SHA-256 of vocabulary, end token and the tokens of a probe, 16 hex digits. Not of the tokenizer's file,
-            which versions of transformers write in different ways for the same tokens.
+        joins: See `llmgen.engines.Joining`.
+        digest: SHA-256 of vocabulary, end token, the tokens of a probe, and whether the tokenizer joins, 16 hex digits.
+            Not of the tokenizer's file, which versions of transformers write in different ways for the same tokens.
 
     Raises:
         ConfigError: The tokenizer has no end token, or tokens that the embedding has no rows for, or its chat template
@@ -165,15 +167,16 @@ class ChatTokenizer:
         self.thoughts = _thoughts(template)
         marked = () if self.thoughts is None else self._ids(self.thoughts.mark)
         self.thought_ends = frozenset(marked if len(marked) == 1 else ())
-        probe = tokenizer(PROBE, add_special_tokens=False)["input_ids"]
-        ordinary = sorted(added.keys() - self.control_tokens)
-        known = repr((sorted(tokenizer.get_vocab().items()), probe, self.end, *ordinary))
-        self.digest = hashlib.sha256(known.encode()).hexdigest()[:16]
         self._beginning = self._begins_with()
-        self._line_break = self._between_lines()
+        self.joins, self._line_break = False, self._between_lines()
         if self._line_break is None:
             logger.warning("%s", NO_LINES)
-        self._joined = "".join(sign for sign in SIGNS if self._joins(sign))
+        else:
+            self.joins = not all(map(self._are_of_a_text, SIGNS))
+        probe = tokenizer(PROBE, add_special_tokens=False)["input_ids"]
+        more = (*sorted(added.keys() - self.control_tokens), *(("lines",) if self.joins else ()))
+        known = repr((sorted(tokenizer.get_vocab().items()), probe, self.end, *more))
+        self.digest = hashlib.sha256(known.encode()).hexdigest()[:16]
         if rows is not None:
             self._check_rows(rows)
 
@@ -211,9 +214,7 @@ class ChatTokenizer:
         answer would be and followed by a line break, so that it does not matter how the lines came to stand there.
         """
         if messages[-1].role == "assistant":
-            lines = messages[-1].content.split("\n")
-            self._tell_of_joined(lines)
-            return (*self.tokenize(messages[:-1]), *self.lines(lines))
+            return (*self.tokenize(messages[:-1]), *self.lines(messages[-1].content.split("\n")))
         chat = self._turns(messages)
         if self.tokenizer.chat_template is None:
             text = "".join(f"{turn['role'].capitalize()}: {turn['content']}\n\n" for turn in chat) + "Assistant:"
@@ -253,19 +254,27 @@ class ChatTokenizer:
         encoded = self.tokenizer(safe, add_special_tokens=False)["input_ids"] if safe else []
         return [(*ids, self.end) for ids in encoded]
 
-    def lines(self, texts: Sequence[str]) -> tuple[int, ...]:
-        """Token ids of some lines of an answer, one after the other, each with its line break.
+    def spell_lines(self, texts: Sequence[str]) -> list[tuple[int, ...]]:
+        """Token ids of each text as a line of an answer, with its line break.
 
-        They are the tokens of a text: of the lines as they are, or, where the tokenizer puts a space before every text
-        (SentencePiece: Llama 2, Mistral, Phi-3), of lines with a space before all but the first. So a line is spelled
-        as `spell` does it wherever it stands.
+        One after the other they are the tokens of a text: of the lines as they are, or, where the tokenizer puts a
+        space before every text (SentencePiece: Llama 2, Mistral, Phi-3), of lines with a space before all but the
+        first. So a line is spelled alike wherever it stands, and as `spell` does it, but for a last sign that the
+        tokenizer writes as one token with the line break.
 
         Raises:
             ConfigError: This tokenizer cannot do so.
         """
         if self._line_break is None:
             raise ConfigError(NO_LINES)
-        return tuple(token for path in self.spell(texts) for token in (*path[:-1], *self._line_break))
+        if not self.joins:
+            return [(*path[:-1], *self._line_break) for path in self.spell(texts)]
+        safe = [f"{defuse(' '.join(text.splitlines()), self.control_tokens)}\n" for text in texts]
+        return [tuple(ids) for ids in self.tokenizer(safe, add_special_tokens=False)["input_ids"]] if safe else []
+
+    def lines(self, texts: Sequence[str]) -> tuple[int, ...]:
+        """Token ids of some lines of an answer, one after the other; see `spell_lines`."""
+        return tuple(chain.from_iterable(self.spell_lines(texts)))
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of what a model wrote, without control tokens and thoughts."""
@@ -331,25 +340,10 @@ class ChatTokenizer:
                 return between
         return None
 
-    def _joins(self, sign: str) -> bool:
-        """Whether a line break behind a sign makes one token with it."""
-        if self._line_break is None:
-            return False
+    def _are_of_a_text(self, sign: str) -> bool:
+        """Whether lines of which one ends with a sign have the tokens of a text."""
         first, second = f"x{sign}", "x"
-        text = self._ids(f"{first}\n{second}\n")
-        spaced = self._ids(f"{first}\n {second}\n")
-        return self.lines([first, second]) not in (text, spaced)
-
-    def _tell_of_joined(self, lines: Sequence[str]) -> None:
-        """Say once that a prompt has lines which a text would have in other tokens."""
-        if self._joined and any(line.endswith(tuple(self._joined)) for line in lines):
-            logger.warning(
-                "the model's tokenizer writes a line break together with a sign before it (%s) as one token; lists "
-                "that a prompt begins have two there, as `llmgen train` teaches it. A model that was tuned elsewhere, "
-                "or not at all, may do better with a prompt that begins no list, such as next_item",
-                " ".join(self._joined),
-            )
-            self._joined = ""
+        return self.lines([first, second]) in (self._ids(f"{first}\n{space}{second}\n") for space in ("", " "))
 
     def _end_of_turn(self) -> int:
         """The token with which an answer ends: the control token that the chat template puts behind it, else eos."""
@@ -418,6 +412,15 @@ class Writer(ABC):
 
     _chat: ChatTokenizer
     _ends: frozenset[int]
+
+    @property
+    def joins(self) -> bool:
+        """See `Joining`."""
+        return self._chat.joins
+
+    def spell_lines(self, texts: Sequence[str]) -> list[tuple[int, ...]]:
+        """See `Joining`."""
+        return self._chat.spell_lines(texts)
 
     @abstractmethod
     def _write(

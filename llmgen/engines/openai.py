@@ -173,6 +173,15 @@ class OpenAIEngine:
             return self._chat.spell(texts)
         return [(*text.encode(), END) for text in texts]
 
+    @property
+    def joins(self) -> bool:
+        """See `Joining`."""
+        return self._chat is not None and self._chat.joins
+
+    def spell_lines(self, texts: Sequence[str]) -> list[tuple[int, ...]]:
+        """See `Joining`; without a tokenizer the bytes of each line."""
+        return [(*f"{text}\n".encode(),) for text in texts] if self._chat is None else self._chat.spell_lines(texts)
+
     def next_logprobs(self, steps: Sequence[Step]) -> list[FloatArray]:
         """See `Engine`; always normalised over the whole vocabulary. A token that cannot come has -9999.
 

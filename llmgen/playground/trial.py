@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, Protocol, TypeVar, cast
 
-from llmgen.engines import Engine, GenerationConfig, Step
+from llmgen.engines import Engine, GenerationConfig, Step, joins, spell_lines
 from llmgen.errors import ConfigError, LLMGenError
 from llmgen.evaluation.arms import Engines
 from llmgen.evaluation.report import PAGE
@@ -50,6 +50,15 @@ class BetweenRequests:
     def spell(self, texts: Sequence[str]) -> list[tuple[int, ...]]:
         """See `Engine`."""
         return self._submit(lambda: self._engine.spell(texts))
+
+    @property
+    def joins(self) -> bool:
+        """See `Joining`."""
+        return joins(self._engine)
+
+    def spell_lines(self, texts: Sequence[str]) -> list[tuple[int, ...]]:
+        """See `Joining`."""
+        return self._submit(lambda: spell_lines(self._engine, texts))
 
     def next_logprobs(self, steps: Sequence[Step]) -> list[FloatArray]:
         """See `Engine`."""

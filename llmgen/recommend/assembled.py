@@ -183,17 +183,19 @@ class Assembled:
         index = self.parts.index
         if self.decoding == "free":
             _ = index.grounder
-        elif self.engine is not None:
-            _ = index.trie
+        continues = self.template().continues
+        if self.decoding != "free" and self.engine is not None:
+            _ = index.trie_of(continues=continues)
         for factor in self.parts.factors:
             if isinstance(factor, Where):
                 factor.prepare()
-        if len(self.catalog) > LARGE_CATALOG and index.has_trie:
+        if len(self.catalog) > LARGE_CATALOG and index.has_trie(continues=continues):
             some = Query(self.catalog[:32])  # priors say something of most who ask, and share that among all of them
             weights = self.parts.multiplied([some]).row(0)
             if not weights.alone:
-                first = np.arange(index.trie.first[1])  # the root, and what every search opens
-                weights.shared.below(index.trie).at(first)
+                trie = index.trie_of(continues=continues)
+                first = np.arange(trie.first[1])  # the root, and what every search opens
+                weights.shared.below(trie).at(first)
 
     def save(self, folder: Path | str) -> None:
         """Write everything but the engine into a folder, which `load` reads: settings, catalog, priors and histories.
@@ -263,4 +265,5 @@ class Assembled:
         """
         template = self.template() if prompt is None else self.prompts[prompt]
         asked = self.catalog.resolved(query)
-        return self.parts.prompter.render(template, asked, variables, self.trie.longest, target)
+        room = self.parts.index.trie_of(continues=template.continues).longest
+        return self.parts.prompter.render(template, asked, variables, room, target)

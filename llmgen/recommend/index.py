@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import chain
 from pathlib import Path
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from llmgen.catalog.core import SPELLING, Catalog
 from llmgen.downloads import cache_dir
-from llmgen.engines import Engine
+from llmgen.engines import Engine, joins, spell_lines
 from llmgen.grounding import Grounder
 from llmgen.priors import Boosts, Seen, SharedWeights, Where
 from llmgen.recommend.prompting import needs_engine
@@ -33,7 +33,7 @@ class CatalogIndex:
         cache: Folder for the tries of large catalogs; below llmgen's cache by default.
         seen: The filter of items that were seen; made where it is not given.
         where: The filter on attributes; made where it is not given.
-        trie: Where it is known already.
+        tries: Those that are known already, see `trie_of`.
 
     Attributes:
         seen: As given, or made.
@@ -49,30 +49,44 @@ class CatalogIndex:
         *,
         seen: Seen | None = None,
         where: Where | None = None,
-        trie: ItemTrie | None = None,
+        tries: Mapping[bool, ItemTrie] | None = None,
     ) -> None:
         self.catalog, self.engine = catalog, engine
         self.seen = Seen(catalog) if seen is None else seen
         self.where = Where(catalog) if where is None else where
         self.boosts = Boosts(self.where)
         self._cache = cache
-        self._trie = trie
+        self._tries = dict(tries or {})
 
     @property
     def trie(self) -> ItemTrie:
-        """The catalog's trie under the engine's tokenizer.
+        """The catalog's trie under the engine's tokenizer, of items that are answers of their own.
 
         Raises:
             ConfigError: There is no engine.
         """
-        if self._trie is None:
-            self._trie = self._built(needs_engine(self.engine, "a trie"))
-        return self._trie
+        return self.trie_of(continues=False)
 
-    @property
-    def has_trie(self) -> bool:
-        """Whether the trie is made already."""
-        return self._trie is not None
+    def trie_of(self, *, continues: bool) -> ItemTrie:
+        """The catalog's trie behind a prompt.
+
+        Args:
+            continues: Whether the prompt begins a list, of which items are lines. Where the engine's tokenizer joins
+                ends of lines and line breaks (see `llmgen.engines.Joining`), that is a trie of its own, whose paths
+                end in line breaks; else it is `trie`.
+
+        Raises:
+            ConfigError: There is no engine.
+        """
+        engine = needs_engine(self.engine, "a trie")
+        lines = continues and joins(engine)
+        if lines not in self._tries:
+            self._tries[lines] = self._built(engine, lines)
+        return self._tries[lines]
+
+    def has_trie(self, *, continues: bool = False) -> bool:
+        """Whether the trie behind a prompt is made already; see `trie_of`."""
+        return self.engine is not None and (continues and joins(self.engine)) in self._tries
 
     @cached_property
     def grounder(self) -> Grounder:
@@ -101,23 +115,26 @@ class CatalogIndex:
             catalog: The new one.
             before: See `llmgen.priors.Movable`.
         """
-        trie = None
-        if self._trie is not None:
-            spell = needs_engine(self.engine, "a trie").spell
+        tries = {}
+        for lines, trie in self._tries.items():
+            spell = _spelling(needs_engine(self.engine, "a trie"), lines)
             if catalog.begins_with(self.catalog):
                 new = [catalog.label(item) for item in catalog[len(self.catalog) :]]
-                trie = grow(self._trie, spell(new))
+                made: ItemTrie | None = grow(trie, spell(new))
             else:
-                trie = self._followed(self._trie, catalog, before, spell)
+                made = self._followed(trie, catalog, before, spell)
+            if made is not None:
+                tries[lines] = made
         seen, where = self.seen.on_catalog(catalog, before), self.where.on_catalog(catalog, before)
-        return CatalogIndex(catalog, self.engine, self._cache, seen=seen, where=where, trie=trie)
+        return CatalogIndex(catalog, self.engine, self._cache, seen=seen, where=where, tries=tries)
 
-    def _built(self, engine: Engine) -> ItemTrie:
+    def _built(self, engine: Engine, lines: bool) -> ItemTrie:
+        spell = _spelling(engine, lines)
         if len(self.catalog) < SMALL_CATALOG:
-            return ItemTrie.build(engine.spell(self.catalog.labels))
-        key = (engine.tokenizer_digest, self.catalog.digest, f"spelling {SPELLING}")
+            return ItemTrie.build(spell(self.catalog.labels))
+        key = (engine.tokenizer_digest, self.catalog.digest, f"spelling {SPELLING}", *(("lines",) if lines else ()))
         folder = self._cache or cache_dir() / "tries"
-        return ItemTrie.cached(folder, key, lambda: engine.spell(self.catalog.labels))
+        return ItemTrie.cached(folder, key, lambda: spell(self.catalog.labels))
 
     def _followed(self, trie: ItemTrie, catalog: Catalog, before: IntArray, spell: Spell) -> ItemTrie | None:
         """The trie of a catalog that was changed otherwise than by new items at its end; see `follow`."""
@@ -130,3 +147,8 @@ class CatalogIndex:
             if labels[place] != known[before[place]]:
                 same[place] = -1
         return follow(trie, same, lambda items: spell([labels[item] for item in items]))
+
+
+def _spelling(engine: Engine, lines: bool) -> Spell:
+    """What gives the paths of a trie: of lines, or of answers."""
+    return partial(spell_lines, engine) if lines else engine.spell

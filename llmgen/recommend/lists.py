@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from llmgen.engines import GenerationConfig, line_break
+from llmgen.engines import GenerationConfig, joins, line_break
 from llmgen.priors import Product
 from llmgen.recommend.parts import Parts
 from llmgen.recommend.prompting import Prompt, Task, needs_engine
@@ -52,8 +52,10 @@ def searched(
             Request(prompt.token_ids, factors.row(number), size)
             for number, (prompt, size) in enumerate(zip(prompts, sizes, strict=True))
         ]
-        end = line_break(parts.engine)[0] if template.continues else None  # behind an item in a list that goes on
-        results = search(parts.index.trie, parts.engine, requests, parts.config.search, end=end)
+        trie, end = parts.index.trie_of(continues=template.continues), None
+        if template.continues and not joins(parts.engine):  # else the paths themselves end as in a list that goes on
+            end = line_break(parts.engine)[0]
+        results = search(trie, parts.engine, requests, parts.config.search, end=end)
     return [
         _answer(parts, number, query, result, prompt, factors)
         for number, (query, result, prompt) in enumerate(zip(queries, results, prompts, strict=True))

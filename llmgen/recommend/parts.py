@@ -98,13 +98,15 @@ class Parts:
 
     def prompt(self, task: Task, query: Query, room: int = 0, **variables: object) -> Prompt:
         """The prompt of a query; `room` tokens are kept free for the answer, by default those of the longest item."""
-        return self.prompter.prompt(self.templates[task], query, self._room(room), **variables)
+        template = self.templates[task]
+        return self.prompter.prompt(template, query, self._room(template, room), **variables)
 
     def prompts_of(
         self, task: Task, queries: Sequence[Query], candidates: Sequence[Sequence[Item]], room: int = 0
     ) -> list[Prompt]:
         """The prompts of several queries, each with its own candidates where there are any."""
-        return self.prompter.prompts(self.templates[task], queries, candidates, self._room(room))
+        template = self.templates[task]
+        return self.prompter.prompts(template, queries, candidates, self._room(template, room))
 
     def thought_about(self, engine: Engine, prompts: list[Prompt]) -> list[Prompt]:
         """The same prompts, where the model may think with its thoughts behind each."""
@@ -114,6 +116,6 @@ class Parts:
         thoughts = engine.think([prompt.messages for prompt in prompts], GenerationConfig(think_tokens=think_tokens))
         return [replace(prompt, token_ids=ids) for prompt, ids in zip(prompts, thoughts, strict=True)]
 
-    def _room(self, room: int) -> int:
+    def _room(self, template: PromptTemplate, room: int) -> int:
         thoughts = self.config.think_tokens + TOKENS_OF_MARKS if self.config.think_tokens else 0
-        return (room or self.index.trie.longest) + thoughts
+        return (room or self.index.trie_of(continues=template.continues).longest) + thoughts

@@ -13,7 +13,7 @@ from typing import NamedTuple, cast
 
 import numpy as np
 
-from llmgen.engines import Engine, GenerationConfig, line_break
+from llmgen.engines import Engine, GenerationConfig, spell_lines
 from llmgen.errors import ArgumentError, ConfigError, GenerationError
 from llmgen.priors import rating_terms
 from llmgen.recommend.parts import Parts
@@ -129,7 +129,7 @@ def ask_labels(
     paths = engine.spell(labels)
     bare = [path[:-1] for path in paths]
     if continues:
-        paths = [(*path, *line_break(engine)) for path in bare]
+        paths = spell_lines(engine, labels)
     trie = ItemTrie.build(paths)
     whole = trie if _overlap(bare) else ItemTrie.build(bare)  # the end is no part of a rating where it can go
     requests = [Request(prompt, np.zeros(len(labels)), len(labels)) for prompt in prompts]

@@ -12,7 +12,7 @@ from torch import Tensor
 from llmgen.adapters import Loss
 from llmgen.priors import Prior, combine
 from llmgen.training.data import Example, Mixture, Target
-from llmgen.training.loss import Choices, ItemPaths
+from llmgen.training.loss import Choices, ItemPaths, together
 from llmgen.types import FloatArray, IntArray
 
 
@@ -49,14 +49,21 @@ class Planner:
     Args:
         paths: Of the catalog's trie.
         loss: See `AdapterRecord`.
+        lines: Of the trie of items that are lines of a list, where that is another one, see `CatalogIndex.trie_of`.
         priors: Fold -> priors that do not know its users' sequences; -1 are those for an example without a user.
         pad: Token that fills up a row; nothing is asked behind a row's end, so it does not matter which.
     """
 
     def __init__(
-        self, paths: ItemPaths, loss: Loss, *, priors: Mapping[int, Sequence[Prior]] | None = None, pad: int = 0
+        self,
+        paths: ItemPaths,
+        loss: Loss,
+        *,
+        lines: ItemPaths | None = None,
+        priors: Mapping[int, Sequence[Prior]] | None = None,
+        pad: int = 0,
     ) -> None:
-        self.paths, self.loss, self.priors, self.pad = paths, loss, priors or {}, pad
+        self.paths, self.lines, self.loss, self.priors, self.pad = paths, lines or paths, loss, priors or {}, pad
 
     def batch(self, examples: Sequence[Example], informed: Sequence[bool]) -> dict[str, object]:
         """The batch of some examples: `input_ids`, int64 [batch, length], and `plan`.
@@ -103,8 +110,8 @@ class Planner:
                 spoken = np.array(rows) >= 0
                 wanted = np.array([target.item for _, target in items])[spoken]
                 prior_nats[spoken] = np.logaddexp.reduce(weights, axis=1) - weights[np.arange(len(wanted)), wanted]
-            choices = self.paths.choices(
-                np.array([target.item for _, target in items]),
+            choices = self._choices(
+                [target for _, target in items],
                 np.array(ends),
                 np.concatenate(log_priors) if log_priors else None,
                 np.array(rows),
@@ -125,6 +132,18 @@ class Planner:
             sum(len(example.input_ids) for example in examples),
         )
 
+    def _choices(
+        self, targets: Sequence[Target], ends: IntArray, log_priors: FloatArray | None, rows: IntArray
+    ) -> Choices:
+        """The choices on the way to the items of some targets; see `ItemPaths.choices`."""
+        items = np.array([target.item for target in targets])
+        lines = np.array([target.in_list and self.lines is not self.paths for target in targets])
+        parts = []
+        for paths, some in ((self.paths, np.flatnonzero(~lines)), (self.lines, np.flatnonzero(lines))):
+            if len(some):
+                parts.append((some, paths.choices(items[some], ends[some], log_priors, rows[some])))
+        return parts[0][1] if len(parts) == 1 else together(parts)
+
 
 class Batches(Planner):
     """Makes batches of example numbers; a collator.
@@ -133,6 +152,7 @@ class Batches(Planner):
         mixture: The examples.
         paths: See `Planner`.
         loss: See `Planner`.
+        lines: See `Planner`.
         priors: See `Planner`.
         prior_dropout: Share of examples without a prior.
         pad: See `Planner`.
@@ -144,11 +164,12 @@ class Batches(Planner):
         paths: ItemPaths,
         loss: Loss,
         *,
+        lines: ItemPaths | None = None,
         priors: Mapping[int, Sequence[Prior]] | None = None,
         prior_dropout: float = 0.0,
         pad: int = 0,
     ) -> None:
-        super().__init__(paths, loss, priors=priors, pad=pad)
+        super().__init__(paths, loss, lines=lines, priors=priors, pad=pad)
         self.mixture, self.prior_dropout = mixture, prior_dropout
 
     def __call__(self, features: Sequence[Mapping[str, int]]) -> dict[str, object]:

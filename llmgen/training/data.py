@@ -25,7 +25,7 @@ from typing import NamedTuple
 import numpy as np
 
 from llmgen.datasets.splits import History
-from llmgen.engines import line_break
+from llmgen.engines import Engine, joins, line_break, spell_lines
 from llmgen.errors import ConfigError
 from llmgen.priors import Prior, combine
 from llmgen.recommend.config import MAX_HISTORY
@@ -55,12 +55,14 @@ class Target(NamedTuple):
         end: One past the place of its last token, which says that it ends here.
         item: Catalog index; -1 where the answer is no item but text.
         query: What was known before it.
+        in_list: Whether it is a line of a list that goes on, and not an answer of its own.
     """
 
     start: int
     end: int
     item: int
     query: Query
+    in_list: bool = False
 
 
 @dataclass(frozen=True)
@@ -197,8 +199,8 @@ class Mixture:
         self.labels = tuple(f"{value:g}" for value in sorted(values))
 
     @cached_property
-    def _line_break(self) -> tuple[int, ...]:
-        return line_break(self.engine)
+    def _rest_of_break(self) -> int:
+        return _rest_of_break(self.engine)
 
     def __getitem__(self, number: int) -> Example:
         """The example with a number, 0 or more; the same one always."""
@@ -224,15 +226,16 @@ class Mixture:
         query = Query(tuple(history.items[place] for place in places[end - length : end]), user_id=user)
         made = self.recommender.messages(query, prompt=prompt)
         shown = places[end - made.num_items : end].tolist()
-        paths = self._paths(prompt, _answer(made.messages), [history.items[place] for place in shown])
+        answer = _answer(made.messages)
+        self._check_answer(prompt, answer, [history.items[place] for place in shown])
         ids = list(self.engine.tokenize(made.messages[:-1]))
         targets = []
-        for number, (place, path) in enumerate(zip(shown, paths, strict=True)):
+        for number, (place, line) in enumerate(zip(shown, spell_lines(self.engine, answer), strict=True)):
             if number:
                 known = Query(history.items[:place], user_id=user)
-                item = self.catalog.index(history.items[place])
-                targets.append(Target(len(ids), len(ids) + len(path), item, known))
-            ids += [*path[:-1], *self._line_break]
+                item, end = self.catalog.index(history.items[place]), len(ids) + len(line) - self._rest_of_break
+                targets.append(Target(len(ids), end, item, known, in_list=True))
+            ids += line
         if not targets:  # no room for two
             raise _AgainError
         return Example("list", tuple(ids), tuple(targets), self.fold_of[user])
@@ -307,8 +310,7 @@ class Mixture:
             )
         ids = list(self.engine.tokenize(made.messages[:-1]))
         targets = []
-        for number, path in enumerate(self.engine.spell(lines)):
-            line = (*path[:-1], *self._line_break)
+        for number, line in enumerate(spell_lines(self.engine, lines)):
             place, other = divmod(number + 1, each)
             if not other:
                 known = Query(items[: first + place - 1], user_id=user, ratings=given[: first + place - 1])
@@ -321,7 +323,8 @@ class Mixture:
         target = views(self.catalog, [item])
         made = self.recommender.messages(query, prompt=prompt, target=target, **variables)
         ids = self.engine.tokenize(made.messages[:-1])
-        (path,) = self._paths(prompt, _answer(made.messages), [item])
+        self._check_answer(prompt, _answer(made.messages), [item])
+        (path,) = self.engine.spell(_answer(made.messages))
         place = Target(len(ids), len(ids) + len(path), self.catalog.index(item), known)
         return Example(task, (*ids, *path), (place,), self._fold(known))
 
@@ -333,13 +336,11 @@ class Mixture:
     def _fold(self, known: Query) -> int:
         return -1 if known.user_id is None else self.fold_of[known.user_id]
 
-    def _paths(self, prompt: str, lines: Sequence[str], items: Sequence[Item]) -> list[tuple[int, ...]]:
-        """The token paths of an answer's lines, which must be those that the search looks for."""
-        paths = self.engine.spell(lines)
-        if paths != self.engine.spell([self.catalog.label(item) for item in items]):
-            wanted = [self.catalog.label(item) for item in items]
+    def _check_answer(self, prompt: str, lines: Sequence[str], items: Sequence[Item]) -> None:
+        """Raise ConfigError unless the token paths of an answer's lines are those that the search looks for."""
+        wanted = [self.catalog.label(item) for item in items]
+        if list(lines) != wanted and self.engine.spell(lines) != self.engine.spell(wanted):
             raise ConfigError(f"the prompt {prompt!r} answers {list(lines)}; the search looks for the lines {wanted}")
-        return paths
 
     def _user(self, rng: np.random.Generator, users: Sequence[str]) -> tuple[str, History]:
         user = users[int(rng.integers(len(users)))]
@@ -364,10 +365,17 @@ def ahead(recommender: Recommender, prompt: str, query: Query, item: Item) -> Ex
     if engine is None:
         raise ConfigError("examples need an engine that tokenises them")
     ids = engine.tokenize(recommender.messages(query, prompt=prompt).messages)
-    (path,) = engine.spell([recommender.catalog.label(item)])
-    spelled = (*path[:-1], line_break(engine)[0]) if recommender.prompts[prompt].continues else path
-    target = Target(len(ids), len(ids) + len(spelled), recommender.catalog.index(item), query)
+    label, in_list = recommender.catalog.label(item), recommender.prompts[prompt].continues
+    (spelled,) = spell_lines(engine, [label]) if in_list else engine.spell([label])
+    if in_list:
+        spelled = spelled[: len(spelled) - _rest_of_break(engine)]
+    target = Target(len(ids), len(ids) + len(spelled), recommender.catalog.index(item), query, in_list)
     return Example(prompt, (*ids, *spelled), (target,), -1)
+
+
+def _rest_of_break(engine: Engine) -> int:
+    """Tokens of a line break behind the one with which the search lets an item of a list end."""
+    return 0 if joins(engine) else len(line_break(engine)) - 1
 
 
 class _AgainError(Exception):

@@ -13,14 +13,15 @@ Source: the masked softmax is that of MSL (Wang et al., arXiv 2504.04178); the p
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from llmgen.recommend.index import CatalogIndex
 from llmgen.trie.core import ItemTrie
 from llmgen.types import FloatArray, IntArray
 
@@ -48,22 +49,62 @@ class Choices(NamedTuple):
     """bool [n]: whether a prior speaks at each choice."""
 
 
+def together(parts: Sequence[tuple[IntArray, Choices]]) -> Choices:
+    """The choices of some targets, of which each part knows others, in the order of the targets.
+
+    Args:
+        parts: Numbers, int64, that the targets 0, 1, ... of some choices have among all; and these choices.
+    """
+    number = np.concatenate([numbers[choices.target] for numbers, choices in parts])
+    before = np.cumsum([0, *(len(choices.target) for _, choices in parts)])
+    options_before = np.cumsum([0, *(len(choices.choice) for _, choices in parts)])
+    order = number.argsort(kind="stable")
+    place = np.empty(len(order), np.int64)  # of each choice, in that order
+    place[order] = np.arange(len(order))
+    of = place[np.concatenate([choices.choice + start for (_, choices), start in zip(parts, before, strict=False)])]
+    options = of.argsort(kind="stable")
+    place_of_option = np.empty(len(options), np.int64)
+    place_of_option[options] = np.arange(len(options))
+    taken = np.concatenate([choices.taken + start for (_, choices), start in zip(parts, options_before, strict=False)])
+
+    def joined(name: str) -> Any:
+        return np.concatenate([getattr(choices, name) for _, choices in parts])
+
+    return Choices(
+        number[order],
+        joined("place")[order],
+        place_of_option[taken][order],
+        of[options],
+        joined("token")[options],
+        joined("log_mass")[options],
+        joined("has_prior")[order],
+    )
+
+
 class ItemPaths:
     """Where the items of a trie stand, for looking up many at once.
 
     Args:
         trie: Over the catalog.
+        own_ends: Whether its paths end as the text does: it is one of lines with their line breaks, see
+            `llmgen.engines.Joining`.
     """
 
-    def __init__(self, trie: ItemTrie) -> None:
+    def __init__(self, trie: ItemTrie, *, own_ends: bool = False) -> None:
         self.trie = trie
-        self._end = trie.path(0)[-1]
+        self._end = None if own_ends else trie.path(0)[-1]
         leaves = np.flatnonzero(trie.first[:-1] == trie.first[1:])
         leaves = leaves[np.argsort(trie.lo[leaves])]
         self._leaf = np.empty(trie.num_items, np.int64)  # by catalog index
         self._leaf[trie.order] = np.repeat(leaves, trie.hi[leaves] - trie.lo[leaves])
         self._position = np.empty(trie.num_items, np.int64)
         self._position[trie.order] = np.arange(trie.num_items)
+
+    @classmethod
+    def of_lines(cls, index: CatalogIndex) -> ItemPaths | None:
+        """Those of the items as lines of a list, where they are others than those of `index.trie`."""
+        trie = index.trie_of(continues=True)
+        return None if trie is index.trie else cls(trie, own_ends=True)
 
     def choices(
         self, items: IntArray, ends: IntArray, log_priors: FloatArray | None = None, rows: IntArray | None = None
@@ -73,7 +114,7 @@ class ItemPaths:
         Args:
             items: int64 [n_targets], catalog indices.
             ends: int64 [n_targets], the token with which each target ends in the text: that of the trie's paths, or a
-                line break in a list that goes on.
+                line break in a list that goes on; not looked at where the paths have their own.
             log_priors: float64 [n_rows, num_items] in catalog order; -inf removes an item, and with it the options that
                 lead to nothing else.
             rows: int64 [n_targets], the row of each target, -1 for none; all are -1 without priors.
@@ -113,7 +154,8 @@ class ItemPaths:
             option_taken = (np.cumsum(kept) - 1)[option_taken]
             children, choice, log_mass = children[kept], choice[kept], log_mass[kept]
         tokens = trie.token[children].astype(np.int64)
-        tokens = np.where(tokens == self._end, ends[target[choice]], tokens)
+        if self._end is not None:
+            tokens = np.where(tokens == self._end, ends[target[choice]], tokens)
         return Choices(target, place, option_taken, choice, tokens, log_mass, rows[target] >= 0)
 
     def _depth(self, nodes: IntArray) -> IntArray:

@@ -159,6 +159,7 @@ def run(recipe: Recipe, args: SFTConfig) -> AdapterRecord:
         mixture,
         ItemPaths(trie),
         loss,
+        lines=ItemPaths.of_lines(recommender.parts.index),
         priors=crossed,
         prior_dropout=recipe.prior_dropout,
         pad=int(tokenizer.pad_token_id or 0),

@@ -58,7 +58,8 @@ def nats(
         float64 [len(weights), users].
     """
     catalog = recommender.catalog
-    planner = Planner(ItemPaths(recommender.trie), "residual", priors={-1: (Seen(catalog), *priors)})
+    paths, lines = ItemPaths(recommender.trie), ItemPaths.of_lines(recommender.parts.index)
+    planner = Planner(paths, "residual", lines=lines, priors={-1: (Seen(catalog), *priors)})
     found = np.empty((len(weights), len(queries)))
     numbers = sorted(range(len(queries)), key=lambda number: len(queries[number].history))
     for start in track(range(0, len(numbers), batch), "Reading users", disable=quiet):

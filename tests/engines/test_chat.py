@@ -15,6 +15,7 @@ pytest.importorskip("transformers", reason="needs llmgen[hf]")
 from llmgen.engines.chat import ChatTokenizer, without_thoughts
 from llmgen.errors import ConfigError
 from llmgen.types import Message
+from tests.engines.tokenizers import sentencepiece
 
 
 def changed(model: Path, folder: Path, change: Callable[[dict[str, Any]], None]) -> str:
@@ -254,32 +255,6 @@ def test_a_template_that_cannot_write_an_answer_is_refused(tiny_model: Path) -> 
         ChatTokenizer(loaded(tiny_model, chat_template=template))
 
 
-def sentencepiece(scheme: str) -> Any:
-    """A tokenizer as Llama 2's: a space before every text, bytes for what it does not know, the line break among it."""
-    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
-    pieces = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), "\u2581"]
-    pieces += [*map(chr, range(48, 58)), *map(chr, range(65, 91)), *map(chr, range(97, 123)), "\u2581A", "\u25815"]
-    model = models.BPE(
-        vocab={piece: number for number, piece in enumerate(pieces)},
-        merges=[("\u2581", "A"), ("\u2581", "5")],
-        unk_token="<unk>",
-        byte_fallback=True,
-        fuse_unk=True,
-    )
-    made = Tokenizer(model)
-    if scheme == "legacy":
-        made.normalizer = normalizers.Sequence([normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")])
-    else:
-        made.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=scheme, split=False)
-    made.decoder = decoders.Sequence(
-        [decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
-    )
-    made.add_special_tokens(["<unk>", "<s>", "</s>"])
-    return PreTrainedTokenizerFast(tokenizer_object=made, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
-
-
 @pytest.mark.parametrize("scheme", ["legacy", "first"])
 def test_lines_are_tokens_that_a_text_has_in_sentencepiece(scheme: str) -> None:
     tokenizer = sentencepiece(scheme)
@@ -306,49 +281,6 @@ def test_lines_of_byte_level_tokenizers_are_as_they_were(tiny_model: Path) -> No
     (line_break,) = tokenizer("\n", add_special_tokens=False)["input_ids"]
     bare = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in ("Alien (1979)", "5")]
     assert list(chat.lines(["Alien (1979)", "5"])) == [*bare[0], line_break, *bare[1], line_break]
-
-
-def test_signs_that_are_one_token_with_a_line_break_are_told_once(
-    tiny_model: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    """As in Llama 3: `)` and what breaks a line stand in one token, so lists of titles with years have other tokens."""
-    from tokenizers import Tokenizer
-    from transformers import PreTrainedTokenizerFast
-
-    tokenizer = loaded(tiny_model)
-    plain = ChatTokenizer(tokenizer)
-    begun = [Message("user", "Films?"), Message("assistant", "Alien (1979)\nBrazil (1985)")]
-    plain.tokenize(begun)
-    assert "line break together" not in caplog.text
-    state = json.loads(tokenizer.backend_tokenizer.to_str())
-    vocabulary = state["model"]["vocab"]
-    vocabulary[")Ċ"] = len(vocabulary) + len(state["added_tokens"])
-    state["model"]["merges"].append([")", "Ċ"])
-    state["pre_tokenizer"] = {
-        "type": "Sequence",
-        "pretokenizers": [
-            {
-                "type": "Split",
-                "pattern": {"Regex": r"\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s+"},
-                "behavior": "Isolated",
-                "invert": False,
-            },
-            {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False},
-        ],
-    }
-    joined = PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer.from_str(json.dumps(state)), eos_token="<|im_end|>", pad_token="<|endoftext|>"
-    )
-    joined.chat_template = tokenizer.chat_template
-    ids = joined("x)\nx", add_special_tokens=False)["input_ids"]
-    assert joined.convert_ids_to_tokens(ids)[1] == ")Ċ"
-    chat = ChatTokenizer(joined)
-    chat.tokenize([begun[0], Message("assistant", "Alien\nBrazil")])
-    assert "line break together" not in caplog.text
-    chat.tokenize(begun)
-    chat.tokenize(begun)
-    assert caplog.text.count("line break together") == 1
-    assert "()) as one token" in caplog.text
 
 
 def test_a_tokenizer_that_knows_no_line_break_says_so(tiny_model: Path, caplog: pytest.LogCaptureFixture) -> None:

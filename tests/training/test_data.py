@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +13,7 @@ pytest.importorskip("transformers", reason="needs llmgen[train]")
 
 from llmgen.catalog.core import Catalog
 from llmgen.datasets.splits import History
-from llmgen.engines import line_break
+from llmgen.engines import spell_lines
 from llmgen.engines.chat import ChatTokenizer
 from llmgen.engines.fake import FakeEngine
 from llmgen.errors import ConfigError
@@ -19,8 +21,11 @@ from llmgen.priors import Popularity
 from llmgen.recommend.recommender import Recommender
 from llmgen.templates.library import ItemView, PromptLibrary, views
 from llmgen.text.sanitize import defuse
+from llmgen.training.batches import Planner
 from llmgen.training.data import Example, Mixture, Task, _disturbed
-from llmgen.types import Query
+from llmgen.training.loss import ItemPaths
+from llmgen.types import FloatArray, Query
+from tests.engines.tokenizers import joining
 
 TASKS = {
     "list": Task(("next_item_list",), 2.0, 8),
@@ -36,17 +41,33 @@ TASKS = {
 class Tokens(FakeEngine):
     """A real tokenizer, and no model."""
 
-    def __init__(self, folder: str) -> None:
+    def __init__(self, chat: ChatTokenizer) -> None:
         super().__init__()
-        chat = ChatTokenizer.load(folder)
         self.tokenize, self.spell = chat.tokenize, chat.spell  # type: ignore[method-assign]
+        self.joins, self.spell_lines = chat.joins, chat.spell_lines
         self.control_tokens, self.tokenizer_digest = chat.control_tokens, chat.digest
         self.decode = chat.decode
 
 
-@pytest.fixture(scope="module", params=["bytes", "tiny"])
+class Rising:
+    """A prior with other weights for other items, the same for everybody."""
+
+    name, weight = "rising", 1.0
+
+    def __init__(self, size: int) -> None:
+        self._row = np.log(1 + np.arange(size))
+
+    def log_weights(self, queries: Sequence[Query]) -> FloatArray:
+        return np.tile(self._row, (len(queries), 1))
+
+
+@pytest.fixture(scope="module", params=["bytes", "tiny", "joins"])
 def engine(request: pytest.FixtureRequest, tiny_model: Path) -> FakeEngine:
-    return FakeEngine() if request.param == "bytes" else Tokens(str(tiny_model))
+    if request.param == "bytes":
+        return FakeEngine()
+    return Tokens(
+        ChatTokenizer(joining(tiny_model)) if request.param == "joins" else ChatTokenizer.load(str(tiny_model))
+    )
 
 
 def taken(catalog: Catalog, users: int = 12) -> dict[str, History]:
@@ -81,9 +102,9 @@ def test_training_text_begins_as_the_serving_prompt(catalog: Catalog, engine: Fa
             example = mixed[number]
             for target in example.targets:
                 if target.item >= 0:
-                    path = engine.spell([catalog.labels[target.item]])[0]
-                    spelled = example.input_ids[target.start : target.end]
-                    assert spelled == ((*path[:-1], line_break(engine)[0]) if task == "list" else path)
+                    spell = partial(spell_lines, engine) if task == "list" else engine.spell
+                    assert [example.input_ids[target.start : target.end]] == spell([catalog.labels[target.item]])
+                    assert target.in_list == (task == "list")
             if task in ("list", "next", "wish"):
                 for target in example.targets:
                     prompt = served(mixed, engine, name, example, target.query, target.start)
@@ -98,6 +119,31 @@ def served(mixed: Mixture, engine: FakeEngine, name: str, example: Example, quer
         if len(ids) == length and ids == example.input_ids[:length]:
             return ids
     raise AssertionError(f"no length of the history gives the prompt of {example}")
+
+
+def test_what_is_chosen_on_the_way_to_an_item_are_the_tokens_of_the_text(catalog: Catalog, engine: FakeEngine) -> None:
+    """In a batch of lists and of single answers too, where the two have tries of their own."""
+    tasks = {"list": Task(("next_item_list",), 1.0, 6), "next": Task(("next_item",), 1.0, 6)}
+    mixed = mixture(catalog, engine, tasks)
+    index = mixed.recommender.parts.index
+    planner = Planner(
+        ItemPaths(index.trie),
+        "residual",
+        lines=ItemPaths.of_lines(index),
+        priors={fold: [Rising(200)] for fold in range(5)},
+    )
+    examples = [mixed[number] for number in range(16)]
+    assert {example.task for example in examples} == set(tasks)
+    batch = planner.batch(examples, [number % 2 == 0 for number in range(16)])
+    plan, ids = batch["plan"], batch["input_ids"].numpy().ravel()  # type: ignore[attr-defined]
+    choices = plan.items  # type: ignore[attr-defined]
+    np.testing.assert_array_equal(choices.token[choices.taken], ids[plan.item_places + 1])  # type: ignore[attr-defined]
+    np.testing.assert_array_equal(choices.choice[choices.taken], np.arange(len(choices.target)))
+    assert (np.diff(choices.target) >= 0).all()
+    assert (np.diff(choices.choice) >= 0).all()
+    alone = [planner.batch([one], [number % 2 == 0])["plan"].items for number, one in enumerate(examples)]  # type: ignore[attr-defined]
+    for name in ("place", "token", "log_mass", "has_prior"):
+        np.testing.assert_array_equal(getattr(choices, name), np.concatenate([getattr(one, name) for one in alone]))
 
 
 def test_a_list_teaches_every_item_from_the_second_on(catalog: Catalog, engine: FakeEngine) -> None:
@@ -129,8 +175,7 @@ def test_a_list_of_ratings_teaches_each_as_serving_asks_for_it(catalog: Catalog,
             served = mixed.recommender.with_prompt("rate_list").configured(max_history=place)
             shown = {"item": views(catalog, items[at : at + 1])[0], "labels": mixed.labels}
             assert example.input_ids[: target.start] == served.parts.prompt("rate", target.query, **shown).token_ids
-            (label,) = engine.spell([f"{(ratings or ())[at]:g}"])
-            line = (*label[:-1], *line_break(engine))
+            (line,) = spell_lines(engine, [f"{(ratings or ())[at]:g}"])
             assert (example.input_ids[target.start : target.end], target.item) == (line, -1)
     assert shorter
 

@@ -113,3 +113,10 @@ def test_text_is_learned_over_the_whole_vocabulary() -> None:
     logits = torch.zeros(3, VOCABULARY)
     found = token_loss(logits, np.array([1, 2, 3]), np.array([0, 0, 1]), 2)
     assert found.tolist() == pytest.approx([2 * math.log(VOCABULARY), math.log(VOCABULARY)])
+
+
+def test_paths_with_ends_of_their_own_keep_them() -> None:
+    """Two lines that begin alike: 8 ends the one, 9 the other, and none of them is taken for the end of both."""
+    trie = ItemTrie.build([(1, 8), (1, 2, 9)])
+    choices = ItemPaths(trie, own_ends=True).choices(np.array([1]), np.array([9]))
+    assert (choices.token.tolist(), choices.taken.tolist(), choices.place.tolist()) == ([2, 8], [0], [1])

@@ -307,7 +307,7 @@ def test_a_trie_follows_every_change_and_nothing_that_stays_is_spelled_again(mon
     for name, change in CHANGES.items():
         spelled.clear()
         made = made.with_catalog(change(made.catalog))
-        assert made.parts.index.has_trie, name
+        assert made.parts.index.has_trie(), name
         assert_equal(made.trie, ItemTrie.build(FakeEngine().spell(made.catalog.labels)))
         assert len(spelled) == {"put": 2, "replace and put": 3}.get(name, 0)
     for other in (Catalog(list(made.catalog)[::-1], noun="film"), made.catalog.without(made.catalog.ids[1:])):
