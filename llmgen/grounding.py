@@ -149,8 +149,9 @@ class Grounder:
         self._seed = seed
         self._exact: dict[str, list[int]] = {}
         self._years: list[int | None] = []
-        for position, (item, label) in enumerate(zip(catalog, catalog.labels, strict=True)):
-            for spelling in dict.fromkeys((label, item.title.strip())):
+        named = zip(catalog, catalog.spellings, catalog.labels, strict=True)
+        for position, (item, spelled, label) in enumerate(named):
+            for spelling in dict.fromkeys((spelled.strip(), label, item.title.strip())):
                 self._exact.setdefault(spelling, []).append(position)
             self._years.append(_year(item))
         self._owners = _owners(catalog)
@@ -382,7 +383,8 @@ def _owners(catalog: Catalog) -> dict[str, list[int]]:
     others: dict[str, list[int]] = {}
     for position, (item, label) in enumerate(zip(catalog, catalog.labels, strict=True)):
         names = names_of(item)
-        for name in dict.fromkeys((*names.own, normalise(split_year(label, bare=False).title))):
+        spelled = () if catalog.identifier is None else (normalise(catalog.spellings[position]),)
+        for name in dict.fromkeys((*names.own, normalise(split_year(label, bare=False).title), *spelled)):
             own.setdefault(name, []).append(position)
         for name in names.others:
             others.setdefault(name, []).append(position)

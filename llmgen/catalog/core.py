@@ -12,7 +12,7 @@ from functools import cached_property
 from itertools import islice
 from operator import attrgetter, is_
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, Protocol, overload
 from weakref import ref
 
 import numpy as np
@@ -53,6 +53,25 @@ def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
     return made
 
 
+class Identifier(Protocol):
+    """How a model reads and writes items, where it is not by their labels; see `llmgen.identifiers`."""
+
+    @property
+    def kind(self) -> str:
+        """What it is, for people and records: words, codes."""
+
+    @property
+    def digest(self) -> str:
+        """16 hex digits that change whenever `spell` would."""
+
+    @property
+    def tokens(self) -> tuple[str, ...]:
+        """Tokens that a model's tokenizer must have for it; none where it is spelled in plain words."""
+
+    def spell(self, items: Sequence[Item], labels: Sequence[str]) -> list[str]:
+        """How each item is spelled, not blank; of one item and label always the same, whatever stands beside it."""
+
+
 class Catalog(Sequence[Item]):
     """Items in a fixed order; an item's position is its index in every array that llmgen makes.
 
@@ -65,6 +84,8 @@ class Catalog(Sequence[Item]):
             word and ends in a mark, eight digits of its own SHA-256: items that begin alike are written apart.
         shown: Attributes that prompts may show beside a title, in this order, cut to as many characters together.
             Anything else stays out of prompts.
+        identifier: How the model reads and writes items: in prompts, training targets and answers. People read labels
+            all the same. None, the default, for labels here too.
 
     Raises:
         CatalogError: No items, an id twice, an empty id, a blank title, half a character in a setting.
@@ -82,6 +103,7 @@ class Catalog(Sequence[Item]):
         noun: str = "item",
         label: str = "{title}",
         shown: Sequence[str] = (),
+        identifier: Identifier | None = None,
     ) -> None:
         for name, text in (("noun", noun), ("label", label), *(("shown", one) for one in shown)):
             if has_half(text):
@@ -89,6 +111,7 @@ class Catalog(Sequence[Item]):
         self.noun = noun
         self.label_format = label
         self.shown = tuple(shown)
+        self.identifier = identifier
         self._shelf = Shelf([], [], {}, [])
         self._came: Change | None = None
         cleaned = 0
@@ -103,7 +126,7 @@ class Catalog(Sequence[Item]):
             if known != position:
                 raise CatalogError(f"id {item.id!r} stands twice, at items {known} and {position}")
             self._shelf.items.append(item)
-            self._shelf.labels.append(self._spell(item))
+        self._shelf.spellings.extend(self._spelled(self._shelf.items))
         self._length = len(self._shelf.items)
         if not self._length:
             raise CatalogError("a catalog needs at least one item, and this one has none")
@@ -169,13 +192,25 @@ class Catalog(Sequence[Item]):
 
     @cached_property
     def labels(self) -> tuple[str, ...]:
-        """How each item is written in prompts and answers, in order; not necessarily unique."""
-        return tuple(islice(self._shelf.labels, self._length))
+        """How people read each item, in order; not necessarily unique."""
+        return self.spellings if self.identifier is None else tuple(map(self.label, self))
 
     def label(self, item: Item) -> str:
-        """How one item is written in prompts and answers."""
+        """How people read one item."""
         position = self._position(item.id)
-        return self._spell(item) if position is None else self._shelf.labels[position]
+        if position is None or self.identifier is not None:
+            return label_of(item if position is None else self._shelf.items[position], self.label_format)
+        return self._shelf.spellings[position]
+
+    @cached_property
+    def spellings(self) -> tuple[str, ...]:
+        """How the model reads and writes each item, in order; not necessarily unique."""
+        return tuple(islice(self._shelf.spellings, self._length))
+
+    def spelling(self, item: Item) -> str:
+        """How the model reads and writes one item: in prompts, training targets and answers, and in the trie."""
+        position = self._position(item.id)
+        return self._spelled([item])[0] if position is None else self._shelf.spellings[position]
 
     def with_items(self, items: Iterable[Item]) -> Catalog:
         """The same catalog with these items: one with a known id takes that item's place, others come at the end.
@@ -191,22 +226,22 @@ class Catalog(Sequence[Item]):
         if not changed:
             return self
         if all(self._position(item_id) is None for item_id in changed):
-            return self._followed_by(self._like(changed.values()))
-        more = self._like(changed.values())._shelf
+            return self._followed_by(self.like(changed.values()))
+        more = self.like(changed.values())._shelf
         shelf = self._shelf.beginning(self._length)
         same = np.append(np.arange(self._length), np.full(len(more.items), -1))
         before, end = same.copy(), self._length
-        for item, label in zip(more.items, more.labels, strict=True):
+        for item, spelling in zip(more.items, more.spellings, strict=True):
             position = shelf.position(item.id)
             if position is None:
                 position, end = end, end + 1
                 shelf.index[item.id] = shelf.number(position)
             elif (
-                shelf.items[position] != item or shelf.labels[position] != label
+                shelf.items[position] != item or shelf.spellings[position] != spelling
             ):  # 1 and True are equal, and read apart
                 same[position] = -1
             shelf.items[position : position + 1] = [item]  # at the end where it is new
-            shelf.labels[position : position + 1] = [label]
+            shelf.spellings[position : position + 1] = [spelling]
             if position < len(shelf.lines):
                 shelf.lines[position] = _line(item).encode()
         return self._changed(shelf, before[:end], same[:end])
@@ -216,7 +251,7 @@ class Catalog(Sequence[Item]):
         if self._came is not None and self._came.of() is other:
             return bool(np.array_equal(self._came.same[: len(other)], np.arange(len(other))))
         return (
-            (self.noun, self.label_format, self.shown) == (other.noun, other.label_format, other.shown)
+            self.settings == other.settings
             and len(self) >= len(other)
             and (self._shelf is other._shelf or all(a is b or a == b for a, b in zip(self, other, strict=False)))
         )
@@ -268,7 +303,30 @@ class Catalog(Sequence[Item]):
 
     def labelled(self, label: str) -> Catalog:
         """The same items, written in another way; see `label` of the class."""
-        return Catalog(self, noun=self.noun, label=label, shown=self.shown)
+        return Catalog(self, noun=self.noun, label=label, shown=self.shown, identifier=self.identifier)
+
+    def identified(self, identifier: Identifier | None) -> Catalog:
+        """The same items, spelled in another way; see `identifier` of the class."""
+        if digest_of(identifier) == digest_of(self.identifier):
+            return self
+        return Catalog(self, noun=self.noun, label=self.label_format, shown=self.shown, identifier=identifier)
+
+    @property
+    def hides_titles(self) -> bool:
+        """Whether the model reads codes in the place of titles."""
+        return self.identifier is not None and bool(self.identifier.tokens)
+
+    def like(self, items: Iterable[Item]) -> Catalog:
+        """Other items, written and spelled as these are."""
+        return Catalog(items, noun=self.noun, label=self.label_format, shown=self.shown, identifier=self.identifier)
+
+    @property
+    def settings(self) -> dict[str, object]:
+        """How items are written and spelled, as the first line of the file that `save` writes."""
+        settings: dict[str, object] = {"noun": self.noun, "label": self.label_format, "shown": list(self.shown)}
+        if self.identifier is not None:
+            settings["identifier"] = self.identifier.digest
+        return settings
 
     @property
     def digest(self) -> str:
@@ -294,10 +352,11 @@ class Catalog(Sequence[Item]):
 
         Args:
             path: The file, UTF-8.
-            settings: `noun`, `label`, `shown`: used instead of the file's own.
+            settings: `noun`, `label`, `shown`: used instead of the file's own. `identifier`: that of the catalog which
+                was saved, where it had one; the file holds its digest only.
 
         Raises:
-            DataError: A line is not such an object; the message names file and line.
+            DataError: A line is not such an object, the message names file and line; or the identifier is another one.
             CatalogError: See the class.
         """
         path = Path(path)
@@ -316,14 +375,24 @@ class Catalog(Sequence[Item]):
                 raise DataError(f"{path}, line {number}: not JSON ({error.msg})") from None
             except TwiceError as error:
                 raise DataError(f"{path}, line {number}: {error}; take one out") from None
-            if number == 1 and isinstance(record, dict) and record.keys() == {"noun", "label", "shown"}:
+            if (
+                number == 1
+                and isinstance(record, dict)
+                and record.keys() - {"identifier"} == {"noun", "label", "shown"}
+            ):
                 stored = record
             else:
                 items.append(_item(record, path, number))
-        return cls(items, **{**stored, **settings})  # type: ignore[arg-type]
-
-    def _like(self, items: Iterable[Item]) -> Catalog:
-        return Catalog(items, noun=self.noun, label=self.label_format, shown=self.shown)
+        wanted = stored.pop("identifier", "")
+        made = cls(items, **{**stored, **settings})  # type: ignore[arg-type]
+        chosen = made.identifier is None and "identifier" in settings
+        if wanted and not chosen and digest_of(made.identifier) != wanted:
+            raise DataError(
+                f"{path} is a catalog whose items are spelled by the identifier {wanted}, which is no part of the "
+                f"file, and not by {digest_of(made.identifier) or 'titles'}; give it: from_jsonl(path, "
+                "identifier=load_identifier(folder)), or identifier=None for titles"
+            )
+        return made
 
     def _followed_by(self, more: Catalog) -> Catalog:
         """With the items of another catalog of the same settings, none of whose ids is known here."""
@@ -343,6 +412,7 @@ class Catalog(Sequence[Item]):
         """With what stands on a shelf; what was checked and written once is not again: this must not take long."""
         made = Catalog.__new__(Catalog)
         made.noun, made.label_format, made.shown = self.noun, self.label_format, self.shown
+        made.identifier = self.identifier
         made._shelf, made._length, made._came = shelf, len(shelf.items), None
         return made
 
@@ -363,8 +433,7 @@ class Catalog(Sequence[Item]):
         return hashlib.sha256(b"".join((self._first_line(), *self._lines())))
 
     def _first_line(self) -> bytes:
-        settings = {"noun": self.noun, "label": self.label_format, "shown": list(self.shown)}
-        return (json.dumps(settings, ensure_ascii=False) + "\n").encode()
+        return (json.dumps(self.settings, ensure_ascii=False) + "\n").encode()
 
     def _lines(self) -> list[bytes]:
         """The line of each item in the file that `save` writes; written once, for all catalogs of a shelf."""
@@ -373,18 +442,32 @@ class Catalog(Sequence[Item]):
             shelf.lines.extend(_line(item).encode() for item in shelf.items[len(shelf.lines) : self._length])
         return shelf.lines[: self._length]
 
-    def _spell(self, item: Item) -> str:
-        # several values of one attribute are written with commas between them
-        shown = {name: _written(value) for name, value in item.attributes.items()}
-        try:
-            return _label(self.label_format.format(**{**shown, "title": item.title}).strip())
-        except KeyError:
-            return _label(item.title.strip())
-        except (AttributeError, IndexError, TypeError, ValueError) as error:
-            raise ArgumentError(
-                f"the label {self.label_format!r} cannot write {item.title!r}: {error}; "
-                "write it like {title} ({year})"
-            ) from error
+    def _spelled(self, items: Sequence[Item]) -> list[str]:
+        labels = [label_of(item, self.label_format) for item in items]
+        return labels if self.identifier is None or not items else self.identifier.spell(items, labels)
+
+
+def digest_of(identifier: Identifier | None) -> str:
+    """The digest of an identifier; empty for labels."""
+    return "" if identifier is None else identifier.digest
+
+
+def label_of(item: Item, label: str) -> str:
+    """How an item is written by a format string, see `label` of `Catalog`.
+
+    Raises:
+        ArgumentError: It is no format string.
+    """
+    # several values of one attribute are written with commas between them
+    shown = {name: _written(value) for name, value in item.attributes.items()}
+    try:
+        return _label(label.format(**{**shown, "title": item.title}).strip())
+    except KeyError:
+        return _label(item.title.strip())
+    except (AttributeError, IndexError, TypeError, ValueError) as error:
+        raise ArgumentError(
+            f"the label {label!r} cannot write {item.title!r}: {error}; write it like {{title}} ({{year}})"
+        ) from error
 
 
 def clean_item(item: Item) -> Item:

@@ -20,21 +20,21 @@ GROWING = RLock()
 
 @dataclass(slots=True)
 class Shelf:
-    """Items one after the other, how each is written, where each stands, and the lines of the first ones in a file.
+    """Items one after the other, how each is spelled, where each stands, and the lines of the first ones in a file.
 
     Catalogs that grew from one another share one: each is a beginning of it, so that to grow costs nothing that grows
     with the catalog.
 
     Attributes:
         items: In their order.
-        labels: In the same order.
+        spellings: How each is spelled, in the same order.
         index: Id -> the number of the item, which it keeps when others are removed.
         lines: Of the first items.
         places: int64, number -> position, -1 where there is no such item any more; None where they are the same.
     """
 
     items: list[Item]
-    labels: list[str]
+    spellings: list[str]
     index: dict[str, int]
     lines: list[bytes]
     places: IntArray | None = None
@@ -62,9 +62,9 @@ class Shelf:
         """A shelf of its own with the first items of this one."""
         with GROWING:
             if length == len(self.items):
-                return Shelf(self.items[:], self.labels[:], self.index.copy(), self.lines[:], self.places)
+                return Shelf(self.items[:], self.spellings[:], self.index.copy(), self.lines[:], self.places)
         items = self.items[:length]
-        return Shelf(items, self.labels[:length], places_of(items), self.lines[:length])
+        return Shelf(items, self.spellings[:length], places_of(items), self.lines[:length])
 
     def chosen(self, keep: NDArray[np.bool_]) -> Shelf:
         """A shelf of its own with those of the first items for which `keep`, bool [length], says so."""
@@ -77,14 +77,14 @@ class Shelf:
         for position in np.flatnonzero(~keep).tolist():
             del index[items[position].id]
         flags = keep.tolist()
-        left, labels, lines = (
+        left, spellings, lines = (
             list(compress(items, flags)),
-            [*compress(self.labels, flags)],
+            [*compress(self.spellings, flags)],
             [*compress(self.lines, flags)],
         )
         if len(places) > 2 * len(left):  # more numbers of what has gone than of what is there
-            return Shelf(left, labels, places_of(left), lines)
-        return Shelf(left, labels, index, lines, after[places])
+            return Shelf(left, spellings, places_of(left), lines)
+        return Shelf(left, spellings, index, lines, after[places])
 
     def append(self, other: Shelf) -> None:
         """Put the items of another shelf behind, none of which stands here."""
@@ -95,7 +95,7 @@ class Shelf:
         else:
             first = length
         self.items.extend(other.items)
-        self.labels.extend(other.labels)
+        self.spellings.extend(other.spellings)
         self.index.update((item_id, first + position) for item_id, position in other.index.items())
 
 

@@ -12,8 +12,8 @@ import numpy as np
 from llmgen.catalog.core import Catalog
 from llmgen.errors import ConfigError, DataError
 from llmgen.priors.meaning import HistoryVectors, WishVectors
-from llmgen.vectors import ItemVectors, SentenceEncoder
-from llmgen.vectors.named import encoder_of
+from llmgen.vectors import ItemVectors
+from llmgen.vectors.named import encoder_of, record_of
 
 FILE, ARRAY = "near.json", "vectors.npy"
 NOT_WRITTEN = ("vectors", "others")
@@ -27,12 +27,7 @@ def save_near(prior: WishVectors | HistoryVectors, folder: Path) -> None:
     Raises:
         ConfigError: Its encoder is none of a name, or it reads vectors of other catalogs.
     """
-    encoder = prior.vectors.encoder
-    if encoder is not None and not isinstance(encoder, SentenceEncoder):
-        raise ConfigError(
-            f"the prior {prior.name!r} cannot be saved: its encoder {encoder.name!r} has no name by which it is found "
-            "again; leave this prior out and add it again after loading"
-        )
+    encoder = record_of(prior.vectors.encoder, f"the prior {prior.name!r}")
     if isinstance(prior, HistoryVectors) and prior.others:
         raise ConfigError(
             f"the prior {prior.name!r} cannot be saved: it reads vectors of {len(prior.others)} other catalogs; leave "
@@ -43,7 +38,7 @@ def save_near(prior: WishVectors | HistoryVectors, folder: Path) -> None:
     }
     about = {
         "fields": fields,
-        "encoder": None if encoder is None else {"model": encoder.source, "pictures": encoder.pictures},
+        "encoder": encoder,
         "content": prior.vectors.content,
     }
     np.save(folder / ARRAY, prior.vectors.at(np.arange(len(prior.catalog))))

@@ -39,7 +39,10 @@ def explained(
         if query.ratings is not None:
             known = {taken.id: rating for taken, rating in zip(query.items, query.ratings, strict=True)}
             ratings = [known[shown.id] for shown in evidence]
-        shown = {"item": parts.prompter.about(item), "evidence": views(parts.catalog, evidence, ratings)}
+        shown = {
+            "item": views(parts.catalog, [item], spelled=False)[0],
+            "evidence": views(parts.catalog, evidence, ratings, spelled=False),
+        }
         prompts.append(parts.prompt("explain", query, max_new_tokens, **shown))
         about.append((item, evidence))
     config = GenerationConfig(max_new_tokens, think_tokens=parts.config.think_tokens)

@@ -12,6 +12,7 @@ import numpy as np
 from llmgen.catalog.core import SPELLING, Catalog
 from llmgen.downloads import cache_dir
 from llmgen.engines import Engine, joins, spell_lines
+from llmgen.errors import ConfigError
 from llmgen.grounding import Grounder
 from llmgen.priors import Boosts, Seen, SharedWeights, Where
 from llmgen.recommend.prompting import needs_engine
@@ -35,6 +36,9 @@ class CatalogIndex:
         where: The filter on attributes; made where it is not given.
         tries: Those that are known already, see `trie_of`.
 
+    Raises:
+        ConfigError: The catalog is spelled in tokens that the engine does not have.
+
     Attributes:
         seen: As given, or made.
         where: As given, or made.
@@ -51,6 +55,8 @@ class CatalogIndex:
         where: Where | None = None,
         tries: Mapping[bool, ItemTrie] | None = None,
     ) -> None:
+        if engine is not None:
+            _check_tokens(catalog, engine)
         self.catalog, self.engine = catalog, engine
         self.seen = Seen(catalog) if seen is None else seen
         self.where = Where(catalog) if where is None else where
@@ -119,7 +125,7 @@ class CatalogIndex:
         for lines, trie in self._tries.items():
             spell = _spelling(needs_engine(self.engine, "a trie"), lines)
             if catalog.begins_with(self.catalog):
-                new = [catalog.label(item) for item in catalog[len(self.catalog) :]]
+                new = [catalog.spelling(item) for item in catalog[len(self.catalog) :]]
                 made: ItemTrie | None = grow(trie, spell(new))
             else:
                 made = self._followed(trie, catalog, before, spell)
@@ -131,24 +137,35 @@ class CatalogIndex:
     def _built(self, engine: Engine, lines: bool) -> ItemTrie:
         spell = _spelling(engine, lines)
         if len(self.catalog) < SMALL_CATALOG:
-            return ItemTrie.build(spell(self.catalog.labels))
+            return ItemTrie.build(spell(self.catalog.spellings))
         key = (engine.tokenizer_digest, self.catalog.digest, f"spelling {SPELLING}", *(("lines",) if lines else ()))
         folder = self._cache or cache_dir() / "tries"
-        return ItemTrie.cached(folder, key, lambda: spell(self.catalog.labels))
+        return ItemTrie.cached(folder, key, lambda: spell(self.catalog.spellings))
 
     def _followed(self, trie: ItemTrie, catalog: Catalog, before: IntArray, spell: Spell) -> ItemTrie | None:
         """The trie of a catalog that was changed otherwise than by new items at its end; see `follow`."""
-        labels, known = catalog.labels, self.catalog.labels
+        spellings, known = catalog.spellings, self.catalog.spellings
         same = before.copy()
-        # only what is no longer the very same item may be written in another way, unless all are
-        alike = (catalog.label_format, catalog.noun) == (self.catalog.label_format, self.catalog.noun)
+        # only what is no longer the very same item may be spelled in another way, unless all are
+        alike = catalog.settings == self.catalog.settings
         changed = (catalog.unchanged_since(self.catalog, before) < 0) if alike else np.ones(len(before), bool)
         for place in np.flatnonzero(changed & (before >= 0)).tolist():
-            if labels[place] != known[before[place]]:
+            if spellings[place] != known[before[place]]:
                 same[place] = -1
-        return follow(trie, same, lambda items: spell([labels[item] for item in items]))
+        return follow(trie, same, lambda items: spell([spellings[item] for item in items]))
 
 
 def _spelling(engine: Engine, lines: bool) -> Spell:
     """What gives the paths of a trie: of lines, or of answers."""
     return partial(spell_lines, engine) if lines else engine.spell
+
+
+def _check_tokens(catalog: Catalog, engine: Engine) -> None:
+    """See that an engine has the tokens in which items are spelled."""
+    tokens = () if catalog.identifier is None else catalog.identifier.tokens
+    if tokens and any(len(path) != 2 for path in engine.spell([tokens[0], tokens[-1]])):  # each token, and the end
+        raise ConfigError(
+            f"items are spelled in tokens of their own, such as {tokens[0]}, and {engine.name} does not have them: "
+            "take an adapter that llmgen train tuned with this identifier, or the model that llmgen merge made of it, "
+            "or spell items by titles"
+        )

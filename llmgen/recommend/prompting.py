@@ -86,7 +86,9 @@ class Prompter:
         engine = needs_engine(self.engine, "a prompt")
         shown = min(len(query.history), self.max_history)
         newest = slice(len(query.history) - shown, None)
-        history = views(self.catalog, query.items[newest], None if query.ratings is None else query.ratings[newest])
+        ratings = None if query.ratings is None else query.ratings[newest]
+        spelled = tasks.answers(template.task) != "explain"  # reasons are for people, who read titles
+        history = views(self.catalog, query.items[newest], ratings, spelled=spelled)
         own = {name: value(query) for name, value in tasks.kinds()[template.task].values.items()}
         always = {
             **own,

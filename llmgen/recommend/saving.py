@@ -2,6 +2,7 @@
 
 recommender.json        settings, and the names of the parts
 catalog.jsonl           the items, see `Catalog.save`
+identifier/             how the model spells them, where it is not by titles; see `llmgen.identifiers`
 priors/0-transition/    one folder a prior, in their order; see `llmgen.priors.stored`
 rating_priors/          the same
 prompts/                templates of one's own folders
@@ -24,6 +25,7 @@ from llmgen.catalog.core import Catalog
 from llmgen.datasets.splits import History
 from llmgen.engines import Engine
 from llmgen.errors import CatalogError, DataError
+from llmgen.identifiers import load_identifier, save_identifier
 from llmgen.priors import Prior, RatingPrior
 from llmgen.priors.stored import check_saves, read_prior, write_prior
 from llmgen.recommend.config import RecommenderConfig
@@ -36,7 +38,7 @@ from llmgen.types import RATINGS
 logger = logging.getLogger(__name__)
 
 FILE, CATALOG, HISTORIES = "recommender.json", "catalog.jsonl", "histories.parquet"
-PRIORS, RATING_PRIORS, PROMPTS = "priors", "rating_priors", "prompts"
+PRIORS, RATING_PRIORS, PROMPTS, IDENTIFIER = "priors", "rating_priors", "prompts", "identifier"
 
 
 class SavedRecommender(BaseModel):
@@ -98,8 +100,8 @@ def save_parts(
         settings: See `SavedRecommender`; values that JSON has.
 
     Raises:
-        ConfigError: A prior cannot be saved, which is found before anything is written; or something else is in that
-            place.
+        ConfigError: A prior cannot be saved, which is found before anything is written; or the identifier cannot; or
+            something else is in that place.
     """
     from llmgen import __version__
 
@@ -120,6 +122,8 @@ def save_parts(
     )
     with new_folder(folder, "recommender", version=__version__) as made:
         parts.catalog.save(made / CATALOG)
+        if parts.catalog.identifier is not None:
+            save_identifier(parts.catalog.identifier, made / IDENTIFIER)
         places = [made / PRIORS / name for name in about.priors]
         places += [made / RATING_PRIORS / name for name in about.rating_priors]
         for place, prior in zip(places, both, strict=True):
@@ -145,7 +149,7 @@ def load_parts(folder: Path | str, engine: Engine | None, *, cache: Path | None 
     path = check_folder(folder, "recommender")
     about = read_about(path)
     try:
-        catalog = Catalog.from_jsonl(path / CATALOG)
+        catalog = read_catalog(path)
     except (OSError, CatalogError) as error:
         raise DataError(f"the catalog in {folder} cannot be read: {error}; save it again") from error
     if catalog.digest != about.catalog:
@@ -165,6 +169,16 @@ def load_parts(folder: Path | str, engine: Engine | None, *, cache: Path | None 
             if about.engine and was is not None and was != template.ref:
                 logger.warning("%s was saved with the prompt %s, and this is %s", folder, was, template.ref)
     return Loaded(parts, about)
+
+
+def read_catalog(folder: Path) -> Catalog:
+    """The catalog of a folder that was checked.
+
+    Raises:
+        OSError, DataError, CatalogError: It is damaged.
+    """
+    identifier = load_identifier(folder / IDENTIFIER) if (folder / IDENTIFIER).is_dir() else None
+    return Catalog.from_jsonl(folder / CATALOG, **({} if identifier is None else {"identifier": identifier}))
 
 
 def read_about(folder: Path) -> SavedRecommender:

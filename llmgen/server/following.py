@@ -92,4 +92,4 @@ class Following(Live):
         recommender = self.now.recommender
         catalog: Catalog = recommender.catalog.with_items(items)
         if recommender.engine is not None:
-            recommender.engine.spell([catalog.label(item) for item in items])
+            recommender.engine.spell([catalog.spelling(item) for item in items])

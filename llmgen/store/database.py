@@ -59,7 +59,7 @@ class ItemChanges:
         ids: Container[object] = catalog
         known = [item_id for item_id in self.removed if item_id in ids]
         if len(known) == len(catalog):  # a catalog is never empty, not even for a moment
-            return Catalog(self.put, noun=catalog.noun, label=catalog.label_format, shown=catalog.shown)
+            return catalog.like(self.put)
         if known:
             catalog = catalog.without(known)
         return catalog.with_items(self.put)

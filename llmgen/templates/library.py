@@ -57,8 +57,9 @@ class ItemView:
     """What a template sees of an item: never its id, and no attribute that the catalog does not show.
 
     Attributes:
-        title: How the catalog writes the item, such as "Alien (1979)".
-        details: The attributes that the catalog shows, as text; empty if there are none.
+        title: How the catalog spells the item, such as "Alien (1979)".
+        details: The attributes that the catalog shows, as text, and before them what people read where codes stand in
+            the title's place; empty if there are none.
         rating: The user's rating of it, or None.
     """
 
@@ -70,13 +71,16 @@ class ItemView:
         return self.title
 
 
-def views(catalog: Catalog, items: Iterable[Item], ratings: Sequence[float] | None = None) -> tuple[ItemView, ...]:
+def views(
+    catalog: Catalog, items: Iterable[Item], ratings: Sequence[float] | None = None, *, spelled: bool = True
+) -> tuple[ItemView, ...]:
     """Items as templates see them, in the same order.
 
     Args:
-        catalog: Says how items are written and which attributes may be shown.
+        catalog: Says how items are spelled and which attributes may be shown.
         items: Not necessarily items of the catalog.
         ratings: One an item, or None.
+        spelled: Whether titles are what the model reads and writes, see `Catalog.spelling`; otherwise what people read.
 
     Raises:
         ValueError: Not as many ratings as items.
@@ -89,7 +93,11 @@ def views(catalog: Catalog, items: Iterable[Item], ratings: Sequence[float] | No
     if ratings is not None and len(ratings) != len(items):
         raise ValueError(f"{len(ratings)} ratings for {len(items)} items; give one an item")
     return tuple(
-        ItemView(catalog.label(item), _details(catalog, item), None if ratings is None else float(ratings[position]))
+        ItemView(
+            catalog.spelling(item) if spelled else catalog.label(item),
+            _details(catalog, item, hidden=spelled and catalog.hides_titles),
+            None if ratings is None else float(ratings[position]),
+        )
         for position, item in enumerate(items)
     )
 
@@ -442,10 +450,11 @@ def _longest(attempt: Callable[[int], Fitted], num_items: int, max_tokens: int) 
     return best
 
 
-def _details(catalog: Catalog, item: Item) -> str:
-    """What is shown beside the title; never so much that no prompt could hold the item."""
+def _details(catalog: Catalog, item: Item, *, hidden: bool) -> str:
+    """What is shown beside the title, with the title if it is hidden; never so much that no prompt holds the item."""
     shown = [(name.replace("_", " "), item.attributes[name]) for name in catalog.shown if name in item.attributes]
-    return cut("; ".join(text for text in (_detail(name, value) for name, value in shown) if text))
+    texts = [catalog.label(item)] if hidden else []
+    return cut("; ".join(text for text in (*texts, *(_detail(name, value) for name, value in shown)) if text))
 
 
 def _detail(name: str, value: Attribute) -> str:

@@ -166,4 +166,4 @@ class PriorContract:
 
     @staticmethod
     def _with_items(catalog: Catalog, items: Sequence[Item]) -> Catalog:
-        return Catalog(items, noun=catalog.noun, label=catalog.label_format, shown=catalog.shown)
+        return catalog.like(items)

@@ -338,7 +338,7 @@ class Mixture:
 
     def _check_answer(self, prompt: str, lines: Sequence[str], items: Sequence[Item]) -> None:
         """Raise ConfigError unless the token paths of an answer's lines are those that the search looks for."""
-        wanted = [self.catalog.label(item) for item in items]
+        wanted = [self.catalog.spelling(item) for item in items]
         if list(lines) != wanted and self.engine.spell(lines) != self.engine.spell(wanted):
             raise ConfigError(f"the prompt {prompt!r} answers {list(lines)}; the search looks for the lines {wanted}")
 
@@ -365,7 +365,7 @@ def ahead(recommender: Recommender, prompt: str, query: Query, item: Item) -> Ex
     if engine is None:
         raise ConfigError("examples need an engine that tokenises them")
     ids = engine.tokenize(recommender.messages(query, prompt=prompt).messages)
-    label, in_list = recommender.catalog.label(item), recommender.prompts[prompt].continues
+    label, in_list = recommender.catalog.spelling(item), recommender.prompts[prompt].continues
     (spelled,) = spell_lines(engine, [label]) if in_list else engine.spell([label])
     if in_list:
         spelled = spelled[: len(spelled) - _rest_of_break(engine)]

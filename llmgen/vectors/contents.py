@@ -29,9 +29,14 @@ def item_content(catalog: Catalog, item: Item, content: str | None = None) -> st
     >>> item_content(films, films["1"]), item_content(films, films["1"], "{title}, {genres}{year}")
     ('Alien', 'Alien, Horror, Sci-Fi')
     """
+    return content_of(item, catalog.label(item), content)
+
+
+def content_of(item: Item, label: str, content: str | None) -> str:
+    """See `item_content`, of an item that is written so."""
     if content is None:
         description = item.attributes.get("description")
-        return catalog.label(item) + (f". {description}" if description else "")
+        return label + (f". {description}" if description else "")
     written = {
         name: ", ".join(value) if isinstance(value, tuple) else str(value) for name, value in item.attributes.items()
     }

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from threading import Lock
+from typing import Any
 
 from llmgen.catalog.core import Catalog
 from llmgen.downloads import cache_dir
 from llmgen.errors import ConfigError
-from llmgen.vectors.encoders import Encoder, load_encoder
+from llmgen.vectors.encoders import Encoder, Float32Array, SentenceEncoder, load_encoder
 from llmgen.vectors.store import ItemVectors
 
 MOST = 4
@@ -62,6 +64,52 @@ def named_vectors(catalog: Catalog, encoder: str, vectors: str = "", content: st
 def encoder_of(name: str, *, pictures: bool = False) -> Encoder:
     """The encoder of a name, the last ones loaded once; see `load_encoder`."""
     return load_encoder(name, pictures=pictures)
+
+
+class LaterEncoder:
+    """An encoder of a name, loaded when it is first asked.
+
+    Args:
+        source: See `load_encoder`.
+        pictures: See `load_encoder`.
+    """
+
+    def __init__(self, source: str, pictures: bool) -> None:
+        self.source, self.pictures = source, pictures
+
+    @property
+    def name(self) -> str:
+        """See `Encoder`."""
+        return encoder_of(self.source, pictures=self.pictures).name
+
+    def items(self, contents: Sequence[str]) -> Float32Array:
+        """See `Encoder`."""
+        return encoder_of(self.source, pictures=self.pictures).items(contents)
+
+    def queries(self, texts: Sequence[str]) -> Float32Array:
+        """See `Encoder`."""
+        return encoder_of(self.source, pictures=self.pictures).queries(texts)
+
+
+def record_of(encoder: Encoder | None, whose: str) -> dict[str, Any] | None:
+    """What finds an encoder again; None for none.
+
+    Raises:
+        ConfigError: It has no name by which it is found.
+    """
+    if encoder is None:
+        return None
+    if not isinstance(encoder, SentenceEncoder | LaterEncoder):
+        raise ConfigError(
+            f"{whose} cannot be saved: its encoder {encoder.name!r} has no name by which it is found "
+            "again; save without it, and make it anew after loading"
+        )
+    return {"model": encoder.source, "pictures": encoder.pictures}
+
+
+def later(record: Mapping[str, Any] | None) -> LaterEncoder | None:
+    """The encoder that `record_of` tells of, loaded when it is first asked."""
+    return None if record is None else LaterEncoder(record["model"], record["pictures"])
 
 
 def _folder(catalog: Catalog, encoder: str, content: str) -> Path:

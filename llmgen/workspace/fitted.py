@@ -13,7 +13,7 @@ from llmgen.datasets.splits import History
 from llmgen.errors import ConfigError
 from llmgen.priors import Prior, RatingPrior, reweighted
 from llmgen.recommend.recommender import Choice
-from llmgen.recommend.saving import CATALOG, PROMPTS, Loaded, load_parts, read_about, save_parts
+from llmgen.recommend.saving import PROMPTS, Loaded, load_parts, read_about, read_catalog, save_parts
 from llmgen.saved_folders import check_folder
 from llmgen.workspace.core import DataSettings, RecommenderSettings, Workspace
 
@@ -150,7 +150,7 @@ def open_workspace(data: DataSettings, settings: RecommenderSettings) -> Workspa
 
 def read_again(folder: Path) -> Callable[[], Catalog]:
     """Reads the catalog of a folder."""
-    return lambda: Catalog.from_jsonl(check_folder(folder, "recommender") / CATALOG)
+    return lambda: read_catalog(check_folder(folder, "recommender"))
 
 
 def main_fit(data: DataSettings, settings: RecommenderSettings, out: Path) -> Sequence[str]:

@@ -121,7 +121,7 @@ NEW = [Item("x", "film 3 part", {"year": 1991, "colour": "red"}), Item("y", "zeb
 
 
 def rebuilt(catalog: Catalog) -> Catalog:
-    return Catalog(catalog, noun=catalog.noun, label=catalog.label_format, shown=catalog.shown)
+    return catalog.like(catalog)
 
 
 @pytest.mark.parametrize("hashed", [False, True])
