@@ -171,8 +171,8 @@ def main(
     chosen = [ids[number] for number in np.linspace(0, len(ids) - 1, min(users, len(ids))).astype(int)]
     queries = {user: workspace.query(user=user, k=k) for user in chosen}
     console.print(f"answers of {len(queries)} users in this process, to compare with")
-    expected = _expected(workspace, settings, queries)
-    load = Load({user: _body(query) for user, query in queries.items()}, expected)
+    expected = expected_answers(workspace, settings, queries)
+    load = Load({user: request_body(query) for user, query in queries.items()}, expected)
     options = ["--engine", engine, "--dataset", dataset]
     options += [] if num_beams is None else ["--num-beams", str(num_beams)]
     options += [] if lm_weight is None else ["--lm-weight", str(lm_weight)]
@@ -201,9 +201,10 @@ def main(
         raise typer.Exit(1)
 
 
-def _expected(
+def expected_answers(
     workspace: Workspace, settings: RecommenderSettings, queries: Mapping[str, Query]
 ) -> dict[str, list[str]]:
+    """User -> ids that a recommender in this process answers."""
     priors = workspace.priors(settings)
     engine = None if settings.engine == "none" else load_engine(settings.engine)
     made = workspace.build(settings, priors, engine, Choice(lm_weight=settings.lm_weight))
@@ -217,7 +218,8 @@ def _expected(
     return answers
 
 
-def _body(query: Query) -> bytes:
+def request_body(query: Query) -> bytes:
+    """A query as `POST /v1/recommend` takes it, with its history."""
     return json.dumps({"history": [item.id for item in query.items], "k": query.k}).encode()
 
 
