@@ -31,7 +31,7 @@ from rich.table import Table
 
 from eval.load import Load, expected_answers, request_body, serving
 from eval.serving import Ratio, ratio
-from llmgen.workspace import DataSettings, RecommenderSettings, Workspace
+from llmgen.workspace.core import DataSettings, RecommenderSettings, Workspace
 
 STARTED_S = 300.0
 """A worker that answers nobody for so long after its service began will not."""
@@ -190,7 +190,7 @@ def main(
     out: Annotated[Path | None, typer.Option(help="A file for the figures of every round, JSON.")] = None,
 ) -> None:
     """Ask services with so many workers in turn, and print what they did."""
-    console = Console()
+    console = Console(width=160)
     counts = [int(part) for part in workers.split(",")]
     workspace = Workspace(DataSettings(dataset).load())
     ids = sorted(workspace.histories, key=str)

@@ -22,6 +22,7 @@ from llmgen.recommend.parts import Parts
 from llmgen.recommend.recommender import Recommender
 from llmgen.recommend.saving import load_parts
 from llmgen.server.live import Live
+from llmgen.server.orphans import end_with
 from llmgen.workspace.core import DataSettings, RecommenderSettings, Workspace
 
 logger = logging.getLogger(__name__)
@@ -62,7 +63,7 @@ class Refitting:
 
 
 async def fit_apart(data: DataSettings, settings: RecommenderSettings, rating_weight: float, folder: Path) -> None:
-    """Fit priors in a process of its own, which is ended when this is cancelled.
+    """Fit priors in a process of its own, which is ended when this is cancelled, and when this process is killed.
 
     Args:
         data: The store.
@@ -77,7 +78,7 @@ async def fit_apart(data: DataSettings, settings: RecommenderSettings, rating_we
         sys.executable, "-m", __name__, str(folder), stdin=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
     )
     try:
-        _, said = await process.communicate(pickle.dumps((data, settings, rating_weight)))
+        _, said = await process.communicate(pickle.dumps((os.getpid(), data, settings, rating_weight)))
     except asyncio.CancelledError:
         process.kill()
         await process.wait()
@@ -105,7 +106,8 @@ def fit(data: DataSettings, settings: RecommenderSettings, rating_weight: float,
 def main() -> None:
     """What the process does; an error is one line on stderr, the last one."""
     os.nice(NICE)
-    data, settings, rating_weight = pickle.load(sys.stdin.buffer)
+    parent, data, settings, rating_weight = pickle.load(sys.stdin.buffer)
+    end_with(parent)
     try:
         fit(data, replace(settings, engine="none"), rating_weight, Path(sys.argv[1]))
     except LLMGenError as error:

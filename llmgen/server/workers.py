@@ -1,7 +1,8 @@
 """Workers: several processes that answer on one socket, and the one that watches over them.
 
 Each worker is a fork of the watcher, made before anything was loaded, and loads everything itself. The first comes
-alone, so that what is wrong is told once and what is cached on the disk is there for the others.
+alone, so that what is wrong is told once and what is cached on the disk is there for the others. When the watcher is
+killed, they answer what is under way, and end.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from contextlib import suppress
 from types import FrameType
 
 from llmgen.errors import ConfigError
+from llmgen.server.orphans import end_with
 
 logger = logging.getLogger(__name__)
 
@@ -75,18 +77,20 @@ class Watcher:
             raise ConfigError("the first worker could not start; the line before says why")
 
     def _start(self, number: int, tell: int | None = None) -> int:
+        watcher = os.getpid()
         process = os.fork()
         if process == 0:
-            self._work(number, tell)
+            self._work(number, watcher, tell)
         self._numbers[process], self._started[number] = number, time.monotonic()
         return process
 
-    def _work(self, number: int, tell: int | None) -> None:
+    def _work(self, number: int, watcher: int, tell: int | None) -> None:
         """The life of a worker; never returns."""
         code = 1
         try:
             for one in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
                 signal.signal(one, signal.SIG_DFL)
+            end_with(watcher)  # or the port would stay taken, and no service could be started in the place of this one
             self._serve(number, lambda: None if tell is None else _say(tell))
             code = 0
         except SystemExit as stop:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import pickle
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -18,6 +20,7 @@ from llmgen import Item
 from llmgen.http.client import Client
 from llmgen.server.together import merged
 from llmgen.store import Event, Store
+from llmgen.workspace.core import DataSettings, RecommenderSettings
 from tests.server.test_run import items, serving  # noqa: F401
 
 
@@ -57,6 +60,24 @@ def test_workers_share_a_port_and_their_counters_and_are_started_anew(items: Pat
         process.send_signal(signal.SIGTERM)
         assert process.wait(30) == 0
         assert not any(Path(f"/proc/{one}").exists() for one in first)
+
+
+def test_workers_end_when_their_watcher_is_killed_and_the_port_is_free(items: Path) -> None:  # noqa: F811
+    with serving("--catalog", str(items), "--workers", "2") as (process, url):
+        until(lambda: len(children(process.pid)) == 2)
+        workers = children(process.pid)
+        process.kill()
+        process.wait(30)
+        until(lambda: not any(Path(f"/proc/{one}").exists() for one in workers))
+        with socket.create_server(("127.0.0.1", int(url.rpartition(":")[2]))):
+            pass  # as one that is started in its place does
+
+
+def test_what_fits_ends_without_the_worker_that_started_it(tmp_path: Path) -> None:
+    given = pickle.dumps((1, DataSettings(store=f"sqlite:///{tmp_path / 'none.db'}"), RecommenderSettings(), 1.0))
+    command = [sys.executable, "-m", "llmgen.server.refitting", str(tmp_path / "fitted")]
+    done = subprocess.run(command, input=given, capture_output=True, timeout=60, check=False)
+    assert done.returncode == -signal.SIGTERM
 
 
 def test_workers_on_a_store_know_what_any_of_them_was_told(tmp_path: Path) -> None:
