@@ -19,7 +19,7 @@ from eval.shop.ledger import Ledger, Versions
 from eval.shop.postgres import Postgres
 from eval.shop.services import Service, kill
 from eval.shop.traffic import Row, Traffic
-from llmgen.catalog import Catalog
+from llmgen.catalog.core import Catalog
 from llmgen.errors import LLMGenError
 from llmgen.store import Store
 from llmgen.types import Item

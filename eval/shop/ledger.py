@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from eval.shop.http import Answer
-from llmgen.catalog import Catalog
+from llmgen.catalog.core import Catalog
 from llmgen.store import Event
 from llmgen.types import Item
 
