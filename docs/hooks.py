@@ -131,6 +131,13 @@ def _cell(text: str) -> str:
     return " ".join(text.split()).replace("|", r"\|")
 
 
+def recommender() -> Iterator[str]:
+    """Fields of the settings of a recommender."""
+    from llmgen.recommend.settings import GivenSettings
+
+    yield from _fields(GivenSettings, "Settings of a recommender")
+
+
 def settings() -> Iterator[str]:
     """Fields of the settings of an evaluation, with their defaults, from the classes' docstrings."""
     from llmgen.evaluation import ArmConfig, Protocol, RunConfig
@@ -148,9 +155,10 @@ def record() -> Iterator[str]:
 
 def _fields(kind: type[BaseModel], heading: str) -> Iterator[str]:
     told = {}
-    for section in Docstring(inspect.getdoc(kind) or "").parse("google"):
-        if section.kind is DocstringSectionKind.attributes:
-            told |= {attribute.name: attribute.description for attribute in section.value}
+    for one in reversed(kind.__mro__):
+        for section in Docstring(inspect.cleandoc(vars(one).get("__doc__") or "")).parse("google"):
+            if issubclass(one, BaseModel) and section.kind is DocstringSectionKind.attributes:
+                told |= {attribute.name: attribute.description for attribute in section.value}
     if missing := sorted(set(kind.model_fields) - set(told)):
         log.warning("%s: nothing says what %s is", kind.__name__, missing[0])
     yield from ("", f"### {heading}", "", "| Field | Default | Meaning |", "|---|---|---|")
@@ -185,6 +193,7 @@ def tasks() -> Iterator[str]:
 MADE: Mapping[str, Callable[[], Iterator[str]]] = {
     "cli": command_lines,
     "http": http,
+    "recommender": recommender,
     "settings": settings,
     "recipe": recipe,
     "record": record,

@@ -34,6 +34,7 @@ from llmgen.evaluation.told import told
 from llmgen.priors import kinds as prior_kinds
 from llmgen.priors import reweighted
 from llmgen.recommend.recommender import Recommender
+from llmgen.recommend.settings import prior_settings
 from llmgen.templates.library import PromptLibrary
 from llmgen.training.sft import fit
 from llmgen.training.validation import ALONE, nats
@@ -134,7 +135,8 @@ def measure(
             "as an adapter of the same recipe with learn_from: train has it"
         )
     engine = HFEngine.load(settings["model"] or None, adapter=None if base else str(adapter), dtype=dtype)
-    recommender = Recommender(data.catalog, engine, prompt=record.prompt, max_history=record.max_history)
+    config = record.recommender.config()
+    recommender = Recommender(data.catalog, engine, prompt=record.recommender.prompts, max_history=config.max_history)
 
     def read(part: Part, weights: Sequence[float]) -> FloatArray:
         fitted = fit(settings["priors"], part.known, data)
@@ -144,7 +146,7 @@ def measure(
             part.queries,
             part.held_out,
             [reweighted(one, one.weight * prior_scale) for one in fitted],
-            prompt=record.prompt,
+            prompt=recommender.template().name,
             weights=weights,
             batch=batch,
         )
@@ -193,13 +195,15 @@ def _checked(adapter: Path, ties: str, dtype: str | None) -> tuple[AdapterRecord
     try:
         settings = yaml.safe_load(path.read_text(encoding="utf-8"))
         parts = {name: settings[name] for name in ("data", "priors", "model")}
-        wrong += [*wrong_data(parts["data"]), *prior_kinds.wrong(parts["priors"])]
+        wrong += [*wrong_data(parts["data"]), *prior_kinds.wrong(prior_settings(parts["priors"]))]
     except OSError as error:
         wrong.append(f"cannot read {path}, which llmgen train leaves beside an adapter: {error.strerror}")
     except (yaml.YAMLError, TypeError, KeyError, AttributeError) as error:
         wrong.append(f"{path} does not hold data, priors and model as llmgen train writes them: {error!r}")
-    if record is not None and record.prompt not in (library := PromptLibrary.default()):
-        wrong.append(f"the adapter was tuned on the prompt {record.prompt!r}; there are {', '.join(library)}")
+    library = PromptLibrary.default()
+    for prompt in record.recommender.prompts if record else ():
+        if prompt not in library:
+            wrong.append(f"the adapter was tuned on the prompt {prompt!r}; there are {', '.join(library)}")
     if record is None or wrong:
         raise ConfigError("\n".join(wrong))
     return record, settings

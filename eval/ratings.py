@@ -42,9 +42,9 @@ from llmgen.evaluation.questions import refuse_whole_log
 from llmgen.evaluation.stats import interval_of_mean, paired_difference
 from llmgen.evaluation.told import told
 from llmgen.priors import RatingKNN
-from llmgen.recommend.config import MAX_HISTORY
 from llmgen.recommend.rating import multiply_shares
 from llmgen.recommend.recommender import Recommender
+from llmgen.recommend.settings import GivenSettings
 from llmgen.types import FloatArray, Item, Query, RatingPrediction
 from llmgen.workspace.core import DataSettings, tuned_prompts
 
@@ -251,7 +251,8 @@ def main(
         check_ratings(dataset=dataset, split=split, engine=engine, prompt=prompt)
         data = DataSettings(dataset=dataset).load()
         record = None if adapter is None else AdapterRecord.read(adapter)
-        shown = max_history if max_history is not None else record.max_history if record else MAX_HISTORY
+        given = GivenSettings(max_history=max_history)
+        shown = given.config(record.recommender if record else None).max_history
         tuning, final = (
             last_questions(data, users, seed) if split == "last" else random_questions(data, users, seed, shown)
         )

@@ -154,13 +154,15 @@ def main(
 
 def arms(adapter: str | None) -> dict[str, ArmConfig]:
     """The model alone and beside the priors that read the words, untuned and with an adapter."""
-    beside: Mapping[str, Any] = {"LM alone": "none", "LM x bm25": {"wish": {}}, f"LM x {BOTH}": BOTH}
+    beside: Mapping[str, Mapping[str, Any]] = {
+        "LM alone": {"lm_weight": 1.0},
+        "LM x bm25": {"priors": {"wish": 1.0}, "lm_weight": "tuned"},
+        f"LM x {BOTH}": {"priors_of": BOTH, "lm_weight": "tuned"},
+    }
     found = {}
     for model, name in [("", None), ("tuned ", adapter)] if adapter else [("", None)]:
-        for kind, priors in beside.items():
-            weight = 1.0 if priors == "none" else "tuned"
-            settings = {"prompt": "cold_start", "adapter": name, "priors": priors, "lm_weight": weight}
-            found[model + kind] = ArmConfig.of(model + kind, settings)
+        for kind, settings in beside.items():
+            found[model + kind] = ArmConfig.of(model + kind, {"prompt": "cold_start", "adapter": name, **settings})
     return found
 
 

@@ -5,13 +5,18 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
+from llmgen.catalog.core import Catalog
 from llmgen.errors import ConfigError
+from llmgen.recommend.settings import GivenSettings
 
 FILE = "llmgen.json"
+
+OF_RECOMMENDER = ("lm_weight", "prompt", "max_history", "label", "priors", "decoding")
+"""Settings that records of llmgen 0.1 have beside the others."""
 
 Loss = Literal["catalog", "residual", "lm"]
 
@@ -23,12 +28,9 @@ class AdapterRecord(BaseModel):
         base_model: Folder or hub name of the model that the adapter belongs to.
         loss: What was minimised: `catalog`, the softmax over the trie's children; `residual`, the same with the prior
             in it; `lm`, the plain loss over the whole vocabulary.
-        lm_weight: Weight of the model beside priors, from validation where there was one, else as it was trained.
-        prompt: Name of the template to recommend with.
-        max_history: Newest items that stood in its prompts at most.
-        label: How its prompts and answers wrote an item, see `Catalog`; empty in older records.
-        priors: Name -> settings of the fit of those it was tuned beside, `weight` among them; empty without any.
-        decoding: How model and priors are multiplied, see `llmgen.search`.
+        recommender: How it wants to be asked, where nobody says otherwise: the template to recommend with, the newest
+            items in its prompts, how items were written, the priors that it was tuned beside, and its weight beside
+            priors, from validation where there was one. Records that have these settings beside the others are read.
         prompts: `name@digest` of all templates that were trained on.
         catalog: Digest of the catalog.
         tokenizer: Digest of the tokenizer.
@@ -43,12 +45,7 @@ class AdapterRecord(BaseModel):
 
     base_model: str
     loss: Loss
-    lm_weight: float = Field(ge=0)
-    prompt: str
-    max_history: int = Field(ge=0)
-    label: str = ""
-    priors: Mapping[str, Mapping[str, int | float | str]] = {}
-    decoding: Literal["trie", "fused"] = "trie"
+    recommender: GivenSettings = GivenSettings()
     prompts: tuple[str, ...]
     catalog: str
     tokenizer: str
@@ -57,6 +54,16 @@ class AdapterRecord(BaseModel):
     steps: int = 0
     versions: Mapping[str, str] = {}
     metrics: Mapping[str, float] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _settings_apart(cls, value: Any) -> Any:
+        """Records of llmgen 0.1 have the settings beside the others, and nothing of what is as by default."""
+        if not isinstance(value, Mapping) or "recommender" in value:
+            return value
+        own = {name: value[name] for name in OF_RECOMMENDER if name in value}
+        rest = {name: one for name, one in value.items() if name not in own}
+        return {**rest, "recommender": {name: one for name, one in own.items() if one not in ("", {})}}
 
     @classmethod
     def read(cls, folder: Path | str) -> AdapterRecord | None:
@@ -77,8 +84,13 @@ class AdapterRecord(BaseModel):
 
     def write(self, folder: Path | str) -> None:
         """Put the record into a folder."""
-        text = json.dumps(self.model_dump(mode="json"), indent=1) + "\n"
+        text = json.dumps(self.model_dump(mode="json", exclude_unset=True), indent=1) + "\n"
         (Path(folder) / FILE).write_text(text, encoding="utf-8")
+
+    def written(self, catalog: Catalog) -> Catalog:
+        """A catalog whose items are written as the adapter was tuned on."""
+        label = self.recommender.label
+        return catalog.labelled(label) if label else catalog
 
     def differences(self, *, catalog: str, tokenizer: str, prompts: Iterable[str]) -> list[str]:
         """What is not as it was in training, one sentence each; empty if all is.

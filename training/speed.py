@@ -53,7 +53,7 @@ def main(
             data.dataset.catalog, HFEngine(model, tokenizer), max_history=tasks["list"].max_history
         )
         past = histories(data.known, catalog=data.dataset.catalog)
-        fitted = sft.fit(recipe.priors, data.known, data.dataset)
+        fitted = sft.fit(recipe.priors_given(), data.known, data.dataset)
         size = args.per_device_train_batch_size
         mixture = Mixture(recommender, past, tasks, group=size, folds=recipe.folds)
         crossed = sft.cross_fit(recipe, data, mixture.fold_of, fitted)

@@ -26,7 +26,7 @@ from llmgen.cli.commands import add_to as add_commands_to
 from llmgen.cli.list_options import Wanted, wanted_options
 from llmgen.errors import ArgumentError, ConfigError, LLMGenError
 from llmgen.text.normalization import without_controls
-from llmgen.workspace.options import data_settings, pair, with_options
+from llmgen.workspace.options import data_settings, pair, read_priors, read_weights, with_options
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -127,7 +127,7 @@ def _model(
 ) -> dict[str, object]:
     return {
         "load": load,
-        "prompts": (prompt,) if prompt else None,
+        "prompt": prompt,
         "prompt_folder": prompt_folder,
         "max_history": max_history,
         "align_prompts": align_prompts or None,
@@ -150,7 +150,7 @@ def _scoring(
     exact: Annotated[bool, typer.Option("--exact", help="Go on until the answer is proven to be the best.")] = False,
 ) -> dict[str, object]:
     return {
-        "priors": _priors(prior),
+        "priors": None if prior is None else read_priors(prior),
         "lm_weight": lm_weight,
         "decoding": decoding and decoding.value,
         "normalise": normalise and normalise.value,
@@ -250,7 +250,7 @@ def rank(
     """Put given candidates in order."""
     settings = _settings(
         **model,
-        priors=_priors(prior),
+        priors=None if prior is None else read_priors(prior),
         lm_weight=lm_weight,
     )
     with _aside():
@@ -272,7 +272,7 @@ def similar(
     json_: JsonOption = False,
 ) -> None:
     """Find items like an item, by what people took and by what items say of themselves."""
-    settings = _settings(engine="none", priors=_priors(prior))
+    settings = _settings(engine="none", priors=None if prior is None else read_priors(prior))
     with _aside():
         asked = _ask(data, settings, None, [item], None, k=k, filter=filter)
         query = replace(asked.query, history=())
@@ -299,7 +299,7 @@ def rerank(
     from llmgen.http.list_schemas import RerankedBody
     from llmgen.http.schemas import to_json
 
-    settings = _settings(**model, priors=_priors(prior), lm_weight=lm_weight)
+    settings = _settings(**model, priors=None if prior is None else read_priors(prior), lm_weight=lm_weight)
     with _aside():
         asked = _ask(data, settings, user, history, text)
         found = asked.recommender.rerank(asked.query, document)
@@ -334,7 +334,7 @@ def rate(
 
     settings = _settings(
         **model,
-        rating_priors=_weights(rating_prior, "--rating-prior"),
+        rating_priors=_rating_priors(rating_prior),
         rating_lm_weight=rating_lm_weight,
     )
     with _aside():
@@ -367,7 +367,7 @@ def explain(
 
     settings = _settings(
         **model,
-        priors=_priors(prior),
+        priors=None if prior is None else read_priors(prior),
     )
     with _aside():
         asked = _ask(data, settings, user, history, text, task="explain", needs_engine=True)
@@ -429,7 +429,7 @@ def serve(
     """Serve recommendations over HTTP: recommend, rank, rate, explain, and the catalog; see /docs there."""
     from llmgen.server import Limits, ServeSettings, run
 
-    ratings = {"rating_priors": _weights(rating_prior, "--rating-prior"), "rating_lm_weight": rating_lm_weight}
+    ratings = {"rating_priors": _rating_priors(rating_prior), "rating_lm_weight": rating_lm_weight}
     settings = _settings(**model, **scoring, **ratings)
     where = ServeSettings(
         host=host,
@@ -502,7 +502,7 @@ def fit(
     """Fit the priors on a log, and write catalog, priors, users and settings into a folder, for --load."""
     from llmgen.workspace.fitted import main_fit
 
-    ratings = {"rating_priors": _weights(rating_prior, "--rating-prior"), "rating_lm_weight": rating_lm_weight}
+    ratings = {"rating_priors": _rating_priors(rating_prior), "rating_lm_weight": rating_lm_weight}
     if model.get("load") is not None:
         raise ConfigError("llmgen fit reads data and writes a folder; leave --load out")
     with _aside():
@@ -729,7 +729,7 @@ def _settings(**given: object) -> "RecommenderSettings":
     from llmgen.workspace.fitted import settings_of
 
     told = {name: value for name, value in given.items() if value is not None}
-    return RecommenderSettings(**told) if load is None else settings_of(load, told)  # type: ignore[arg-type]
+    return RecommenderSettings.model_validate(told) if load is None else settings_of(load, told)
 
 
 def _ask(
@@ -774,46 +774,8 @@ def _echo_json(text: str) -> None:
     typer.echo(re.sub(r"[\x7f-\x9f]", lambda found: f"\\u{ord(found[0]):04x}", text).encode())
 
 
-def _priors(priors: list[str] | None) -> dict[str, float | dict[str, float | str]] | None:
-    """The values of --prior: name=weight, or name:setting=value,setting=value."""
-    if priors is None or priors == ["none"]:
-        return None if priors is None else {}
-    found: dict[str, float | dict[str, float | str]] = {}
-    for words in priors:
-        name, colon, rest = words.partition(":")
-        if not colon or "=" in name:
-            found |= _weights([words]) or {}
-            continue
-        settings = dict(pair(part, "--prior", "name:setting=value,setting=value") for part in rest.split(","))
-        found[name] = {key: _value(text) for key, text in settings.items()}
-    return found
-
-
-def _value(text: str) -> float | str:
-    """A setting as a whole number, a number, true or false, or text."""
-    if text in ("true", "false"):
-        return text == "true"
-    for number in (int, float):
-        try:
-            return number(text)
-        except ValueError:
-            continue
-    return text
-
-
-def _weights(priors: list[str] | None, option: str = "--prior") -> dict[str, float] | None:
-    if priors is None:
-        return None
-    if priors == ["none"]:
-        return {}
-    weights = {}
-    for words in priors:
-        name, value = pair(words, option, "name=weight")
-        try:
-            weights[name] = float(value)
-        except ValueError:
-            raise ConfigError(f"{option} {words}: the weight must be a number, not {value!r}") from None
-    return weights
+def _rating_priors(given: list[str] | None) -> dict[str, float] | None:
+    return None if given is None else read_weights(given, "--rating-prior")
 
 
 def _print_answer(asked: "_Asked", answer: "Recommendations", title: str, as_json: bool, scores: bool) -> None:

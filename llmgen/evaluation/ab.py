@@ -85,7 +85,9 @@ class Gate(NamedTuple):
 def main(
     data: Mapping[str, object],
     config: Annotated[Path | None, typer.Option(help="YAML, see llmgen.evaluation.RunConfig.")] = None,
-    arm: Annotated[list[str] | None, typer.Option(help="NAME=PROMPT or NAME=key:value,key:value. Repeatable.")] = None,
+    arm: Annotated[
+        list[str] | None, typer.Option(help="NAME=PROMPT, or 'NAME=--prompt X --prior Y=1'. Repeatable.")
+    ] = None,
     prompts: Annotated[str | None, typer.Option(help="An arm for every template of this task.")] = None,
     out: Annotated[Path, typer.Option(help="Folder of this run; a stopped run continues in its folder.")] = Path(
         "runs/ab"

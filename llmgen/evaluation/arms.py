@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import BaseModel, Field, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_core import ErrorDetails
 
 from llmgen.adapters import AdapterRecord
@@ -31,12 +32,14 @@ from llmgen.evaluation.exchanged import Own, exchanged
 from llmgen.evaluation.protocol import Protocol, Sample
 from llmgen.priors import Content, HistoryText, Prior, Seen, only
 from llmgen.priors.kinds import kind
-from llmgen.recommend.config import MAX_HISTORY, Decoding
+from llmgen.recommend.index import CatalogIndex
+from llmgen.recommend.parts import Parts
 from llmgen.recommend.prompting import Task
 from llmgen.recommend.recommender import Recommender
-from llmgen.search import Normalise
-from llmgen.templates.library import PromptLibrary
+from llmgen.recommend.settings import CommonSettings, prior_settings
 from llmgen.types import Query
+from llmgen.workspace.core import default_lm_weight, library_of
+from llmgen.workspace.options import read_options
 
 logger = logging.getLogger(__name__)
 
@@ -51,55 +54,52 @@ TIES = 1e-9
 """Weight of a random prior that orders nothing but ties."""
 
 
-class ArmConfig(BaseModel):
+class ArmConfig(CommonSettings):
     """One recommender; whatever differs between two of them is what an A/B test compares.
 
+    It has the settings of every recommender, see `llmgen.recommend.settings`, with the same defaults but for one:
+    without `priors` an arm has none, so that two prompts are compared by what the model alone makes of them. The prompt
+    for candidates is `rerank` by default.
+
     Attributes:
-        prompt: Name of a template; the adapter's own, else `next_item`, by default; `rerank` for candidates.
-        prompt_folder: Where your own templates lie.
-        engine: See `llmgen.engines.load_engine`.
-        adapter: A PEFT adapter.
-        label: How prompts and answers write an item, such as `{title} ({year})`; by default as the adapter was
-            tuned on, else the catalog's way.
-        max_history: Newest items in the prompt; the adapter's own, else 20, by default.
-        decoding: `trie`, `raw` or `free`.
-        normalise: See `llmgen.search`.
-        num_beams: See `llmgen.search`.
-        exact: Go on until the answer is proven.
-        priors: `none`; `best`, the classic baseline that was best on validation; the name of a classic; or
-            name -> settings of a fit, its weight among them.
-        lm_weight: Weight of the model beside the priors; `tuned` chooses it on validation users.
+        lm_weight: Weight of the model in the score, by default as `llmgen recommend` has it; `tuned` chooses it on
+            validation users.
+        priors_of: In the place of `priors`, those of a classic baseline as it was tuned on validation: its name, or
+            `best` for the one that was best there.
         tuning_adapter: The adapter that a `tuned` weight is chosen with, where `adapter` has learned the validation
             items too (`learn_from: train+validation`): one of the same recipe that has not.
         exchanged: A control: the model is told of another user, and the priors are the user's own. See
             `llmgen.evaluation.exchanged`.
-        think_tokens: See `llmgen.Recommender`.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    prompt: str = ""
-    prompt_folder: Path | None = None
-    engine: str = "hf"
-    adapter: str | None = None
-    label: str | None = None
-    max_history: int | None = Field(None, ge=0)
-    decoding: Decoding = "trie"
-    normalise: Normalise = "catalog"
-    num_beams: int | None = Field(None, ge=1)
-    exact: bool = False
-    priors: str | Mapping[str, Mapping[str, int | float | str]] = NONE
-    lm_weight: float | Literal["tuned"] = 1.0
+    lm_weight: Annotated[float, Field(ge=0, allow_inf_nan=False)] | Literal["tuned"] | None = None
+    priors_of: str = ""
     tuning_adapter: str | None = None
     exchanged: bool = False
-    think_tokens: int = Field(0, ge=0)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named_priors(cls, value: Any) -> Any:
+        """Settings of llmgen 0.1 have `priors: best`, where others have `priors_of: best`."""
+        if not isinstance(value, Mapping) or not isinstance(named := value.get("priors"), str):
+            return value
+        rest = {name: one for name, one in value.items() if name != "priors"}
+        return rest if named == NONE else {**rest, "priors_of": named}
+
+    @field_validator("priors_of")
+    @classmethod
+    def _either(cls, value: str, info: ValidationInfo) -> str:
+        if value and info.data.get("priors"):
+            raise ValueError("priors_of stands for priors; leave one of them out")
+        return value
 
     @field_validator("tuning_adapter")
     @classmethod
     def _tuned(cls, value: str | None, info: ValidationInfo) -> str | None:
         weight = info.data.get("lm_weight", "tuned")  # not there where it is wrong itself
         if value is not None and weight != "tuned":
-            raise ValueError(f"tuning_adapter goes with lm_weight: tuned, not with {weight}")
+            told = "without lm_weight" if weight is None else f"with {weight}"
+            raise ValueError(f"tuning_adapter goes with lm_weight: tuned, not {told}")
         return value
 
     @property
@@ -107,14 +107,12 @@ class ArmConfig(BaseModel):
         """The adapters that it asks, the one to choose the weight with among them."""
         return tuple(one for one in (self.adapter, self.tuning_adapter) if one is not None)
 
-    @field_validator("priors", mode="before")
-    @classmethod
-    def _bare(cls, value: Any) -> Any:
-        return {name: settings or {} for name, settings in value.items()} if isinstance(value, Mapping) else value
-
     @classmethod
     def parse(cls, text: str) -> tuple[str, ArmConfig]:
-        """An arm from the command line: `NAME=PROMPT`, or `NAME=key:value,key:value`.
+        """An arm from the command line: `NAME=PROMPT`, or `NAME=--option value --option value`.
+
+        The options are those of `llmgen recommend`, and those of an arm alone. The form of llmgen 0.1 is read too:
+        `NAME=key:value,key:value`.
 
         Raises:
             ConfigError: Another form, or a setting that there is not.
@@ -129,13 +127,18 @@ class ArmConfig(BaseModel):
         """As `parse`, with what is wrong in place of an error; see `named`."""
         name, equals, rest = text.partition("=")
         if not (name and equals and rest):
-            return name, cls.model_validate({}), [f"an arm is NAME=PROMPT or NAME=key:value,key:value, not {text!r}"]
+            return name, cls(), [f"an arm is NAME=PROMPT or NAME=--option value ..., not {text!r}"]
+        if rest.lstrip().startswith("--"):
+            try:
+                return cls.named(name, read_options(shlex.split(rest), cls.flags()))
+            except (ConfigError, ValueError) as error:  # of a quotation mark that is not closed
+                return name, cls(), [f"arm {name!r}: {error}"]
         if ":" not in rest:
             return cls.named(name, {"prompt": rest})
         pairs = [part.partition(":") for part in rest.split(",")]
         broken = [key for key, colon, value in pairs if not (colon and value)]
         _, arm, wrong = cls.named(name, {key: value for key, colon, value in pairs if colon and value})
-        return name, arm, [*(f"arm {name!r}: {key!r} has no value; write key:value" for key in broken), *wrong]
+        return name, arm, [*(f"arm {name!r}: {key!r} has no value; write --{key} value" for key in broken), *wrong]
 
     @classmethod
     def of(cls, name: str, settings: Mapping[str, Any]) -> ArmConfig:
@@ -155,7 +158,7 @@ class ArmConfig(BaseModel):
         if not isinstance(settings or {}, Mapping):
             return (
                 name,
-                cls.model_validate({}),
+                cls(),
                 [f"arm {name!r}: must hold settings such as prompt: next_item, not {settings!r}"],
             )
         arm, errors = repaired(cls, dict(settings or {}))  # type: ignore[call-overload]
@@ -328,50 +331,43 @@ def build(
         LLMGenError: The engine or the prompt is not there.
     """
     record = None if config.adapter is None else AdapterRecord.read(config.adapter)
-    label = config.label or (record.label if record else "")
+    tuned = record.recommender if record else None
+    label = config.label or (tuned.label if tuned else None)
     catalog = sample.catalog.labelled(label) if label else sample.catalog
+    priors = _priors(name, config, sample, known, tuning)
     weight = config.lm_weight if lm_weight is None else lm_weight
     if weight == "tuned":
         raise ConfigError(f"arm {name!r} wants a tuned lm_weight, and none was chosen")
-    priors = _priors(name, config, sample, known, tuning)
     if config.engine == "none":
         weight = 0.0
+    elif weight is None:
+        weight = default_lm_weight(config.adapter, record, priors, sample.queries)
     engine = engines.get(config.engine, config.adapter) if weight or config.decoding == "free" else None
     task: Task = "recommend" if sample.candidates is None else "rank"
-    prompt = config.prompt
-    if not prompt:
-        prompt = "rerank" if task == "rank" else record.prompt if record else "next_item"
-    length = config.max_history
-    if length is None:
-        length = record.max_history if record else MAX_HISTORY
+    prompts = config.prompts or (tuned.prompts if tuned and task == "recommend" else ())
     factors: list[Prior] = [*priors, *_everyones(sample)]
     instead: Mapping[str, Query] = {}
     if config.exchanged:
         own = [Seen(sample.catalog), *factors]
         factors, instead = [Own(own, dict(zip(sample.users, sample.queries, strict=True)))], exchanged(sample)
-    recommender = Recommender(
-        catalog,
-        engine,
-        prompt=prompt,
-        prompts=PromptLibrary.default(*([config.prompt_folder] if config.prompt_folder else [])),
-        priors=factors,
-        lm_weight=weight,
-        decoding=config.decoding,
-        normalise=config.normalise,
-        num_beams=config.num_beams,
-        exact=config.exact,
-        max_history=length,
-        think_tokens=config.think_tokens,
-    )
-    if recommender.template(task).name != prompt:
-        given, wanted = recommender.prompts[prompt].task, recommender.template(task).task
-        raise ConfigError(f"arm {name!r}: the prompt {prompt!r} is for the task {given}, and this run wants {wanted}")
+    resolved = config.config(tuned, prompt=prompts, lm_weight=weight, rating_lm_weight=1.0)
+    index = CatalogIndex(catalog, engine)
+    recommender = Recommender.of(Parts(index, engine, resolved, tuple(factors), (), library_of(config)))
+    if prompts and recommender.template(task).name not in prompts:
+        given, wanted = recommender.prompts[prompts[0]].task, recommender.template(task).task
+        raise ConfigError(
+            f"arm {name!r}: the prompt {prompts[0]!r} is for the task {given}, and this run wants {wanted}"
+        )
     settings = config.model_dump(mode="json", exclude_defaults=True)
-    settings |= {"prompt": recommender.template(task).ref, "max_history": length, "lm_weight": weight}
+    settings |= {
+        "prompt": recommender.template(task).ref,
+        "max_history": resolved.max_history,
+        "lm_weight": weight,
+    }
     if priors:
         settings["prior_weights"] = {prior.name: prior.weight for prior in priors}
-        if isinstance(config.priors, str):  # chosen elsewhere: other settings of the same name give other answers
-            settings["prior_settings"] = dict(_classic_of(name, config.priors, known).settings)
+        if config.priors_of:  # chosen elsewhere: other settings of the same name give other answers
+            settings["prior_settings"] = dict(_classic_of(name, config.priors_of, known).settings)
     if engine is not None:
         settings |= {"model": engine.name, "tokenizer": engine.tokenizer_digest}
     if config.adapter is not None:
@@ -391,14 +387,11 @@ def folder_digest(folder: Path) -> str:
 
 
 def _priors(name: str, config: ArmConfig, sample: Sample, known: Sequence[Result], tuning: bool) -> list[Prior]:
-    wanted = config.priors
-    if wanted == NONE:
-        return []
-    if isinstance(wanted, str):
-        chosen = _classic_of(name, wanted, known)
+    if config.priors_of:
+        chosen = _classic_of(name, config.priors_of, known)
         return _soft(chosen.tuned if tuning else chosen.priors)
     fitted: list[Prior] = []
-    for one, settings in wanted.items():
+    for one, settings in prior_settings(config.priors or {}).items():
         try:
             fitted.append(kind(one).fit(sample.known, sample.catalog, **settings))
         except (TypeError, ArgumentError) as error:
@@ -417,8 +410,8 @@ def _classic_of(name: str, wanted: str, known: Sequence[Result]) -> Result:
         return max(known, key=lambda result: result.validation)
     if wanted in by_name:
         return by_name[wanted]
-    there = ", ".join([NONE, *([BEST] if known else []), *by_name])
-    raise ConfigError(f"arm {name!r}: no priors are called {wanted!r}; there are {there}")
+    there = ", ".join([*([BEST] if known else []), *by_name]) or "none"
+    raise ConfigError(f"arm {name!r}: no classic baseline is called {wanted!r}; there are {there}")
 
 
 def _everyones(sample: Sample) -> list[Prior]:

@@ -8,15 +8,16 @@ from importlib.util import find_spec
 from llmgen.adapters import AdapterRecord
 from llmgen.engines import kinds as engine_kinds
 from llmgen.errors import ConfigError, LLMGenError
-from llmgen.evaluation.arms import BEST, NONE, ArmConfig
+from llmgen.evaluation.arms import BEST, ArmConfig
 from llmgen.evaluation.baselines import NEURAL_GRIDS, REPEAT_GRID, default_grids
 from llmgen.evaluation.config import NONE_WRONG, Mistakes, RunConfig
 from llmgen.evaluation.memory import budget
 from llmgen.evaluation.protocol import Protocol
 from llmgen.priors import kinds as prior_kinds
 from llmgen.recommend.prompting import task_of
+from llmgen.recommend.settings import prior_settings
 from llmgen.templates.library import PromptLibrary
-from llmgen.workspace.core import wrong_data
+from llmgen.workspace.core import library_of, wrong_data
 
 
 def check(config: RunConfig, *, gates: Sequence[str] = (), from_log: bool = True, wrong: Mistakes = NONE_WRONG) -> None:
@@ -114,30 +115,29 @@ def _of_arm(arm: ArmConfig, config: RunConfig, from_log: bool, unsure: Set[str])
         yield ": free decoding needs an engine that writes the text, and the engine is none"
     if arm.engine == "none" and arm.think_tokens:
         yield f": the engine is none, so nothing can think for think_tokens: {arm.think_tokens}; leave it out"
-    if isinstance(arm.priors, str):
-        there = [NONE, *(name for name in [BEST, *tuned_classics(config)] if config.classics != "none")]
-        if from_log and arm.priors not in there and not unsure & {"classics", "also", "seen"}:
-            own = (
-                f"; write priors: {{{arm.priors}: {{}}}} in --config to fit it"
-                if arm.priors in prior_kinds.kinds()
-                else ""
-            )
-            yield f": no priors are called {arm.priors!r}; there are {', '.join(there)}{own}"
-    else:
-        yield from (f": {said}" for said in prior_kinds.wrong(arm.priors))
+    if arm.rating_priors is not None or arm.rating_lm_weight is not None:
+        yield ": an arm is asked for lists, not for ratings; leave rating_priors and rating_lm_weight out"
+    if arm.priors_of and from_log and not unsure & {"classics", "also", "seen"}:
+        there = [BEST, *tuned_classics(config)] if config.classics != "none" else []
+        if arm.priors_of not in there:
+            fits = arm.priors_of in prior_kinds.kinds()
+            own = f"; give priors: {{{arm.priors_of}: 1.0}} to fit it with the settings that you give" if fits else ""
+            yield f": no classic baseline is called {arm.priors_of!r}; there are {', '.join(there) or 'none'}{own}"
+    yield from (f": {said}" for said in prior_kinds.wrong(prior_settings(arm.priors or {})))
     task = "recommend" if config.protocol.candidates is None else "rank"
-    prompt = arm.prompt
+    prompts = arm.prompts
     if arm.adapter is not None:
         try:
             record = AdapterRecord.read(arm.adapter)
-            if record is not None and not prompt and task == "recommend":
-                prompt = record.prompt
+            if record is not None and task == "recommend":
+                prompts = prompts or record.recommender.prompts
         except LLMGenError as error:
             yield f": {error}"
     try:
-        library = PromptLibrary.default(*([arm.prompt_folder] if arm.prompt_folder else []))
-        if prompt and task_of(library[prompt]) != task and "candidates" not in unsure:
-            given, wanted = library[prompt].task, "next_item" if task == "recommend" else "rerank"
-            yield f": the prompt {prompt!r} is for the task {given}, and this run wants {wanted}"
+        library = library_of(arm)
+        tasks = {task_of(library[prompt]) for prompt in prompts}
+        if prompts and task not in tasks and "candidates" not in unsure:
+            given, wanted = library[prompts[0]].task, "next_item" if task == "recommend" else "rerank"
+            yield f": the prompt {prompts[0]!r} is for the task {given}, and this run wants {wanted}"
     except LLMGenError as error:
         yield f": {error}"

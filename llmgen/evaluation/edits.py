@@ -9,6 +9,7 @@ from pathlib import Path
 
 from llmgen.errors import ConfigError, TemplateError
 from llmgen.evaluation.arms import ArmConfig
+from llmgen.recommend.config import MAX_HISTORY
 from llmgen.templates.library import PromptLibrary, PromptTemplate
 
 LENGTHS = (3, 5, 10, 20, 40)
@@ -69,7 +70,7 @@ def proposals(original: ArmConfig, library: PromptLibrary, *, detailed: bool, ra
     Raises:
         ConfigError: The template is for another task.
     """
-    template = library[original.prompt or "next_item"]
+    template = library[next(iter(original.prompts), "next_item")]
     if template.task != "next_item":
         raise ConfigError(f"the prompt {template.name!r} is for the task {template.task}; only prompts for next_item "
                           "can be improved")  # fmt: skip
@@ -90,7 +91,7 @@ def _all(
     original: ArmConfig, template: PromptTemplate, library: PromptLibrary, detailed: bool, rated: bool
 ) -> Iterator[Proposal]:
     name = template.name
-    length = 20 if original.max_history is None else original.max_history
+    length = MAX_HISTORY if original.max_history is None else original.max_history
     for other in LENGTHS:
         if other != length:
             yield Proposal(

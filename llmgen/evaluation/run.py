@@ -1,6 +1,6 @@
 """Evaluate recommenders on a data set: metrics with intervals, cost, slices, beside the classic baselines.
 
-    llmgen evaluate --arm tuned=adapter:runs/ml-100k,priors:best,lm_weight:tuned --out runs/eval
+    llmgen evaluate --arm "tuned=--adapter runs/ml-100k --priors-of best --lm-weight tuned" --out runs/eval
     llmgen evaluate --config eval/configs/new-items.yaml --among new --out runs/new-items
 
 Every answer is written as it comes; the same command goes on after a stop. The folder ends up with `results.json`
@@ -110,7 +110,9 @@ def main(
     data: Mapping[str, object],
     out: Annotated[Path, typer.Option(help="Folder of this run; a stopped run continues in its folder.")],
     config: Annotated[Path | None, typer.Option(help="YAML, see llmgen.evaluation.RunConfig.")] = None,
-    arm: Annotated[list[str] | None, typer.Option(help="NAME=PROMPT or NAME=key:value,key:value. Repeatable.")] = None,
+    arm: Annotated[
+        list[str] | None, typer.Option(help="NAME=PROMPT, or 'NAME=--prompt X --prior Y=1'. Repeatable.")
+    ] = None,
     users: Annotated[int | None, typer.Option(help="How many are asked; all by default.")] = None,
     k: Annotated[int | None, typer.Option(help="Length of the answers.")] = None,
     newest: Annotated[int | None, typer.Option(help="Items known of each user; all by default.")] = None,

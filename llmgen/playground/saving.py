@@ -14,6 +14,7 @@ from llmgen.errors import ConfigError
 from llmgen.evaluation.config import RunConfig
 from llmgen.playground.bench import Bench
 from llmgen.playground.bodies import Arm, Pair
+from llmgen.recommend.settings import prior_settings
 from llmgen.workspace.core import DataSettings, RecommenderSettings
 
 CONFIG, RUN = "ab.yaml", "run"
@@ -81,11 +82,6 @@ class Shelf:
         if pair.users is not None and pair.users > len(bench.people.able):
             raise ConfigError(f"{pair.users} users are asked for, and the log has {len(bench.people.able)} with three "
                               "items or more; ask so many or fewer")  # fmt: skip
-        for name in ("align_prompts", "think_tokens"):
-            if getattr(self.settings, name):
-                option = name.replace("_", "-")
-                raise ConfigError(f"the service was started with --{option}, which a config of llmgen ab cannot tell; "
-                                  "start without it to save")  # fmt: skip
         for arm in (pair.a, pair.b):
             task = bench.library(arm)[arm.template].task
             if task != "next_item":
@@ -115,26 +111,23 @@ class Shelf:
                 (prompts / path.name).write_bytes(path.read_bytes())
             (prompts / f"{arm.template}.jinja").write_text(arm.text, encoding="utf-8", newline="")
             own = prompts
-        named = settings.priors if settings.priors is not None else record.priors if record else {}
-        fitted = {name: dict(given) for name, given in named.items() if isinstance(given, Mapping)}
+        tuned = record.recommender if record else None
+        named = settings.priors if settings.priors is not None else tuned.priors if tuned else None
+        fitted = prior_settings(named or {})
         priors = {
             prior.name: {**fitted.get(prior.name, {}), "weight": float(prior.weight)} for prior in bench.weighted(arm)
         }
-        recommender = bench.recommender
-        found: dict[str, Any] = {
-            "prompt": arm.template,
-            "prompt_folder": None if own is None else str(own.resolve()),
-            "engine": settings.engine,
-            "adapter": settings.adapter,
-            "max_history": recommender.max_history if arm.max_history is None else arm.max_history,
-            "decoding": settings.decoding or (record.decoding if record else "trie"),
-            "normalise": settings.normalise,
-            "num_beams": settings.num_beams,
-            "exact": settings.exact,
-            "priors": priors or "none",
-            "lm_weight": recommender.config.lm_weight if arm.lm_weight is None else arm.lm_weight,
-        }
-        return {name: value for name, value in found.items() if value is not None}
+        config = bench.recommender.config
+        given = settings.replace(
+            prompt=arm.template,
+            prompt_folder=None if own is None else own.resolve(),
+            max_history=config.max_history if arm.max_history is None else arm.max_history,
+            decoding=settings.config(tuned).decoding,
+            priors=priors,
+            lm_weight=config.lm_weight if arm.lm_weight is None else arm.lm_weight,
+        )
+        other = {"folder", "label", "rating_priors", "rating_lm_weight"}  # of the data, and of ratings
+        return given.model_dump(mode="json", exclude=other, exclude_none=True)
 
 
 def _plain(value: object) -> object:

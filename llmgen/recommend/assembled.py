@@ -132,8 +132,8 @@ class Assembled:
         """
         library = prompts or self.prompts
         given = {task_of(library[name]) for name in names}
-        kept = [name for name in self.config.prompts if task_of(library[name]) not in given]
-        return self._with(prompts=library, config=replace(self.config, prompts=(*kept, *names)))
+        kept = [name for name in self.config.prompt if task_of(library[name]) not in given]
+        return self._with(prompts=library, config=replace(self.config, prompt=(*kept, *names)))
 
     def with_priors(self, *priors: Prior, lm_weight: float | None = None) -> Self:
         """The same recommender with other priors, and another weight of the LM where one is given."""

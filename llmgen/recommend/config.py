@@ -19,7 +19,7 @@ class RecommenderConfig:
     """How a recommender answers; `replace` makes a copy with other settings.
 
     Attributes:
-        prompts: Names of prompt templates, at most one a task; tasks that are not named keep their default.
+        prompt: Names of prompt templates, at most one a task; tasks that are not named keep their default.
         lm_weight: Weight of the LM's log-probability in the score, 0 or more.
         rating_lm_weight: Weight of the LM's log-probability of a rating, 0 or more.
         decoding: `trie`, `raw` or `fused` (see `llmgen.search`), or `free`: the model writes a list, and each line is
@@ -35,7 +35,7 @@ class RecommenderConfig:
         ArgumentError: A value out of range.
     """
 
-    prompts: tuple[str, ...] = ()
+    prompt: tuple[str, ...] = ()
     lm_weight: float = 1.0
     rating_lm_weight: float = 1.0
     decoding: Decoding = "trie"
@@ -57,13 +57,18 @@ class RecommenderConfig:
             raise ArgumentError(f"think_tokens must be 0 or more, not {self.think_tokens}")
         _ = self.search
 
+    @classmethod
+    def names(cls) -> tuple[str, ...]:
+        """Of the settings."""
+        return tuple(field.name for field in fields(cls))
+
     def replace(self, **settings: object) -> RecommenderConfig:
         """The same with other settings.
 
         Raises:
             ArgumentError: There is no such setting, or a value is out of range.
         """
-        known = [field.name for field in fields(self)]
+        known = self.names()
         if unknown := sorted(set(settings) - set(known)):
             raise ArgumentError(f"a recommender has no setting {unknown[0]!r}; it has {', '.join(known)}")
         return replace(self, **settings)  # type: ignore[arg-type]  # the names are checked, the values by the class

@@ -64,7 +64,7 @@ class Parts:
     @cached_property
     def templates(self) -> dict[Task, PromptTemplate]:
         """The prompt template of each task."""
-        return templates_for(self.config.prompts, self.prompts, self.engine)
+        return templates_for(self.config.prompt, self.prompts, self.engine)
 
     @cached_property
     def prompter(self) -> Prompter:

@@ -128,7 +128,7 @@ class Recommender(Assembled):
         histories: Mapping[str, History] | None = None,
     ) -> None:
         config = RecommenderConfig(
-            prompts=(prompt,) if isinstance(prompt, str) else tuple(prompt),
+            prompt=(prompt,) if isinstance(prompt, str) else tuple(prompt),
             lm_weight=lm_weight,
             rating_lm_weight=rating_lm_weight,
             decoding=decoding,

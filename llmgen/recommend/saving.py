@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import polars as pl
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from llmgen.catalog.core import Catalog
 from llmgen.datasets.splits import History
@@ -68,6 +68,18 @@ class SavedRecommender(BaseModel):
     engine: str = ""
     labels: tuple[str, ...] = RATINGS
     settings: Mapping[str, Any] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_name(cls, value: Any) -> Any:
+        """Folders of llmgen 0.1 call the setting `prompt` `prompts`."""
+        if not isinstance(value, Mapping):
+            return value
+        renamed = dict(value)
+        for part in ("config", "settings"):
+            if isinstance(one := value.get(part), Mapping) and "prompts" in one:
+                renamed[part] = {"prompt" if name == "prompts" else name: given for name, given in one.items()}
+        return renamed
 
 
 class Loaded(NamedTuple):

@@ -13,7 +13,6 @@ import pickle
 import sys
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -109,7 +108,7 @@ def main() -> None:
     parent, data, settings, rating_weight = pickle.load(sys.stdin.buffer)
     end_with(parent)
     try:
-        fit(data, replace(settings, engine="none"), rating_weight, Path(sys.argv[1]))
+        fit(data, settings.replace(engine="none"), rating_weight, Path(sys.argv[1]))
     except LLMGenError as error:
         sys.exit(" ".join(str(error).splitlines()))
 

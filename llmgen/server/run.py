@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -316,7 +316,7 @@ def _without_log(settings: RecommenderSettings) -> RecommenderSettings:
     if settings.rating_priors:
         raise ConfigError("a rating prior is fitted on a log, and --catalog has none; give --items and --interactions")
     if settings.priors is None:
-        return replace(settings, priors={"wish": 1.0})
+        return settings.replace(priors={"wish": 1.0})
     if fitted := sorted(name for name in settings.priors if kind(name).reads_log):
         raise ConfigError(
             f"--prior {fitted[0]} is fitted on a log, and --catalog has none; give --items and --interactions"

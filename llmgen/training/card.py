@@ -38,7 +38,7 @@ $ llmgen recommend --engine hf --adapter {folder} --user USER
 
 On the last but one item of a sample of users: NDCG@10 of the full ranking; nats, the negative log-likelihood of the
 item. Chosen for, so optimistic. A test with intervals is
-`llmgen evaluate --arm tuned=adapter:{folder},priors:best,lm_weight:tuned --out runs/eval`.
+`llmgen evaluate --arm "tuned=--adapter {folder} --priors-of best --lm-weight tuned" --out runs/eval`.
 
 ## Limits and licences
 
@@ -86,7 +86,7 @@ def write_card(
         prompts=", ".join(f"`{prompt}`" for prompt in record.prompts),
         steps=record.steps,
         seed=record.seed,
-        lm_weight=record.lm_weight,
+        lm_weight=record.recommender.config().lm_weight,
         versions=", ".join(f"{name} {version}" for name, version in record.versions.items()),
         metrics=table,
     )

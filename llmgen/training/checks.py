@@ -11,6 +11,7 @@ import peft
 from llmgen.adapters import AdapterRecord
 from llmgen.errors import ConfigError, LLMGenError
 from llmgen.priors import kinds as prior_kinds
+from llmgen.recommend.settings import prior_settings
 from llmgen.templates.library import PromptLibrary
 from llmgen.training.data import wrong_tasks
 from llmgen.training.recipe import Recipe
@@ -41,7 +42,7 @@ def peft_config(settings: Mapping[str, Any]) -> peft.PeftConfig:
 
 def _of(recipe: Recipe) -> Iterator[str]:
     yield from wrong_data(cast(dict[str, Any], recipe.data))
-    priors = cast(Mapping[str, Mapping[str, object] | None], recipe.priors)
+    priors = prior_settings(recipe.priors_given())
     for name in priors:
         if name in prior_kinds.kinds() and prior_kinds.kind(name).reads == "text":
             yield f"the prior {name} reads the words of a query, and nobody in a log wishes; leave it out"

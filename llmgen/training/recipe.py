@@ -5,16 +5,23 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 from llmgen.adapters import Loss
 from llmgen.errors import ConfigError
+from llmgen.recommend.settings import GivenSettings, PriorSettings
 from llmgen.training.data import Task
+
+RESIDUAL_LM_WEIGHT = 0.3
+"""Of the model beside the prior where the residual loss begins, where nobody says otherwise."""
 
 
 @dataclass
 class Recipe:
     """Fields of the YAML file, beside those of `SFTConfig`; each is also a flag.
+
+    `prompt`, `max_history`, `lm_weight` and `priors` are settings of a recommender, see `llmgen.recommend.settings`:
+    those of the validation, and what the adapter's record asks for.
 
     `data`, `leave_out`, `hold_out`, `tasks`, `priors` and `peft` are mappings, JSON as flags; once made, a recipe holds
     them parsed.
@@ -65,13 +72,18 @@ class Recipe:
     loss: str = field(default="residual", metadata={"help": "catalog, residual or lm; see llmgen.training.loss."})
     priors: str = field(
         default='{"transition": {}}',
-        metadata={"help": "Name -> settings of its fit; cross-fitted for the residual loss, and used on validation."},
+        metadata={
+            "help": "Name -> weight, or settings of its fit, `weight` among them; cross-fitted for the residual loss, "
+            "and used on validation."
+        },
     )
     folds: int = field(default=5, metadata={"help": "Parts of the users for cross-fitting."})
     prior_dropout: float = field(
         default=0.3, metadata={"help": "Share of examples that are learned without the prior, so the LM stands alone."}
     )
-    lm_weight: float = field(default=0.3, metadata={"help": "Where the LM's weight starts, residual loss only."})
+    lm_weight: float | None = field(
+        default=None, metadata={"help": f"Where the LM's weight starts, residual loss only; {RESIDUAL_LM_WEIGHT}."}
+    )
     lm_weight_rate: float = field(default=0.0, metadata={"help": "Its learning rate, of the logarithm; 0 holds it."})
     peft: str = field(
         default='{"peft_type": "LORA", "r": 16, "lora_alpha": 32, "target_modules": "all-linear"}',
@@ -88,7 +100,9 @@ class Recipe:
     max_tokens: int = field(default=1024, metadata={"help": "Longest example."})
     threads: int = field(default=0, metadata={"help": "CPU threads; torch's own choice by default."})
     prompt: str = field(default="", metadata={"help": "Template of the validation; the first task's by default."})
-    max_history: int = field(default=0, metadata={"help": "Items in its prompt; the first task's by default."})
+    max_history: int | None = field(
+        default=None, metadata={"help": "Newest items in its prompt; the first task's by default."}
+    )
     validation_users: int = field(default=100, metadata={"help": "How many users each validation asks; 0 for none."})
     nats_users: int = field(
         default=0,
@@ -128,8 +142,30 @@ class Recipe:
         for name in ("prior_dropout", "item_dropout", "order_noise"):
             if not 0 <= (share := getattr(self, name)) <= 1:
                 raise ConfigError(f"{name} is a share, from 0 to 1, not {share}")
-        if not self.lm_weight > 0:
+        if self.lm_weight is not None and not self.lm_weight > 0:
             raise ConfigError(f"lm_weight must be above 0, not {self.lm_weight}: a model of weight 0 learns nothing")
+        if self.max_history is not None and self.max_history < 1:
+            raise ConfigError(
+                f"max_history must be 1 or more, not {self.max_history}; leave it out for the first task's"
+            )
+
+    def asked(self, prompt: str, max_history: int, label: str) -> GivenSettings:
+        """How the adapter wants to be asked: as the recipe says, else as given here.
+
+        Args:
+            prompt: Template of the first task to recommend with.
+            max_history: Newest items in its prompts.
+            label: How the catalog's items are written.
+        """
+        residual = self.loss == "residual"
+        start = RESIDUAL_LM_WEIGHT if self.lm_weight is None else self.lm_weight
+        return GivenSettings(
+            prompt=self.prompt or prompt,
+            max_history=max_history if self.max_history is None else self.max_history,
+            label=label,
+            lm_weight=start if residual else 1.0,
+            priors=self.priors_given() if residual else None,
+        )
 
     def mixture(self) -> dict[str, Task]:
         """The tasks.
@@ -144,6 +180,10 @@ class Recipe:
                 raise ConfigError(f"the task {name!r} has no setting {unknown[0]!r}; there are {', '.join(known)}")
             made[name] = Task(**{**settings, "prompts": tuple(settings.get("prompts", ()))})
         return made
+
+    def priors_given(self) -> PriorSettings:
+        """The priors, parsed."""
+        return cast(PriorSettings, self.priors)
 
     def base_model(self) -> str:
         """The model's folder or hub name."""

@@ -46,6 +46,7 @@ from llmgen.priors import Prior, Seen
 from llmgen.priors.kinds import kind
 from llmgen.progress import Stage
 from llmgen.recommend.recommender import Recommender
+from llmgen.recommend.settings import PriorSettings, prior_settings
 from llmgen.templates.tasks import answers
 from llmgen.training.batches import Batches
 from llmgen.training.card import write_card
@@ -135,9 +136,9 @@ def run(recipe: Recipe, args: SFTConfig) -> AdapterRecord:
     recommender = Recommender(catalog, engine, max_history=max(task.max_history for task in tasks.values()))
     recommending = [task for task in tasks.values() if task.prompts and _recommends(recommender, task.prompts[0])]
     served = (recommending or [replace(first, prompts=("next_item",))])[0]
-    prompt, max_history = recipe.prompt or served.prompts[0], recipe.max_history or served.max_history
+    asked = recipe.asked(served.prompts[0], served.max_history, catalog.label_format)
     past = histories(data.known, catalog=catalog)
-    fitted = fit(recipe.priors, data.known, data.dataset)
+    fitted = fit(recipe.priors_given(), data.known, data.dataset)
     mixture = Mixture(
         recommender,
         past,
@@ -167,11 +168,7 @@ def run(recipe: Recipe, args: SFTConfig) -> AdapterRecord:
     record = AdapterRecord(
         base_model=recipe.model or "SmolLM2-135M-Instruct",
         loss=loss,
-        lm_weight=recipe.lm_weight if recipe.loss == "residual" else 1.0,
-        prompt=prompt,
-        max_history=max_history,
-        label=catalog.label_format,
-        priors=cast(dict[str, dict[str, float]], recipe.priors) if recipe.loss == "residual" else {},
+        recommender=asked,
         prompts=tuple(sorted({recommender.prompts[name].ref for task in tasks.values() for name in task.prompts})),
         catalog=catalog.digest,
         tokenizer=engine.tokenizer_digest,
@@ -188,8 +185,8 @@ def run(recipe: Recipe, args: SFTConfig) -> AdapterRecord:
             data.queries,
             data.held_out,
             tokenizer,
-            prompt=prompt,
-            max_history=max_history,
+            prompt=asked.prompts[0],
+            max_history=asked.config().max_history,
             lm_weights=recipe.weights(),
             users=recipe.validation_users,
             nats_users=recipe.nats_users,
@@ -200,7 +197,7 @@ def run(recipe: Recipe, args: SFTConfig) -> AdapterRecord:
         batches,
         tokenizer,
         record,
-        lm_weight=recipe.lm_weight,
+        lm_weight=asked.config().lm_weight,
         lm_weight_rate=recipe.lm_weight_rate,
         measure=measure,
     )
@@ -337,8 +334,7 @@ def check_earlier(recipe: Recipe, catalog: Catalog, data: str) -> None:
     if not (recipe.adapter and setting):
         return
     earlier = AdapterRecord.read(recipe.adapter)
-    written = catalog.labelled(earlier.label) if earlier is not None and earlier.label else catalog
-    if earlier is None or (earlier.data, earlier.catalog) != (data, written.digest):
+    if earlier is None or (earlier.data, earlier.catalog) != (data, earlier.written(catalog).digest):
         raise ConfigError(
             f"the adapter {recipe.adapter!r} did not learn from the same interactions and catalog as this run, so it "
             f"may have seen what {setting} takes out; go on from one that was tuned with the same data and {setting}"
@@ -362,16 +358,16 @@ def wrap(model: PreTrainedModel, recipe: Recipe) -> PreTrainedModel:
     return cast(PreTrainedModel, peft.get_peft_model(model, peft_config(settings)))
 
 
-def fit(priors: object, known: pl.DataFrame, dataset: Dataset) -> list[Prior]:
+def fit(priors: PriorSettings, known: pl.DataFrame, dataset: Dataset) -> list[Prior]:
     """The priors of a recipe, which was checked, fitted on some interactions.
 
     Raises:
         ConfigError: A setting is out of range.
     """
     made: list[Prior] = []
-    for name, settings in cast(dict[str, dict[str, Any]], priors).items():
+    for name, settings in prior_settings(priors).items():
         try:
-            made.append(kind(name).fit(known, dataset.catalog, **(settings or {})))
+            made.append(kind(name).fit(known, dataset.catalog, **settings))
         except ValueError as error:
             raise ConfigError(f"prior {name}: {error}") from None
     return made
@@ -390,5 +386,5 @@ def cross_fit(
             raise ConfigError(
                 f"{len(fold_of)} users are too few for {recipe.folds} folds; cross-fitting needs 2 or more"
             )
-        priors[fold] = (seen, *fit(recipe.priors, others, data.dataset))
+        priors[fold] = (seen, *fit(recipe.priors_given(), others, data.dataset))
     return priors

@@ -209,11 +209,10 @@ class CatalogTrainer(SFTTrainer):
 
     def record(self) -> AdapterRecord:
         """The record of the run as it stands."""
-        metrics = self._record.metrics
-        # what is likeliest by the product at every node says nothing of the search that multiplies whole titles
-        by_nats = metrics.get("eval_nats_weight") if self._record.decoding == "fused" else None
-        weight = metrics.get("eval_lm_weight", self.lm_weight if by_nats is None else by_nats)
-        return self._record.model_copy(update={"steps": self.state.global_step, "lm_weight": weight})
+        # not by nats: what is likeliest at every node says nothing of the search that multiplies whole titles
+        weight = self._record.metrics.get("eval_lm_weight", self.lm_weight)
+        asked = self._record.recommender.replace(lm_weight=weight)
+        return self._record.model_copy(update={"steps": self.state.global_step, "recommender": asked})
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Nothing: `llmgen.training.card` writes ours once, at the end."""

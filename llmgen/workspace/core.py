@@ -18,10 +18,11 @@ from llmgen.engines import Engine, load_engine
 from llmgen.errors import ConfigError, LLMGenError
 from llmgen.priors import Prior, RatingKNN, RatingPrior
 from llmgen.priors.kinds import kind, kinds, wrong
-from llmgen.recommend.config import MAX_HISTORY, Decoding
+from llmgen.recommend.index import CatalogIndex
+from llmgen.recommend.parts import Parts
 from llmgen.recommend.prompting import Task, task_of
 from llmgen.recommend.recommender import Choice, Recommender
-from llmgen.search import Normalise
+from llmgen.recommend.settings import CommonSettings, GivenSettings, PriorValue, prior_settings
 from llmgen.templates.library import PromptLibrary
 from llmgen.templates.tasks import answers
 from llmgen.types import RATINGS, Attribute, Item, Query
@@ -170,28 +171,14 @@ def wrong_data(settings: Mapping[str, object]) -> Iterator[str]:
         yield f"data: no data set is called {found.dataset}, and there is no such path; there is {', '.join(NAMES)}"
 
 
-@dataclass(frozen=True)
-class RecommenderSettings:
-    """How to recommend; what is None is chosen to suit the query. The engine `none` leaves all to the priors."""
+class RecommenderSettings(GivenSettings):
+    """How to recommend; what is None is chosen to suit the query. The engine `none` leaves all to the priors.
 
-    engine: str = "hf"
-    adapter: str | None = None
-    prompts: tuple[str, ...] = ()
-    prompt_folder: Path | None = None
-    priors: Mapping[str, float | Mapping[str, float | str]] | None = None
-    """Name -> weight, or the settings of its fit, `weight` among them."""
-    lm_weight: float | None = None
-    rating_priors: Mapping[str, float] | None = None
-    rating_lm_weight: float | None = None
-    decoding: Decoding | None = None
-    normalise: Normalise = "catalog"
-    num_beams: int | None = None
-    exact: bool = False
-    max_history: int | None = None
-    align_prompts: bool = False
-    think_tokens: int = 0
+    Attributes:
+        folder: Of `llmgen fit`, which stands for data and fits; see `llmgen.workspace.fitted`.
+    """
+
     folder: Path | None = None
-    """Of `llmgen fit`, which stands for data and fits; see `llmgen.workspace.fitted`."""
 
     @cached_property
     def record(self) -> AdapterRecord | None:
@@ -204,9 +191,8 @@ class RecommenderSettings:
 
     def written(self, data: DataSettings) -> DataSettings:
         """The data with items written as the adapter was tuned on, unless the user says how to write them."""
-        if self.record is None or not self.record.label or data.label is not None:
-            return data
-        return replace(data, label=self.record.label)
+        label = self.label or (self.record.recommender.label if self.record else None)
+        return replace(data, label=label) if label and data.label is None else data
 
 
 class Workspace:
@@ -289,11 +275,10 @@ class Workspace:
         Raises:
             ConfigError: A prior of another name, or a setting that it does not have or lacks.
         """
-        if settings.priors is None and settings.record and settings.record.priors:
-            fitted = settings.record.priors.items()
-            return [*(self._prior(name, **chosen) for name, chosen in fitted), self._prior("wish")]
-        given = DEFAULT_PRIORS if settings.priors is None else settings.priors
-        wanted = {name: one if isinstance(one, Mapping) else {"weight": one} for name, one in given.items()}
+        tuned = settings.record.recommender.priors if settings.record else None
+        wanted = prior_settings(settings.priors or {})
+        if settings.priors is None:
+            wanted = prior_settings({**tuned, "wish": None} if tuned else DEFAULT_PRIORS)
         if said := list(wrong(wanted)):
             raise ConfigError("\n".join(said))
         return [self._prior(name, **chosen) for name, chosen in wanted.items()]
@@ -332,33 +317,21 @@ class Workspace:
             with_model: Whether ratings are weighted as beside a model; by default where there is one.
         """
         record = settings.record
-        length = settings.max_history
-        if length is None:
-            length = record.max_history if record else MAX_HISTORY
-        library = PromptLibrary.default(*([settings.prompt_folder] if settings.prompt_folder else []))
+        library = library_of(settings)
         tuned = tuned_prompts(record, library) if record else {}
         rating_priors, rating_lm_weight = self._rating_parts(
             settings, engine is not None if with_model is None else with_model, tuned="rate" in tuned
         )
         if choice.prompt:
             tuned[task_of(library[choice.prompt])] = choice.prompt
-        recommender = Recommender(
-            self.catalog,
-            engine,
+        config = settings.config(
+            record.recommender if record else None,
             prompt=settings.prompts or tuple(tuned.values()),
-            priors=priors,
-            prompts=library,
             lm_weight=1.0 if choice.lm_weight is None else choice.lm_weight,
-            rating_priors=rating_priors,
             rating_lm_weight=rating_lm_weight,
-            decoding=settings.decoding or (record.decoding if record else "trie"),
-            normalise=settings.normalise,
-            num_beams=settings.num_beams,
-            exact=settings.exact,
-            max_history=length,
-            align_prompts=settings.align_prompts,
-            think_tokens=settings.think_tokens,
         )
+        index = CatalogIndex(self.catalog, engine)
+        recommender = Recommender.of(Parts(index, engine, config, tuple(priors), tuple(rating_priors), library))
         if record and engine is not None:
             used = {"catalog": self.catalog.digest, "tokenizer": engine.tokenizer_digest}
             for difference in record.differences(**used, prompts=[recommender.template().ref]):
@@ -375,7 +348,7 @@ class Workspace:
         priors = self.rating_priors(settings, beside if with_model and lm_weight != 0 else 1.0)
         return priors, lm_weight if priors or settings.rating_lm_weight is not None else 1.0
 
-    def _prior(self, name: str, **settings: float | str) -> Prior:
+    def _prior(self, name: str, **settings: PriorValue) -> Prior:
         return kind(name).fit(self.data.interactions, self.catalog, **settings)
 
 
@@ -389,31 +362,47 @@ def tuned_prompts(record: AdapterRecord, library: PromptLibrary) -> dict[Task, s
     Raises:
         TemplateNotFoundError: The prompt to recommend with is not there.
     """
-    chosen: dict[Task, str] = {task_of(library[record.prompt]): record.prompt}
+    chosen: dict[Task, str] = {task_of(library[name]): name for name in record.recommender.prompts}
     for name in (reference.partition("@")[0] for reference in record.prompts):
         if name in library and answers(library[name].task) and library[name].task != "cold_start":
             chosen.setdefault(task_of(library[name]), name)
     return chosen
 
 
+def library_of(settings: CommonSettings) -> PromptLibrary:
+    """The prompts: those of the settings' folder, and llmgen's."""
+    return PromptLibrary.default(*([settings.prompt_folder] if settings.prompt_folder else []))
+
+
 def choose(settings: RecommenderSettings, priors: Sequence[Prior], query: Query) -> Choice:
     """What suits a query, where the settings leave it open.
 
-    The prompt is `cold_start` for a wish without a history, else the one that the adapter was tuned for. The LM's
-    weight is 1 where no prior knows the user or the wish; beside one that does, it is the weight of the adapter's
-    record, 1 for an adapter without a record, and small without an adapter: a model that was not tuned on the catalog
-    knows less than they do.
+    The prompt is `cold_start` for a wish without a history, else the one that the adapter was tuned for; see
+    `default_lm_weight` for the model's weight.
     """
     record = settings.record
     prompt = None
     if not settings.prompts:
-        prompt = "cold_start" if not query.history and query.text else record.prompt if record else None
+        tuned = record.recommender.prompts if record else ()
+        prompt = "cold_start" if not query.history and query.text else next(iter(tuned), None)
     if settings.lm_weight is not None:
         return Choice(prompt, settings.lm_weight)
-    given = {"text": bool(query.text), "history": bool(query.history), "": False}
-    informed = any(given[kinds()[prior.name].reads] for prior in priors if prior.name in kinds())
-    if not informed:
-        return Choice(prompt, 1.0)
-    if settings.adapter is None:
-        return Choice(prompt, LM_WEIGHT_BESIDE_A_PRIOR)
-    return Choice(prompt, record.lm_weight if record else 1.0)
+    return Choice(prompt, default_lm_weight(settings.adapter, record, priors, [query]))
+
+
+def default_lm_weight(
+    adapter: str | None, record: AdapterRecord | None, priors: Sequence[Prior], queries: Sequence[Query]
+) -> float:
+    """The model's weight for some queries, where nobody gives one.
+
+    It is 1 where no prior knows the users or the wishes. Beside one that does it is the weight of the adapter's record,
+    1 for an adapter without a record, and small without an adapter: a model that was not tuned on the catalog knows
+    less than they do.
+    """
+    given = {"text": any(one.text for one in queries), "history": any(one.history for one in queries), "": False}
+    if not any(given[kinds()[prior.name].reads] for prior in priors if prior.name in kinds()):
+        return 1.0
+    if adapter is None:
+        return LM_WEIGHT_BESIDE_A_PRIOR
+    weight = record.recommender.lm_weight if record else None
+    return 1.0 if weight is None else weight

@@ -14,10 +14,11 @@ from llmgen.errors import ConfigError
 from llmgen.priors import Prior, RatingPrior, reweighted
 from llmgen.recommend.recommender import Choice
 from llmgen.recommend.saving import PROMPTS, Loaded, load_parts, read_about, read_catalog, save_parts
+from llmgen.recommend.settings import PriorSettings, prior_settings
 from llmgen.saved_folders import check_folder
 from llmgen.workspace.core import DataSettings, RecommenderSettings, Workspace
 
-NOT_KEPT = ("folder", "priors", "prompt_folder")
+NOT_KEPT = {"folder", "priors", "prompt_folder"}
 """Settings that the folder itself stands for."""
 
 
@@ -64,10 +65,9 @@ class FittedWorkspace(Workspace):
         return _chosen(saved, wanted, "rating prior")
 
 
-def _chosen(saved: Mapping[str, Any], wanted: Mapping[str, float | Mapping[str, float | str]], what: str) -> list[Any]:
+def _chosen(saved: Mapping[str, Any], wanted: PriorSettings, what: str) -> list[Any]:
     found = []
-    for name, given in wanted.items():
-        chosen: Mapping[str, Any] = given if isinstance(given, Mapping) else {"weight": given}
+    for name, chosen in prior_settings(wanted).items():
         if name not in saved:
             there = ", ".join(saved) or "none"
             raise ConfigError(f"no {what} {name!r} was saved; there are {there}; fit it with llmgen fit")
@@ -76,7 +76,7 @@ def _chosen(saved: Mapping[str, Any], wanted: Mapping[str, float | Mapping[str, 
                 f"the {what} {name!r} is fitted already, so {other[0]!r} cannot be set; give its weight alone, or fit "
                 "it anew with llmgen fit"
             )
-        found.append(reweighted(saved[name], chosen["weight"]) if chosen else saved[name])
+        found.append(reweighted(saved[name], float(chosen["weight"])) if chosen else saved[name])
     return found
 
 
@@ -96,13 +96,13 @@ def fit(data: DataSettings, settings: RecommenderSettings, folder: Path | str) -
     """
     workspace = Workspace(settings.written(data).load())
     choice = Choice(lm_weight=settings.lm_weight)
-    searched = replace(settings, decoding=None) if settings.decoding == "free" else settings  # that needs an engine
+    searched = settings.replace(decoding=None) if settings.decoding == "free" else settings  # that needs an engine
     priors = workspace.priors(settings)
     made = workspace.build(searched, priors, None, choice, with_model=settings.engine != "none")
     parts = made.with_histories(workspace.histories).parts
     if settings.decoding is not None:
         parts = replace(parts, config=parts.config.replace(decoding=settings.decoding))
-    given = {name: value for name, value in asdict(settings).items() if name not in NOT_KEPT and value is not None}
+    given = settings.model_dump(exclude=NOT_KEPT, exclude_none=True)
     if settings.adapter is not None and Path(settings.adapter).is_dir():
         given["adapter"] = str(Path(settings.adapter).absolute())
     save_parts(parts, folder, labels=workspace.labels, settings=given)
@@ -122,7 +122,7 @@ def settings_of(folder: Path, given: Mapping[str, object]) -> RecommenderSetting
     """
     about = read_about(check_folder(folder, "recommender"))
     if about.settings is not None:
-        saved = {**about.settings, "prompts": tuple(about.settings.get("prompts", ()))}
+        saved = dict(about.settings)
     else:
         if about.engine and "engine" not in given:
             raise ConfigError(f"{folder} was saved beside the engine {about.engine}; name one with --engine, or none")
@@ -131,7 +131,7 @@ def settings_of(folder: Path, given: Mapping[str, object]) -> RecommenderSetting
     own = folder / PROMPTS
     if own.is_dir():
         saved["prompt_folder"] = own
-    return RecommenderSettings(**{**saved, **given, "folder": folder})
+    return RecommenderSettings.model_validate({**saved, **given, "folder": folder})
 
 
 def open_workspace(data: DataSettings, settings: RecommenderSettings) -> Workspace:

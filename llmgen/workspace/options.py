@@ -13,6 +13,7 @@ import typer
 from llmgen.errors import ConfigError
 
 if TYPE_CHECKING:
+    from llmgen.recommend.settings import PriorValue
     from llmgen.workspace.core import DataSettings
 
 
@@ -152,6 +153,87 @@ def pair(text: str, option: str, form: str) -> tuple[str, str]:
     if not equals or not name or not value:
         raise ConfigError(f"{option} wants {form}, not {text!r}")
     return name, value
+
+
+def read_weights(texts: Sequence[str], option: str) -> dict[str, float]:
+    """Name -> weight, of `name=weight` each; `none` alone is none.
+
+    Raises:
+        ConfigError: Another form.
+    """
+    found = {}
+    for words in () if list(texts) == ["none"] else texts:
+        name, value = pair(words, option, "name=weight")
+        try:
+            found[name] = float(value)
+        except ValueError:
+            raise ConfigError(f"{option} {words}: the weight must be a number, not {value!r}") from None
+    return found
+
+
+def read_priors(texts: Sequence[str], option: str = "--prior") -> dict[str, float | dict[str, PriorValue]]:
+    """Name -> weight or settings, of `name=weight` or `name:setting=value,setting=value` each; `none` alone is none.
+
+    Raises:
+        ConfigError: Another form.
+    """
+    found: dict[str, float | dict[str, PriorValue]] = {}
+    for words in () if list(texts) == ["none"] else texts:
+        name, colon, rest = words.partition(":")
+        if not colon or "=" in name:
+            found |= read_weights([words], option)
+            continue
+        given = dict(pair(part, option, "name:setting=value,setting=value") for part in rest.split(","))
+        found[name] = {key: _value(text) for key, text in given.items()}
+    return found
+
+
+def read_options(words: Sequence[str], flags: Collection[str]) -> dict[str, object]:
+    """Settings from options as the commands take them, such as `--prompt next_item --prior transition=1.0 --exact`.
+
+    Args:
+        words: As a shell splits them.
+        flags: Settings that need no value.
+
+    Raises:
+        ConfigError: A word that belongs to no option, or an option without its value.
+    """
+    given: dict[str, list[str]] = {}
+    option = ""
+    for word in words:
+        if word.startswith("--"):
+            option, equals, value = word.partition("=")
+            given.setdefault(option, []).extend([value] if equals else [])
+            option = "" if equals else option
+        elif option:
+            given[option].append(word)
+            option = ""
+        else:
+            raise ConfigError(f"{word!r} belongs to no option; write --option value")
+    found: dict[str, object] = {}
+    for option, values in given.items():
+        name = option.removeprefix("--").replace("-", "_")
+        if not values and name not in flags:
+            raise ConfigError(f"{option} has no value; write {option} value")
+        if name == "prior":
+            found["priors"] = read_priors(values, option)
+        elif name == "rating_prior":
+            found["rating_priors"] = read_weights(values, option)
+        else:
+            found[name] = tuple(values) if len(values) > 1 else values[0] if values else True
+    return found
+
+
+def _value(text: str) -> PriorValue:
+    """A setting as a whole number, a number, true or false, or text."""
+    if text in ("true", "false"):
+        return text == "true"
+    for number in (int, float):
+        try:
+            return number(text)
+        except ValueError:
+            continue
+    return text
 
 
 def _pairs(texts: Sequence[str] | None, option: str) -> dict[str, str]:

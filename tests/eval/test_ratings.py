@@ -149,7 +149,11 @@ def test_an_adapter_that_may_know_the_ratings_is_refused(films: Path, tiny_model
         folder = str(tmp_path / f"adapter{code}")
         given = {**settings, "hold_out": held, "output_dir": folder}
         record = sft.run(*sft.parse([part for name, text in given.items() for part in (f"--{name}", text)]))
-        assert (record.prompt, record.max_history) == ("next_item", 6)  # it was tuned on no prompt to recommend with
+        asked = record.recommender
+        assert (asked.prompt, asked.max_history) == (
+            "next_item",
+            6,
+        )  # it was tuned on no prompt to recommend with
         done = program(*ask, "--adapter", folder, "--split", "random")
         assert done.exit_code == code, done.output
         assert ("may have learned the ratings" in done.output) == (code == 2)

@@ -194,7 +194,7 @@ def test_all_that_is_wrong_is_told_before_any_data_is_read(log: dict[str, Any], 
             "'nxt_item'",
             "arm 'B': no prior is called 'transitoin'",
             "arm 'C': prior transition: there is no setting 'decy'",
-            "arm 'D': no priors are called 'esae'",
+            "arm 'D': no classic baseline is called 'esae'",
             "arm 'E': the prompt 'rerank' is for the task rerank",
         ]
     ):
@@ -265,7 +265,7 @@ def test_nothing_is_said_of_what_depends_on_a_setting_that_is_wrong(tmp_path: Pa
         ("arms: [A, B]", "arms: must hold settings by name, not ['A', 'B']"),
         ("protocol: 5", "protocol: must hold settings by name, not 5"),
         ("arms: {A: next_item}", "arm 'A': must hold settings such as prompt: next_item, not 'next_item'"),
-        ("arms: {A: {tuning_adapter: x}}", "tuning_adapter goes with lm_weight: tuned, not with 1.0"),
+        ("arms: {A: {tuning_adapter: x}}", "tuning_adapter goes with lm_weight: tuned, not without"),
     ],
 )
 def test_settings_in_another_form_are_told(tmp_path: Path, text: str, says: str) -> None:
@@ -433,9 +433,9 @@ def test_users_who_are_not_asked_are_counted_in_the_notes(log: dict[str, Any], e
 
 
 def test_a_prior_that_is_no_classic_is_named_where_it_can_be_fitted(log: dict[str, Any]) -> None:
-    arm = ArmConfig(engine="none", priors="history_text")
+    arm = ArmConfig(engine="none", priors_of="history_text")
     wrong = config(log).model_copy(update={"arms": {"A": arm}})
-    with pytest.raises(ConfigError, match=r"write priors: \{history_text: \{\}\} in --config"):
+    with pytest.raises(ConfigError, match=r"give priors: \{history_text: 1.0\} to fit it"):
         llmgen.evaluation.checks.check(wrong)
 
 
@@ -762,7 +762,7 @@ def test_priors_of_one_name_and_other_settings_are_another_arm(log: dict[str, An
     changed = replace(first, settings={name: value + 1 for name, value in first.settings.items()})
     one, other = (
         arms.build(
-            "A", ArmConfig(prompt="next_item", priors=first.name, engine="fake"), final, [result], arms.Engines()
+            "A", ArmConfig(prompt="next_item", priors_of=first.name, engine="fake"), final, [result], arms.Engines()
         )
         for result in (first, changed)
     )

@@ -83,6 +83,6 @@ def test_a_weight_is_not_chosen_on_items_that_the_adapter_learned(
     with pytest.raises(ConfigError, match=r"adapter .*whole learned from the whole log"):
         from_log(config(data, split, before, lm_weight="tuned", tuning_adapter=str(whole)))
     with pytest.raises(
-        ConfigError, match=r"arm 'a', tuning_adapter: tuning_adapter goes with lm_weight: tuned, not with 1.0"
+        ConfigError, match=r"arm 'a', tuning_adapter: tuning_adapter goes with lm_weight: tuned, not without lm_weight"
     ):
         ArmConfig.of("a", {"adapter": str(after), "tuning_adapter": str(before)})

@@ -26,14 +26,16 @@ def test_what_was_learned_on_the_device_holds_on_a_cpu(settings: dict[str, str],
     record = sft.run(recipe, args)
     data = sft.load(recipe)
     engine = HFEngine.load(settings["model"], adapter=settings["output_dir"], device="cpu")
-    recommender = Recommender(data.dataset.catalog, engine, prompt=record.prompt, max_history=record.max_history)
+    recommender = Recommender(
+        data.dataset.catalog, engine, prompt=record.recommender.prompts, max_history=record.recommender.max_history
+    )
     found = nats(
         engine._model,
         recommender,
         data.queries,
         data.held_out,
-        sft.fit(recipe.priors, data.known, data.dataset),
-        prompt=record.prompt,
+        sft.fit(recipe.priors_given(), data.known, data.dataset),
+        prompt=record.recommender.prompt,
         weights=[0.3, ALONE],
         quiet=True,
     ).mean(axis=1)

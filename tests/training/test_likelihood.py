@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,6 +15,7 @@ from typer.testing import CliRunner
 
 from eval import likelihood
 from llmgen.priors import Seen, Transition, combine
+from llmgen.recommend.settings import GivenSettings
 from llmgen.training import sft
 from llmgen.workspace.core import DataSettings
 from tests.training.conftest import REAL_RUNS, flags_of
@@ -76,8 +76,9 @@ def test_all_that_is_wrong_is_told_before_any_data_is_read(tmp_path: Path, monke
     assert dtype == "--dtype is float32, bfloat16 or float16, not 'int3'"
     assert "has no llmgen.json" in record and "cannot read" in written and "settings.yaml" in written
 
-    record_of = {"prompt": "next_itm", "prompt_ref": "x@1", "max_history": 5, "catalog": "", "tokenizer": ""}
-    monkeypatch.setattr(likelihood.AdapterRecord, "read", lambda folder: SimpleNamespace(**record_of))
+    asked = GivenSettings(prompt="next_itm", max_history=5)
+    about = {"base_model": "b", "loss": "lm", "catalog": "", "tokenizer": "", "data": "", "seed": 0, "prompts": ()}
+    likelihood.AdapterRecord.model_validate({**about, "recommender": asked}).write(tmp_path)
     settings = {"data": {"dataset": "nowhere"}, "priors": {"transitoin": {}}, "model": ""}
     (tmp_path / "settings.yaml").write_text(json.dumps(settings))
     code, said, _ = measured(str(tmp_path))

@@ -31,6 +31,7 @@ from llmgen.engines import Step
 from llmgen.engines.hf import HFEngine
 from llmgen.errors import ConfigError, TrainingError
 from llmgen.recommend.recommender import Recommender
+from llmgen.recommend.settings import GivenSettings
 from llmgen.training import sft
 from llmgen.training.answers import _logits, losses
 from llmgen.training.batches import Batches
@@ -63,8 +64,10 @@ def test_a_run_leaves_adapter_record_card_and_settings(
     folder = Path(settings["output_dir"])
     assert re.search(r"^ +4 +0\.\d{4} +0\.\d{4}", capsys.readouterr().out, re.MULTILINE)
     assert AdapterRecord.read(folder) == record
-    assert (record.loss, record.steps, record.prompt, record.max_history) == ("residual", 4, "next_item_list", 6)
-    assert record.lm_weight in (0.3, 1.0)
+    assert (record.loss, record.steps) == ("residual", 4)
+    asked = record.recommender
+    assert (asked.prompt, asked.max_history, asked.priors) == ("next_item_list", 6, {"transition": {}})
+    assert record.recommender.lm_weight in (0.3, 1.0)
     assert set(record.metrics) >= {"eval_ndcg", "eval_ndcg_lm", "eval_ndcg_prior", "eval_lm_weight"}
     assert {path.name for path in folder.iterdir()} >= {"adapter_model.safetensors", "README.md", "settings.yaml"}
     assert "next_item_list@" in (folder / "README.md").read_text()
@@ -99,9 +102,9 @@ def test_likelihood_on_validation_chooses_the_checkpoint(
     best = min(measured, key=lambda step: measured[step]["eval_nats"])
     assert record.metrics["eval_nats"] == measured[best]["eval_nats"]
     # chosen by the product at every node, the weight is no choice for the search of an adapter served with the trie
-    assert record.decoding == "trie"
+    assert record.recommender.decoding is None
     assert measured[best]["eval_nats_weight"] in (0.3, 1.0)
-    assert record.lm_weight == pytest.approx(0.7)
+    assert record.recommender.lm_weight == pytest.approx(0.7)
     printed, card = capsys.readouterr().out, (Path(settings["output_dir"]) / "README.md").read_text()
     for step, entry in measured.items():
         assert re.search(rf"^ +{step} +{entry['eval_nats']:.4f} +{entry['eval_nats_weight']:g} ", printed, re.MULTILINE)
@@ -142,11 +145,13 @@ def test_a_stopped_run_ends_where_an_unbroken_one_does(settings: dict[str, str],
 
 def test_the_lm_weight_is_learned_and_goes_on_from_a_checkpoint(settings: dict[str, str], tmp_path: Path) -> None:
     record = train(settings, lm_weight_rate="0.05")
-    assert 0 < record.lm_weight != pytest.approx(0.3, abs=1e-4)
+    assert 0 < record.recommender.lm_weight != pytest.approx(0.3, abs=1e-4)
     stored = torch.load(tmp_path / "run" / "checkpoint-4" / WHOLE, weights_only=True)
-    assert float(stored.exp()) == pytest.approx(record.lm_weight)
+    assert float(stored.exp()) == pytest.approx(record.recommender.lm_weight)
     shutil.rmtree(tmp_path / "run" / "checkpoint-4")
-    assert train(settings, lm_weight_rate="0.05").lm_weight == pytest.approx(record.lm_weight, rel=1e-5)
+    assert train(settings, lm_weight_rate="0.05").recommender.lm_weight == pytest.approx(
+        record.recommender.lm_weight, rel=1e-5
+    )
 
 
 def test_a_checkpoint_that_was_cut_short_is_passed_over(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -327,9 +332,7 @@ def record_of(catalog: Catalog) -> AdapterRecord:
     return AdapterRecord(
         base_model="tiny",
         loss="catalog",
-        lm_weight=1.0,
-        prompt="next_item_list",
-        max_history=8,
+        recommender=GivenSettings(lm_weight=1.0, prompt="next_item_list", max_history=8),
         prompts=(),
         catalog=catalog.digest,
         tokenizer="t",
@@ -404,7 +407,7 @@ def test_cross_fitted_priors_do_not_know_their_users(settings: dict[str, str]) -
     crossed = sft.cross_fit(recipe, data, fold_of, [])
     for fold in range(3):
         others = data.known.filter(~pl.col("user_id").is_in([user for user in users if fold_of[user] == fold]))
-        expected = sft.fit(recipe.priors, others, Dataset.of(data.dataset.catalog))
+        expected = sft.fit(recipe.priors_given(), others, Dataset.of(data.dataset.catalog))
         query = Query(tuple(data.dataset.catalog[place] for place in (0, 5)))
         assert np.array_equal(crossed[fold][-1].log_weights([query]), expected[0].log_weights([query]))
 
@@ -452,7 +455,7 @@ def test_two_processes_learn_what_one_with_two_batches_a_step_does(settings: dic
     assert record is not None
     assert record.steps == one.steps == 4
     weights = [load_file(folder / "adapter_model.safetensors") for folder in (tmp_path / "one", two)]
-    assert record.lm_weight == pytest.approx(one.lm_weight, abs=1e-5)
-    assert one.lm_weight != pytest.approx(0.3, abs=1e-3)  # where it started
+    assert record.recommender.lm_weight == pytest.approx(one.recommender.lm_weight, abs=1e-5)
+    assert one.recommender.lm_weight != pytest.approx(0.3, abs=1e-3)  # where it started
     for name, value in weights[0].items():
         torch.testing.assert_close(weights[1][name], value, atol=1e-5, rtol=1e-4)

@@ -150,7 +150,7 @@ def test_what_is_given_is_taken(workspace: Workspace) -> None:
     named = [name for name in kinds() if name != "scores"]  # which needs a file
     settings = RecommenderSettings(
         engine="fake",
-        prompts=("next_item_taste", "rate"),
+        prompt=("next_item_taste", "rate"),
         priors=dict.fromkeys(named, 0.5),
         lm_weight=0.7,
         decoding="raw",
@@ -173,17 +173,17 @@ def test_ratings_of_the_log_stand_beside_the_model(workspace: Workspace) -> None
     assert (made.rating_priors[0].weight, made.rating_lm_weight) == RATING_WEIGHTS
     for alone in (
         workspace.build(FAKE, (), None, Choice()),
-        workspace.build(replace(FAKE, rating_lm_weight=0.0), (), FakeEngine(), Choice()),
+        workspace.build(FAKE.replace(rating_lm_weight=0.0), (), FakeEngine(), Choice()),
     ):
         assert alone.rating_priors[0].weight == 1.0
     assert workspace.labels == ("1", "3", "4", "5")  # those that somebody gave
-    given = replace(FAKE, rating_priors={"rating_knn": 0.5}, rating_lm_weight=0.7)
+    given = FAKE.replace(rating_priors={"rating_knn": 0.5}, rating_lm_weight=0.7)
     made = workspace.build(given, (), FakeEngine(), Choice())
     assert ([prior.weight for prior in made.rating_priors], made.rating_lm_weight) == ([0.5], 0.7)
-    made = workspace.build(replace(FAKE, rating_priors={}), (), FakeEngine(), Choice())
+    made = workspace.build(FAKE.replace(rating_priors={}), (), FakeEngine(), Choice())
     assert (made.rating_priors, made.rating_lm_weight) == ((), 1.0)
     with pytest.raises(ConfigError, match="no rating prior is called 'ease'; there are rating_knn"):
-        workspace.build(replace(FAKE, rating_priors={"ease": 1.0}), (), FakeEngine(), Choice())
+        workspace.build(FAKE.replace(rating_priors={"ease": 1.0}), (), FakeEngine(), Choice())
 
 
 def test_a_log_without_ratings_has_no_prior_of_them(tables: dict[str, Any]) -> None:
@@ -192,7 +192,7 @@ def test_a_log_without_ratings_has_no_prior_of_them(tables: dict[str, Any]) -> N
     made = workspace.build(FAKE, (), FakeEngine(), Choice())
     assert (made.rating_priors, made.rating_lm_weight, workspace.labels) == ((), 1.0, ("1", "2", "3", "4", "5"))
     with pytest.raises(DataError, match="none of 5 interactions has a rating"):
-        workspace.build(replace(FAKE, rating_priors={"rating_knn": 1.0}), (), FakeEngine(), Choice())
+        workspace.build(FAKE.replace(rating_priors={"rating_knn": 1.0}), (), FakeEngine(), Choice())
 
 
 def test_priors_alone_answer_where_there_is_no_engine(workspace: Workspace) -> None:
@@ -232,28 +232,28 @@ def test_an_adapter_is_served_as_it_was_tuned(
     ]:
         query = workspace.query(**asked)  # type: ignore[arg-type]
         assert choose(settings, priors, query) == expected
-    assert choose(replace(settings, prompts=("next_item",), lm_weight=0.5), priors, Query()) == Choice(None, 0.5)
+    assert choose(settings.replace(prompt="next_item", lm_weight=0.5), priors, Query()) == Choice(None, 0.5)
     made = workspace.build(settings, priors, FakeEngine(), Choice(lm_weight=0.2))  # as the service does
     assert (made.template().name, made.max_history, made.config.lm_weight) == ("next_item_list", 7, 0.2)
-    assert workspace.build(replace(settings, max_history=3), priors, None, Choice()).max_history == 3
+    assert workspace.build(settings.replace(max_history=3), priors, None, Choice()).max_history == 3
     assert caplog.text == ""
 
 
 def test_a_prior_may_be_given_with_its_settings(workspace: Workspace, tmp_path: Path) -> None:
     path = tmp_path / "top.csv"
     path.write_text(f"user_id,item_id,score\nann,{workspace.catalog[1].id},1\n")
-    settings = replace(FAKE, priors={"scores": {"path": str(path), "weight": 2.0}, "popularity": 0.1})
+    settings = FAKE.replace(priors={"scores": {"path": str(path), "weight": 2.0}, "popularity": 0.1})
     scores, popularity = workspace.priors(settings)
     assert (scores.name, scores.weight, popularity.weight) == ("scores", 2.0, 0.1)
     assert scores.log_weights([Query(user_id="ann")]).argmax() == 1
     lacking = "prior scores needs the setting 'path'\nprior ease: there is no setting 'l3'"
     with pytest.raises(ConfigError, match=lacking):
-        workspace.priors(replace(FAKE, priors={"scores": 1.0, "ease": {"l3": 1}}))
+        workspace.priors(FAKE.replace(priors={"scores": 1.0, "ease": {"l3": 1}}))
 
 
 @pytest.mark.parametrize("name", ["transition", "ease", "item_knn", "repeat", "content", "history_text"])
 def test_every_prior_that_reads_a_history_outweighs_an_untuned_model(workspace: Workspace, name: str) -> None:
-    settings = replace(FAKE, priors={name: 1.0})
+    settings = FAKE.replace(priors={name: 1.0})
     priors = workspace.priors(settings)
     known = Query([workspace.catalog[0]])
     assert choose(settings, priors, known).lm_weight == LM_WEIGHT_BESIDE_A_PRIOR
@@ -276,9 +276,9 @@ def test_an_adapter_brings_its_way_of_writing_its_priors_and_its_decoding(
     assert settings.written(own) is own
     priors = workspace.priors(settings)
     assert {prior.name: prior.weight for prior in priors} == {"transition": 0.6, "popularity": -0.3, "wish": 1.0}
-    assert [prior.name for prior in workspace.priors(replace(settings, priors={"ease": 1.0}))] == ["ease"]
+    assert [prior.name for prior in workspace.priors(settings.replace(priors={"ease": 1.0}))] == ["ease"]
     assert workspace.build(settings, priors, FakeEngine(), Choice()).config.mode == "fused"
-    assert workspace.build(replace(settings, decoding="trie"), priors, FakeEngine(), Choice()).config.mode == "trie"
+    assert workspace.build(settings.replace(decoding="trie"), priors, FakeEngine(), Choice()).config.mode == "trie"
 
 
 def test_what_an_adapter_was_not_tuned_for_is_said(
@@ -304,7 +304,7 @@ def test_an_adapter_is_asked_for_ratings_as_it_was_tuned_on_them(workspace: Work
         "rerank",
     ]
     assert (made.rating_priors[0].weight, made.rating_lm_weight) == TUNED_RATING_WEIGHTS
-    made = workspace.build(replace(settings, prompts=("rate",)), (), FakeEngine(), Choice())
+    made = workspace.build(settings.replace(prompt="rate"), (), FakeEngine(), Choice())
     assert (made.template().name, made.template("rate").name) == ("next_item", "rate")
     assert tuned_prompts(record(), library) == {"recommend": "next_item_list"}
 
@@ -326,9 +326,9 @@ def test_an_engine_is_loaded_only_where_it_is_asked(workspace: Workspace) -> Non
 
 
 @pytest.mark.parametrize("lm_weight", [-1.0, float("nan"), float("inf")])
-def test_a_weight_that_is_none_is_not_taken_for_no_model(workspace: Workspace, lm_weight: float) -> None:
-    with pytest.raises(ValueError, match="lm_weight must be 0 or more and finite"):
-        workspace.recommender(RecommenderSettings(engine="fake", lm_weight=lm_weight), Query())
+def test_a_weight_that_is_none_is_not_taken_for_no_model(lm_weight: float) -> None:
+    with pytest.raises(ValueError, match=r"lm_weight\n.*(greater than or equal to 0|finite number)"):
+        RecommenderSettings(engine="fake", lm_weight=lm_weight)
 
 
 def test_an_unknown_prior_is_refused_with_those_there_are(workspace: Workspace) -> None:
