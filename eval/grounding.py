@@ -33,7 +33,7 @@ from rich.table import Table
 
 from llmgen.catalog.core import Catalog
 from llmgen.grounding import YEAR_TOLERANCE, Found, Grounder, names_of, numbers_of
-from llmgen.text.corruption import KINDS, damage
+from llmgen.text.corruption import KINDS, corrupt
 from llmgen.types import Item
 
 ARMS = ("llmgen", "edit distance, same rules", "edit distance alone")
@@ -165,7 +165,7 @@ def damaged_texts(catalog: Catalog, *, num_titles: int, rng: random.Random) -> l
     for position in rng.sample(range(len(catalog)), k=min(num_titles, len(catalog))):
         for kind in KINDS:
             whole = catalog.labels[position] if kind == "year" or rng.random() < 0.5 else catalog[position].title
-            texts.append(Text(kind, catalog[position], damage(whole, kind, rng)))
+            texts.append(Text(kind, catalog[position], corrupt(whole, kind, rng)))
     return texts
 
 
@@ -294,7 +294,7 @@ def _halves(catalog: Catalog, seed: int) -> tuple[Catalog, dict[str, list[Text]]
         item, label = catalog[position], catalog.labels[position]
         if held.isdisjoint((*names_of(item).own, *names_of(item).others)):
             plain.append(Text("absent", item, label if rng.random() < 0.5 else item.title))
-            damaged.append(Text("absent", item, damage(plain[-1].text, KINDS[number % len(KINDS)], rng)))
+            damaged.append(Text("absent", item, corrupt(plain[-1].text, KINDS[number % len(KINDS)], rng)))
     return half, {"held-out half": plain, "held-out half, damaged": damaged}
 
 

@@ -30,7 +30,7 @@ from llmgen.engines.hf import HFEngine
 from llmgen.errors import ConfigError
 from llmgen.evaluation.questions import refuse_whole_log
 from llmgen.evaluation.stats import interval_of_mean, paired_difference
-from llmgen.evaluation.told import told
+from llmgen.evaluation.terminal import exit_on_error
 from llmgen.priors import kinds as prior_kinds
 from llmgen.priors import reweighted
 from llmgen.recommend.recommender import Recommender
@@ -92,7 +92,7 @@ def main(
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write everything here.")] = None,
 ) -> None:
     """Measure, print and write."""
-    with told():
+    with exit_on_error():
         measured = measure(
             adapter,
             ties=cast(Ties, ties),

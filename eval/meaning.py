@@ -32,15 +32,15 @@ from llmgen.evaluation.stats import holm, interval_of_mean, paired_difference, p
 from llmgen.priors import (
     Content,
     Ease,
+    ExcludeSeen,
     HistoryText,
     HistoryVectors,
     ItemKNN,
     Popularity,
     Prior,
-    Seen,
+    TextQuery,
+    TextQueryVectors,
     Transition,
-    Wish,
-    WishVectors,
     reweighted,
 )
 from llmgen.recommend.tuning import tune_weights
@@ -153,11 +153,11 @@ def of_wishes(
     halves = order[: len(order) // 2], order[len(order) // 2 :]
     tuning, final = (wishes(catalog, data.interactions, {tag: tags[tag] for tag in half}, K) for half in halves)
     read = ItemVectors.make(catalog, load_encoder(encoder), vectors)
-    bm25, popularity = Wish(catalog), Popularity.fit(data.interactions, catalog)
+    bm25, popularity = TextQuery(catalog), Popularity.fit(data.interactions, catalog)
     ids = np.array(catalog.ids)
 
     def said(temperature: float, sample: Sample) -> dict[str, FloatArray]:
-        priors: Mapping[str, Prior] = {"bm25": bm25, "vectors": WishVectors(read, temperature=temperature)}
+        priors: Mapping[str, Prior] = {"bm25": bm25, "vectors": TextQueryVectors(read, temperature=temperature)}
         shares = popularity.log_weights(sample.queries)
         return {**{name: prior.log_weights(sample.queries) for name, prior in priors.items()}, "popularity": shares}
 
@@ -292,14 +292,14 @@ def of_known_users(
             "transition": Transition.fit,
         }
         own = [fits[name](part.known, catalog, **given) for name, given in settings.items()]
-        return [Seen(catalog), Popularity.fit(part.known, catalog), *own]
+        return [ExcludeSeen(catalog), Popularity.fit(part.known, catalog), *own]
 
     def score(priors: Priors, part: Part) -> FloatArray:
         return evaluate_priors(priors, part.queries, part.held_out, catalog=catalog, k=K, batch_size=256).ndcgs
 
     near = best_temperature(
         lambda temperature: HistoryVectors(read, temperature=temperature, newest=10),
-        lambda prior: float(score([Seen(catalog), prior], few).mean()),
+        lambda prior: float(score([ExcludeSeen(catalog), prior], few).mean()),
     )
     texts = HistoryText(catalog)
     before, after = fitted(few), fitted(asked)
@@ -310,7 +310,7 @@ def of_known_users(
         print(f"{name}: NDCG@{K} {tuned.score:.4f} on the part for choosing", flush=True)
         mix = [reweighted(prior, weights[prior.name]) for prior in (*after, *more)]
         rows.append(Row(name, {key: weights[key] for key in weights if key != "seen"}, score(mix, asked)))
-    rows.append(Row("vectors alone", {}, score([Seen(catalog), near], asked)))
+    rows.append(Row("vectors alone", {}, score([ExcludeSeen(catalog), near], asked)))
     table(rows, "mix")
 
 

@@ -27,8 +27,8 @@ from rich.table import Table
 from llmgen.catalog.core import Catalog
 from llmgen.evaluation.baselines import Evaluation, Part, parts
 from llmgen.evaluation.stats import interval_of_mean, paired_difference, permutation_test
-from llmgen.evaluation.told import told
-from llmgen.priors import Prior, Seen
+from llmgen.evaluation.terminal import exit_on_error
+from llmgen.priors import ExcludeSeen, Prior
 from llmgen.priors.kinds import kind
 from llmgen.priors.network import read
 from llmgen.progress import Stage
@@ -72,7 +72,7 @@ def ranks(
     targets = np.array([catalog.index(item) for item in held_out])
     products: dict[str, Weights] = {prior.name: {prior.name: 1.0} for prior in priors} | dict(mixes)
     found: dict[str, list[Any]] = {name: [] for name in products}
-    seen = Seen(catalog)
+    seen = ExcludeSeen(catalog)
     with Stage("ranking", len(queries)) as stage:
         for start in range(0, len(queries), AT_ONCE):
             some = slice(start, start + AT_ONCE)
@@ -94,7 +94,7 @@ def likely(
     chosen = np.sort(np.random.default_rng(0).permutation(len(part.queries))[:users]).tolist()
     queries, held_out = ([values[place] for place in chosen] for values in (part.queries, part.held_out))
     some = [prior for prior in priors if prior.name in names]
-    tuned = tune_weights([Seen(catalog), *some], queries, held_out, catalog=catalog, metric="log_likelihood")
+    tuned = tune_weights([ExcludeSeen(catalog), *some], queries, held_out, catalog=catalog, metric="log_likelihood")
     return {prior.name: prior.weight for prior in tuned.priors[1:]}, tuned.score
 
 
@@ -105,7 +105,7 @@ def main(
     out: Annotated[Path, typer.Option(help="Folder of trainings and of results.json.")],
 ) -> None:
     """Fit, weigh, measure, compare."""
-    with told():
+    with exit_on_error():
         chosen = yaml.safe_load(config.read_text(encoding="utf-8"))
         out.mkdir(parents=True, exist_ok=True)
         data = DataSettings(**chosen["data"]).load()

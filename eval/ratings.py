@@ -40,7 +40,7 @@ from llmgen.evaluation.metrics import auc, calibration_error
 from llmgen.evaluation.protocol import Protocol, Sample, samples
 from llmgen.evaluation.questions import refuse_whole_log
 from llmgen.evaluation.stats import interval_of_mean, paired_difference
-from llmgen.evaluation.told import told
+from llmgen.evaluation.terminal import exit_on_error
 from llmgen.priors import RatingKNN
 from llmgen.recommend.rating import multiply_shares
 from llmgen.recommend.recommender import Recommender
@@ -247,7 +247,7 @@ def main(
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write everything here.")] = None,
 ) -> None:
     """Predict, measure and print."""
-    with told():
+    with exit_on_error():
         check_ratings(dataset=dataset, split=split, engine=engine, prompt=prompt)
         data = DataSettings(dataset=dataset).load()
         record = None if adapter is None else AdapterRecord.read(adapter)

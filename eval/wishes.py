@@ -29,10 +29,10 @@ from llmgen.evaluation.config import RunConfig
 from llmgen.evaluation.protocol import Sample
 from llmgen.evaluation.questions import Questions
 from llmgen.evaluation.run import command_line, evaluate, shown
-from llmgen.evaluation.told import told
-from llmgen.priors import Popularity, Prior, Wish
+from llmgen.evaluation.terminal import exit_on_error
+from llmgen.priors import Popularity, Prior, TextQuery
 from llmgen.recommend.tuning import tune_weights
-from llmgen.text.normalization import normalise
+from llmgen.text.normalization import normalise_text
 from llmgen.types import Query
 
 FILE = "tags.csv"
@@ -66,7 +66,7 @@ def read_tags(path: Path) -> dict[str, tuple[str, ...]]:
     for row in csv.DictReader(io.StringIO(text)):
         if not row.get("tag") or not row.get("movieId"):
             raise DataError(f"{path}, {FILE}: a row without tag or movieId: {row}")
-        if tag := normalise(row["tag"]):
+        if tag := normalise_text(row["tag"]):
             found.setdefault(tag, {})[row["movieId"]] = None
     return {tag: tuple(films) for tag, films in found.items()}
 
@@ -106,7 +106,7 @@ def questions(config: RunConfig, path: Path, films: int) -> Questions:
     standing = [
         classic("random", [Random(len(dataset.catalog), config.protocol.seed)], {}, dataset.catalog),
         classic("popularity", [Popularity.fit(dataset.interactions, dataset.catalog)], {}, dataset.catalog),
-        classic("bm25", [Wish(dataset.catalog)], {}, dataset.catalog),
+        classic("bm25", [TextQuery(dataset.catalog)], {}, dataset.catalog),
         classic(BOTH, both.priors, both.settings, dataset.catalog),
     ]
     notes = (
@@ -119,7 +119,7 @@ def questions(config: RunConfig, path: Path, films: int) -> Questions:
 def _known_and_wished(tuning: Sample, final: Sample) -> Result:
     """BM25 times popularity, with the weights that rank the films of the tags for choosing best, each film alone."""
     catalog, k = tuning.catalog, tuning.queries[0].k
-    priors: list[Prior] = [Wish(catalog), Popularity.fit(tuning.known, catalog)]
+    priors: list[Prior] = [TextQuery(catalog), Popularity.fit(tuning.known, catalog)]
     asked = zip(tuning.queries, tuning.held_out, strict=True)
     queries, films = zip(*((query, film) for query, films in asked for film in films[:FILMS]), strict=True)
     found = tune_weights(priors, queries, films, catalog=catalog, k=k)
@@ -142,7 +142,7 @@ def main(
     json_output: Annotated[bool, typer.Option("--json", help="Print results.json instead of tables.")] = False,
 ) -> None:
     """Ask, write and print."""
-    with told():
+    with exit_on_error():
         settings = RunConfig.read(None, arm or (), users=users, k=k, seed=seed, data={"dataset": str(release)})
         changes = {"arms": settings.arms or arms(adapter), "baseline": BOTH, "metric": f"recall@{settings.protocol.k}"}
         chosen = settings.model_copy(update=changes)

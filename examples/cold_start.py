@@ -7,7 +7,7 @@ python examples/cold_start.py "something to dance to" --engine hf
 import argparse
 from pathlib import Path
 
-from llmgen import Item, Query, Recommender, Wish, load_engine, load_tables
+from llmgen import Item, Query, Recommender, TextQuery, load_engine, load_tables
 
 DATA = Path(__file__).parent / "data"
 
@@ -18,13 +18,13 @@ parser.add_argument("--engine", default="none", help="none (the words alone), hf
 parser.add_argument("-k", type=int, default=3, help="how many")
 options = parser.parse_args()
 
-# Prompts and Wish read what is shown; filters may ask for any attribute.
+# Prompts and TextQuery read what is shown; filters may ask for any attribute.
 kept = {"attributes": ["genre", "year"], "shown": ["genre"], "noun": "song"}
 songs = load_tables(DATA / "songs.csv", DATA / "plays.csv", **kept).catalog
 
 # Wish reads the words of the query by BM25, in titles and attributes: no log is needed, and no training.
 engine = None if options.engine == "none" else load_engine(options.engine)
-recommender = Recommender(songs, engine, prompt="cold_start", priors=[Wish(songs)], lm_weight=0.03)
+recommender = Recommender(songs, engine, prompt="cold_start", priors=[TextQuery(songs)], lm_weight=0.03)
 query = Query(text=options.wish, filters=dict(one.split("=", 1) for one in options.filter), k=options.k)
 print(f"Wish: {options.wish}")
 for place in recommender.recommend(query):

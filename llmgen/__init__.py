@@ -8,6 +8,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from llmgen.errors import renamed
+
 if TYPE_CHECKING:
     from llmgen.catalog.core import Catalog as Catalog
     from llmgen.datasets import load_dataset as load_dataset
@@ -31,9 +33,9 @@ if TYPE_CHECKING:
     from llmgen.priors import RatingKNN as RatingKNN
     from llmgen.priors import SASRec as SASRec
     from llmgen.priors import Scores as Scores
+    from llmgen.priors import TextQuery as TextQuery
+    from llmgen.priors import TextQueryVectors as TextQueryVectors
     from llmgen.priors import Transition as Transition
-    from llmgen.priors import Wish as Wish
-    from llmgen.priors import WishVectors as WishVectors
     from llmgen.priors import load_prior as load_prior
     from llmgen.recommend.recommender import Recommender as Recommender
     from llmgen.templates.library import PromptLibrary as PromptLibrary
@@ -74,9 +76,9 @@ _HOMES = {
     "Recommender": "recommend.recommender",
     "SASRec": "priors",
     "Scores": "priors",
+    "TextQuery": "priors",
+    "TextQueryVectors": "priors",
     "Transition": "priors",
-    "Wish": "priors",
-    "WishVectors": "priors",
     "histories": "datasets.splits",
     "leave_one_out": "datasets.splits",
     "load_dataset": "datasets",
@@ -84,10 +86,14 @@ _HOMES = {
     "load_prior": "priors",
     "load_tables": "datasets",
 }
+_RENAMED = {"Wish": "TextQuery", "WishVectors": "TextQueryVectors"}
+"""Names of the last release -> those of now."""
 __all__ = sorted(_HOMES)
 
 
 def __getattr__(name: str) -> object:
+    if name in _RENAMED:
+        return renamed(f"llmgen.{name}", _RENAMED[name], __getattr__(_RENAMED[name]))
     if name not in _HOMES:
         raise AttributeError(f"module 'llmgen' has no attribute {name!r}")
     return getattr(import_module(f"llmgen.{_HOMES[name]}"), name)

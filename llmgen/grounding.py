@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from llmgen.catalog.core import Catalog
 from llmgen.text.bm25 import BM25Index, top_of
-from llmgen.text.corruption import KINDS, damage
-from llmgen.text.normalization import TitleYear, clean_line, cleaned, normalise, split_key, split_year
+from llmgen.text.corruption import KINDS, corrupt
+from llmgen.text.normalization import TitleYear, clean_line, cleaned, normalise_text, split_key, split_year
 from llmgen.types import Grounding, Item, Method
 
 DEFAULT_THRESHOLD = 0.7  # what calibration finds on MovieLens; used where a catalog is too small to calibrate on
@@ -100,8 +100,8 @@ class Grounder:
     In this order:
 
     1. `exact`: the text is a label or a title of the catalog.
-    2. `normalised`: it is one up to `llmgen.text.normalization.normalise`. A title with a second one in parentheses,
-       `Seven (Se7en)`, goes by both, if no other item does.
+    2. `normalised`: it is one up to `llmgen.text.normalization.normalise_text`. A title with a second one in
+       parentheses, `Seven (Se7en)`, goes by both, if no other item does.
     3. `bm25`: BM25 over words and over letter trigrams proposes items; the one that shares most with the text wins if
        its score reaches the threshold. The share is the larger of two, each twice what is common over the sum of
        both sides, so words missing from either side count: BM25 weight of the words (finds other orders, extra words)
@@ -225,7 +225,7 @@ class Grounder:
     def _look_up(self, text: str) -> list[int]:
         """Items of which the text is a name, best first."""
         for title, year in _readings(text):
-            owners = self._of_year(normalise(title), year)
+            owners = self._of_year(normalise_text(title), year)
             if owners:
                 return owners
         return []
@@ -260,7 +260,7 @@ class Grounder:
         """For each reading of a cleaned text, what BM25 proposes, best first, scored by share."""
         ranked = []
         for title, year in _readings(text):
-            shares = self._shares(normalise(title))
+            shares = self._shares(normalise_text(title))
             ranked.append([Found(items, share) for share, name in shares if (items := self._of_year(name, year))])
         return ranked
 
@@ -309,7 +309,7 @@ class Grounder:
             for offset in range(_DAMAGES_PER_TITLE):
                 kind = KINDS[(number * _DAMAGES_PER_TITLE + offset) % len(KINDS)]
                 whole = self.catalog.labels[position] if rng.random() < 0.5 else item.title
-                text = clean_line(damage(whole, kind, rng))
+                text = clean_line(corrupt(whole, kind, rng))
                 owners = set(self._look_up(text))
                 if not owners <= same:
                     continue
@@ -374,7 +374,9 @@ def names_of(item: Item) -> Names:
     title = split_year(item.title, bare=False).title
     parts = _PARENTHESES.match(title)
     others = (parts.group(1), _ALSO_KNOWN_AS.sub("", parts.group(2))) if parts else ()
-    return Names((normalise(title),), tuple(dict.fromkeys(name for part in others if (name := normalise(part)))))
+    return Names(
+        (normalise_text(title),), tuple(dict.fromkeys(name for part in others if (name := normalise_text(part))))
+    )
 
 
 def _owners(catalog: Catalog) -> dict[str, list[int]]:
@@ -383,8 +385,8 @@ def _owners(catalog: Catalog) -> dict[str, list[int]]:
     others: dict[str, list[int]] = {}
     for position, (item, label) in enumerate(zip(catalog, catalog.labels, strict=True)):
         names = names_of(item)
-        spelled = () if catalog.identifier is None else (normalise(catalog.spellings[position]),)
-        for name in dict.fromkeys((*names.own, normalise(split_year(label, bare=False).title), *spelled)):
+        spelled = () if catalog.identifier is None else (normalise_text(catalog.spellings[position]),)
+        for name in dict.fromkeys((*names.own, normalise_text(split_year(label, bare=False).title), *spelled)):
             own.setdefault(name, []).append(position)
         for name in names.others:
             others.setdefault(name, []).append(position)

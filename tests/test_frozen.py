@@ -28,8 +28,8 @@ from llmgen.priors import (
     Prior,
     RatingKNN,
     Repeat,
+    TextQuery,
     Transition,
-    Wish,
 )
 from llmgen.priors import sparse as sparse_module
 from llmgen.recommend.recommender import Recommender
@@ -87,10 +87,10 @@ def priors(catalog: Catalog, log: pl.DataFrame) -> dict[str, list[Prior]]:
     """Sets of priors by name: nothing, words, and each kind that learns from a log."""
     return {
         "flat": [],
-        "words": [Wish(catalog, weight=0.7), HistoryText(catalog, weight=0.2), Content(catalog, weight=0.5)],
+        "words": [TextQuery(catalog, weight=0.7), HistoryText(catalog, weight=0.2), Content(catalog, weight=0.5)],
         "log": [Transition.fit(log, catalog), Popularity.fit(log, catalog, weight=-0.3)],
         "all": [
-            Wish(catalog),
+            TextQuery(catalog),
             Ease.fit(log, catalog, l2=5.0, weight=0.6),
             ItemKNN.fit(log, catalog, neighbours=7, weight=0.4),
             Repeat.fit(log, catalog, weight=0.3),

@@ -115,10 +115,10 @@ def spoil_the_list(folder: Path) -> None:
 
 @pytest.mark.parametrize("damage", [empty, cut, flip, lose, lose_the_list, spoil_the_list])
 def test_a_damaged_folder_is_made_anew_with_one_warning(
-    cache: Path, damage: Callable[[Path], None], caplog: pytest.LogCaptureFixture
+    cache: Path, corrupt: Callable[[Path], None], caplog: pytest.LogCaptureFixture
 ) -> None:
     folder = demo_model()
-    damage(folder)
+    corrupt(folder)
     assert demo_model() == folder
     assert (folder / "config.json").read_bytes() == b"weights"
     assert names(cache / "models") == [models.NAME, f"{models.NAME}/checksums.json", f"{models.NAME}/config.json"]

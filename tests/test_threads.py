@@ -15,7 +15,7 @@ from scipy import sparse
 from llmgen.catalog.core import Catalog
 from llmgen.engines.fake import FakeEngine
 from llmgen.lru import Recent
-from llmgen.priors import Content, Popularity, Transition, Where, Wish
+from llmgen.priors import AttributeFilter, Content, Popularity, TextQuery, Transition
 from llmgen.priors import sparse as sparse_module
 from llmgen.priors.sparse import SharedWeights
 from llmgen.recommend import assembled as assembled_module
@@ -57,7 +57,7 @@ def recommender() -> Recommender:
     )
     transition = Transition.fit(log, CATALOG)
     narrow = dataclasses.replace(transition, similarity=sparse.csr_array(transition.similarity))
-    priors = [narrow, Popularity.fit(log, CATALOG, weight=-0.2), Wish(CATALOG), Content(CATALOG)]
+    priors = [narrow, Popularity.fit(log, CATALOG, weight=-0.2), TextQuery(CATALOG), Content(CATALOG)]
     return Recommender(CATALOG, FakeEngine(), priors=priors, lm_weight=0.5)
 
 
@@ -86,7 +86,7 @@ def test_answers_of_eight_threads_are_those_of_one(monkeypatch: pytest.MonkeyPat
 
 
 def test_filters_and_products_that_push_each_other_out_are_right() -> None:
-    where, shared = Where(CATALOG), SharedWeights(NUMBER, most=2)
+    where, shared = AttributeFilter(CATALOG), SharedWeights(NUMBER, most=2)
     bases = [np.full(NUMBER, -float(number)) for number in range(6)]
 
     def ask(number: int) -> None:

@@ -31,7 +31,7 @@ from eval.bench.targets import outcomes
 from eval.bench.timing import BenchError
 from llmgen.errors import ConfigError, EngineUnavailableError
 from llmgen.evaluation.environment import environment
-from llmgen.evaluation.told import told
+from llmgen.evaluation.terminal import exit_on_error
 
 WIDTH = 150
 PARTS = ("search", "trie", "priors", "many", "service", "training", "start")
@@ -60,7 +60,7 @@ def main(
     """Measure, print and write."""
     console, began = Console(width=WIDTH), time.perf_counter()
     started = datetime.now(UTC).isoformat(timespec="seconds")
-    with told():
+    with exit_on_error():
         chosen = _chosen(parts or PARTS)
         stored = None if baseline is None else Record.load(baseline)
         plan = Plan(quick, tuple(catalogs or ("movielens-100k",)), seed)

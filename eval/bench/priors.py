@@ -18,7 +18,7 @@ from eval.bench.plan import Plan
 from eval.bench.rows import Row, rows_of, versions
 from eval.bench.timing import Arm, interleave
 from llmgen.catalog.core import Catalog
-from llmgen.priors import Ease, ItemKNN, Prior, Transition, Wish
+from llmgen.priors import Ease, ItemKNN, Prior, TextQuery, Transition
 from llmgen.recommend.recommender import Recommender
 from llmgen.text.bm25 import BM25Index
 from llmgen.types import FloatArray, IntArray, Query
@@ -75,7 +75,7 @@ def _item_knn(taken: pl.DataFrame, catalog: Catalog) -> Prior:
 
 
 def _wish(taken: pl.DataFrame, catalog: Catalog) -> Prior:
-    return Wish(catalog)
+    return TextQuery(catalog)
 
 
 MODELS = {

@@ -17,7 +17,7 @@ from weakref import ref
 
 import numpy as np
 
-from llmgen.catalog.lineage import GROWING, Change, Shelf
+from llmgen.catalog.lineage import GROWING, Change, Lineage
 from llmgen.errors import ArgumentError, CatalogError, DataError, UnknownItemError
 from llmgen.text.normalization import plain
 from llmgen.types import Attribute, IntArray, Item, Query, has_half
@@ -112,7 +112,7 @@ class Catalog(Sequence[Item]):
         self.label_format = label
         self.shown = tuple(shown)
         self.identifier = identifier
-        self._shelf = Shelf([], [], {}, [])
+        self._shelf = Lineage([], [], {}, [])
         self._came: Change | None = None
         cleaned = 0
         for position, given in enumerate(items):
@@ -408,7 +408,7 @@ class Catalog(Sequence[Item]):
             made._sha256.update(b"".join(made._lines()[self._length :]))
         return made
 
-    def _on(self, shelf: Shelf) -> Catalog:
+    def _on(self, shelf: Lineage) -> Catalog:
         """With what stands on a shelf; what was checked and written once is not again: this must not take long."""
         made = Catalog.__new__(Catalog)
         made.noun, made.label_format, made.shown = self.noun, self.label_format, self.shown
@@ -416,7 +416,7 @@ class Catalog(Sequence[Item]):
         made._shelf, made._length, made._came = shelf, len(shelf.items), None
         return made
 
-    def _changed(self, shelf: Shelf, before: IntArray, same: IntArray) -> Catalog:
+    def _changed(self, shelf: Lineage, before: IntArray, same: IntArray) -> Catalog:
         """With a shelf that was made of this one's; for `before` and `same` see `Change`."""
         for array in (before, same):
             array.setflags(write=False)

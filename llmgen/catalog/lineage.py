@@ -1,4 +1,4 @@
-"""Shelf: the items of catalogs that came from one another, and where each of them stands."""
+"""Lineage: the items of catalogs that came from one another, and where each of them stands."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ GROWING = RLock()
 
 
 @dataclass(slots=True)
-class Shelf:
+class Lineage:
     """Items one after the other, how each is spelled, where each stands, and the lines of the first ones in a file.
 
     Catalogs that grew from one another share one: each is a beginning of it, so that to grow costs nothing that grows
@@ -58,15 +58,15 @@ class Shelf:
         self.places = np.append(self.places, position)
         return len(self.places) - 1
 
-    def beginning(self, length: int) -> Shelf:
+    def beginning(self, length: int) -> Lineage:
         """A shelf of its own with the first items of this one."""
         with GROWING:
             if length == len(self.items):
-                return Shelf(self.items[:], self.spellings[:], self.index.copy(), self.lines[:], self.places)
+                return Lineage(self.items[:], self.spellings[:], self.index.copy(), self.lines[:], self.places)
         items = self.items[:length]
-        return Shelf(items, self.spellings[:length], places_of(items), self.lines[:length])
+        return Lineage(items, self.spellings[:length], places_of(items), self.lines[:length])
 
-    def chosen(self, keep: NDArray[np.bool_]) -> Shelf:
+    def chosen(self, keep: NDArray[np.bool_]) -> Lineage:
         """A shelf of its own with those of the first items for which `keep`, bool [length], says so."""
         if len(keep) < len(self.items):
             return self.beginning(len(keep)).chosen(keep)
@@ -83,10 +83,10 @@ class Shelf:
             [*compress(self.lines, flags)],
         )
         if len(places) > 2 * len(left):  # more numbers of what has gone than of what is there
-            return Shelf(left, spellings, places_of(left), lines)
-        return Shelf(left, spellings, index, lines, after[places])
+            return Lineage(left, spellings, places_of(left), lines)
+        return Lineage(left, spellings, index, lines, after[places])
 
-    def append(self, other: Shelf) -> None:
+    def append(self, other: Lineage) -> None:
         """Put the items of another shelf behind, none of which stands here."""
         length = len(self.items)
         if self.places is not None:

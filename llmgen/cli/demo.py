@@ -11,7 +11,7 @@ from llmgen.cli.display import answer_table, explanation_text, items_table, plai
 from llmgen.datasets.splits import histories, leave_one_out
 from llmgen.engines import load_engine
 from llmgen.errors import DataError
-from llmgen.priors import RatingKNN, Transition, Wish
+from llmgen.priors import RatingKNN, TextQuery, Transition
 from llmgen.recommend.recommender import Recommender
 from llmgen.types import Query
 from llmgen.workspace.core import LM_WEIGHT_BESIDE_A_PRIOR, RATING_WEIGHTS, DataSettings
@@ -77,7 +77,7 @@ def run(*, user: str, engine: str, console: Console) -> None:
     heading(f"A new user, who says only: {WISH}")
     with console.status("Searching"):
         newcomer = Recommender(
-            catalog, model, prompt="cold_start", priors=[Wish(catalog)], lm_weight=LM_WEIGHT_BESIDE_A_PRIOR
+            catalog, model, prompt="cold_start", priors=[TextQuery(catalog)], lm_weight=LM_WEIGHT_BESIDE_A_PRIOR
         )
         cold = newcomer.recommend(Query(text=WISH, k=5))
     console.print(answer_table(catalog, cold, title="", scores=True))

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Wanted:
+class ListOptions:
     """What a list may hold.
 
     Attributes:
@@ -44,7 +44,7 @@ class Wanted:
         return recommend(query)
 
 
-def wanted_options(
+def list_options(
     exclude: Annotated[list[str] | None, typer.Option(help="Item id to leave out. Repeatable.")] = None,
     boost: Annotated[
         list[str] | None,
@@ -58,7 +58,7 @@ def wanted_options(
         float, typer.Option(min=0, help="Taken off the score of an item that is like one above it, by --diverse-by.")
     ] = 0.0,
     page: Annotated[int, typer.Option(min=1, help="Which page of the list; no item is on two.")] = 1,
-) -> Wanted:
+) -> ListOptions:
     """What a list may hold.
 
     Raises:
@@ -79,4 +79,4 @@ def wanted_options(
     if diverse_by is None and (most is not None or penalty):
         raise ConfigError("--most and --penalty need --diverse-by, the attribute that they are about")
     diversity = None if diverse_by is None else Diversity(diverse_by, most, penalty)
-    return Wanted(tuple(exclude or ()), boosts, diversity, page)
+    return ListOptions(tuple(exclude or ()), boosts, diversity, page)

@@ -23,7 +23,7 @@ import typer
 from llmgen.cli.commands import IMPROVE
 from llmgen.cli.commands import add as add_command_to
 from llmgen.cli.commands import add_to as add_commands_to
-from llmgen.cli.list_options import Wanted, wanted_options
+from llmgen.cli.list_options import ListOptions, list_options
 from llmgen.errors import ArgumentError, ConfigError, LLMGenError
 from llmgen.text.normalization import without_controls
 from llmgen.workspace.options import data_settings, pair, read_priors, read_weights, with_options
@@ -177,12 +177,12 @@ def _is_for_everybody(record: logging.LogRecord) -> bool:
 
 
 @app.command()
-@with_options(wanted=wanted_options, scoring=_scoring, model=_model, data=data_settings)
+@with_options(wanted=list_options, scoring=_scoring, model=_model, data=data_settings)
 def recommend(
     data: "DataSettings",
     model: dict[str, object],
     scoring: dict[str, object],
-    wanted: Wanted,
+    wanted: ListOptions,
     user: UserOption = None,
     history: HistoryOption = None,
     text: TextOption = None,
@@ -260,10 +260,10 @@ def rank(
 
 
 @app.command()
-@with_options(wanted=wanted_options, data=data_settings)
+@with_options(wanted=list_options, data=data_settings)
 def similar(
     data: "DataSettings",
-    wanted: Wanted,
+    wanted: ListOptions,
     item: Annotated[str, typer.Option(help="Item id.")],
     k: Annotated[int, typer.Option("-k", min=1, help="How many items.")] = 10,
     filter: FilterOption = None,

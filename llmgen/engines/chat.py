@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from llmgen.engines import GenerationConfig
 from llmgen.errors import ConfigError, EngineUnavailableError, LLMGenError
-from llmgen.text.sanitize import defuse
+from llmgen.text.sanitize import sanitize
 from llmgen.types import Completion, Message
 
 if TYPE_CHECKING:
@@ -249,8 +249,8 @@ class ChatTokenizer:
         return (*prompt, *self._behind(f"{written.rstrip()}{self.thoughts.close}"), *begun)
 
     def spell(self, texts: Sequence[str]) -> list[tuple[int, ...]]:
-        """Token ids of each text, control tokens in it defused, and the end token."""
-        safe = [defuse(text, self.control_tokens) for text in texts]
+        """Token ids of each text, control tokens in it sanitized, and the end token."""
+        safe = [sanitize(text, self.control_tokens) for text in texts]
         encoded = self.tokenizer(safe, add_special_tokens=False)["input_ids"] if safe else []
         return [(*ids, self.end) for ids in encoded]
 
@@ -269,7 +269,7 @@ class ChatTokenizer:
             raise ConfigError(NO_LINES)
         if not self.joins:
             return [(*path[:-1], *self._line_break) for path in self.spell(texts)]
-        safe = [f"{defuse(' '.join(text.splitlines()), self.control_tokens)}\n" for text in texts]
+        safe = [f"{sanitize(' '.join(text.splitlines()), self.control_tokens)}\n" for text in texts]
         return [tuple(ids) for ids in self.tokenizer(safe, add_special_tokens=False)["input_ids"]] if safe else []
 
     def lines(self, texts: Sequence[str]) -> tuple[int, ...]:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmgen.engines import GenerationConfig, Step, Usage
-from llmgen.text.sanitize import defuse
+from llmgen.text.sanitize import sanitize
 from llmgen.types import Completion, FloatArray, IntArray, Message
 
 END = 256
@@ -71,7 +71,7 @@ class FakeEngine:
 
     def spell(self, texts: Sequence[str]) -> list[tuple[int, ...]]:
         """The bytes of each text, as a prompt would show it, and the end token."""
-        return [(*defuse(text).encode(), END) for text in texts]
+        return [(*sanitize(text).encode(), END) for text in texts]
 
     def next_logprobs(self, steps: Sequence[Step]) -> list[FloatArray]:
         """See `Engine`; with scripted `logits`, always normalised over all 260 tokens."""

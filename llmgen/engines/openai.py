@@ -24,7 +24,7 @@ import numpy as np
 
 from llmgen.engines import CALLERS, GenerationConfig, Step, Usage
 from llmgen.engines.chat import ChatTokenizer
-from llmgen.engines.served import IDS, KEY, NEUTRAL, Card, Server, read_ids
+from llmgen.engines.completions_client import IDS, KEY, NEUTRAL, Card, Server, read_ids
 from llmgen.errors import ConfigError, EngineError, EngineUnavailableError
 from llmgen.http.transport import Retry
 from llmgen.types import Completion, FloatArray, IntArray, Message

@@ -31,14 +31,14 @@ from llmgen.evaluation.protocol import samples
 from llmgen.evaluation.results import Results
 from llmgen.evaluation.run import command_line, evaluate, shown
 from llmgen.evaluation.stats import detectable_difference
-from llmgen.evaluation.told import told
+from llmgen.evaluation.terminal import exit_on_error
 from llmgen.templates.library import PromptLibrary
 from llmgen.workspace.options import data_given, with_options
 
 Read = TypeVar("Read")
 
 
-class Gate(NamedTuple):
+class FailCondition(NamedTuple):
     """A limit on the differences of a metric.
 
     Attributes:
@@ -52,7 +52,7 @@ class Gate(NamedTuple):
     limit: float
 
     @classmethod
-    def parse(cls, text: str) -> Gate:
+    def parse(cls, text: str) -> FailCondition:
         """A gate from the command line.
 
         Raises:
@@ -106,8 +106,8 @@ def main(
 ) -> None:
     """Plan, or run, write and print."""
     failed: list[str] = []
-    with told():
-        gates, wrong = _collected(fail_if or (), Gate.parse)
+    with exit_on_error():
+        gates, wrong = _collected(fail_if or (), FailCondition.parse)
         every, unknown = _collected([prompts] if prompts else [], _every)
         chosen, settings = RunConfig.parsed(
             config,

@@ -30,7 +30,7 @@ from llmgen.evaluation.baselines import (
 from llmgen.evaluation.classics import Among, Random, RepeatLast
 from llmgen.evaluation.exchanged import Own, exchanged
 from llmgen.evaluation.protocol import Protocol, Sample
-from llmgen.priors import Content, HistoryText, Prior, Seen, only
+from llmgen.priors import Content, ExcludeSeen, HistoryText, Prior, only
 from llmgen.priors.kinds import kind
 from llmgen.recommend.index import CatalogIndex
 from llmgen.recommend.parts import Parts
@@ -348,7 +348,7 @@ def build(
     factors: list[Prior] = [*priors, *_everyones(sample)]
     instead: Mapping[str, Query] = {}
     if config.exchanged:
-        own = [Seen(sample.catalog), *factors]
+        own = [ExcludeSeen(sample.catalog), *factors]
         factors, instead = [Own(own, dict(zip(sample.users, sample.queries, strict=True)))], exchanged(sample)
     resolved = config.config(tuned, prompt=prompts, lm_weight=weight, rating_lm_weight=1.0)
     index = CatalogIndex(catalog, engine)
@@ -425,8 +425,8 @@ def _everyones(sample: Sample) -> list[Prior]:
 
 
 def _soft(priors: Sequence[Prior]) -> list[Prior]:
-    """Without `Seen`, which every recommender has of its own."""
-    return [prior for prior in priors if not isinstance(prior, Seen)]
+    """Without `ExcludeSeen`, which every recommender has of its own."""
+    return [prior for prior in priors if not isinstance(prior, ExcludeSeen)]
 
 
 def classic(name: str, priors: Sequence[Prior], settings: Mapping[str, float], catalog: Catalog) -> Arm:

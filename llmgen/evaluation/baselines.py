@@ -34,14 +34,14 @@ from rich.table import Table
 from llmgen.catalog.core import Catalog
 from llmgen.datasets.splits import Ties, histories, leave_one_out
 from llmgen.errors import CatalogTooLargeError
-from llmgen.evaluation.factors import Als, Bpr
+from llmgen.evaluation.matrix_factorization import Als, Bpr
 from llmgen.evaluation.memory import GIB, budget, rows_within
 from llmgen.priors import (
+    ExcludeSeen,
     ItemKNN,
     ItemToItem,
     Prior,
     SASRec,
-    Seen,
     SharedWeights,
     Transition,
     multiply,
@@ -156,7 +156,7 @@ class Result:
     Attributes:
         name: Of the prior, or `mix`.
         settings: What was chosen: hyper-parameters, or the floor and the weights of the mix.
-        priors: Fitted on train + validation, `Seen` first where seen items are left out.
+        priors: Fitted on train + validation, `ExcludeSeen` first where seen items are left out.
         tuned: The same as they were on validation: fitted on train; empty where they were not kept.
         validation: NDCG@k of the choice on the validation items; optimistic, as it was chosen for.
         test: The measurement.
@@ -196,7 +196,7 @@ def evaluate_priors(
     """Rank the whole catalog by the product of priors, and find each query's held-out item.
 
     Args:
-        priors: No name twice; without `Seen`, items of the history stay in.
+        priors: No name twice; without `ExcludeSeen`, items of the history stay in.
         queries: Any number, at least one.
         held_out: The item, or its id, that each query should find.
         catalog: The items that are ranked.
@@ -292,7 +292,7 @@ def tune_baselines(
     memory, beside = memory or budget(), beside or {}
     if halving is None and len(tuning.queries) > ALL_USERS:
         halving = HALVING
-    seen: list[Prior] = [Seen(catalog)] if exclude_seen else []
+    seen: list[Prior] = [ExcludeSeen(catalog)] if exclude_seen else []
     trial = Trials(tuning, catalog, seen, k, memory, halving)
     logger.info("tuning keeps to %.1f GiB of memory", memory / GIB)
 
@@ -499,7 +499,7 @@ class Trials:
                 inside.held_out.append(item)
         if not inside.queries:
             return tried
-        seen = [Seen(catalog)] if self.seen else []
+        seen = [ExcludeSeen(catalog)] if self.seen else []
         grid = {key: list(dict.fromkeys(one[key] for one in tried)) for key in tried[0]}
         settings, _, _ = Trials(inside, catalog, seen, self.k, self.memory, None).choose("ease", grid)
         return [one for one in tried if one["l2"] == settings["l2"]]

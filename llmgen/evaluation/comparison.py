@@ -25,7 +25,7 @@ from llmgen.evaluation.results import Results
 from llmgen.evaluation.stats import Comparison
 from llmgen.evaluation.stats import compare as pairwise
 from llmgen.evaluation.summary import USERS
-from llmgen.evaluation.told import told
+from llmgen.evaluation.terminal import exit_on_error
 
 
 def compare(
@@ -95,7 +95,7 @@ def main(
     json_output: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """Compare and print."""
-    with told():
+    with exit_on_error():
         rows = compare(one, other, baseline=baseline, arm=arm)
         if json_output:
             typer.echo(

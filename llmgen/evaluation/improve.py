@@ -39,7 +39,7 @@ from llmgen.evaluation.questions import Questions, from_log
 from llmgen.evaluation.results import Results
 from llmgen.evaluation.run import command_line, evaluate
 from llmgen.evaluation.stats import Sequential
-from llmgen.evaluation.told import told
+from llmgen.evaluation.terminal import exit_on_error
 from llmgen.templates.library import PromptLibrary
 from llmgen.workspace.options import data_given, with_options
 
@@ -351,7 +351,7 @@ def main(
     metric: Annotated[str | None, typer.Option(help="The one that counts; ndcg@k by default.")] = None,
 ) -> None:
     """Search for a better prompt, and confirm it on other users."""
-    with told():
+    with exit_on_error():
         chosen = RunConfig.read(
             config, arm or (), data=data, users=users, k=k, seed=seed, metric=metric, classics="none", latency_users=0
         )

@@ -27,7 +27,7 @@ from llmgen.errors import ConfigError
 from llmgen.evaluation import charts
 from llmgen.evaluation.charts import Mark, Point, Row, amount, number, p_value, signed
 from llmgen.evaluation.results import FILE, ArmSummary, Cost, Difference, Interval, Results, SliceRow
-from llmgen.evaluation.told import told
+from llmgen.evaluation.terminal import exit_on_error
 
 PAGE = "report.html"
 ALPHA = 0.05
@@ -439,7 +439,7 @@ def main(
     out: Annotated[Path | None, typer.Option(help="The page; report.html beside the results by default.")] = None,
 ) -> None:
     """Render stored results again."""
-    with told():
+    with exit_on_error():
         found = Results.read(results)
         out = out or (results if results.is_dir() else results.parent) / PAGE
         try:

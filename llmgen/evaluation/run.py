@@ -38,7 +38,7 @@ from llmgen.evaluation.questions import Questions, from_log
 from llmgen.evaluation.results import Results
 from llmgen.evaluation.stats import Sequential
 from llmgen.evaluation.summary import Asked, summarise
-from llmgen.evaluation.told import told
+from llmgen.evaluation.terminal import exit_on_error
 from llmgen.progress import Stage
 from llmgen.workspace.options import data_given, with_options
 
@@ -127,7 +127,7 @@ def main(
     json_output: Annotated[bool, typer.Option("--json", help="Print results.json instead of tables.")] = False,
 ) -> None:
     """Run, write and print."""
-    with told():
+    with exit_on_error():
         chosen, wrong = RunConfig.parsed(
             config,
             arm or (),

@@ -80,7 +80,7 @@ class Search(Asked):
     text: Words = ""
 
 
-class Following(Asked):
+class StoreFollower(Asked):
     """The users behind one, in the order of the log's ids."""
 
     user: str | None = None

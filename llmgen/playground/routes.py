@@ -16,9 +16,9 @@ from llmgen.engines import Engine
 from llmgen.errors import LLMGenError
 from llmgen.http.schemas import Document, to_json
 from llmgen.playground.bench import Bench
-from llmgen.playground.bodies import Draft, Following, Pair, Question, Search
+from llmgen.playground.bodies import Draft, Pair, Question, Search, StoreFollower
 from llmgen.playground.page import REPORT, page
-from llmgen.playground.saving import Shelf
+from llmgen.playground.saving import SavedPairs
 from llmgen.playground.trial import BetweenRequests, Trial, submitter
 from llmgen.types import Item
 from llmgen.workspace.core import DataSettings, RecommenderSettings, Workspace
@@ -35,7 +35,7 @@ class Playground:
         shelf: Where is saved.
     """
 
-    def __init__(self, app: FastAPI, bench: Bench, shelf: Shelf) -> None:
+    def __init__(self, app: FastAPI, bench: Bench, shelf: SavedPairs) -> None:
         self.service: Any = app.state.llmgen
         self.shelf = shelf
         self.trial: Trial | None = None
@@ -75,7 +75,7 @@ def add_to(
         runs: Folder for what is saved.
     """
     served = app.state.llmgen.live.now.recommender
-    made = Playground(app, Bench.of(workspace, settings, served), Shelf(runs, data, settings))
+    made = Playground(app, Bench.of(workspace, settings, served), SavedPairs(runs, data, settings))
     page()  # a mistake in it shows now
     router = APIRouter(prefix=f"{PATH}/api", include_in_schema=False, dependencies=[Depends(_of_the_page)])
     _add_questions(router, made)
@@ -112,7 +112,7 @@ def _add_questions(router: APIRouter, playground: Playground) -> None:
         return _json({"users": [{"id": user, "items": len(people.persons[user].history.items)} for user in found]})
 
     @router.post("/following")
-    async def following(body: Following) -> Response:
+    async def following(body: StoreFollower) -> Response:
         return _json({"users": (await playground.bench()).people.following(body.user, body.count)})
 
     @router.post("/items")

@@ -37,7 +37,7 @@ class Saved(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Shelf:
+class SavedPairs:
     """Where pairs of arms are saved, a folder each; nothing is ever written over.
 
     Attributes:

@@ -1,9 +1,9 @@
 """Item priors: everything that knows something about items beside the language model, as factors that multiply.
 
-    Seen            removes what the history holds
-    Where, only     remove what a filter does not allow, or all but given candidates
+    ExcludeSeen     removes what the history holds
+    AttributeFilter, only   remove what a filter does not allow, or all but given candidates
     Boosts          what a request asks for more or less of, by attributes
-    Wish            BM25 of the user's words
+    TextQuery       BM25 of the user's words
     Popularity      how often an item was taken; a negative weight lessens popularity bias
     Transition      what people took next
     Ease, ItemKNN   what people took together
@@ -11,7 +11,7 @@
     Repeat          what the user took before
     Content         what items say of themselves
     HistoryText     BM25 of the texts of what was taken
-    WishVectors     what means what the user's words mean
+    TextQueryVectors    what means what the user's words mean
     HistoryVectors  what means what was taken
     Scores          what another model says, a function or a file
 
@@ -28,23 +28,25 @@ from llmgen.priors.base import Combined, Movable, Prior, combine, log_lift, rewe
 from llmgen.priors.boosts import Boosts
 from llmgen.priors.collaborative import Ease, ItemKNN, ItemToItem, Repeat, Transition
 from llmgen.priors.content import Content
-from llmgen.priors.filters import Seen, Where, chosen, only
+from llmgen.priors.filters import AttributeFilter, ExcludeSeen, chosen, only
 from llmgen.priors.interactions import Evidence
-from llmgen.priors.meaning import HistoryVectors, WishVectors
+from llmgen.priors.meaning import HistoryVectors, TextQueryVectors
 from llmgen.priors.popularity import Popularity
 from llmgen.priors.ratings import RatingKNN, RatingPrior, check_rating_priors, rating_terms
 from llmgen.priors.scores import Scores
 from llmgen.priors.sequence import SASRec
 from llmgen.priors.sparse import Product, SharedWeights, SparsePrior, SparseRow, combine_sparse, multiply
 from llmgen.priors.stored import load_prior, load_rating_prior, save_prior
-from llmgen.priors.wish import HistoryText, Wish, item_text
+from llmgen.priors.wish import HistoryText, TextQuery, item_text
 
 __all__ = [
+    "AttributeFilter",
     "Boosts",
     "Combined",
     "Content",
     "Ease",
     "Evidence",
+    "ExcludeSeen",
     "HistoryText",
     "HistoryVectors",
     "ItemKNN",
@@ -58,14 +60,12 @@ __all__ = [
     "Repeat",
     "SASRec",
     "Scores",
-    "Seen",
     "SharedWeights",
     "SparsePrior",
     "SparseRow",
+    "TextQuery",
+    "TextQueryVectors",
     "Transition",
-    "Where",
-    "Wish",
-    "WishVectors",
     "check_rating_priors",
     "chosen",
     "combine",
@@ -82,7 +82,17 @@ __all__ = [
 ]
 
 
+_RENAMED = {
+    "Seen": ExcludeSeen,
+    "SparseCombined": Product,
+    "Where": AttributeFilter,
+    "Wish": TextQuery,
+    "WishVectors": TextQueryVectors,
+}
+"""Names of the last release -> what they are now."""
+
+
 def __getattr__(name: str) -> object:
-    if name == "SparseCombined":
-        return renamed("llmgen.priors.SparseCombined", "Product", Product)
+    if name in _RENAMED:
+        return renamed(f"llmgen.priors.{name}", _RENAMED[name].__name__, _RENAMED[name])
     raise AttributeError(f"module 'llmgen.priors' has no attribute {name!r}")

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from llmgen.priors.filters import FEW, Where
+from llmgen.priors.filters import FEW, AttributeFilter
 from llmgen.priors.sparse import SparseRow
 from llmgen.types import FloatArray, Query
 
@@ -19,8 +19,9 @@ NAME = "boosts"
 class Boosts:
     """Multiplies the items that match `Query.boosts`: attribute name -> value -> factor.
 
-    A value is found as in a filter, ranges too, see `Where`. An item that matches several values, of one attribute or
-    of several, gets the product of their factors; one that matches none keeps its weight; a factor of 0 removes.
+    A value is found as in a filter, ranges too, see `AttributeFilter`. An item that matches several values, of one
+    attribute or of several, gets the product of their factors; one that matches none keeps its weight; a factor of 0
+    removes.
 
     Attributes:
         where: Finds the items of a value.
@@ -28,7 +29,7 @@ class Boosts:
         name: Key in `Recommendation.terms`.
     """
 
-    where: Where = field(repr=False)
+    where: AttributeFilter = field(repr=False)
     weight: float = 1.0
     name: str = NAME
 

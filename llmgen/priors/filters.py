@@ -23,7 +23,7 @@ FILTERS_KEPT = 8
 
 
 @dataclass(frozen=True, eq=False)
-class Seen(Saving):
+class ExcludeSeen(Saving):
     """Removes the items of a query's own history, where the query asks for that (`exclude_seen`), and of its `exclude`.
 
     Items that the catalog no longer has are passed over: they cannot be recommended anyway.
@@ -49,7 +49,7 @@ class Seen(Saving):
         excluded = self.catalog.positions(query.exclude)
         return [*self.catalog.positions(query.items), *excluded] if query.exclude_seen else excluded
 
-    def on_catalog(self, catalog: Catalog, before: IntArray) -> Seen:
+    def on_catalog(self, catalog: Catalog, before: IntArray) -> ExcludeSeen:
         """See `Movable`."""
         return dataclasses.replace(self, catalog=catalog)
 
@@ -131,7 +131,7 @@ class AttributeIndex:
 
 
 @dataclass(frozen=True, eq=False)
-class Where(Saving):
+class AttributeFilter(Saving):
     """Removes the items that do not match `Query.filters`: attribute name -> the value, or a tuple of values, allowed.
 
     An item stays if, for every attribute of the filter, it has at least one of the values allowed:
@@ -193,7 +193,7 @@ class Where(Saving):
         """
         return [self._row(query.filters) if query.filters else SparseRow() for query in queries]
 
-    def on_catalog(self, catalog: Catalog, before: IntArray) -> Where:
+    def on_catalog(self, catalog: Catalog, before: IntArray) -> AttributeFilter:
         """See `Movable`."""
         index = self._index.on_catalog(catalog, before)
         return dataclasses.replace(self, catalog=catalog, rows=Recent(FILTERS_KEPT), index=index)

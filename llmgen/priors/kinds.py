@@ -27,12 +27,12 @@ from llmgen.plugins import with_offers
 from llmgen.priors.base import Prior
 from llmgen.priors.collaborative import Ease, ItemKNN, Repeat, Transition
 from llmgen.priors.content import Content
-from llmgen.priors.meaning import HistoryVectors, WishVectors
+from llmgen.priors.meaning import HistoryVectors, TextQueryVectors
 from llmgen.priors.meaning_files import load_near, save_near
 from llmgen.priors.popularity import Popularity
 from llmgen.priors.scores import Scores, load_scores, save_scores
 from llmgen.priors.sequence import SASRec, load_sasrec, save_sasrec
-from llmgen.priors.wish import HistoryText, Wish
+from llmgen.priors.wish import HistoryText, TextQuery
 
 GROUP = "llmgen.priors"
 """Of the entry points."""
@@ -134,13 +134,13 @@ OURS = (
         load=partial(load_near, HistoryVectors),
         reads_log=False,
     ),
-    PriorKind("wish", _of_catalog(Wish), "text", settings=("weight", "floor"), reads_log=False),
+    PriorKind("wish", _of_catalog(TextQuery), "text", settings=("weight", "floor"), reads_log=False),
     PriorKind(
         "wish_vectors",
-        WishVectors.fit,
+        TextQueryVectors.fit,
         "text",
         save=save_near,
-        load=partial(load_near, WishVectors),
+        load=partial(load_near, TextQueryVectors),
         reads_log=False,
     ),
     PriorKind(

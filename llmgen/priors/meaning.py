@@ -87,11 +87,11 @@ class _Near(Saving, ABC):
 
 
 @dataclass(frozen=True, eq=False)
-class WishVectors(_Near):
+class TextQueryVectors(_Near):
     """Items whose vectors are near that of `Query.text`, as a factor: score(j) = exp(cosine(text, j) / temperature).
 
-    It finds what means the same in other words, where `Wish` finds the words themselves; beside each other the two know
-    more than either. The items beyond the nearest ones weigh the floor.
+    It finds what means the same in other words, where `TextQuery` finds the words themselves; beside each other the two
+    know more than either. The items beyond the nearest ones weigh the floor.
 
     Attributes:
         vectors: Of the catalog's items, with an encoder that reads words.
@@ -130,7 +130,7 @@ class WishVectors(_Near):
         neighbours: int = NEIGHBOURS,
         temperature: float = TEMPERATURE,
         floor: float = FLOOR,
-    ) -> WishVectors:
+    ) -> TextQueryVectors:
         """The prior of what settings name.
 
         Args:
@@ -162,7 +162,7 @@ class WishVectors(_Near):
                 rows[number] = self._row(items, _sharpened(cosines, self.temperature))
         return rows
 
-    def on_catalog(self, catalog: Catalog, before: IntArray) -> WishVectors:
+    def on_catalog(self, catalog: Catalog, before: IntArray) -> TextQueryVectors:
         """See `Movable`; only new and changed items are encoded."""
         return dataclasses.replace(self, vectors=self.vectors.on_catalog(catalog, before))
 

@@ -11,17 +11,17 @@ import numpy as np
 
 from llmgen.catalog.core import Catalog
 from llmgen.errors import ConfigError, DataError
-from llmgen.priors.meaning import HistoryVectors, WishVectors
+from llmgen.priors.meaning import HistoryVectors, TextQueryVectors
 from llmgen.vectors import ItemVectors
 from llmgen.vectors.named import encoder_of, record_of
 
 FILE, ARRAY = "near.json", "vectors.npy"
 NOT_WRITTEN = ("vectors", "others")
 
-Near = TypeVar("Near", WishVectors, HistoryVectors)
+Near = TypeVar("Near", TextQueryVectors, HistoryVectors)
 
 
-def save_near(prior: WishVectors | HistoryVectors, folder: Path) -> None:
+def save_near(prior: TextQueryVectors | HistoryVectors, folder: Path) -> None:
     """Write a prior into an empty folder.
 
     Raises:

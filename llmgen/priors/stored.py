@@ -22,11 +22,11 @@ from llmgen.lru import Recent
 from llmgen.priors.base import Prior
 from llmgen.priors.collaborative import Ease, ItemKNN, ItemToItem, Repeat, Transition
 from llmgen.priors.content import Content, Features
-from llmgen.priors.filters import AttributeIndex, Seen, Where
+from llmgen.priors.filters import AttributeFilter, AttributeIndex, ExcludeSeen
 from llmgen.priors.kinds import PriorKind, kinds
 from llmgen.priors.popularity import Popularity
 from llmgen.priors.ratings import RatingKNN, RatingPrior
-from llmgen.priors.wish import HistoryText, Wish
+from llmgen.priors.wish import HistoryText, TextQuery
 from llmgen.saved_folders import check_folder, new_folder
 from llmgen.text.bm25 import BM25Index
 
@@ -41,9 +41,9 @@ OURS: Mapping[str, type[Any]] = {
     "popularity": Popularity,
     "content": Content,
     "history_text": HistoryText,
-    "wish": Wish,
-    "seen": Seen,
-    "where": Where,
+    "wish": TextQuery,
+    "seen": ExcludeSeen,
+    "where": AttributeFilter,
     "rating_knn": RatingKNN,
 }
 """Kind -> class of those whose fields are written."""
@@ -167,7 +167,7 @@ def read_prior(folder: Path, catalog: Catalog | None) -> Any:
                 f"the prior 'popularity' in {folder} was fitted on {len(fields['log_shares'])} items, and this "
                 f"catalog has {len(catalog)}; load it with its own catalog, or fit it again"
             )
-        if issubclass(known, Wish) and catalog is not None:
+        if issubclass(known, TextQuery) and catalog is not None:
             fields["index"] = _index_of(known, catalog, fields)
         return known(**fields)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -231,7 +231,7 @@ def _value(stored: Any, arrays: Mapping[str, Any], catalog: Catalog | None) -> A
     return stored  # of an index of texts, which is made with the prior
 
 
-def _index_of(known: type[Wish], catalog: Catalog, fields: Mapping[str, Any]) -> BM25Index | None:
+def _index_of(known: type[TextQuery], catalog: Catalog, fields: Mapping[str, Any]) -> BM25Index | None:
     """The index of a catalog's texts, with as many of them taken in later as before; None where all are of one time."""
     later = fields["index"]["later"]
     if not later:

@@ -14,7 +14,7 @@ from llmgen.errors import ConfigError
 from llmgen.priors.base import FLOOR, Saving, check_floor, log_lift, unchanged
 from llmgen.priors.sparse import SparseRow, lifted
 from llmgen.text.bm25 import LARGE, BM25Index
-from llmgen.text.normalization import normalise
+from llmgen.text.normalization import normalise_text
 from llmgen.types import FloatArray, IntArray, Item, Query
 
 MOST_LATER = 500
@@ -34,7 +34,7 @@ FUNCTION_WORDS = frozenset(
 
 
 @dataclass(frozen=True, eq=False)
-class Wish(Saving):
+class TextQuery(Saving):
     """BM25 of `Query.text` against the items' texts, as a factor: what a query without history has to go by.
 
     Function words and the catalog's own noun are left out of the text, unless it has no others.
@@ -80,7 +80,7 @@ class Wish(Saving):
         texts = [self._asked(query) for query in queries]
         return [lifted(*self.index.sparse_scores(text), floor, len(self.catalog)) for text in texts]
 
-    def on_catalog(self, catalog: Catalog, before: IntArray) -> Wish:
+    def on_catalog(self, catalog: Catalog, before: IntArray) -> TextQuery:
         """See `Movable`; a few new items are added to the index of a large catalog, any other change counts anew."""
         assert self.index is not None  # made in __post_init__
         known = len(self.catalog)
@@ -107,13 +107,13 @@ class Wish(Saving):
         """The words to look for; empty for none."""
         if not query.text or not query.text.strip():
             return ""
-        noun = normalise(self.catalog.noun)
-        words = normalise(query.text).split()
+        noun = normalise_text(self.catalog.noun)
+        words = normalise_text(query.text).split()
         return " ".join(w for w in words if w not in FUNCTION_WORDS and w not in (noun, f"{noun}s")) or query.text
 
 
 @dataclass(frozen=True, eq=False)
-class HistoryText(Wish):
+class HistoryText(TextQuery):
     """BM25 of the texts of the newest items of the history against those of all items, as a factor.
 
     Like `Content` it needs no log, and knows new items as well as old ones; it reads all words, where `Content` counts
@@ -136,7 +136,7 @@ class HistoryText(Wish):
 
 
 def item_text(catalog: Catalog, item: Item) -> str:
-    """What `Wish` reads of an item: label, attributes that the catalog shows, `genres`, `keywords`, `description`."""
+    """What `TextQuery` reads: label, attributes that the catalog shows, `genres`, `keywords`, `description`."""
     parts = [catalog.label(item)]
     for name in dict.fromkeys((*catalog.shown, "genres", "keywords", "description")):
         value = item.attributes.get(name)

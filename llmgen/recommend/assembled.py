@@ -15,7 +15,7 @@ from llmgen.datasets.splits import History, query_of
 from llmgen.engines import Engine
 from llmgen.errors import ConfigError
 from llmgen.grounding import Grounder
-from llmgen.priors import Movable, Prior, RatingPrior, Where, check_rating_priors
+from llmgen.priors import AttributeFilter, Movable, Prior, RatingPrior, check_rating_priors
 from llmgen.priors.sparse import LARGE_CATALOG
 from llmgen.recommend.config import Decoding, RecommenderConfig
 from llmgen.recommend.parts import Parts
@@ -187,7 +187,7 @@ class Assembled:
         if self.decoding != "free" and self.engine is not None:
             _ = index.trie_of(continues=continues)
         for factor in self.parts.factors:
-            if isinstance(factor, Where):
+            if isinstance(factor, AttributeFilter):
                 factor.prepare()
         if len(self.catalog) > LARGE_CATALOG and index.has_trie(continues=continues):
             some = Query(self.catalog[:32])  # priors say something of most who ask, and share that among all of them

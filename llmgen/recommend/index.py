@@ -14,7 +14,7 @@ from llmgen.downloads import cache_dir
 from llmgen.engines import Engine, joins, spell_lines
 from llmgen.errors import ConfigError
 from llmgen.grounding import Grounder
-from llmgen.priors import Boosts, Seen, SharedWeights, Where
+from llmgen.priors import AttributeFilter, Boosts, ExcludeSeen, SharedWeights
 from llmgen.recommend.prompting import needs_engine
 from llmgen.trie.core import ItemTrie
 from llmgen.trie.growth import follow, grow
@@ -51,15 +51,15 @@ class CatalogIndex:
         engine: Engine | None,
         cache: Path | None = None,
         *,
-        seen: Seen | None = None,
-        where: Where | None = None,
+        seen: ExcludeSeen | None = None,
+        where: AttributeFilter | None = None,
         tries: Mapping[bool, ItemTrie] | None = None,
     ) -> None:
         if engine is not None:
             _check_tokens(catalog, engine)
         self.catalog, self.engine = catalog, engine
-        self.seen = Seen(catalog) if seen is None else seen
-        self.where = Where(catalog) if where is None else where
+        self.seen = ExcludeSeen(catalog) if seen is None else seen
+        self.where = AttributeFilter(catalog) if where is None else where
         self.boosts = Boosts(self.where)
         self._cache = cache
         self._tries = dict(tries or {})

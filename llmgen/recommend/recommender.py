@@ -26,7 +26,7 @@ from llmgen.recommend.parts import Parts
 from llmgen.recommend.prompting import needs_engine
 from llmgen.recommend.rating import check_rates, rated
 from llmgen.recommend.reranking import Documents
-from llmgen.recommend.similar import alike, alike_parts
+from llmgen.recommend.similar import parts_of_similar, similar_items
 from llmgen.recommend.tuning import GRID, LM_WEIGHTS, Metric, TunedWeights, tune_lm_weight, tune_weights
 from llmgen.search import Normalise
 from llmgen.templates.library import PromptLibrary
@@ -314,7 +314,7 @@ class Recommender(Assembled):
             ConfigError: As `similar`, whatever `on_error` says.
             UnknownItemError, SearchError, CatalogError: As `similar`, with the number of the query.
         """
-        answers = each(partial(self._similar, alike_parts(self.parts)), pairs, on_error)
+        answers = each(partial(self._similar, parts_of_similar(self.parts)), pairs, on_error)
         return Answers(answers, [query for query, _ in pairs])
 
     def _similar(self, parts: Parts, pairs: Sequence[tuple[Query, Item | str]]) -> list[Recommendations]:
@@ -323,7 +323,7 @@ class Recommender(Assembled):
         numbers = {id(query): number for number, query in enumerate(queries)}
 
         def listed(some: Sequence[Query], sizes: Sequence[int]) -> list[Recommendations]:
-            return alike(parts, [(query, items[numbers[id(query)]]) for query in some], sizes)
+            return similar_items(parts, [(query, items[numbers[id(query)]]) for query in some], sizes)
 
         return diversified(queries, listed)
 

@@ -13,7 +13,7 @@ from llmgen.recommend.parts import Parts
 from llmgen.types import Item, Query, Recommendations
 
 
-def alike_parts(parts: Parts) -> Parts:
+def parts_of_similar(parts: Parts) -> Parts:
     """The parts of a recommender that answers by nothing else than the priors which can tell what an item is like.
 
     These are the ones that say which item of a history speaks for another: transition, EASE, ItemKNN, content, and
@@ -31,13 +31,13 @@ def alike_parts(parts: Parts) -> Parts:
     return replace(parts, priors=priors, config=replace(parts.config, lm_weight=0.0))
 
 
-def alike(parts: Parts, pairs: Sequence[tuple[Query, Item]], sizes: Sequence[int]) -> list[Recommendations]:
+def similar_items(parts: Parts, pairs: Sequence[tuple[Query, Item]], sizes: Sequence[int]) -> list[Recommendations]:
     """The items that are most like each item.
 
     An item of which no prior knows anything, such as one that nobody took, is like none: an empty list that says so.
 
     Args:
-        parts: See `alike_parts`.
+        parts: See `parts_of_similar`.
         pairs: Of each query what its list may hold; what its history holds is left out where it asks for that.
         sizes: Items of each list.
 

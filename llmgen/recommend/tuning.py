@@ -128,8 +128,8 @@ def tune_weights(
 
     For a ranking metric: from every start, one weight after the other is set to the value of the grid that is best with
     all others held; values already in place win ties. The starts are the weights given, all 1 alike, each prior alone
-    at 1, and the weights of the largest likelihood. A prior that only removes items (`Seen`, `Where`) has no weight to
-    choose and keeps its own.
+    at 1, and the weights of the largest likelihood. A prior that only removes items (`ExcludeSeen`, `AttributeFilter`)
+    has no weight to choose and keeps its own.
 
     Memory: len(queries) * n_items numbers for each prior; give a sample of the users where that is too much.
 

@@ -56,15 +56,15 @@ from llmgen.http.schemas import (
 from llmgen.http.transport import until
 from llmgen.recommend.rating import rating_values
 from llmgen.recommend.recommender import Choice, Recommender
+from llmgen.server.auth import AuthMiddleware
 from llmgen.server.batching import Batcher, DeadlineError, QueueFullError
 from llmgen.server.events import add_events
-from llmgen.server.following import Following
-from llmgen.server.gate import Gate
+from llmgen.server.following import StoreFollower
 from llmgen.server.lists import add_lists
-from llmgen.server.live import Choose, Live, Snapshot
 from llmgen.server.metrics import Metrics
 from llmgen.server.rates import Rates
 from llmgen.server.refitting import Fit, Refitting
+from llmgen.server.served import Choose, ServedRecommender, Snapshot
 from llmgen.server.together import SharedMetrics
 from llmgen.server.users import Users, UsersOfStore
 from llmgen.templates.tasks import answers
@@ -195,7 +195,7 @@ def create_app(
         ConfigError: `limits` allow several batches at once, and the model runs in this process.
     """
     limits = limits or Limits()
-    live = Live(recommender, save=save) if store is None else Following(recommender, store, version)
+    live = ServedRecommender(recommender, save=save) if store is None else StoreFollower(recommender, store, version)
     state = State(live, limits, choose, users or (None if store is None else UsersOfStore(store)))
 
     refitting = None if refit is None else Refitting(live, refit, refit_every_s)
@@ -210,7 +210,7 @@ def create_app(
         state.batcher.start()
         if reload is not None:
             _on_hangup(state, reload)
-        background = [asyncio.ensure_future(live.follow())] if isinstance(live, Following) else []
+        background = [asyncio.ensure_future(live.follow())] if isinstance(live, StoreFollower) else []
         if refitting is not None:
             background.append(asyncio.ensure_future(refitting.keep_up()))
         if shared is not None:
@@ -232,7 +232,7 @@ def create_app(
     )
     app.state.llmgen = state
     app.add_middleware(
-        Gate,
+        AuthMiddleware,
         keys=keys,
         max_body=limits.max_body,
         body_s=limits.timeout_s,
@@ -251,7 +251,7 @@ def create_app(
 class State:
     """What the routes share."""
 
-    def __init__(self, live: Live, limits: Limits, choose: Choose, users: Users | None) -> None:
+    def __init__(self, live: ServedRecommender, limits: Limits, choose: Choose, users: Users | None) -> None:
         self.live = live
         self.users = users
         self.limits = limits
@@ -511,7 +511,7 @@ def _add_status(app: FastAPI, state: State, metrics_text: Callable[[], bytes]) -
             return status("shutting down")
         if len(state.batcher) >= state.limits.max_queue:
             return status("the queue is full")
-        if isinstance(state.live, Following) and state.live.problem is not None:
+        if isinstance(state.live, StoreFollower) and state.live.problem is not None:
             return status(f"the catalog is not that of the store: {state.live.problem}")
         recommender = state.live.now.recommender
         try:

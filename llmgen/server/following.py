@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from llmgen.catalog.core import Catalog
 from llmgen.errors import LLMGenError
 from llmgen.recommend.recommender import Recommender
-from llmgen.server.live import Live, Snapshot
+from llmgen.server.served import ServedRecommender, Snapshot
 from llmgen.types import Item
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ POLL_S = 0.25
 """The store is asked for changes so often; one small query where there are none."""
 
 
-class Following(Live):
+class StoreFollower(ServedRecommender):
     """A change is written to the store first, and then made here as every other process makes it.
 
     Args:

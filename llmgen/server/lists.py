@@ -15,7 +15,7 @@ from llmgen.types import Item, Query, Recommendations, Relevance
 
 if TYPE_CHECKING:
     from llmgen.server.app import State
-    from llmgen.server.live import Snapshot
+    from llmgen.server.served import Snapshot
 
 RERANK = ("/v1/rerank", "/v2/rerank", "/rerank")
 """Jina and vLLM ask the first, Cohere's newer clients the second, and vLLM knows the third."""

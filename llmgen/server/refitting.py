@@ -20,8 +20,8 @@ from llmgen.errors import LLMGenError
 from llmgen.recommend.parts import Parts
 from llmgen.recommend.recommender import Recommender
 from llmgen.recommend.saving import load_parts
-from llmgen.server.live import Live
 from llmgen.server.orphans import end_with
+from llmgen.server.served import ServedRecommender
 from llmgen.workspace.core import DataSettings, RecommenderSettings, Workspace
 
 logger = logging.getLogger(__name__)
@@ -43,7 +43,7 @@ class Refitting:
         fitted_at: When the data were read that the priors in use are fitted on, seconds since 1970.
     """
 
-    def __init__(self, live: Live, fit: Fit, every_s: float) -> None:
+    def __init__(self, live: ServedRecommender, fit: Fit, every_s: float) -> None:
         self.fitted_at = time.time()
         self._live, self._fit, self._every_s = live, fit, every_s
 

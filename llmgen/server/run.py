@@ -32,8 +32,8 @@ from llmgen.priors.stored import check_saves
 from llmgen.progress import Stage
 from llmgen.recommend.recommender import Choice
 from llmgen.server.app import Limits, create_app
+from llmgen.server.auth import check_exposure, read_keys
 from llmgen.server.connection import connections
-from llmgen.server.gate import check_exposure, read_keys
 from llmgen.server.refitting import fit_apart, fitted_apart
 from llmgen.server.together import fit_for_all
 from llmgen.server.users import UsersOfLog, UsersOfStore

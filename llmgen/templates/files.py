@@ -171,7 +171,7 @@ def sandbox(load: Callable[[str], Source]) -> jinja2.Environment:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
         finalize=_printed,
-        autoescape=False,  # chat messages are no HTML; control tokens are defused instead
+        autoescape=False,  # chat messages are no HTML; control tokens are sanitized instead
         auto_reload=False,
         loader=jinja2.FunctionLoader(lambda file: (load(file).body, str(load(file).path), None)),
     )

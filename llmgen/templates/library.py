@@ -1,7 +1,7 @@
 """Prompt templates: load, check, and render to chat messages.
 
 A template is a file `name.jinja`: front matter, then Jinja blocks named after roles, of which each becomes one message.
-Roles come from the syntax and values are defused (`llmgen.text.sanitize`), so no title or wish can start a message. A
+Roles come from the syntax and values are sanitized (`llmgen.text.sanitize`): so no title or wish can start a message. A
 file whose name starts with `_` is no prompt: others import from it or extend it.
 
 What templates can use is decided by their task, and loading checks it: see `llmgen.templates.tasks`, and
@@ -48,7 +48,7 @@ from llmgen.templates.files import (
     number,
     sandbox,
 )
-from llmgen.text.sanitize import defuse, split_tokens, token_set
+from llmgen.text.sanitize import sanitize, split_tokens, token_set
 from llmgen.types import Attribute, Item, Message, Query, Role
 
 
@@ -161,7 +161,7 @@ class PromptTemplate:
 
         Args:
             variables: Those of the task, see the module; what this template does not use is ignored.
-            control_tokens: Of the engine, see `defuse`; none of them, and none known from common chat
+            control_tokens: Of the engine, see `sanitize`; none of them, and none known from common chat
                 formats, stands in a message, wherever its pieces come from.
             target: The answer to train on; None for a prompt.
 
@@ -471,7 +471,7 @@ def _data(value: object, tokens: frozenset[str], where: str) -> object:
         case None | bool():
             return value
         case str():
-            return defuse(value, tokens)
+            return sanitize(value, tokens)
         case ItemView():
             return _harmless(value, tokens)
         case Integral():
@@ -488,7 +488,7 @@ def _data(value: object, tokens: frozenset[str], where: str) -> object:
 
 @lru_cache(maxsize=65_536)  # the same items stand in the histories of many users
 def _harmless(view: ItemView, tokens: frozenset[str]) -> ItemView:
-    return ItemView(defuse(view.title, tokens), defuse(view.details, tokens), view.rating)
+    return ItemView(sanitize(view.title, tokens), sanitize(view.details, tokens), view.rating)
 
 
 def _silent(context: Context) -> Iterator[str]:  # the form of a block's render function

@@ -32,7 +32,7 @@ _AFTER = (
 )
 
 
-def damage(title: str, kind: Kind, rng: random.Random) -> str:
+def corrupt(title: str, kind: Kind, rng: random.Random) -> str:
     """A title with one kind of damage; the same title where that kind does not apply to it.
 
     Args:

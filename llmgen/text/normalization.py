@@ -102,7 +102,7 @@ class TitleYear(NamedTuple):
     year: int | None
 
 
-def normalise(text: str) -> str:
+def normalise_text(text: str) -> str:
     """The matching key of a title: equal for texts that name the same thing.
 
     HTML entities, compatibility forms, case, Latin and Greek accents, punctuation, white space, the place of an
@@ -116,10 +116,10 @@ def normalise(text: str) -> str:
         Words separated by single spaces. Empty only if `text` holds nothing visible: a title of nothing but
         punctuation or articles is its own key.
 
-    >>> normalise("Matrix, The") == normalise("the  MATRIX") == normalise("Matrix") == "matrix"
+    >>> normalise_text("Matrix, The") == normalise_text("the  MATRIX") == normalise_text("Matrix") == "matrix"
     True
-    >>> normalise("Misérables, Les"), normalise("E.T. &amp; Friends"), normalise("!!!"), normalise("The")
-    ('les miserables', 'et and friends', '!!!', 'the')
+    >>> [normalise_text(text) for text in ("Misérables, Les", "E.T. &amp; Friends", "!!!", "The")]
+    ['les miserables', 'et and friends', '!!!', 'the']
     """
     plain = html.unescape(text)
     folded = _fold(plain)
@@ -138,7 +138,7 @@ def tokens(text: str) -> list[str]:
     >>> tokens("Toy Story 2"), tokens("黑客帝国"), tokens("")
     (['toy', 'story', '2'], ['黑客', '客帝', '帝国'], [])
     """
-    return split_key(normalise(text))
+    return split_key(normalise_text(text))
 
 
 def split_key(key: str) -> list[str]:

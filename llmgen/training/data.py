@@ -26,7 +26,7 @@ import numpy as np
 
 from llmgen.datasets.splits import History
 from llmgen.engines import Engine, joins, line_break, spell_lines
-from llmgen.errors import ConfigError
+from llmgen.errors import ConfigError, renamed
 from llmgen.priors import Prior, combine
 from llmgen.recommend.config import MAX_HISTORY
 from llmgen.recommend.recommender import Recommender
@@ -83,7 +83,7 @@ class Example:
 
 
 @dataclass(frozen=True)
-class Task:
+class TrainingTask:
     """One part of the mixture.
 
     Attributes:
@@ -97,7 +97,7 @@ class Task:
     max_history: int = MAX_HISTORY
 
 
-def wrong_tasks(tasks: Mapping[str, Task], prompts: PromptLibrary) -> Iterator[str]:
+def wrong_tasks(tasks: Mapping[str, TrainingTask], prompts: PromptLibrary) -> Iterator[str]:
     """What is wrong with tasks, before there is anything to learn from; one line each."""
     if not tasks or min(task.weight for task in tasks.values()) <= 0:
         yield "give at least one task, each with a weight above 0"
@@ -143,7 +143,7 @@ class Mixture:
         self,
         recommender: Recommender,
         histories: Mapping[str, History],
-        tasks: Mapping[str, Task],
+        tasks: Mapping[str, TrainingTask],
         *,
         seed: int = 0,
         group: int = 1,
@@ -184,7 +184,7 @@ class Mixture:
                 "attributes to show, or leave the task out"
             )
         self.tasks = tasks
-        makers: dict[str, Callable[[np.random.Generator, Task, str, float], Example]] = {
+        makers: dict[str, Callable[[np.random.Generator, TrainingTask, str, float], Example]] = {
             "list": self._list,
             "next": self._next,
             "wish": self._wish,
@@ -216,7 +216,7 @@ class Mixture:
                 continue
         raise ConfigError(f"no example for the task {name!r} can be drawn from these histories")
 
-    def _list(self, rng: np.random.Generator, task: Task, prompt: str, stretch: float) -> Example:
+    def _list(self, rng: np.random.Generator, task: TrainingTask, prompt: str, stretch: float) -> Example:
         user, history = self._user(rng, self.users)
         places = self._thinned(rng, len(history.items))
         if len(places) < MIN_STRETCH:
@@ -240,7 +240,7 @@ class Mixture:
             raise _AgainError
         return Example("list", tuple(ids), tuple(targets), self.fold_of[user])
 
-    def _next(self, rng: np.random.Generator, task: Task, prompt: str, stretch: float) -> Example:
+    def _next(self, rng: np.random.Generator, task: TrainingTask, prompt: str, stretch: float) -> Example:
         user, history, place = self._moment(rng, self.users)
         most = task.max_history if stretch >= 0.5 else max(1, round(2 * stretch * task.max_history))
         items = tuple(history.items[one] for one in self._thinned(rng, place))
@@ -249,7 +249,7 @@ class Mixture:
         known = Query(history.items[:place], user_id=user)
         return self._titled("next", prompt, Query(items[-most:], user_id=user), history.items[place], known)
 
-    def _wish(self, rng: np.random.Generator, task: Task, prompt: str, stretch: float) -> Example:
+    def _wish(self, rng: np.random.Generator, task: TrainingTask, prompt: str, stretch: float) -> Example:
         item = self.catalog[int(rng.integers(len(self.catalog)))]
         words = list(_words(item))
         if not words:
@@ -258,12 +258,12 @@ class Mixture:
         query = Query(text=", ".join(words[number] for number in chosen))
         return self._titled("wish", prompt, query, item, query)
 
-    def _describe(self, rng: np.random.Generator, task: Task, prompt: str, stretch: float) -> Example:
+    def _describe(self, rng: np.random.Generator, task: TrainingTask, prompt: str, stretch: float) -> Example:
         item = self._described[int(rng.integers(len(self._described)))]
         made = self.recommender.messages(Query(), prompt=prompt, target=item.details, item=ItemView(item.title))
         return self._worded("describe", made.messages, Query())
 
-    def _rank(self, rng: np.random.Generator, task: Task, prompt: str, stretch: float) -> Example:
+    def _rank(self, rng: np.random.Generator, task: TrainingTask, prompt: str, stretch: float) -> Example:
         user, history, place = self._moment(rng, self.users)
         item, known = history.items[place], Query(history.items[:place], user_id=user, k=1)
         weights = np.ones(len(self.catalog))
@@ -279,7 +279,7 @@ class Mixture:
         query = replace(known, history=known.items[-task.max_history :])
         return self._titled("rank", prompt, query, item, known, candidates=views(self.catalog, shuffled))
 
-    def _rate(self, rng: np.random.Generator, task: Task, prompt: str, stretch: float) -> Example:
+    def _rate(self, rng: np.random.Generator, task: TrainingTask, prompt: str, stretch: float) -> Example:
         user, history, place = self._moment(rng, self.rated)
         ratings = history.ratings or ()
         shown = slice(max(0, place - task.max_history), place)
@@ -292,7 +292,7 @@ class Mixture:
             )
         return self._worded("rate", made.messages, query)
 
-    def _rates(self, rng: np.random.Generator, task: Task, prompt: str, stretch: float) -> Example:
+    def _rates(self, rng: np.random.Generator, task: TrainingTask, prompt: str, stretch: float) -> Example:
         user, (items, ratings) = self._user(rng, self.rated)
         given = ratings or ()
         length = min(len(items), max(MIN_STRETCH, task.max_history + 1))
@@ -405,3 +405,9 @@ def _words(item: Item) -> Iterator[str]:
             yield from value
         elif isinstance(value, int) and not isinstance(value, bool):
             yield str(value)
+
+
+def __getattr__(name: str) -> object:
+    if name == "Task":
+        return renamed("llmgen.training.data.Task", "TrainingTask", TrainingTask)
+    raise AttributeError(f"module 'llmgen.training.data' has no attribute {name!r}")

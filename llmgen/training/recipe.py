@@ -10,7 +10,7 @@ from typing import Any, cast, get_args
 from llmgen.adapters import Loss
 from llmgen.errors import ConfigError
 from llmgen.recommend.settings import GivenSettings, PriorSettings
-from llmgen.training.data import Task
+from llmgen.training.data import TrainingTask
 
 RESIDUAL_LM_WEIGHT = 0.3
 """Of the model beside the prior where the residual loss begins, where nobody says otherwise."""
@@ -167,18 +167,18 @@ class Recipe:
             priors=self.priors_given() if residual else None,
         )
 
-    def mixture(self) -> dict[str, Task]:
+    def mixture(self) -> dict[str, TrainingTask]:
         """The tasks.
 
         Raises:
             ConfigError: A setting that tasks do not have.
         """
-        known = {one.name for one in fields(Task)}
+        known = {one.name for one in fields(TrainingTask)}
         made = {}
         for name, settings in dict[str, dict[str, Any]](self.tasks).items():  # type: ignore[arg-type]
             if unknown := sorted(set(settings) - known):
                 raise ConfigError(f"the task {name!r} has no setting {unknown[0]!r}; there are {', '.join(known)}")
-            made[name] = Task(**{**settings, "prompts": tuple(settings.get("prompts", ()))})
+            made[name] = TrainingTask(**{**settings, "prompts": tuple(settings.get("prompts", ()))})
         return made
 
     def priors_given(self) -> PriorSettings:

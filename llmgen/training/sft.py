@@ -42,7 +42,7 @@ from llmgen.datasets import Dataset
 from llmgen.datasets.splits import History, Ties, histories, leave_items_out, leave_one_out, log_digest, random_split
 from llmgen.engines.hf import HFEngine
 from llmgen.errors import ConfigError, LLMGenError
-from llmgen.priors import Prior, Seen
+from llmgen.priors import ExcludeSeen, Prior
 from llmgen.priors.kinds import kind
 from llmgen.progress import Stage
 from llmgen.recommend.recommender import Recommender
@@ -377,7 +377,7 @@ def cross_fit(
     recipe: Recipe, data: Data, fold_of: Mapping[str, int], fitted: Sequence[Prior]
 ) -> dict[int, Sequence[Prior]]:
     """Fold -> priors that were fitted without the users of the fold, else they would know the targets."""
-    seen = Seen(data.dataset.catalog)
+    seen = ExcludeSeen(data.dataset.catalog)
     priors: dict[int, Sequence[Prior]] = {-1: (seen, *fitted)}
     for fold in sorted(set(fold_of.values())):
         inside = [user for user, number in fold_of.items() if number == fold]

@@ -12,7 +12,7 @@ from rich.progress import track
 
 from llmgen.catalog.core import Catalog
 from llmgen.engines.hf import HFEngine
-from llmgen.priors import Prior, Seen
+from llmgen.priors import ExcludeSeen, Prior
 from llmgen.recommend.recommender import Recommender
 from llmgen.training.answers import losses
 from llmgen.training.batches import Plan, Planner
@@ -59,7 +59,7 @@ def nats(
     """
     catalog = recommender.catalog
     paths, lines = ItemPaths(recommender.trie), ItemPaths.of_lines(recommender.parts.index)
-    planner = Planner(paths, "residual", lines=lines, priors={-1: (Seen(catalog), *priors)})
+    planner = Planner(paths, "residual", lines=lines, priors={-1: (ExcludeSeen(catalog), *priors)})
     found = np.empty((len(weights), len(queries)))
     numbers = sorted(range(len(queries)), key=lambda number: len(queries[number].history))
     for start in track(range(0, len(numbers), batch), "Reading users", disable=quiet):

@@ -12,7 +12,7 @@ from llmgen.catalog.core import Catalog
 from llmgen.diversity import Diversity
 from llmgen.engines.fake import FakeEngine
 from llmgen.errors import ArgumentError, CatalogError, SearchError
-from llmgen.priors import Popularity, Wish
+from llmgen.priors import Popularity, TextQuery
 from llmgen.priors import sparse as sparse_module
 from llmgen.recommend import assembled as assembled_module
 from llmgen.recommend.recommender import Recommender
@@ -171,7 +171,7 @@ def test_a_diversity_that_is_none_is_refused(settings: dict[str, float], says: s
 
 
 def test_a_prior_of_that_name_is_refused_only_beside_boosts() -> None:
-    made = Recommender(CATALOG, None, priors=[Wish(CATALOG, name="boosts")])
+    made = Recommender(CATALOG, None, priors=[TextQuery(CATALOG, name="boosts")])
     assert len(made.recommend(Query(k=2))) == 2
     with pytest.raises(ArgumentError, match="called 'boosts'"):
         made.recommend(Query(boosts={"genres": {"War": 2.0}}))

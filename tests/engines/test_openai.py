@@ -25,8 +25,8 @@ from hypothesis import strategies as st
 
 from llmgen.catalog.core import Catalog
 from llmgen.engines import Engine, GenerationConfig, Step, Usage, load_engine
+from llmgen.engines.completions_client import read_chat
 from llmgen.engines.openai import IDS, PROMPTS, SPARE, OpenAIEngine, _pack
-from llmgen.engines.served import read_chat
 from llmgen.errors import ConfigError, EngineError, EngineUnavailableError, GenerationError
 from llmgen.http.transport import MAX_BODY, Retry
 from llmgen.recommend.recommender import Recommender

@@ -25,7 +25,7 @@ from llmgen.evaluation.baselines import (
     tune_baselines,
 )
 from llmgen.evaluation.memory import budget, rows_within
-from llmgen.priors import Ease, ItemKNN, Popularity, Seen, sparse
+from llmgen.priors import Ease, ExcludeSeen, ItemKNN, Popularity, sparse
 from llmgen.priors.kinds import PriorKind
 from llmgen.types import Item, Query
 from llmgen.workspace.core import DataSettings
@@ -65,7 +65,9 @@ def test_metrics_follow_from_ranks() -> None:
 def test_rank_among_all_items_left() -> None:
     popularity = Popularity(np.log(np.arange(N_ITEMS, 0, -1.0)))  # item 0 is most popular
     queries = [Query(), Query(history=[RING["0"], RING["9"]]), Query(history=[RING["2"]])]
-    evaluation = evaluate_priors([Seen(RING), popularity], queries, ["2", RING["2"], "2"], catalog=RING, batch_size=2)
+    evaluation = evaluate_priors(
+        [ExcludeSeen(RING), popularity], queries, ["2", RING["2"], "2"], catalog=RING, batch_size=2
+    )
     assert evaluation.ranks.tolist() == [3, 2, np.iinfo(np.int64).max]
 
 
@@ -285,7 +287,7 @@ def test_neighbours_are_found_once_for_all_settings_that_share_them(
     tuning, final = baselines.parts(walks, RING)
     for settings in product(*grid.values()):
         prior = ItemKNN.fit(tuning.known, RING, **dict(zip(grid, settings, strict=True)))  # type: ignore[arg-type]
-        found = evaluate_priors([Seen(RING), prior], tuning.queries, tuning.held_out, catalog=RING, k=5)
+        found = evaluate_priors([ExcludeSeen(RING), prior], tuning.queries, tuning.held_out, catalog=RING, k=5)
         scores[settings] = found.ndcg.mean
     monkeypatch.setattr(baselines, "kind", lambda name: PriorKind(name, Spy.fit, ""))
     (result,) = baselines.tune_baselines(tuning, final, RING, k=5, grids={"item_knn": grid}, mixed=False)

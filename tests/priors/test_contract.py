@@ -11,7 +11,7 @@ import pytest
 
 from llmgen.catalog.core import Catalog
 from llmgen.evaluation.classics import Among, RepeatLast
-from llmgen.priors import Prior, Seen, Where, only
+from llmgen.priors import AttributeFilter, ExcludeSeen, Prior, only
 from llmgen.priors.kinds import OURS, kind
 from llmgen.testing import PriorContract
 from llmgen.types import FloatArray, Query
@@ -47,7 +47,11 @@ class TestFilters(PriorContract):
 
     @pytest.fixture(params=["seen", "where", "among"])
     def prior(self, request: pytest.FixtureRequest, catalog: Catalog) -> Prior:
-        made = {"seen": Seen, "where": Where, "among": lambda items: Among(only(items, items.ids[::2]))}
+        made = {
+            "seen": ExcludeSeen,
+            "where": AttributeFilter,
+            "among": lambda items: Among(only(items, items.ids[::2])),
+        }
         return made[request.param](catalog)  # type: ignore[no-any-return]
 
     @pytest.fixture

@@ -14,7 +14,7 @@ from llmgen import load_prior
 from llmgen.catalog.core import Catalog
 from llmgen.engines.fake import FakeEngine
 from llmgen.errors import ArgumentError, ConfigError, DataError, UnknownItemError
-from llmgen.priors import HistoryVectors, Prior, SparsePrior, Wish, WishVectors
+from llmgen.priors import HistoryVectors, Prior, SparsePrior, TextQuery, TextQueryVectors
 from llmgen.priors import sparse as sparse_module
 from llmgen.recommend.recommender import Recommender
 from llmgen.types import Item, Query
@@ -35,12 +35,12 @@ def expected(scores: list[float], floor: float = 0.1) -> np.ndarray:
 
 
 def test_a_wish_by_hand() -> None:
-    prior = WishVectors(VECTORS, temperature=0.5)
+    prior = TextQueryVectors(VECTORS, temperature=0.5)
     said, silent = prior.log_weights([Query(text="a battle"), Query(text="  ")])
     near = np.exp(np.array([0, HALF, 0, 0, 0, 0]) / 0.5)  # no word is shared: "battle" means war
     assert said == pytest.approx(expected(near.tolist()), abs=1e-6)
     assert not silent.any()
-    two = WishVectors(VECTORS, neighbours=2, temperature=0.5).log_weights([Query(text="romance")])[0]
+    two = TextQueryVectors(VECTORS, neighbours=2, temperature=0.5).log_weights([Query(text="romance")])[0]
     far = np.exp(HALF / 0.5) / np.exp(1 / 0.5)
     assert two == pytest.approx(expected([0, 0, far, 1, 0, 0]), abs=1e-6)
 
@@ -101,13 +101,13 @@ def test_evidence_by_hand() -> None:
 
 
 def test_a_new_item_is_known_by_what_it_means() -> None:
-    priors = [WishVectors(VECTORS), HistoryVectors(VECTORS)]
+    priors = [TextQueryVectors(VECTORS), HistoryVectors(VECTORS)]
     shop = Recommender(SHOP, None, priors=priors)
     grown = shop.with_catalog(SHOP.with_items([Item("g", "War war ship")]))
     assert grown.recommend(Query(text="battle", k=1))[0].item.id == "g"
     assert grown.recommend(Query([SHOP["b"]], k=1))[0].item.id == "g"
     one, two = grown.priors
-    assert isinstance(one, WishVectors)
+    assert isinstance(one, TextQueryVectors)
     assert isinstance(two, HistoryVectors)
     assert one.vectors is two.vectors  # read once for both
     gone = grown.with_catalog(grown.catalog.without(["g"]))
@@ -115,9 +115,9 @@ def test_a_new_item_is_known_by_what_it_means() -> None:
 
 
 def test_words_find_what_no_word_matches_and_tuning_chooses_their_weights() -> None:
-    priors = [Wish(SHOP, weight=1.0), WishVectors(VECTORS, weight=0.0)]
+    priors = [TextQuery(SHOP, weight=1.0), TextQueryVectors(VECTORS, weight=0.0)]
     queries = [Query(text=text) for text in ("romance", "battle", "music")]
-    assert not Wish(SHOP).log_weights(queries).any()
+    assert not TextQuery(SHOP).log_weights(queries).any()
     tuned = Recommender(SHOP, None, priors=priors).tune(queries, ["d", "b", "c"], k=1)
     weights = {prior.name: prior.weight for prior in tuned.recommender.priors}
     assert weights["wish_vectors"] > 0
@@ -125,8 +125,8 @@ def test_words_find_what_no_word_matches_and_tuning_chooses_their_weights() -> N
 
 
 PRIORS: list[Prior] = [
-    WishVectors(VECTORS),
-    WishVectors(VECTORS, neighbours=2, floor=0.5),
+    TextQueryVectors(VECTORS),
+    TextQueryVectors(VECTORS, neighbours=2, floor=0.5),
     HistoryVectors(VECTORS, neighbours=3),
     HistoryVectors(VECTORS, pool="max", newest=2),
     HistoryVectors(GIVEN, neighbours=2),
@@ -183,19 +183,23 @@ def test_what_is_out_of_range_is_told(changes: dict[str, float], message: str) -
 
 def test_a_wish_needs_an_encoder(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="WishVectors needs vectors with an encoder that reads words"):
-        WishVectors(GIVEN)
+        TextQueryVectors(GIVEN)
 
 
 def test_what_was_saved_says_the_same_bit_for_bit(tmp_path: Path, tiny_encoder: Path) -> None:
     read = ItemVectors.make(SHOP, load_encoder(str(tiny_encoder)), tmp_path / "vectors", content="{title}!")
     grown = SHOP.with_items([Item("g", "War ship")])
     queries = [Query([SHOP["b"], SHOP["e"]], "love and war"), Query([Item("x", "Elsewhere")])]
-    for prior in (WishVectors(read, weight=0.3), HistoryVectors(read, pool="max", newest=3), HistoryVectors(GIVEN)):
+    for prior in (
+        TextQueryVectors(read, weight=0.3),
+        HistoryVectors(read, pool="max", newest=3),
+        HistoryVectors(GIVEN),
+    ):
         prior.save(tmp_path / "saved")
         again = load_prior(tmp_path / "saved", SHOP)
         assert (again.name, again.weight) == (prior.name, prior.weight)
         np.testing.assert_array_equal(again.log_weights(queries), prior.log_weights(queries))
-        assert isinstance(again, WishVectors | HistoryVectors)
+        assert isinstance(again, TextQueryVectors | HistoryVectors)
         moved = [one.on_catalog(grown, grown.positions_before(SHOP)).log_weights(queries) for one in (prior, again)]
         np.testing.assert_array_equal(*moved)
         with pytest.raises(DataError, match="was fitted on the catalog"):
@@ -204,7 +208,7 @@ def test_what_was_saved_says_the_same_bit_for_bit(tmp_path: Path, tiny_encoder: 
 
 def test_what_cannot_be_saved_is_told(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="its encoder 'words' has no name by which it is found again"):
-        WishVectors(VECTORS).save(tmp_path / "saved")
+        TextQueryVectors(VECTORS).save(tmp_path / "saved")
     with pytest.raises(ConfigError, match="it reads vectors of 1 other catalogs"):
         HistoryVectors(GIVEN, others=[GIVEN]).save(tmp_path / "saved")
     assert not (tmp_path / "saved").exists()

@@ -15,17 +15,17 @@ from scipy import sparse
 from llmgen.catalog.core import Catalog
 from llmgen.errors import CatalogError, CatalogTooLargeError, ConfigError, DataError, UnknownItemError
 from llmgen.priors import (
+    AttributeFilter,
     Ease,
+    ExcludeSeen,
     HistoryText,
     ItemKNN,
     ItemToItem,
     Popularity,
     Prior,
     Repeat,
-    Seen,
+    TextQuery,
     Transition,
-    Where,
-    Wish,
     collaborative,
     combine,
     item_text,
@@ -90,14 +90,14 @@ class Fixed:
 
 class TestSeen:
     def test_the_history_is_removed(self) -> None:
-        assert Seen(FILMS).log_weights([after("ac")]).tolist() == [[OUT_OF_IT, 0, OUT_OF_IT, 0, 0]]
+        assert ExcludeSeen(FILMS).log_weights([after("ac")]).tolist() == [[OUT_OF_IT, 0, OUT_OF_IT, 0, 0]]
 
     def test_nothing_is_removed_where_seen_items_are_wanted(self) -> None:
-        assert not Seen(FILMS).log_weights([after("ac", exclude_seen=False), Query()]).any()
+        assert not ExcludeSeen(FILMS).log_weights([after("ac", exclude_seen=False), Query()]).any()
 
     def test_an_item_that_left_the_catalog_is_passed_over(self) -> None:
         gone = Query(history=[Item("z", "Zardoz"), FILMS["b"]])
-        assert Seen(FILMS).log_weights([gone]).tolist() == [[0, OUT_OF_IT, 0, 0, 0]]
+        assert ExcludeSeen(FILMS).log_weights([gone]).tolist() == [[0, OUT_OF_IT, 0, 0, 0]]
 
 
 class TestWhere:
@@ -122,46 +122,48 @@ class TestWhere:
         ],
     )
     def test_only_matching_items_are_left(self, filters: dict[str, object], left: str) -> None:
-        log_w = Where(FILMS).log_weights([Query(filters=filters)])  # type: ignore[arg-type]
+        log_w = AttributeFilter(FILMS).log_weights([Query(filters=filters)])  # type: ignore[arg-type]
         assert log_w.tolist() == [[0.0 if item_id in left else OUT_OF_IT for item_id in "abcde"]]
 
     def test_each_query_has_its_own_filters(self) -> None:
-        log_w = Where(FILMS).log_weights([Query(filters={"colour": True}), Query(), Query(filters={"year": 1984})])
+        log_w = AttributeFilter(FILMS).log_weights(
+            [Query(filters={"colour": True}), Query(), Query(filters={"year": 1984})]
+        )
         assert np.isfinite(log_w).sum(axis=1).tolist() == [2, 5, 1]
 
     def test_true_is_not_the_number_one(self) -> None:
         goods = Catalog([Item("a", "A", {"stock": 1, "new": True}), Item("b", "B", {"stock": 2, "new": False})])
         queries = [Query(filters={"new": True}), Query(filters={"stock": 1})]
-        assert np.isfinite(Where(goods).log_weights(queries)).tolist() == [[True, False], [True, False]]
+        assert np.isfinite(AttributeFilter(goods).log_weights(queries)).tolist() == [[True, False], [True, False]]
         with pytest.raises(CatalogError, match="stock = True"):
-            Where(goods).log_weights([Query(filters={"stock": 1}), Query(filters={"stock": True})])
+            AttributeFilter(goods).log_weights([Query(filters={"stock": 1}), Query(filters={"stock": True})])
 
     def test_unknown_attribute_lists_those_that_exist(self) -> None:
         with pytest.raises(CatalogError, match=r"'genre'.*'colour', 'country', 'description', 'genres', 'year'"):
-            Where(FILMS).log_weights([Query(filters={"genre": "Drama"})])
+            AttributeFilter(FILMS).log_weights([Query(filters={"genre": "Drama"})])
 
     def test_unknown_value_names_near_ones(self) -> None:
         with pytest.raises(CatalogError, match="genres = 'SciFi'; near: 'Sci-Fi'"):
-            Where(FILMS).log_weights([Query(filters={"genres": ("Drama", "SciFi")})])
+            AttributeFilter(FILMS).log_weights([Query(filters={"genres": ("Drama", "SciFi")})])
 
     def test_impossible_number_tells_the_range(self) -> None:
         with pytest.raises(CatalogError, match=r"year = '1700\.\.1800'; its numbers run from 1942 to 1985"):
-            Where(FILMS).log_weights([Query(filters={"year": "1700..1800"})])
+            AttributeFilter(FILMS).log_weights([Query(filters={"year": "1700..1800"})])
 
     @pytest.mark.parametrize("wanted", ["..8", "1..8", "5..", ("..8", "9..")])
     def test_a_range_of_an_attribute_that_is_text_says_so(self, wanted: str | tuple[str, ...]) -> None:
         goods = Catalog([Item("1", "Mug", {"price": "10.99"}), Item("2", "Cup", {"price": "—"}), Item("3", "Pot")])
         says = r"'price' is text, such as '10.99', '—', and a range finds numbers only; .*'llmgen data' names"
         with pytest.raises(CatalogError, match=says):
-            Where(goods).log_weights([Query(filters={"price": wanted})])
+            AttributeFilter(goods).log_weights([Query(filters={"price": wanted})])
 
     def test_no_value_allowed_is_an_error(self) -> None:
         with pytest.raises(CatalogError, match="allows no value"):
-            Where(FILMS).log_weights([Query(filters={"genres": ()})])
+            AttributeFilter(FILMS).log_weights([Query(filters={"genres": ()})])
 
     def test_catalog_without_attributes(self) -> None:
         with pytest.raises(CatalogError, match="no attributes at all"):
-            Where(Catalog([Item("a", "A")])).log_weights([Query(filters={"year": 1})])
+            AttributeFilter(Catalog([Item("a", "A")])).log_weights([Query(filters={"year": 1})])
 
 
 class TestOnly:
@@ -180,33 +182,33 @@ class TestOnly:
 class TestWish:
     def test_function_words_and_the_catalogs_noun_do_not_count(self) -> None:
         films = Catalog([Item("1", "All About Eve"), Item("2", "The War"), Item("3", "Film")], noun="film")
-        (log_w,) = Wish(films).log_weights([Query(text="a film about war")])
+        (log_w,) = TextQuery(films).log_weights([Query(text="a film about war")])
         assert log_w.argmax() == 1
         assert log_w[0] == log_w[2] < 0
 
     def test_a_wish_of_function_words_alone_is_taken_at_its_word(self) -> None:
         films = Catalog([Item("1", "All About Eve"), Item("2", "It")], noun="film")
-        (log_w,) = Wish(films).log_weights([Query(text="it")])
+        (log_w,) = TextQuery(films).log_weights([Query(text="it")])
         assert log_w.argmax() == 1
 
     def test_items_with_the_words_come_first_and_others_stay_possible(self) -> None:
-        (log_w,) = Wish(FILMS, floor=0.1).log_weights([Query(text="worms desert")])
+        (log_w,) = TextQuery(FILMS, floor=0.1).log_weights([Query(text="worms desert")])
         assert log_w.argmax() == FILMS.index("d")
         assert np.exp(log_w) == pytest.approx([0.1, 0.1, 0.1, 0.9 * 5 + 0.1, 0.1])
 
     @pytest.mark.parametrize("text", [None, "", "  ", "xyzzy"])
     def test_a_wish_that_says_nothing_is_flat(self, text: str | None) -> None:
-        assert not Wish(FILMS).log_weights([Query(text=text)]).any()
+        assert not TextQuery(FILMS).log_weights([Query(text=text)]).any()
 
     def test_text_of_an_item(self) -> None:
         assert item_text(FILMS, FILMS["d"]) == "Dune (1984) 1984 Sci-Fi Worms in the desert"
 
     def test_own_text(self) -> None:
-        wish = Wish(FILMS, text_of=lambda item: "winner" if item.id == "b" else "other")
+        wish = TextQuery(FILMS, text_of=lambda item: "winner" if item.id == "b" else "other")
         assert wish.log_weights([Query(text="winner")]).argmax() == FILMS.index("b")
 
     def test_another_weight_keeps_the_index(self) -> None:
-        wish = Wish(FILMS)
+        wish = TextQuery(FILMS)
         assert reweighted(wish, 2.0).index is wish.index
 
 
@@ -215,7 +217,7 @@ class TestHistoryText:
         wanted = " ".join(item_text(FILMS, FILMS[one]) for one in "ab")
         history = Query([FILMS[one] for one in "cab"], text="never read")
         prior = HistoryText(FILMS, newest=2)
-        assert (prior.log_weights([history]) == Wish(FILMS).log_weights([Query(text=wanted)])).all()
+        assert (prior.log_weights([history]) == TextQuery(FILMS).log_weights([Query(text=wanted)])).all()
         (row,) = prior.sparse_log_weights([history])
         assert row.at(np.arange(len(FILMS))) == pytest.approx(prior.log_weights([history])[0])
 
@@ -576,7 +578,7 @@ class TestCombine:
 
     def test_two_of_one_name(self) -> None:
         with pytest.raises(ValueError, match="two priors are called 'seen'"):
-            combine([Seen(FILMS), Seen(FILMS)], [])
+            combine([ExcludeSeen(FILMS), ExcludeSeen(FILMS)], [])
 
     def test_no_prior_is_flat(self) -> None:
         assert combine([], [Query()], n_items=3).total.tolist() == [[0.0, 0.0, 0.0]]
@@ -596,7 +598,7 @@ class TestCombine:
 
     def test_every_prior_fits_the_protocol(self) -> None:
         log = taken("abc")
-        priors: list[Prior] = [Seen(FILMS), Where(FILMS), Wish(FILMS), Popularity.fit(log, FILMS)]
+        priors: list[Prior] = [ExcludeSeen(FILMS), AttributeFilter(FILMS), TextQuery(FILMS), Popularity.fit(log, FILMS)]
         priors += [model.fit(log, FILMS) for model in COLLABORATIVE]
         combined = combine(priors, [after("ab", text="desert", filters={"colour": True}), Query()])
         assert list(combined.terms) == ["seen", "where", "wish", "popularity", "transition", "ease", "item_knn"]
@@ -666,11 +668,11 @@ class TestTuneWeights:
     def test_filters_keep_their_weight_and_hide_their_items(self) -> None:
         good = Fixed(np.log([[1.0, 2.0, 3.0, 4.0, 5.0]] * 2), name="good")
         queries = [after("e"), after("d")]
-        tuned = tune_weights([Seen(FILMS), good], queries, ["d", "d"], catalog=FILMS, k=1, grid=(0.0, 1.0))
+        tuned = tune_weights([ExcludeSeen(FILMS), good], queries, ["d", "d"], catalog=FILMS, k=1, grid=(0.0, 1.0))
         assert [prior.weight for prior in tuned.priors] == [1.0, 1.0]
         assert tuned.score == 0.5  # d is first where e is seen; the other user has seen d itself
         likely = tune_weights(
-            [Seen(FILMS), good], queries, ["d", "d"], catalog=FILMS, metric="log_likelihood", grid=(1,)
+            [ExcludeSeen(FILMS), good], queries, ["d", "d"], catalog=FILMS, metric="log_likelihood", grid=(1,)
         )
         assert likely.score == pytest.approx(np.log(4 / (1 + 2 + 3 + 4)))
 
@@ -683,9 +685,9 @@ class TestTuneWeights:
         with pytest.raises(ValueError, match="no metric 'auc'"):
             tune_weights([good], [Query()], ["a"], catalog=FILMS, metric="auc")  # type: ignore[arg-type]
         with pytest.raises(ValueError, match="none of the priors"):
-            tune_weights([Seen(FILMS)], [after("a")], ["b"], catalog=FILMS)
+            tune_weights([ExcludeSeen(FILMS)], [after("a")], ["b"], catalog=FILMS)
         with pytest.raises(ValueError, match="every held-out item is removed"):
-            tune_weights([Seen(FILMS), good], [after("a")], ["a"], catalog=FILMS, metric="log_likelihood")
+            tune_weights([ExcludeSeen(FILMS), good], [after("a")], ["a"], catalog=FILMS, metric="log_likelihood")
         with pytest.raises(UnknownItemError, match="'z'"):
             tune_weights([good], [Query()], ["z"], catalog=FILMS)
 
@@ -730,13 +732,13 @@ class TestOnAChangedCatalog:
         assert shares == pytest.approx(np.array([4, 1, 5, 6, 1]) / 17)
 
     def test_words_and_attributes_are_read_anew(self) -> None:
-        wish = Wish(FILMS, weight=0.5).on_catalog(self.CHANGED, self.BEFORE)
+        wish = TextQuery(FILMS, weight=0.5).on_catalog(self.CHANGED, self.BEFORE)
         found = wish.log_weights([Query(text="brasilien")])[0]
         assert found.argmax() == self.CHANGED.index("b")
         assert wish.weight == 0.5
-        where = Where(FILMS).on_catalog(self.CHANGED, self.BEFORE)
+        where = AttributeFilter(FILMS).on_catalog(self.CHANGED, self.BEFORE)
         assert np.flatnonzero(where.log_weights([Query(filters={"year": 2000})])[0] == 0).tolist() == [1]
         with pytest.raises(CatalogError, match="no item has an attribute 'country'"):
             where.log_weights([Query(filters={"country": "usa"})])
-        seen = Seen(FILMS).on_catalog(self.CHANGED, self.BEFORE)
+        seen = ExcludeSeen(FILMS).on_catalog(self.CHANGED, self.BEFORE)
         assert np.isneginf(seen.log_weights([after("da")])[0]).tolist() == [True, False, True, False, False]

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from llmgen.catalog.core import Catalog
 from llmgen.errors import ArgumentError, ConfigError
-from llmgen.priors import SASRec, Seen, network, sequence
+from llmgen.priors import ExcludeSeen, SASRec, network, sequence
 from llmgen.priors.kinds import kind
 from llmgen.priors.network import Network, Settings, Window, softmax_loss, windows
 from llmgen.priors.stored import load_prior
@@ -368,4 +368,7 @@ except Exception as error:
 
 
 def test_what_was_seen_is_removed_by_others(learned: SASRec) -> None:
-    assert np.isneginf(Seen(WHEEL).log_weights([after(4)])[0, 4]) and np.isfinite(learned.log_weights([after(4)])).all()
+    assert (
+        np.isneginf(ExcludeSeen(WHEEL).log_weights([after(4)])[0, 4])
+        and np.isfinite(learned.log_weights([after(4)])).all()
+    )

@@ -16,19 +16,19 @@ from scipy import sparse
 from llmgen.catalog.core import Catalog
 from llmgen.engines.fake import FakeEngine
 from llmgen.priors import (
+    AttributeFilter,
     Content,
     Ease,
+    ExcludeSeen,
     ItemKNN,
     ItemToItem,
     Popularity,
     Prior,
-    Seen,
     SharedWeights,
     SparsePrior,
     SparseRow,
+    TextQuery,
     Transition,
-    Where,
-    Wish,
     combine,
     combine_sparse,
     multiply,
@@ -63,9 +63,9 @@ def fitted() -> list[Prior]:
     assert isinstance(Transition.fit(log(), CATALOG).similarity, np.ndarray)  # so that both kinds are met
     narrow = dataclasses.replace(knn, similarity=sparse.csr_array(knn.similarity), name="narrow")
     return [
-        Seen(CATALOG),
-        Where(CATALOG),
-        Wish(CATALOG, weight=0.5),
+        ExcludeSeen(CATALOG),
+        AttributeFilter(CATALOG),
+        TextQuery(CATALOG, weight=0.5),
         Popularity.fit(log(), CATALOG, weight=-0.3),
         Transition.fit(log(), CATALOG),
         Ease.fit(log(), CATALOG, weight=2.0),
@@ -146,7 +146,7 @@ def test_queries_share_what_is_the_same_for_all_of_them() -> None:
 
 
 def test_only_the_last_products_and_filters_are_kept() -> None:
-    where, shared = Where(CATALOG), SharedWeights(len(CATALOG), most=2)
+    where, shared = AttributeFilter(CATALOG), SharedWeights(len(CATALOG), most=2)
     for year in range(1980, 1986):
         combine_sparse([where], [Query(filters={"year": (f"{year}", "1986", "1985", "1984")})], shared)
     assert len(shared._known) == 2
@@ -165,9 +165,9 @@ def test_an_item_that_nothing_leads_to_is_not_held_to_fit_badly(kind: Any) -> No
 
 
 def test_a_row_of_few_items_costs_no_array_of_all() -> None:
-    (row,) = Where(CATALOG).sparse_log_weights([Query(filters={"rare": "yes"})])
+    (row,) = AttributeFilter(CATALOG).sparse_log_weights([Query(filters={"rare": "yes"})])
     assert (row.base, row.items.tolist(), row.values.tolist()) == (-np.inf, [3], [0.0])
-    (row,) = Where(CATALOG).sparse_log_weights([Query(filters={"rare": "no"})])
+    (row,) = AttributeFilter(CATALOG).sparse_log_weights([Query(filters={"rare": "no"})])
     assert (row.base, row.items.tolist(), row.values.tolist()) == (0.0, [3], [-np.inf])
 
 
@@ -204,10 +204,3 @@ def test_scores_too_large_or_small_to_add_are_no_matter() -> None:
     (row,) = prior.sparse_log_weights([Query(history=[CATALOG[1]])])
     np.testing.assert_allclose(row.at(np.arange(40)), prior.log_weights([Query(history=[CATALOG[1]])])[0])
     assert isinstance(row, SparseRow)
-
-
-def test_old_names_are_there_for_a_release_and_say_so() -> None:
-    from llmgen import priors
-
-    with pytest.warns(DeprecationWarning, match=r"llmgen\.priors\.SparseCombined is now called Product"):
-        assert priors.SparseCombined is priors.Product

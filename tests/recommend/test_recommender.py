@@ -31,7 +31,7 @@ from llmgen.errors import (
     UnknownItemError,
 )
 from llmgen.isolation import CHUNK
-from llmgen.priors import HistoryText, Popularity, RatingKNN, Seen, Transition, Wish
+from llmgen.priors import ExcludeSeen, HistoryText, Popularity, RatingKNN, TextQuery, Transition
 from llmgen.recommend.recommender import Recommender
 from llmgen.recommend.tuning import LM_WEIGHTS
 from llmgen.templates.library import PromptLibrary, views
@@ -185,7 +185,7 @@ def allowed(query: Query, item: Item) -> bool:
 
 
 def test_many_are_answered_as_one_by_one_in_their_order(catalog: Catalog) -> None:
-    recommender = Recommender(catalog, FakeEngine(batch_tokens=2_000), priors=[Wish(catalog)])
+    recommender = Recommender(catalog, FakeEngine(batch_tokens=2_000), priors=[TextQuery(catalog)])
     queries = some_queries(catalog, CHUNK + 6, seed=0)
     together = recommender.recommend_many(iter(queries))
     assert len(together) == len(queries)
@@ -382,7 +382,7 @@ def test_fused_decoding_multiplies_model_and_prior_at_every_node() -> None:
 @pytest.mark.parametrize("lm_weight", [0.0, 0.3, 1.0])
 def test_terms_sum_to_the_score_and_bear_the_priors_names(catalog: Catalog, lm_weight: float) -> None:
     noise = np.random.default_rng(0).normal(size=len(catalog))
-    priors = [Wish(catalog, weight=0.7), Table(noise, -0.4, "mine")]
+    priors = [TextQuery(catalog, weight=0.7), Table(noise, -0.4, "mine")]
     recommender = Recommender(catalog, FakeEngine(), priors=priors, lm_weight=lm_weight)
     for answer in recommender.recommend_many(some_queries(catalog, 8, seed=2)):
         for place in answer:
@@ -572,7 +572,7 @@ def speaking(*parts: float) -> Transition:
 
 def test_evidence_comes_from_the_prior_strongest_first() -> None:
     engine = Recording(["Because you like heists."])
-    recommender = Recommender(FILMS, engine, priors=[Wish(FILMS), speaking(0.3, 0, 0.9, 0.1, 0, 0.5)])
+    recommender = Recommender(FILMS, engine, priors=[TextQuery(FILMS), speaking(0.3, 0, 0.9, 0.1, 0, 0.5)])
     history = [FILMS[key] for key in ("s", "m", "f", "a", "h")]
     explanation = recommender.explain(Query(history), "u")
     assert [item.id for item in explanation.evidence] == ["s", "f", "a"]
@@ -582,7 +582,7 @@ def test_evidence_comes_from_the_prior_strongest_first() -> None:
     assert "Heat" not in engine.text()
 
 
-@pytest.mark.parametrize("priors", [[], [speaking(0, 0, 0, 0, 0, 0)], [Wish(FILMS)]])
+@pytest.mark.parametrize("priors", [[], [speaking(0, 0, 0, 0, 0, 0)], [TextQuery(FILMS)]])
 def test_evidence_is_the_newest_where_no_prior_can_say(priors: list[Any]) -> None:
     recommender = Recommender(FILMS, FakeEngine(["So."]), priors=priors)
     explanation = recommender.explain(Query([FILMS[key] for key in ("h", "s", "a", "f")]), "u")
@@ -987,7 +987,7 @@ def test_no_user_no_id_and_no_hidden_attribute_stands_in_any_prompt() -> None:
     )
     query = Query(catalog[:3], "a film", secret, k=3, ratings=[1, 2, 3], filters={"cost": secret})
     engine = Recording(["Film 4"])
-    recommender = Recommender(catalog, engine, priors=[Wish(catalog)])
+    recommender = Recommender(catalog, engine, priors=[TextQuery(catalog)])
     recommender.recommend(query)
     recommender.with_prompt("cold_start").recommend(query)
     recommender.rank(query, catalog[2:])
@@ -1088,7 +1088,7 @@ def test_answers_are_frozen_and_questions_unchanged() -> None:
     query = Query(history, "funny", "u1", ratings=ratings, filters=filters)
     before = copy.deepcopy(query)
     candidates = ["u", "f"]
-    recommender = Recommender(FILMS, FakeEngine(["Up."]), priors=[Wish(FILMS)])
+    recommender = Recommender(FILMS, FakeEngine(["Up."]), priors=[TextQuery(FILMS)])
     answer = recommender.recommend(query)
     rating = recommender.rate(query, "u")
     explanation = recommender.explain(query, "u")
@@ -1196,7 +1196,7 @@ class TestHistoriesOfIds:
         made = Recommender(
             FILMS,
             FakeEngine(["Because of Alien."]),
-            priors=[Transition.fit(frame, FILMS), Wish(FILMS)],
+            priors=[Transition.fit(frame, FILMS), TextQuery(FILMS)],
             rating_priors=[RatingKNN.fit(frame)],
         )
         for ids, items in self.pairs():
@@ -1222,7 +1222,7 @@ class TestHistoriesOfIds:
     def test_where_no_catalog_is_known_one_error_says_so(self) -> None:
         query = Query(history=["a"])
         assert query.history == ["a"]
-        for ask in (Seen(FILMS), Transition.fit(pl.DataFrame(schema=INTERACTIONS), FILMS), HistoryText(FILMS)):
+        for ask in (ExcludeSeen(FILMS), Transition.fit(pl.DataFrame(schema=INTERACTIONS), FILMS), HistoryText(FILMS)):
             with pytest.raises(ArgumentError, match=r"history holds the id 'a'.*catalog\['a'\].*ask a Recommender"):
                 ask.log_weights([query])
 

@@ -23,8 +23,10 @@ from llmgen.datasets.splits import histories
 from llmgen.engines.fake import FakeEngine
 from llmgen.errors import ArgumentError, ConfigError, DataError
 from llmgen.priors import (
+    AttributeFilter,
     Content,
     Ease,
+    ExcludeSeen,
     HistoryText,
     ItemKNN,
     Popularity,
@@ -32,11 +34,9 @@ from llmgen.priors import (
     RatingKNN,
     Repeat,
     Scores,
-    Seen,
     SparsePrior,
+    TextQuery,
     Transition,
-    Where,
-    Wish,
     kinds,
     load_rating_prior,
 )
@@ -59,9 +59,9 @@ PRIORS: list[Any] = [
     Popularity.fit(LOG, CATALOG, weight=-0.3),
     Content(CATALOG, decay=0.5),
     HistoryText(CATALOG, newest=3),
-    Wish(CATALOG, floor=0.2),
-    Seen(CATALOG),
-    Where(CATALOG),
+    TextQuery(CATALOG, floor=0.2),
+    ExcludeSeen(CATALOG),
+    AttributeFilter(CATALOG),
 ]
 QUERIES = queries(CATALOG, 12, seed=7)
 
@@ -128,7 +128,10 @@ def test_a_prior_of_another_catalog_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("prior", "message"),
     [
-        (Wish(CATALOG, text_of=lambda item: item.title), r"'wish' \(Wish\) cannot be saved: its text_of is a function"),
+        (
+            TextQuery(CATALOG, text_of=lambda item: item.title),
+            r"'wish' \(TextQuery\) cannot be saved: its text_of is a function",
+        ),
         (
             Scores(CATALOG, lambda query: {}),
             "'scores' asks a function, which cannot be saved; read its scores from a file",

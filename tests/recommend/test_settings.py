@@ -162,11 +162,11 @@ def test_an_earlier_saved_recommender_is_read() -> None:
 
 
 def test_an_arms_model_weighs_what_it_weighs_in_llmgen_recommend() -> None:
-    from llmgen import Query, Wish
+    from llmgen import Query, TextQuery
 
     catalog = films(10)
     known, wish = Query(list(catalog)[:1]), Query(text="slow")
-    priors = [Wish(catalog)]
+    priors = [TextQuery(catalog)]
     assert default_lm_weight(None, None, priors, [wish]) == LM_WEIGHT_BESIDE_A_PRIOR
     assert default_lm_weight(None, None, priors, [known]) == default_lm_weight(None, None, [], [wish]) == 1.0
     assert default_lm_weight("mine", None, priors, [wish]) == 1.0

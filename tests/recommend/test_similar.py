@@ -11,7 +11,7 @@ from llmgen.catalog.core import Catalog
 from llmgen.diversity import Diversity
 from llmgen.engines.fake import FakeEngine
 from llmgen.errors import ArgumentError, ConfigError, SearchError, UnknownItemError
-from llmgen.priors import Content, ItemToItem, Popularity, Repeat, Wish
+from llmgen.priors import Content, ItemToItem, Popularity, Repeat, TextQuery
 from llmgen.recommend.recommender import Recommender
 from llmgen.types import Item, Query
 
@@ -80,7 +80,7 @@ def test_what_nobody_knows_is_like_nothing_and_says_so() -> None:
 
 
 def test_documents_are_weighed_by_all_that_is_known_of_them() -> None:
-    recommender = Recommender(CATALOG, None, priors=[ITEMS, Wish(CATALOG)])
+    recommender = Recommender(CATALOG, None, priors=[ITEMS, TextQuery(CATALOG)])
     found = recommender.rerank(Query(["a"]), ["b", "Contact", CATALOG["d"], "a film about a desert"])
     assert [(one.index, one.item and one.item.id) for one in found] == [(1, "c"), (2, "d"), (0, "b"), (3, None)]
     # the shares of what a leads to among the six items: b 1, c 3, d 2; of the text nothing is known
@@ -101,7 +101,7 @@ def test_items_alone_are_ranked_as_ever() -> None:
 
 @pytest.mark.parametrize("engine", [None, FakeEngine()])
 def test_the_words_of_a_wish_decide_among_texts(engine: FakeEngine | None) -> None:
-    recommender = Recommender(CATALOG, engine, priors=[Wish(CATALOG, weight=5.0)], lm_weight=0.01)
+    recommender = Recommender(CATALOG, engine, priors=[TextQuery(CATALOG, weight=5.0)], lm_weight=0.01)
     texts = ["a desk", "tall lamp " + "and words " * 200 + "zebra", "a lamp", "a lamp"]
     assert recommender.rerank(Query(text="zebra"), texts)[0].index == 1  # by what stands behind the title's end
     found = recommender.rerank(Query(text="a lamp"), texts)

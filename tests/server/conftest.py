@@ -15,7 +15,7 @@ from fastapi import FastAPI
 
 from llmgen.catalog.core import Catalog
 from llmgen.engines.fake import FakeEngine
-from llmgen.priors import Wish
+from llmgen.priors import TextQuery
 from llmgen.recommend.recommender import Recommender
 from llmgen.server.run import uvicorn_config
 from tests.conftest import films
@@ -46,4 +46,4 @@ def small() -> Catalog:
 
 @pytest.fixture
 def recommender(small: Catalog) -> Recommender:
-    return Recommender(small, FakeEngine(["Because of Alien."]), priors=[Wish(small)])
+    return Recommender(small, FakeEngine(["Because of Alien."]), priors=[TextQuery(small)])

@@ -24,7 +24,7 @@ from llmgen.errors import APIStatusError, CatalogError, ConfigError, EngineUnava
 from llmgen.http.client import Client
 from llmgen.http.schemas import RecommendationsBody, StatusBody
 from llmgen.http.transport import Retry
-from llmgen.priors import Popularity, RatingKNN, Wish
+from llmgen.priors import Popularity, RatingKNN, TextQuery
 from llmgen.recommend.recommender import Choice, Recommender
 from llmgen.server import Limits, create_app
 from llmgen.templates.library import PromptLibrary
@@ -151,7 +151,7 @@ def test_the_log_has_no_words_of_users(recommender: Recommender, caplog: pytest.
             with pytest.raises(CatalogError):
                 client.recommend(text="my secret wish", user_id="user-77", filters={"secret": "x"})
         assert httpx2.post(f"{url}/v1/recommend", json={"text": "my secret wish"}).status_code == 401
-    lines = [record.getMessage() for record in caplog.records if record.name == "llmgen.server.gate"]
+    lines = [record.getMessage() for record in caplog.records if record.name == "llmgen.server.auth"]
     assert [line.split()[1:4] for line in lines][:3] == [
         ["POST", "/v1/recommend", "200"],
         ["POST", "/v1/recommend", "422"],
@@ -203,7 +203,7 @@ def test_an_item_with_very_long_texts_breaks_no_later_request(small: Catalog, en
     ]
     ids = [str(item["id"]) for item in put]
     rating = RatingKNN.fit(pl.DataFrame({"user_id": ["u"] * 2, "item_id": ["1", "2"], "rating": [1.0, 2.0]}))
-    with running(create_app(Recommender(small, engine, priors=[Wish(small)], rating_priors=[rating]))) as url:
+    with running(create_app(Recommender(small, engine, priors=[TextQuery(small)], rating_priors=[rating]))) as url:
         for item in put:
             assert httpx2.put(f"{url}/v1/items", json={"items": [item]}).status_code == 200
         assert httpx2.get(f"{url}/v1/items/long-a").json()["title"] == begin + "a"  # kept whole

@@ -27,7 +27,7 @@ from llmgen.errors import (
 )
 from llmgen.http.client import AsyncClient, Client
 from llmgen.http.transport import AsyncTransport, Retry
-from llmgen.priors import Wish
+from llmgen.priors import TextQuery
 from llmgen.recommend.recommender import Recommender
 from llmgen.server import create_app
 from llmgen.types import Item, Query, Recommendations, Recommends
@@ -38,7 +38,7 @@ ONCE = Retry(attempts=1)
 
 @pytest.fixture(scope="module")
 def local(small: Catalog) -> Recommender:
-    return Recommender(small, FakeEngine(["Because of Alien."]), priors=[Wish(small)])
+    return Recommender(small, FakeEngine(["Because of Alien."]), priors=[TextQuery(small)])
 
 
 @pytest.fixture(scope="module")

@@ -15,8 +15,8 @@ import pytest
 
 from llmgen.catalog.core import Catalog
 from llmgen.recommend.recommender import Recommender
-from llmgen.server import Limits, create_app, gate
-from llmgen.server.gate import WAITING, address
+from llmgen.server import Limits, auth, create_app
+from llmgen.server.auth import WAITING, address
 from llmgen.types import Item
 from tests.server.conftest import running
 from tests.server.test_app import Held
@@ -269,7 +269,7 @@ def asked(url: str, key: str, source: str = "127.0.0.1") -> tuple[int, float]:
 @pytest.fixture
 def slow_s(monkeypatch: pytest.MonkeyPatch) -> float:
     """Seconds that a wrong key waits: so many that a busy machine can ask many things meanwhile."""
-    monkeypatch.setattr(gate, "SLOW_S", 4.0)
+    monkeypatch.setattr(auth, "SLOW_S", 4.0)
     return 4.0
 
 

@@ -8,13 +8,13 @@ from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import response_schema_conformance, status_code_conformance
 
 from llmgen.engines.fake import FakeEngine
-from llmgen.priors import Wish
+from llmgen.priors import TextQuery
 from llmgen.recommend.recommender import Recommender
 from llmgen.server import create_app
 from tests.conftest import films
 
 catalog = films(20)
-app = create_app(Recommender(catalog, FakeEngine(["Because of Alien."]), priors=[Wish(catalog)]))
+app = create_app(Recommender(catalog, FakeEngine(["Because of Alien."]), priors=[TextQuery(catalog)]))
 schema = schemathesis.openapi.from_asgi("/openapi.json", app)
 
 

@@ -25,7 +25,7 @@ from llmgen.http.client import Client
 from llmgen.priors import Transition
 from llmgen.recommend.recommender import Recommender
 from llmgen.server import ServeSettings
-from llmgen.server.gate import check_exposure, read_keys
+from llmgen.server.auth import check_exposure, read_keys
 from llmgen.types import Item, Query
 from tests.test_frozen import made_log
 

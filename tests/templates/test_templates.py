@@ -18,7 +18,7 @@ from llmgen.catalog.core import Catalog
 from llmgen.errors import MissingVariableError, TemplateError, TemplateNotFoundError
 from llmgen.templates import tasks
 from llmgen.templates.library import ItemView, PromptLibrary, PromptTemplate, fit, plural, views
-from llmgen.text.sanitize import defuse
+from llmgen.text.sanitize import sanitize
 from llmgen.types import Item, Message
 
 SNAPSHOTS = Path(__file__).parents[1] / "snapshots"
@@ -485,11 +485,11 @@ variables_of_a_request = st.fixed_dictionaries(
 
 
 def harmless(variables: dict[str, Any]) -> dict[str, Any]:
-    """The same request with the letter x for every text, if anything of it remains when defused."""
+    """The same request with the letter x for every text, if anything of it remains when sanitized."""
 
     def plain(value: Any) -> Any:
         if isinstance(value, str):
-            return "x" if defuse(value, CONTROL) else ""
+            return "x" if sanitize(value, CONTROL) else ""
         if isinstance(value, ItemView):
             return ItemView(plain(value.title), plain(value.details), value.rating)
         return [plain(part) for part in value] if isinstance(value, list) else value
@@ -521,7 +521,7 @@ def test_jinja_in_a_value_stays_text() -> None:
 
 def test_a_title_stands_in_a_prompt_as_the_trie_spells_it() -> None:
     title = "The <|im_end|>\n<custom> Code"
-    spelled = defuse(title, CONTROL)
+    spelled = sanitize(title, CONTROL)
     made = LIBRARY["next_item"].render(
         FULL | {"history": [ItemView(title)]}, control_tokens=CONTROL, target=[ItemView(title)]
     )

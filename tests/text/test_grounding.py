@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from eval.grounding import ARMS, absent_texts, damaged_texts, difference, make, measure
 from llmgen.catalog.core import Catalog
 from llmgen.grounding import MAX_LINES, Grounder, choose_threshold, names_of
-from llmgen.text.corruption import KINDS, damage
+from llmgen.text.corruption import KINDS, corrupt
 from llmgen.types import Item
 
 TITLES: list[tuple[str, int | None]] = [
@@ -225,7 +225,7 @@ def test_damage_that_keeps_the_key_is_always_found(many: Catalog) -> None:
     grounder, rng = Grounder(many, threshold=0.7), random.Random(1)
     for item, label in zip(many, many.labels, strict=True):
         for kind in ("article", "case", "accent"):
-            found = grounder.ground(damage(label, kind, rng))  # type: ignore[arg-type]
+            found = grounder.ground(corrupt(label, kind, rng))  # type: ignore[arg-type]
             assert found.item == item
             assert found.grounding.method in ("exact", "normalised")
 

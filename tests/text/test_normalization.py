@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmgen.text.corruption import KINDS, Kind, damage
-from llmgen.text.normalization import TitleYear, clean_line, normalise, split_key, split_year, tokens
+from llmgen.text.corruption import KINDS, Kind, corrupt
+from llmgen.text.normalization import TitleYear, clean_line, normalise_text, split_key, split_year, tokens
 
 
 @pytest.mark.parametrize(
@@ -38,7 +38,7 @@ from llmgen.text.normalization import TitleYear, clean_line, normalise, split_ke
     ],
 )
 def test_spellings_of_one_title_share_a_key(spellings: tuple[str, ...]) -> None:
-    assert len({normalise(spelling) for spelling in spellings}) == 1
+    assert len({normalise_text(spelling) for spelling in spellings}) == 1
 
 
 @pytest.mark.parametrize(
@@ -58,41 +58,41 @@ def test_spellings_of_one_title_share_a_key(spellings: tuple[str, ...]) -> None:
     ],
 )
 def test_different_titles_keep_different_keys(one: str, other: str) -> None:
-    assert normalise(one) != normalise(other)
+    assert normalise_text(one) != normalise_text(other)
 
 
 @pytest.mark.parametrize("title", ["七人の侍", "сталкер", "हिन्दी फ़िल्म", "한국 영화", "แฟนฉัน", "😀", "فيلم"])
 def test_other_scripts_survive(title: str) -> None:
-    assert normalise(title) == normalise(normalise(title)) != ""
-    assert normalise(title).replace("\ufe0f", "")[0] == title[0] or title.startswith("हि")
+    assert normalise_text(title) == normalise_text(normalise_text(title)) != ""
+    assert normalise_text(title).replace("\ufe0f", "")[0] == title[0] or title.startswith("हि")
 
 
 @pytest.mark.parametrize("title", ["The", "A", "!!!", "M", "...", "???", "&", "$", "—", "An", "The The", "™"])
 def test_a_title_of_punctuation_or_articles_still_has_a_key(title: str) -> None:
-    assert normalise(title)
+    assert normalise_text(title)
     assert tokens(title)
 
 
 def test_no_key_for_nothing() -> None:
-    assert normalise("") == normalise(" \t\n") == ""
+    assert normalise_text("") == normalise_text(" \t\n") == ""
     assert tokens("") == []
 
 
 @given(st.text())
 def test_normalising_twice_changes_nothing(text: str) -> None:
-    assert normalise(normalise(text)) == normalise(text)
+    assert normalise_text(normalise_text(text)) == normalise_text(text)
 
 
 @given(st.text())
 def test_a_key_has_single_spaces_inside_and_none_around(text: str) -> None:
-    key = normalise(text)
+    key = normalise_text(text)
     assert key == " ".join(key.split())
     assert bool(key) or not text.strip() or not any(character.isalnum() for character in text)
 
 
 @given(st.text(alphabet=st.characters(codec="ascii")))
 def test_case_never_matters(text: str) -> None:
-    assert normalise(text.upper()) == normalise(text.lower())
+    assert normalise_text(text.upper()) == normalise_text(text.lower())
 
 
 @given(st.text(), st.text())
@@ -111,7 +111,7 @@ def test_chinese_becomes_pairs_of_characters() -> None:
 
 def test_a_huge_text_takes_linear_time() -> None:
     for piece in ("a, ", "(", "a.", "A, the ", "& ", "é", "' "):
-        normalise(piece * 30_000)
+        normalise_text(piece * 30_000)
         clean_line(piece * 3_000)
         split_year(piece * 3_000)
 
@@ -177,27 +177,27 @@ def test_cleaning_never_adds(text: str) -> None:
 @given(seed=st.integers(0, 10_000))
 def test_the_key_survives_damage_to_article_case_and_accents(kind: Kind, seed: int) -> None:
     for title in ("The Matrix (1999)", "Les Misérables", "Toy Story 2 (1999)"):
-        damaged = split_year(damage(title, kind, random.Random(seed))).title
-        assert normalise(damaged) == normalise(split_year(title).title)
+        damaged = split_year(corrupt(title, kind, random.Random(seed))).title
+        assert normalise_text(damaged) == normalise_text(split_year(title).title)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @given(title=st.text(), seed=st.integers(0, 100))
 def test_any_title_can_be_damaged_and_the_seed_decides_how(kind: Kind, title: str, seed: int) -> None:
-    assert damage(title, kind, random.Random(seed)) == damage(title, kind, random.Random(seed))
+    assert corrupt(title, kind, random.Random(seed)) == corrupt(title, kind, random.Random(seed))
 
 
 def test_year_damage_stays_within_one_year() -> None:
-    found = {damage("Alien (1979)", "year", random.Random(seed)) for seed in range(200)}
+    found = {corrupt("Alien (1979)", "year", random.Random(seed)) for seed in range(200)}
     assert found == {"Alien", "Alien 1979", "Alien, 1979", "Alien [1979]", "Alien (1978)", "Alien (1980)"}
-    assert damage("Alien", "year", random.Random(0)) == "Alien"
+    assert corrupt("Alien", "year", random.Random(0)) == "Alien"
 
 
 def test_truncation_is_a_beginning() -> None:
     for seed in range(50):
-        assert "The Usual Suspects".startswith(damage("The Usual Suspects (1995)", "truncated", random.Random(seed)))
+        assert "The Usual Suspects".startswith(corrupt("The Usual Suspects (1995)", "truncated", random.Random(seed)))
 
 
 def test_unknown_damage_is_refused() -> None:
     with pytest.raises(ValueError, match="no damage is called 'rust'"):
-        damage("Alien", "rust", random.Random(0))  # type: ignore[arg-type]
+        corrupt("Alien", "rust", random.Random(0))  # type: ignore[arg-type]

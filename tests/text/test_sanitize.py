@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmgen.text.sanitize import defuse, find_token, split_tokens
+from llmgen.text.sanitize import find_token, sanitize, split_tokens
 
 GIVEN = frozenset({"<|im_start|>", "<|im_end|>", "<tool>", "</tool>", "�", "### Response:", "aXa", "ab", "a b"})
 PIECES = [
@@ -22,7 +22,7 @@ texts = st.one_of(st.lists(st.sampled_from(PIECES), max_size=12).map("".join), s
     ],
 )
 def test_an_ordinary_title_stays_as_it_is(title: str) -> None:
-    assert defuse(title) == title
+    assert sanitize(title) == title
 
 
 @pytest.mark.parametrize(
@@ -35,50 +35,50 @@ def test_an_ordinary_title_stays_as_it_is(title: str) -> None:
     ],
 )
 def test_tokens_of_common_chat_formats_are_split_behind_their_first_character(token: str) -> None:
-    assert defuse(f"The {token} Code") == f"The {token[0]} {token[1:]} Code"
+    assert sanitize(f"The {token} Code") == f"The {token[0]} {token[1:]} Code"
 
 
 def test_a_token_inside_a_token_does_not_close_to_a_new_one() -> None:
-    assert defuse("<|im_<|im_end|>start|>") == "<|im_< |im_end|>start|>"
+    assert sanitize("<|im_<|im_end|>start|>") == "<|im_< |im_end|>start|>"
 
 
 @pytest.mark.parametrize("hidden", ["<|IM_end|>", "＜|im_end|＞", "<|im\u200b_end|>", "<\ufe0f|im_end|>"])
 def test_a_token_hidden_from_plain_comparison_is_found(hidden: str) -> None:
     assert find_token(f"x{hidden}y", ["<|im_end|>"]) == hidden
-    assert find_token(defuse(hidden, ["<|im_end|>"]), ["<|im_end|>"]) is None
+    assert find_token(sanitize(hidden, ["<|im_end|>"]), ["<|im_end|>"]) is None
 
 
 def test_a_token_of_one_character_becomes_a_space() -> None:
-    assert defuse("a�b", ["�"]) == "a b"
+    assert sanitize("a�b", ["�"]) == "a b"
 
 
 def test_tokens_of_blanks_are_text() -> None:
-    assert defuse("a    b", ["    ", "\n", " "]) == "a    b"
+    assert sanitize("a    b", ["    ", "\n", " "]) == "a    b"
 
 
 def test_blanks_around_a_token_do_not_hide_it() -> None:
-    assert defuse("x<tool>", [" <tool> "]) == "x< tool>"
+    assert sanitize("x<tool>", [" <tool> "]) == "x< tool>"
 
 
 def test_breaks_and_control_characters_become_one_space() -> None:
-    assert defuse("\tAlien\r\n\r\n- Aliens\u2028\x00M\n") == "Alien - Aliens M"
+    assert sanitize("\tAlien\r\n\r\n- Aliens\u2028\x00M\n") == "Alien - Aliens M"
 
 
 def test_lone_surrogates_go_so_that_text_can_be_encoded() -> None:
-    assert defuse("a\ud800b") == "a b"
+    assert sanitize("a\ud800b") == "a b"
 
 
 def test_one_string_for_many_tokens_is_refused() -> None:
     with pytest.raises(ValueError, match=r"not the one string '<s>'"):
-        defuse("text", "<s>")
+        sanitize("text", "<s>")
 
 
 @given(texts)
 def test_no_token_survives_and_twice_is_as_once(text: str) -> None:
-    once = defuse(text, GIVEN)
+    once = sanitize(text, GIVEN)
     assert find_token(once, GIVEN) is None
     assert not any(token in once for token in GIVEN)
-    assert defuse(once, GIVEN) == once
+    assert sanitize(once, GIVEN) == once
     assert len(once.splitlines()) <= 1
     assert once == once.strip()
 
@@ -89,7 +89,7 @@ def test_only_blanks_are_added_and_only_blanks_control_characters_and_one_charac
         dropped = {"�", *map(chr, range(0x20)), *map(chr, range(0x7F, 0xA0)), *map(chr, range(0xD800, 0xE000))}
         return "".join(c for c in text if not c.isspace() and c not in dropped)
 
-    assert words(defuse(text, GIVEN - {"ab", "a b"})) == words(text)
+    assert words(sanitize(text, GIVEN - {"ab", "a b"})) == words(text)
 
 
 @given(texts)
@@ -99,4 +99,4 @@ def test_splitting_keeps_lines(text: str) -> None:
 
 def test_a_long_hostile_wish_takes_no_long_time() -> None:
     for piece in ("<|im_end|>", "<", "<|", "<|a", "\n ", " ", "["):
-        assert find_token(defuse(piece * (100_000 // len(piece)), GIVEN), GIVEN) is None
+        assert find_token(sanitize(piece * (100_000 // len(piece)), GIVEN), GIVEN) is None

@@ -20,21 +20,21 @@ from llmgen.errors import ConfigError
 from llmgen.priors import Popularity
 from llmgen.recommend.recommender import Recommender
 from llmgen.templates.library import ItemView, PromptLibrary, views
-from llmgen.text.sanitize import defuse
+from llmgen.text.sanitize import sanitize
 from llmgen.training.batches import Planner
-from llmgen.training.data import Example, Mixture, Task, _disturbed
+from llmgen.training.data import Example, Mixture, TrainingTask, _disturbed
 from llmgen.training.loss import ItemPaths
 from llmgen.types import FloatArray, Query
 from tests.engines.tokenizers import joining
 
 TASKS = {
-    "list": Task(("next_item_list",), 2.0, 8),
-    "next": Task(("next_item", "next_item_taste", "next_item_zh"), 1.0, 6),
-    "wish": Task(("cold_start", "cold_start_zh")),
-    "describe": Task(("describe",)),
-    "rank": Task(("rerank",), 1.0, 5),
-    "rate": Task(("rate",), 1.0, 5),
-    "rates": Task(("rate_list",), 1.0, 5),
+    "list": TrainingTask(("next_item_list",), 2.0, 8),
+    "next": TrainingTask(("next_item", "next_item_taste", "next_item_zh"), 1.0, 6),
+    "wish": TrainingTask(("cold_start", "cold_start_zh")),
+    "describe": TrainingTask(("describe",)),
+    "rank": TrainingTask(("rerank",), 1.0, 5),
+    "rate": TrainingTask(("rate",), 1.0, 5),
+    "rates": TrainingTask(("rate_list",), 1.0, 5),
 }
 
 
@@ -80,7 +80,9 @@ def taken(catalog: Catalog, users: int = 12) -> dict[str, History]:
     return found
 
 
-def mixture(catalog: Catalog, engine: FakeEngine, tasks: dict[str, Task] = TASKS, **settings: object) -> Mixture:
+def mixture(
+    catalog: Catalog, engine: FakeEngine, tasks: dict[str, TrainingTask] = TASKS, **settings: object
+) -> Mixture:
     recommender = Recommender(catalog, engine, max_history=8)
     return Mixture(recommender, taken(catalog), tasks, **settings)  # type: ignore[arg-type]
 
@@ -97,7 +99,7 @@ def test_every_task_comes_and_the_same_number_is_the_same_example(catalog: Catal
 def test_training_text_begins_as_the_serving_prompt(catalog: Catalog, engine: FakeEngine, task: str) -> None:
     """Every target is spelled as the search spells it, right behind the tokens that serving would ask with."""
     for name in TASKS[task].prompts:
-        mixed = mixture(catalog, engine, {task: Task((name,), 1.0, 5)}, dropout=0.0)
+        mixed = mixture(catalog, engine, {task: TrainingTask((name,), 1.0, 5)}, dropout=0.0)
         for number in range(15):
             example = mixed[number]
             for target in example.targets:
@@ -123,7 +125,7 @@ def served(mixed: Mixture, engine: FakeEngine, name: str, example: Example, quer
 
 def test_what_is_chosen_on_the_way_to_an_item_are_the_tokens_of_the_text(catalog: Catalog, engine: FakeEngine) -> None:
     """In a batch of lists and of single answers too, where the two have tries of their own."""
-    tasks = {"list": Task(("next_item_list",), 1.0, 6), "next": Task(("next_item",), 1.0, 6)}
+    tasks = {"list": TrainingTask(("next_item_list",), 1.0, 6), "next": TrainingTask(("next_item",), 1.0, 6)}
     mixed = mixture(catalog, engine, tasks)
     index = mixed.recommender.parts.index
     planner = Planner(
@@ -147,7 +149,7 @@ def test_what_is_chosen_on_the_way_to_an_item_are_the_tokens_of_the_text(catalog
 
 
 def test_a_list_teaches_every_item_from_the_second_on(catalog: Catalog, engine: FakeEngine) -> None:
-    mixed = mixture(catalog, engine, {"list": Task(("next_item_list",), 1.0, 6)})
+    mixed = mixture(catalog, engine, {"list": TrainingTask(("next_item_list",), 1.0, 6)})
     for number in range(20):
         example = mixed[number]
         user = example.targets[0].query.user_id
@@ -160,7 +162,7 @@ def test_a_list_teaches_every_item_from_the_second_on(catalog: Catalog, engine: 
 
 
 def test_a_list_of_ratings_teaches_each_as_serving_asks_for_it(catalog: Catalog, engine: FakeEngine) -> None:
-    mixed = mixture(catalog, engine, {"rates": Task(("rate_list",), 1.0, 6)})
+    mixed = mixture(catalog, engine, {"rates": TrainingTask(("rate_list",), 1.0, 6)})
     shorter = 0
     for number in range(20):
         example = mixed[number]
@@ -253,8 +255,8 @@ def flat_popularity(catalog: Catalog) -> Popularity:
 
 def test_dropout_leaves_items_out_of_prompts_and_not_out_of_what_is_known(catalog: Catalog) -> None:
     engine = FakeEngine()
-    whole = mixture(catalog, engine, {"next": Task(("next_item",), 1.0, 8)})
-    thinned = mixture(catalog, engine, {"next": Task(("next_item",), 1.0, 8)}, dropout=0.9)
+    whole = mixture(catalog, engine, {"next": TrainingTask(("next_item",), 1.0, 8)})
+    thinned = mixture(catalog, engine, {"next": TrainingTask(("next_item",), 1.0, 8)}, dropout=0.9)
     pairs = [(whole[number], thinned[number]) for number in range(40)]
     assert [a.targets[0].item for a, _ in pairs] == [b.targets[0].item for _, b in pairs]
     assert [a.targets[0].query for a, _ in pairs] == [b.targets[0].query for _, b in pairs]
@@ -263,7 +265,7 @@ def test_dropout_leaves_items_out_of_prompts_and_not_out_of_what_is_known(catalo
 
 def test_dropout_leaves_items_out_of_lists_and_asks_for_the_others(catalog: Catalog) -> None:
     engine = FakeEngine()
-    task = {"list": Task(("next_item_list",), 1.0, 6)}
+    task = {"list": TrainingTask(("next_item_list",), 1.0, 6)}
     whole, thinned = mixture(catalog, engine, task), mixture(catalog, engine, task, dropout=0.4)
     gaps = 0
     for number in range(60):
@@ -273,7 +275,7 @@ def test_dropout_leaves_items_out_of_lists_and_asks_for_the_others(catalog: Cata
         assert asked == sorted(set(asked))
         assert [target.item for target in example.targets] == [catalog.index(items[place]) for place in asked]
         titles = lines_of(example)[-len(asked) - 1 : -1]  # the last line is empty
-        assert titles == [defuse(catalog.label(items[place])) for place in asked]
+        assert titles == [sanitize(catalog.label(items[place])) for place in asked]
         gaps += asked != list(range(asked[0], asked[0] + len(asked)))
     assert 10 < gaps < 40  # half of them, and of the shortest ones few have a gap
     for example in (whole[number] for number in range(30)):
@@ -287,7 +289,7 @@ def lines_of(example: Example) -> list[str]:
 
 def test_order_noise_moves_items_of_prompts_and_of_nothing_else(catalog: Catalog) -> None:
     engine = FakeEngine()
-    task = {"next": Task(("next_item",), 1.0, 8)}
+    task = {"next": TrainingTask(("next_item",), 1.0, 8)}
     whole, noisy = mixture(catalog, engine, task), mixture(catalog, engine, task, order_noise=0.5)
     moved = 0
     for number in range(40):
@@ -308,9 +310,9 @@ def test_order_noise_moves_items_of_prompts_and_of_nothing_else(catalog: Catalog
 def test_what_cannot_be_learned_is_refused(catalog: Catalog, tmp_path: Path) -> None:
     engine = FakeEngine()
     with pytest.raises(ConfigError, match=r"no task is called 'nxt'; there are list"):
-        mixture(catalog, engine, {"nxt": Task(("next_item",))})
+        mixture(catalog, engine, {"nxt": TrainingTask(("next_item",))})
     with pytest.raises(ConfigError, match=r"needs a prompt for next_item that continues its answer"):
-        mixture(catalog, engine, {"list": Task(("next_item",))})
+        mixture(catalog, engine, {"list": TrainingTask(("next_item",))})
     with pytest.raises(ConfigError, match=r"none of 1 users took 2 items"):
         Mixture(Recommender(catalog, engine), {"a": History((catalog[0],), None)}, {"next": TASKS["next"]})
     for name in ("rate", "rates"):
@@ -329,7 +331,7 @@ def test_what_cannot_be_learned_is_refused(catalog: Catalog, tmp_path: Path) -> 
     with pytest.raises(
         ConfigError, match=r"'above' answers \[.*\], in which the ratings \['1', '2'.* not at their places"
     ):
-        _ = Mixture(recommender, taken(catalog), {"rates": Task(("above",))})[0]
+        _ = Mixture(recommender, taken(catalog), {"rates": TrainingTask(("above",))})[0]
     (tmp_path / "wordy.jinja").write_text(
         "---\nname: wordy\nversion: 1\ndescription: d\ntask: next_item\nvariables: [history]\n---\n"
         "{% block user %}{{ history | length }}{% endblock %}"
@@ -337,4 +339,4 @@ def test_what_cannot_be_learned_is_refused(catalog: Catalog, tmp_path: Path) -> 
     )
     recommender = Recommender(catalog, engine, prompts=PromptLibrary.default(tmp_path))
     with pytest.raises(ConfigError, match=r"'wordy' answers \['I say .*; the search looks for the lines"):
-        _ = Mixture(recommender, taken(catalog), {"next": Task(("wordy",))})[0]
+        _ = Mixture(recommender, taken(catalog), {"next": TrainingTask(("wordy",))})[0]

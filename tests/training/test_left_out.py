@@ -24,7 +24,7 @@ from llmgen.evaluation.questions import from_log
 from llmgen.evaluation.run import evaluate
 from llmgen.recommend.recommender import Recommender
 from llmgen.training import sft
-from llmgen.training.data import Mixture, Task
+from llmgen.training.data import Mixture, TrainingTask
 from llmgen.training.recipe import Recipe
 from tests.training.conftest import REAL_RUNS
 
@@ -99,12 +99,12 @@ def test_no_task_names_a_new_item(data: dict[str, Any]) -> None:
     found = sft.load(recipe_of(data))
     catalog = found.dataset.catalog
     tasks = {
-        "list": Task(("next_item_list",), 1.0, 8),
-        "next": Task(("next_item",), 1.0, 8),
-        "wish": Task(("cold_start",)),
-        "describe": Task(("describe",)),
-        "rank": Task(("rerank",), 1.0, 8),
-        "rate": Task(("rate",), 1.0, 8),
+        "list": TrainingTask(("next_item_list",), 1.0, 8),
+        "next": TrainingTask(("next_item",), 1.0, 8),
+        "wish": TrainingTask(("cold_start",)),
+        "describe": TrainingTask(("describe",)),
+        "rank": TrainingTask(("rerank",), 1.0, 8),
+        "rate": TrainingTask(("rate",), 1.0, 8),
     }
     recommender = Recommender(catalog, FakeEngine(), max_history=8)
     mixture = Mixture(recommender, histories(found.known, catalog=catalog), tasks)

@@ -12,7 +12,7 @@ pytest.importorskip("torch", reason="needs llmgen[train]")
 
 from llmgen.catalog.core import Catalog
 from llmgen.engines.hf import HFEngine
-from llmgen.priors import Popularity, Seen, Transition, combine
+from llmgen.priors import ExcludeSeen, Popularity, Transition, combine
 from llmgen.recommend.recommender import Recommender
 from llmgen.training.validation import ALONE, Validation, nats
 from llmgen.types import Item, Query
@@ -55,7 +55,7 @@ def test_nats_are_those_of_prior_and_search(tiny_model: Path, prompt: str, named
     )
 
     wanted = [named.index(item) for item in held_out]
-    total = combine([Seen(named), *priors], queries).total
+    total = combine([ExcludeSeen(named), *priors], queries).total
     expected = np.logaddexp.reduce(total, axis=1) - total[np.arange(6), wanted]
     assert found[0] == pytest.approx(expected, rel=1e-5)
 

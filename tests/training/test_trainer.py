@@ -35,7 +35,7 @@ from llmgen.recommend.settings import GivenSettings
 from llmgen.training import sft
 from llmgen.training.answers import _logits, losses
 from llmgen.training.batches import Batches
-from llmgen.training.data import Mixture, Task
+from llmgen.training.data import Mixture, TrainingTask
 from llmgen.training.loss import ItemPaths
 from llmgen.training.trainer import WHOLE, CatalogTrainer, _as_served, last_checkpoint
 from llmgen.types import Message, Query
@@ -318,7 +318,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoints(setti
 
 
 def small(
-    tiny_model: Path, catalog: Catalog, histories: dict[str, History], tasks: dict[str, Task], **more: Any
+    tiny_model: Path, catalog: Catalog, histories: dict[str, History], tasks: dict[str, TrainingTask], **more: Any
 ) -> Any:
     """A model with everything that trains it, without files."""
     torch.manual_seed(0)
@@ -345,7 +345,7 @@ def test_gradient_flows_only_into_what_a_target_can_see(tiny_model: Path) -> Non
     """Of the input embeddings: none behind the last target, and none at all where nothing is a target."""
     catalog = films(40)
     histories = {"a": History(tuple(catalog[place] for place in (3, 12, 20)), None)}
-    model, _, batches = small(tiny_model, catalog, histories, {"list": Task(("next_item_list",), 1.0, 8)})
+    model, _, batches = small(tiny_model, catalog, histories, {"list": TrainingTask(("next_item_list",), 1.0, 8)})
     example = batches.mixture[0]
     batch = batches.batch([example], [False])
     given: list[Any] = []
@@ -376,7 +376,9 @@ def test_a_tiny_model_learns_twenty_users_by_heart(tiny_model: Path, tmp_path: P
         f"u{user}": History(tuple(catalog[int(place)] for place in rng.permutation(200)[:5]), None)
         for user in range(20)
     }
-    model, tokenizer, batches = small(tiny_model, catalog, histories, {"list": Task(("next_item_list",), 1.0, 5)})
+    model, tokenizer, batches = small(
+        tiny_model, catalog, histories, {"list": TrainingTask(("next_item_list",), 1.0, 5)}
+    )
     flags = ["--output_dir", str(tmp_path), "--max_steps", "400", "--learning_rate", "3e-3", "--save_strategy", "no"]
     flags += ["--disable_tqdm", "true", "--lr_scheduler_type", "constant"]
     args = sft.parse(flags)[1]

@@ -17,7 +17,7 @@ from llmgen.catalog import core as catalog_module
 from llmgen.catalog.core import Catalog
 from llmgen.engines.fake import FakeEngine
 from llmgen.errors import UnknownItemError
-from llmgen.priors import Content, Popularity, Transition, Where, Wish
+from llmgen.priors import AttributeFilter, Content, Popularity, TextQuery, Transition
 from llmgen.priors import content as content_module
 from llmgen.priors import sparse as sparse_module
 from llmgen.priors import wish as wish_module
@@ -201,7 +201,7 @@ def test_a_recommender_whose_catalog_grew_answers_as_one_made_of_all(
     monkeypatch.setattr(sparse_module, "LARGE_CATALOG", large)
     transition = Transition.fit(log(), CATALOG)
     narrow = dataclasses.replace(transition, similarity=sparse.csr_array(transition.similarity), name="narrow")
-    fitted = [transition, narrow, Popularity.fit(log(), CATALOG, weight=-0.2), Wish(CATALOG)]
+    fitted = [transition, narrow, Popularity.fit(log(), CATALOG, weight=-0.2), TextQuery(CATALOG)]
     old = Recommender(CATALOG, FakeEngine(), priors=fitted, lm_weight=0.5)
     old.prepare()
     grown = old.with_catalog(CATALOG.with_items(NEW))
@@ -240,7 +240,7 @@ def test_what_is_prepared_is_what_people_with_a_history_ask_for(monkeypatch: pyt
 
 def test_a_large_index_takes_new_texts_in_and_a_small_one_is_made_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(wish_module, "LARGE", 20)
-    wish = Wish(CATALOG)
+    wish = TextQuery(CATALOG)
     before = np.append(np.arange(30), [-1, -1])
     grown = wish.on_catalog(CATALOG.with_items(NEW), before)
     assert grown.index is not None
@@ -268,7 +268,7 @@ def test_later_documents_score_as_if_they_had_been_there_where_the_statistics_ar
 
 def test_what_is_put_in_the_place_of_an_item_is_found_by_what_it_says_now(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(wish_module, "LARGE", 20)
-    old = Recommender(CATALOG, FakeEngine(), priors=[Wish(CATALOG), Content(CATALOG)], lm_weight=0.5)
+    old = Recommender(CATALOG, FakeEngine(), priors=[TextQuery(CATALOG), Content(CATALOG)], lm_weight=0.5)
     old.prepare()
     changed = old.with_catalog(CATALOG.with_items([Item("3", "zebra", {"year": 2024})]))
     wish, content = changed.priors
@@ -316,7 +316,7 @@ def test_a_trie_follows_every_change_and_nothing_that_stays_is_spelled_again(mon
 
 
 def test_filters_follow_every_change() -> None:
-    made = Where(CATALOG)
+    made = AttributeFilter(CATALOG)
     made.prepare()
     catalog = CATALOG
     for change in CHANGES.values():
@@ -325,7 +325,7 @@ def test_filters_follow_every_change() -> None:
         made = made.on_catalog(catalog, np.array([old.get(item_id, -1) for item_id in catalog.ids]))
         assert made.index is not None
         assert made.index.is_read
-        anew = Where(rebuilt(catalog)).values
+        anew = AttributeFilter(rebuilt(catalog)).values
         assert {name for name, values in made.values.items()} == anew.keys()
         for name, values in anew.items():
             np.testing.assert_array_equal(made.values[name].numbers, values.numbers)
@@ -371,7 +371,7 @@ def test_what_is_left_of_a_catalog_is_the_one_that_would_have_been_made(
     large: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(wish_module, "LARGE", large)
-    made = Recommender(CATALOG, FakeEngine(), priors=[Wish(CATALOG)])
+    made = Recommender(CATALOG, FakeEngine(), priors=[TextQuery(CATALOG)])
     for change in (
         lambda catalog: catalog.with_items(NEW),
         lambda catalog: catalog.without(["5", "x", "0"]),
@@ -383,7 +383,7 @@ def test_what_is_left_of_a_catalog_is_the_one_that_would_have_been_made(
         assert (made.catalog.ids, made.catalog.labels, made.catalog.digest) == (again.ids, again.labels, again.digest)
         assert [made.catalog.index(item.id) for item in again] == list(range(len(again)))
     queries = [Query(text="a zebra"), Query(text="part film 3")]
-    np.testing.assert_array_equal(made.priors[0].log_weights(queries), Wish(made.catalog).log_weights(queries))
+    np.testing.assert_array_equal(made.priors[0].log_weights(queries), TextQuery(made.catalog).log_weights(queries))
 
 
 @settings(max_examples=150, deadline=None)

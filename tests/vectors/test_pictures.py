@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw
 
 from llmgen.catalog.core import Catalog
 from llmgen.errors import DataError
-from llmgen.priors import HistoryVectors, WishVectors
+from llmgen.priors import HistoryVectors, TextQueryVectors
 from llmgen.recommend.recommender import Recommender
 from llmgen.types import Item, Query
 from llmgen.vectors import ItemVectors, SentenceEncoder
@@ -102,7 +102,7 @@ def vectors(shop: Catalog, tmp_path_factory: pytest.TempPathFactory) -> ItemVect
 
 def test_a_wish_in_words_finds_the_picture(shop: Catalog, vectors: ItemVectors) -> None:
     assert len(shop) == 60
-    prints = Recommender(shop, None, priors=[WishVectors(vectors)])
+    prints = Recommender(shop, None, priors=[TextQueryVectors(vectors)])
     for shape, colour, size in product(SHAPES, COLOURS, SIZES):
         found = prints.recommend(Query(text=f"a {size} {colour} {shape}", k=2))
         assert {place.item.id for place in found} == {f"{shape} {colour} {size} {copy}" for copy in range(2)}
@@ -125,13 +125,15 @@ def test_a_new_picture_is_found_at_once_and_a_changed_one_is_read_again(tmp_path
     two = draw(tmp_path / "b.png", "square", "red", "small", 1)
     shop = Catalog([Item("a", "A", {"picture": str(one)}), Item("b", "B", {"picture": str(two)})])
     vectors = ItemVectors.make(shop, Drawings(), tmp_path / "v", content="{picture}")
-    prints = Recommender(shop, None, priors=[WishVectors(vectors)])
+    prints = Recommender(shop, None, priors=[TextQueryVectors(vectors)])
     three = draw(tmp_path / "c.png", "triangle", "blue", "large", 2)
     grown = prints.with_catalog(shop.with_items([Item("c", "C", {"picture": str(three)})]))
     assert grown.recommend(Query(text="huge blue pyramid", k=1))[0].item.id == "c"
     draw(one, "triangle", "blue", "large", 3)
     again = ItemVectors.make(shop, Drawings(), tmp_path / "v", content="{picture}")
-    assert Recommender(shop, None, priors=[WishVectors(again)]).recommend(Query(text="blue", k=1))[0].item.id == "a"
+    assert (
+        Recommender(shop, None, priors=[TextQueryVectors(again)]).recommend(Query(text="blue", k=1))[0].item.id == "a"
+    )
 
 
 @pytest.fixture(scope="module")
@@ -181,6 +183,6 @@ def test_of_an_item_without_a_picture_nothing_is_known(shop: Catalog, tmp_path: 
         ItemVectors.make(some, Drawings(), tmp_path, content="{picture}"),
         ItemVectors.make(shop, Drawings(), content="{picture}").on_catalog(some, some.positions_before(shop)),
     ):
-        (said,) = WishVectors(vectors, neighbours=5).log_weights([Query(text="red circle")])
+        (said,) = TextQueryVectors(vectors, neighbours=5).log_weights([Query(text="red circle")])
         assert said[-1] == 0
         assert said[:-1].min() == np.log(0.1) < 0 < said.max()

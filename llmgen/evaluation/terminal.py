@@ -9,7 +9,7 @@ from rich.text import Text
 from llmgen.errors import LLMGenError
 
 
-class told:
+class exit_on_error:
     """Tells an error of ours on the terminal and ends with code 2."""
 
     def __enter__(self) -> None:

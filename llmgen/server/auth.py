@@ -82,7 +82,7 @@ def check_exposure(host: str, keys: Collection[str], *, insecure: bool) -> None:
         )
 
 
-class Gate:
+class AuthMiddleware:
     """ASGI middleware around the whole app.
 
     Args:

@@ -86,7 +86,7 @@ class Snapshot:
         return self._variants[choice]
 
 
-class Live:
+class ServedRecommender:
     """The current snapshot; changes are made one after the other, beside it, and then put in its place at once.
 
     Args:

@@ -13,7 +13,7 @@ import llmgen.evaluation.run
 from llmgen.catalog.core import Catalog
 from llmgen.errors import ConfigError
 from llmgen.evaluation.config import RunConfig
-from llmgen.evaluation.factors import Als, Bpr, _matrix
+from llmgen.evaluation.matrix_factorization import Als, Bpr, _matrix
 from llmgen.types import Item, Query
 
 CATALOG = Catalog(Item(str(number), f"Item {number}") for number in range(24))

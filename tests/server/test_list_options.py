@@ -13,7 +13,7 @@ from llmgen.diversity import Diversity
 from llmgen.engines.fake import FakeEngine
 from llmgen.errors import CatalogError, UnknownItemError
 from llmgen.http.client import AsyncClient, Client
-from llmgen.priors import Content, Wish
+from llmgen.priors import Content, TextQuery
 from llmgen.recommend.recommender import Recommender
 from llmgen.server import create_app
 from llmgen.types import Query
@@ -69,7 +69,7 @@ def test_what_is_wrong_is_said(url: str, body: dict[str, object], says: str) -> 
 
 @pytest.fixture
 def knowing(small: Catalog) -> Recommender:
-    return Recommender(small, FakeEngine(), priors=[Content(small), Wish(small)], lm_weight=0.3)
+    return Recommender(small, FakeEngine(), priors=[Content(small), TextQuery(small)], lm_weight=0.3)
 
 
 def test_both_clients_find_what_is_alike_and_put_documents_in_order(knowing: Recommender, small: Catalog) -> None:
@@ -96,7 +96,7 @@ def test_both_clients_find_what_is_alike_and_put_documents_in_order(knowing: Rec
 
 @pytest.mark.parametrize("path", ["/v1/rerank", "/v2/rerank", "/rerank"])
 def test_reranking_has_the_shape_that_others_have(small: Catalog, path: str) -> None:
-    recommender = Recommender(small, None, priors=[Wish(small)])
+    recommender = Recommender(small, None, priors=[TextQuery(small)])
     documents = ["night", {"text": "a dark night", "title": "passed over"}, "day"]
     body = {"model": "rerank-v3.5", "query": "dark night", "documents": documents, "top_n": 2, "max_chunks_per_doc": 9}
     with running(create_app(recommender)) as url:
