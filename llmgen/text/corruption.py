@@ -52,7 +52,7 @@ def corrupt(title: str, kind: Kind, rng: random.Random) -> str:
     Raises:
         ValueError: An unknown kind.
 
-    >>> damage("The Matrix (1999)", "article", random.Random(0))
+    >>> corrupt("The Matrix (1999)", "article", random.Random(0))
     'Matrix, The (1999)'
     """
     if kind not in _DAMAGES:
