@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import unicodedata
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from llmgen.errors import ArgumentError
 from llmgen.types import has_half
@@ -53,6 +54,20 @@ class Event:
                 f"time of the event {self.id!r} is in seconds since 1970, and {self.time!r} is not; divide "
                 "milliseconds by 1000"
             )
+
+
+class Interaction(NamedTuple):
+    """What a fit reads of an event.
+
+    Attributes:
+        user: Id, or pseudonym.
+        item: Id; the catalog may lack it.
+        time: When, in seconds since 1970; orders the events of a user.
+    """
+
+    user: str
+    item: str
+    time: float
 
 
 def check_id(name: str, text: object, longest: int = LONGEST_ID) -> None:

@@ -395,6 +395,9 @@ def serve(
         float | None,
         typer.Option(min=0.01, help="Minutes after which priors are fitted anew on the events of --store."),
     ] = None,
+    learn: Annotated[
+        bool, typer.Option("--learn", help="Count on the prior transition with each event of --store, within seconds.")
+    ] = False,
     workers: Annotated[int, typer.Option(min=1, help="Processes that answer on the one port.")] = 1,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
@@ -439,6 +442,7 @@ def serve(
         catalog=catalog,
         save_changes=save_changes,
         refit_s=None if refit is None else 60 * refit,
+        learn=learn,
         workers=workers,
         limits=Limits(
             timeout_s=timeout,

@@ -60,6 +60,7 @@ from llmgen.server.auth import AuthMiddleware
 from llmgen.server.batching import Batcher, DeadlineError, QueueFullError
 from llmgen.server.events import add_events
 from llmgen.server.following import StoreFollower
+from llmgen.server.learning import Learning
 from llmgen.server.lists import add_lists
 from llmgen.server.metrics import Metrics
 from llmgen.server.rates import Rates
@@ -170,6 +171,7 @@ def create_app(
     version: int = 0,
     refit: Fit | None = None,
     refit_every_s: float = math.inf,
+    learn: Callable[[ServedRecommender], Learning] | None = None,
     read_only: str = "",
     share: Path | None = None,
 ) -> FastAPI:
@@ -188,6 +190,7 @@ def create_app(
         version: Number of a change of the store's items that the recommender's catalog has.
         refit: Fits the priors anew, see `llmgen.server.refitting`.
         refit_every_s: Seconds from the end of one fit to the next, above 0.
+        learn: Counts transitions by each event, see `Learning`.
         read_only: Why the catalog cannot be changed, where it cannot.
         share: Folder in which the workers of one service put their counters, see `llmgen.server.together`.
 
@@ -202,6 +205,7 @@ def create_app(
     if refitting is not None:
         state.metrics.fitted(lambda: refitting.fitted_at)
 
+    learning = None if learn is None else learn(live)
     shared = None if share is None else SharedMetrics(share, state.metrics.text)
 
     @asynccontextmanager
@@ -213,6 +217,8 @@ def create_app(
         background = [asyncio.ensure_future(live.follow())] if isinstance(live, StoreFollower) else []
         if refitting is not None:
             background.append(asyncio.ensure_future(refitting.keep_up()))
+        if learning is not None:
+            background.append(asyncio.ensure_future(learning.keep_up()))
         if shared is not None:
             background.append(asyncio.ensure_future(shared.keep_written()))
         yield

@@ -34,6 +34,7 @@ from llmgen.recommend.recommender import Choice
 from llmgen.server.app import Limits, create_app
 from llmgen.server.auth import check_exposure, read_keys
 from llmgen.server.connection import connections
+from llmgen.server.learning import Learning
 from llmgen.server.refitting import fit_apart, fitted_apart
 from llmgen.server.together import fit_for_all
 from llmgen.server.users import UsersOfLog, UsersOfStore
@@ -68,6 +69,7 @@ class ServeSettings:
         save_changes: Whether a changed catalog is written to `catalog`.
         limits: See `Limits`.
         refit_s: Seconds after which priors are fitted anew on the store; None where they never are.
+        learn: Whether transitions are counted on with each event of the store.
         workers: Processes that answer, 1 or more; see `llmgen.server.workers`.
     """
 
@@ -79,6 +81,7 @@ class ServeSettings:
     save_changes: bool = False
     limits: Limits = field(default_factory=Limits)
     refit_s: float | None = None
+    learn: bool = False
     workers: int = 1
 
 
@@ -103,6 +106,8 @@ def run(
         raise ConfigError("--save-changes writes to the file of --catalog; give one")
     if where.refit_s is not None and data.store is None:
         raise ConfigError("--refit fits on the events of a store; give --store")
+    if where.learn and data.store is None:
+        raise ConfigError("--learn counts the events of a store; give --store")
     if where.workers > 1:
         _check_workers(settings, where)
         if extend is not None:
@@ -180,6 +185,9 @@ def _run(
         if worker is not None:
             fit = partial(fit_apart, data, settings, weight)
             refit = partial(fit_for_all, worker.folder / "fitted", fit, [time.time()])
+    learn = None
+    if where.learn and store is not None:
+        learn = partial(Learning, store=store, kinds=data.kinds, settings=settings.prior_settings.get("transition"))
     with Stage("making the trie and the indexes", 0):
         app = create_app(
             made,
@@ -193,6 +201,7 @@ def _run(
             version=version,
             refit=refit,
             refit_every_s=where.refit_s or math.inf,
+            learn=learn,
             read_only="" if worker is None or store is not None else ONE_CATALOG,
             share=None if worker is None else worker.folder,
         )

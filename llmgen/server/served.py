@@ -11,6 +11,8 @@ import numpy as np
 
 from llmgen.catalog.core import Catalog
 from llmgen.errors import ConfigError
+from llmgen.priors import Prior
+from llmgen.priors.base import Movable
 from llmgen.recommend.parts import Parts
 from llmgen.recommend.prompting import Task, task_of
 from llmgen.recommend.recommender import Choice, Recommender
@@ -126,6 +128,24 @@ class ServedRecommender:
         async with self._one_change:
             self.now = await asyncio.to_thread(self._refitted, parts)
             return self.now
+
+    async def exchange(self, prior: Prior, catalog: Catalog) -> Snapshot:
+        """Answer by another prior in the place of the one of its name.
+
+        Args:
+            prior: Of the catalog of an earlier snapshot of this object.
+            catalog: That one.
+        """
+        async with self._one_change:
+            self.now = await asyncio.to_thread(self._exchanged, prior, catalog)
+            return self.now
+
+    def _exchanged(self, prior: Prior, catalog: Catalog) -> Snapshot:
+        recommender = self.now.recommender
+        if catalog is not recommender.catalog and isinstance(prior, Movable):
+            prior = prior.on_catalog(recommender.catalog, recommender.catalog.positions_before(catalog))
+        priors = [prior if one.name == prior.name else one for one in recommender.priors]
+        return Snapshot.of(recommender.with_priors(*priors), self.now.gone)
 
     def _refitted(self, parts: Parts) -> Snapshot:
         fitted = Recommender.of(parts)

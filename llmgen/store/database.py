@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -17,7 +17,7 @@ from llmgen.catalog.core import Catalog, clean_item
 from llmgen.datasets import INTERACTIONS, Dataset
 from llmgen.datasets.report import Tally
 from llmgen.errors import CatalogError, ConfigError, StoreError, UnknownItemError
-from llmgen.events import Event
+from llmgen.events import Event, Interaction
 from llmgen.store.pseudonyms import Pseudonyms
 from llmgen.store.rows import (
     DEFAULTS,
@@ -79,6 +79,21 @@ class Added:
     new: int
     known: int
     unknown_items: frozenset[str]
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class EventChanges:
+    """What happened to the events since a change.
+
+    Attributes:
+        new: Events since then, in the order in which they were stored; users by their pseudonyms, where there are such.
+        whole: Whether `new` has all events there are, since earlier ones are gone: a user was forgotten.
+        version: Number of the last change that is in here.
+    """
+
+    new: tuple[Interaction, ...]
+    whole: bool
     version: int
 
 
@@ -274,7 +289,31 @@ class Store:
                         unknown |= named - set(connection.execute(held).scalars())
                         new += len(rows)
                 answers.append(Added(new, len(batch) - new, frozenset(unknown), version))
+            if place == 0:  # a number without an event means that some are gone, see `event_changes`
+                self._back(connection, "events")
+                answers = [replace(answer, version=version - 1) for answer in answers]
         return answers
+
+    def event_changes(self, since: int, *, kinds: Sequence[str] = ()) -> EventChanges:
+        """What happened to the events after a change.
+
+        Args:
+            since: Number of the change; 0 for all events.
+            kinds: Only events of these kinds; all where none is named.
+        """
+        numbers = select(func.count(events.c.version.distinct())).where(events.c.version > since)
+        chosen = select(events.c.user_id, events.c.item_id, events.c.time).order_by(events.c.version, events.c.place)
+        if kinds:
+            chosen = chosen.where(events.c.kind.in_(kinds))
+        with self._reading() as connection:
+            version = self._version(connection, "events")
+            if version == since:
+                return EventChanges((), False, version)
+            whole = since == 0 or connection.execute(numbers).scalar_one() < version - since
+            if not whole:
+                chosen = chosen.where(events.c.version > since)
+            found = connection.execution_options(yield_per=ROWS).execute(chosen)
+            return EventChanges(tuple(Interaction(*row) for row in found), whole, version)
 
     def _new_rows(self, connection: Connection, given: Sequence[Event], now: float) -> list[dict[str, Any]]:
         """The rows of those events whose ids are not known."""
@@ -306,7 +345,10 @@ class Store:
         """Delete all events of a user; how many there were. What is fitted afterwards knows nothing of them."""
         with self._writing() as connection:
             self._next(connection, "events")
-            return connection.execute(delete(events).where(events.c.user_id == self._user(user))).rowcount
+            gone = connection.execute(delete(events).where(events.c.user_id == self._user(user))).rowcount
+            if gone == 0:
+                self._back(connection, "events")
+            return gone
 
     def dataset(self, *, kinds: Sequence[str] = ()) -> Dataset:
         """The catalog, and the events of its items as interactions: oldest first, `value` as `rating`.
@@ -393,6 +435,11 @@ class Store:
         """The number of a change that begins; others wait until it is committed."""
         raised = update(versions).where(versions.c.name == name).values(value=versions.c.value + 1)
         return int(connection.execute(raised.returning(versions.c.value)).scalar_one())
+
+    @staticmethod
+    def _back(connection: Connection, name: str) -> None:
+        """Give back the number of a change that changed nothing."""
+        connection.execute(update(versions).where(versions.c.name == name).values(value=versions.c.value - 1))
 
     @staticmethod
     def _version(connection: Connection, name: str) -> int:

@@ -189,6 +189,14 @@ class RecommenderSettings(GivenSettings):
         """
         return None if self.adapter is None else AdapterRecord.read(self.adapter)
 
+    @property
+    def prior_settings(self) -> dict[str, dict[str, PriorValue]]:
+        """Name of each prior -> settings of its fit: those given, else those that the adapter was tuned beside."""
+        if self.priors is not None:
+            return prior_settings(self.priors)
+        tuned = self.record.recommender.priors if self.record else None
+        return prior_settings({**tuned, "wish": None} if tuned else DEFAULT_PRIORS)
+
     def written(self, data: DataSettings) -> DataSettings:
         """The data with items written as the adapter was tuned on, unless the user says how to write them."""
         label = self.label or (self.record.recommender.label if self.record else None)
@@ -275,10 +283,7 @@ class Workspace:
         Raises:
             ConfigError: A prior of another name, or a setting that it does not have or lacks.
         """
-        tuned = settings.record.recommender.priors if settings.record else None
-        wanted = prior_settings(settings.priors or {})
-        if settings.priors is None:
-            wanted = prior_settings({**tuned, "wish": None} if tuned else DEFAULT_PRIORS)
+        wanted = settings.prior_settings
         if said := list(wrong(wanted)):
             raise ConfigError("\n".join(said))
         return [self._prior(name, **chosen) for name, chosen in wanted.items()]

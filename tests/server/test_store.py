@@ -16,16 +16,19 @@ from functools import partial
 from pathlib import Path
 
 import httpx2
+import numpy as np
 import pytest
+from scipy import sparse
 
 from llmgen import Item
 from llmgen.engines.fake import FakeEngine
-from llmgen.errors import APIStatusError, CatalogError, LLMGenError, UnknownItemError
+from llmgen.errors import APIStatusError, CatalogError, ConfigError, LLMGenError, UnknownItemError
 from llmgen.http.client import AsyncClient, Client
 from llmgen.priors import Transition
 from llmgen.recommend.parts import Parts
 from llmgen.recommend.recommender import Recommender
 from llmgen.server import create_app
+from llmgen.server.learning import Learning
 from llmgen.server.refitting import fitted_apart
 from llmgen.store import Event, Store
 from llmgen.workspace.core import DataSettings, RecommenderSettings
@@ -251,6 +254,36 @@ def test_priors_are_fitted_anew_on_what_users_did(store: Store, url: str) -> Non
         found = [re.findall(r"^llmgen_priors_fitted_seconds (\S+)", text, re.MULTILINE) for text in (
             before, httpx2.get(f"{base}/metrics").text)]  # fmt: skip
         assert float(found[0][0]) < float(found[1][0]) <= time.time()
+
+
+def test_transitions_are_those_of_a_fit_on_all_that_was_stored(store: Store) -> None:
+    app = create_app(service(store), store=store, version=store.item_version(), learn=partial(Learning, store=store))
+    live = app.state.llmgen.live
+
+    def as_a_fit() -> bool:
+        data = store.dataset()
+        (ours,) = (one for one in live.now.recommender.priors if isinstance(one, Transition))
+        fitted = Transition.fit(data.interactions, data.catalog)
+        same = [one.toarray() if sparse.issparse(one) else one for one in (ours.similarity, fitted.similarity)]
+        return ours.catalog.digest == data.catalog.digest and np.array_equal(*same)
+
+    with running(app) as base, Client(base) as client:
+        assert next(iter(client.recommend(history=["1"]))).item.id == "2"
+        client.add_events([Event(f"{n}{item}", f"n{n}", item, time=float(item)) for n in range(20) for item in "17"])
+        _until(lambda: next(iter(client.recommend(history=["1"]))).item.id == "7")
+        _until(as_a_fit)
+        client.add_events([Event("late", "n0", "4", time=0.5), Event("new", "n0", "8", time=9.0)])
+        client.put_items([Item("8", "Film 8")])
+        _until(as_a_fit)
+        client.forget("n0")
+        client.delete_item("7")
+        _until(as_a_fit)
+
+
+def test_only_a_prior_that_counts_transitions_can_learn(store: Store) -> None:
+    recommender = Recommender(store.catalog()[0], None)
+    with pytest.raises(ConfigError, match="--prior transition=1"):
+        create_app(recommender, store=store, learn=partial(Learning, store=store))
 
 
 def test_where_fitting_fails_the_old_priors_stay(store: Store, caplog: pytest.LogCaptureFixture) -> None:

@@ -15,6 +15,7 @@ import pytest
 from llmgen import Catalog, Item
 from llmgen.errors import ArgumentError, CatalogError, ConfigError, StoreError, UnknownItemError
 from llmgen.store import Event, Store
+from llmgen.store.database import EventChanges
 from llmgen.store.pseudonyms import Pseudonyms
 
 FILMS = [Item("1", "Alien", {"year": 1979, "genres": ("Horror", "Sci-Fi")}), Item("2", "Brazil"), Item("3", "Contact")]
@@ -132,6 +133,25 @@ def test_a_forgotten_user_is_gone(store: Store) -> None:
     assert store.history("u") == []
     assert store.forget("u") == 0
     assert store.dataset().interactions["user_id"].to_list() == ["v"]
+
+
+def test_what_happened_to_the_events_is_told_by_their_numbers(store: Store) -> None:
+    store.put_items(FILMS)
+    store.add_events([Event("a", "u", "1", "view", time=2.0), Event("b", "v", "2", time=1.0)])
+    first = store.event_changes(0)
+    assert (first.whole, first.new) == (True, (("u", "1", 2.0), ("v", "2", 1.0)))
+    assert store.event_changes(0, kinds=["view"]).new == (("u", "1", 2.0),)
+    store.add_events([Event("a", "u", "1")])  # it is known, so nothing has changed
+    store.forget("nobody")
+    assert store.event_changes(first.version) == EventChanges((), False, first.version)
+    store.add_events([Event("c", "u", "3", time=0.5), Event("a", "u", "1")])
+    second = store.event_changes(first.version)
+    assert (second.whole, second.new) == (False, (("u", "3", 0.5),))
+    assert store.event_changes(first.version, kinds=["view"]) == EventChanges((), False, second.version)
+    store.forget("u")
+    third = store.event_changes(second.version)
+    assert (third.whole, third.new) == (True, (("v", "2", 1.0),))
+    assert store.event_changes(first.version).whole  # who has missed more hears of it too
 
 
 def test_the_log_is_in_order_of_time_and_without_items_that_are_gone(store: Store) -> None:
