@@ -11,9 +11,12 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from llmgen.catalog.core import Catalog
 from llmgen.errors import ConfigError
+from llmgen.identifiers.named import TITLE, identified, kind_of
 from llmgen.recommend.settings import GivenSettings
 
 FILE = "llmgen.json"
+IDENTIFIER = "identifier"
+"""Folder beside the record, of how items were spelled."""
 
 OF_RECOMMENDER = ("lm_weight", "prompt", "max_history", "label", "priors", "decoding")
 """Settings that records of llmgen 0.1 have beside the others."""
@@ -31,6 +34,9 @@ class AdapterRecord(BaseModel):
         recommender: How it wants to be asked, where nobody says otherwise: the template to recommend with, the newest
             items in its prompts, how items were written, the priors that it was tuned beside, and its weight beside
             priors, from validation where there was one. Records that have these settings beside the others are read.
+        identifier: Kind of the identifier by which its items were spelled; `title` for labels. It lies beside the
+            record, in the folder `identifier`.
+        identifier_digest: Of that; empty for labels.
         prompts: `name@digest` of all templates that were trained on.
         catalog: Digest of the catalog.
         tokenizer: Digest of the tokenizer.
@@ -46,6 +52,8 @@ class AdapterRecord(BaseModel):
     base_model: str
     loss: Loss
     recommender: GivenSettings = GivenSettings()
+    identifier: str = TITLE
+    identifier_digest: str = ""
     prompts: tuple[str, ...]
     catalog: str
     tokenizer: str
@@ -87,10 +95,42 @@ class AdapterRecord(BaseModel):
         text = json.dumps(self.model_dump(mode="json", exclude_unset=True), indent=1) + "\n"
         (Path(folder) / FILE).write_text(text, encoding="utf-8")
 
-    def written(self, catalog: Catalog) -> Catalog:
-        """A catalog whose items are written as the adapter was tuned on."""
+    def written(self, catalog: Catalog, adapter: Path | str) -> Catalog:
+        """A catalog whose items are written and spelled as the adapter was tuned on.
+
+        Args:
+            catalog: The items.
+            adapter: The folder of the record, in which an identifier lies too.
+
+        Raises:
+            DataError: The identifier is not there, or damaged.
+        """
         label = self.recommender.label
-        return catalog.labelled(label) if label else catalog
+        return self.spelled(catalog.labelled(label) if label else catalog, adapter)
+
+    def spelled(self, catalog: Catalog, adapter: Path | str) -> Catalog:
+        """A catalog whose items are spelled as the adapter was tuned on; see `written`."""
+        return identified(catalog, self.beside(adapter))
+
+    def beside(self, adapter: Path | str) -> str:
+        """The name of its identifier, as settings have it."""
+        return TITLE if self.identifier == TITLE else str(Path(adapter) / IDENTIFIER)
+
+    def check_identifier(self, catalog: Catalog, adapter: Path | str) -> None:
+        """Make sure that items are spelled as the adapter learned them.
+
+        Raises:
+            ConfigError: They are spelled in another way, which it cannot read.
+        """
+        kind, digest = kind_of(catalog)
+        if digest == self.identifier_digest:
+            return
+        both = ((self.identifier, self.identifier_digest), (kind, digest))
+        learned, served = (f"{name} ({of})" if of else name for name, of in both)
+        raise ConfigError(
+            f"the adapter {adapter} was tuned on items that are spelled by {learned}, and here they are spelled by "
+            f"{served}: leave the identifier out, or give the adapter's own, --identifier {self.beside(adapter)}"
+        )
 
     def differences(self, *, catalog: str, tokenizer: str, prompts: Iterable[str]) -> list[str]:
         """What is not as it was in training, one sentence each; empty if all is.

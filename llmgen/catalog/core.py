@@ -390,7 +390,7 @@ class Catalog(Sequence[Item]):
             raise DataError(
                 f"{path} is a catalog whose items are spelled by the identifier {wanted}, which is no part of the "
                 f"file, and not by {digest_of(made.identifier) or 'titles'}; give it: from_jsonl(path, "
-                "identifier=load_identifier(folder)), or identifier=None for titles"
+                "identifier=load_identifier(folder)), or identifier=None for titles; --identifier on the command line"
             )
         return made
 

@@ -33,6 +33,7 @@ try:
     from transformers.utils.logging import disable_progress_bar
 
     from llmgen.engines.forward import by_transformers, short
+    from llmgen.engines.own_tokens import settle_tokens
     from llmgen.engines.packed import pack
 except ImportError as error:
     raise EngineUnavailableError(f"the hf engine needs torch and transformers ({error}); install llmgen[hf]") from error
@@ -209,10 +210,17 @@ class HFEngine(Writer):
                 "of the hub where that can be reached."
             ) from error
         if adapter is not None:
-            from peft import PeftModel
+            from peft import PeftConfig, PeftModel
 
             try:
+                if getattr(PeftConfig.from_pretrained(adapter), "trainable_token_indices", None):
+                    tokenizer = AutoTokenizer.from_pretrained(
+                        adapter
+                    )  # it has tokens of its own, such as codes of items
+                    rows = max(len(tokenizer), weights.get_input_embeddings().weight.shape[0])
+                    weights.resize_token_embeddings(rows, mean_resizing=False)
                 weights = PeftModel.from_pretrained(weights, adapter)
+                settle_tokens(weights)
             except (OSError, RuntimeError, ValueError) as error:  # RuntimeError: made for a model of another size
                 raise EngineUnavailableError(f"cannot load the adapter {adapter!r} for {source!r}: {error}") from error
             merges = hasattr(weights.base_model, "merge_and_unload")  # a tuned prompt has no weights to merge
@@ -499,7 +507,7 @@ class HFEngine(Writer):
     def _logprobs(self, hidden: Tensor, steps: Sequence[Step]) -> list[FloatArray]:
         """Of the wanted tokens of each step, from its hidden state: [steps, hidden size]."""
         answers: list[FloatArray] = [np.empty(0)] * len(steps)
-        weight, bias = self._head.weight, self._head.bias
+        weight, bias = self._head.weight, getattr(self._head, "bias", None)
         hidden = hidden.float()
 
         def rows(wanted: IntArray) -> tuple[Tensor, Tensor | float]:

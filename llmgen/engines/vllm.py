@@ -38,6 +38,7 @@ import numpy as np
 
 from llmgen.engines import GenerationConfig, Step, Usage
 from llmgen.engines.chat import ChatTokenizer, Writer
+from llmgen.engines.own_tokens import has_own_tokens
 from llmgen.errors import ConfigError, EngineUnavailableError, GenerationError
 from llmgen.models import demo_model
 from llmgen.types import FloatArray, IntArray
@@ -148,6 +149,8 @@ class VLLMEngine(Writer):
             EngineUnavailableError: vLLM cannot start here, or not with this model or adapter.
             ConfigError: An option that vLLM does not know, or an adapter of a rank that it cannot take.
         """
+        if adapter is not None:
+            _refuse_own_tokens(adapter)  # before vLLM is started, which takes long
         source = str(demo_model()) if model is None else model
         arguments = _arguments(source, adapter, options)
         llm = _start(arguments)
@@ -258,6 +261,14 @@ class VLLMEngine(Writer):
         return [_answer(question, row) for question, row in zip(questions, rows, strict=True)]
 
 
+def _refuse_own_tokens(adapter: str) -> None:
+    if has_own_tokens(adapter):
+        raise ConfigError(
+            f"the adapter {adapter!r} has tokens of its own, such as codes of items, which vLLM cannot put beside a "
+            f"model; merge it first: llmgen merge {adapter} FOLDER, and take vllm:FOLDER"
+        )
+
+
 class _Host:
     """One LLM, shared by the engines of several adapters: one call at a time, woken up if it dies, started again."""
 
@@ -310,6 +321,7 @@ class _Host:
             ConfigError: The LLM was started without LoRA.
             EngineUnavailableError: The adapter cannot be loaded.
         """
+        _refuse_own_tokens(adapter)
         path = str(Path(adapter).resolve()) if Path(adapter).is_dir() else adapter
         rank = _rank(adapter)
         with self._lock:

@@ -30,6 +30,7 @@ from llmgen.evaluation.baselines import (
 from llmgen.evaluation.classics import Among, Random, RepeatLast
 from llmgen.evaluation.exchanged import Own, exchanged
 from llmgen.evaluation.protocol import Protocol, Sample
+from llmgen.identifiers.named import identified
 from llmgen.priors import Content, ExcludeSeen, HistoryText, Prior, only
 from llmgen.priors.kinds import kind
 from llmgen.recommend.index import CatalogIndex
@@ -334,6 +335,10 @@ def build(
     tuned = record.recommender if record else None
     label = config.label or (tuned.label if tuned else None)
     catalog = sample.catalog.labelled(label) if label else sample.catalog
+    chosen = config.identifier or (record.beside(str(config.adapter)) if record else None)
+    catalog = catalog if chosen is None else identified(catalog, chosen)
+    if record is not None:
+        record.check_identifier(catalog, str(config.adapter))
     priors = _priors(name, config, sample, known, tuning)
     weight = config.lm_weight if lm_weight is None else lm_weight
     if weight == "tuned":

@@ -94,7 +94,7 @@ def _refuse_adapters_that_know_them(config: RunConfig, dataset: Dataset, tuning:
     for name, adapter in _adapters(config):
         record = AdapterRecord.read(adapter)
         if record is not None and record.data in logs:
-            written = record.written(catalog)
+            written = record.written(catalog, adapter)
             if record.catalog == written.digest:
                 continue
         settings = ", ".join(f"{key}: {value}" for key, value in config.protocol.leave_out.items())
@@ -119,7 +119,7 @@ def _unsure(config: RunConfig, dataset: Dataset, tuning: Sample, final: Sample) 
         if record is None or record.data in clean:
             continue
         refuse_whole_log(f"arm {name!r}: the adapter {adapter}", record, dataset)
-        written = record.written(dataset.catalog)
+        written = record.written(dataset.catalog, adapter)
         if record.catalog == written.digest:
             found.append(
                 f"{name}: the adapter {adapter} may know the items that are looked for: it was tuned on this "

@@ -126,7 +126,7 @@ class SavedPairs:
             priors=priors,
             lm_weight=config.lm_weight if arm.lm_weight is None else arm.lm_weight,
         )
-        other = {"folder", "label", "rating_priors", "rating_lm_weight"}  # of the data, and of ratings
+        other = {"folder", "label", "identifier", "rating_priors", "rating_lm_weight"}  # of the data, and of ratings
         return given.model_dump(mode="json", exclude=other, exclude_none=True)
 
 

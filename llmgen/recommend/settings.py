@@ -35,6 +35,8 @@ class CommonSettings(BaseModel):
         adapter: A PEFT adapter for the model.
         label: How prompts and answers write an item, such as `{title} ({year})`; by default as the adapter was tuned
             on, else the catalog's way.
+        identifier: How the model spells items, see `llmgen.identifiers.named.identified`; by default as the adapter was
+            tuned on, else by titles.
         prompt: Name of a prompt template, or several for different tasks; the adapter's own by default.
         prompt_folder: Where your own templates lie.
         priors: Name -> weight, or the settings of its fit, `weight` among them; see `llmgen priors`.
@@ -54,6 +56,7 @@ class CommonSettings(BaseModel):
     engine: str = "hf"
     adapter: str | None = None
     label: str | None = None
+    identifier: str | None = None
     prompt: str | tuple[str, ...] = ()
     prompt_folder: Path | None = None
     priors: PriorSettings | None = None

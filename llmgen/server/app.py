@@ -595,7 +595,8 @@ async def _hung_up(request: Request) -> None:
 def _on_hangup(state: State, reload: Callable[[], Catalog]) -> None:
     async def again() -> None:
         try:
-            snapshot = await state.live.change(lambda catalog: reload())
+            # items that came with the file are spelled as the others are, and those others as they were
+            snapshot = await state.live.change(lambda catalog: reload().identified(catalog.identifier))
             logger.info("reloaded the catalog: %d items, %s", len(snapshot.recommender.catalog), snapshot.digest)
         except (LLMGenError, OSError) as error:
             logger.error("the catalog was not reloaded, and the old one stays: %s", error)

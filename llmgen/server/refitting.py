@@ -13,6 +13,7 @@ import pickle
 import sys
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -96,7 +97,8 @@ async def fitted_apart(data: DataSettings, settings: RecommenderSettings, rating
 
 def fit(data: DataSettings, settings: RecommenderSettings, rating_weight: float, folder: Path) -> None:
     """Fit priors and rating priors, and save a recommender that has them and no model."""
-    workspace = Workspace(settings.written(data).load(progress=False))
+    titles = replace(settings.written(data), identifier=None)  # priors do not ask how a model spells items
+    workspace = Workspace(titles.load(progress=False))
     priors = workspace.priors(settings)
     rating_priors = workspace.rating_priors(settings, rating_weight)
     Recommender(workspace.catalog, None, priors=priors, rating_priors=rating_priors).save(folder)

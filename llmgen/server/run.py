@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -26,6 +26,7 @@ from llmgen.catalog.core import Catalog
 from llmgen.datasets import Dataset
 from llmgen.engines import Engine, load_engine
 from llmgen.errors import ArgumentError, ConfigError, LLMGenError
+from llmgen.identifiers.named import identified
 from llmgen.priors import Prior, RatingPrior
 from llmgen.priors.kinds import kind
 from llmgen.priors.stored import check_saves
@@ -311,11 +312,17 @@ def _workspace(
         return open_workspace(data, settings), read_again(settings.folder)
     if catalog is None:
         written = settings.written(data)
-        return Workspace(written.load()), lambda: written.load(progress=False).catalog
-    if data != DataSettings():
+        titles = replace(written, identifier=None)  # as the running catalog is spelled, the app knows
+        return Workspace(written.load()), lambda: titles.load(progress=False).catalog
+    if data != DataSettings(identifier=data.identifier):
         raise ConfigError("--catalog stands for a data set; leave out --dataset, --items and what belongs to them")
     try:
-        return Workspace(Dataset.of(Catalog.from_jsonl(catalog))), lambda: Catalog.from_jsonl(catalog)
+        name = settings.written(data).identifier
+        if name is None:
+            made = Catalog.from_jsonl(catalog)  # one that was spelled otherwise is refused
+        else:
+            made = identified(Catalog.from_jsonl(catalog, identifier=None), name)
+        return Workspace(Dataset.of(made)), lambda: Catalog.from_jsonl(catalog, identifier=None)
     except OSError as error:
         raise ConfigError(f"cannot read the catalog {catalog}: {error}") from error
 

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 
 from llmgen.errors import ConfigError
 from llmgen.training.batches import Plan, on
+from llmgen.training.item_tokens import head_rows
 from llmgen.training.loss import catalog_loss, token_loss
 
 
@@ -111,8 +112,9 @@ def _logits(head: nn.Module, hidden: Tensor, tokens: Tensor | None) -> Tensor:
     of a vocabulary are in the precision of the weights, also under autocast.
     """
     with torch.autocast(hidden.device.type, enabled=False):
-        if tokens is not None and type(head) is nn.Linear:
-            bias = None if head.bias is None else head.bias[tokens].float()
-            return linear(hidden.float(), head.weight[tokens].float(), bias)
+        rows = None if tokens is None else head_rows(head, tokens)
+        if rows is not None:
+            bias = getattr(head, "bias", None)
+            return linear(hidden.float(), rows.float(), None if bias is None else bias[tokens].float())
         logits: Tensor = head(hidden.to(head.weight.dtype) if isinstance(head.weight, Tensor) else hidden)
         return logits if tokens is None else logits[:, tokens]

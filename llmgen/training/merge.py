@@ -17,7 +17,7 @@ from peft import AutoPeftModelForCausalLM
 from rich.console import Console
 from transformers import AutoTokenizer
 
-from llmgen.adapters import AdapterRecord
+from llmgen.adapters import IDENTIFIER, AdapterRecord
 from llmgen.errors import ConfigError, LLMGenError
 
 
@@ -54,6 +54,8 @@ def merge(adapter: Path, target: Path, *, dtype: str = "float32") -> None:
         tokenizer.save_pretrained(part / target.name)
         if record is not None:
             record.write(part / target.name)
+        if (adapter / IDENTIFIER).is_dir():
+            shutil.copytree(adapter / IDENTIFIER, part / target.name / IDENTIFIER)
         (part / target.name).rename(target)
     finally:
         shutil.rmtree(part, ignore_errors=True)

@@ -36,12 +36,14 @@ from transformers.utils.logging import disable_progress_bar
 from trl.scripts.utils import TrlParser
 from trl.trainer.sft_config import SFTConfig
 
-from llmgen.adapters import AdapterRecord, Loss
+from llmgen.adapters import IDENTIFIER, AdapterRecord, Loss
 from llmgen.catalog.core import Catalog
 from llmgen.datasets import Dataset
 from llmgen.datasets.splits import History, Ties, histories, leave_items_out, leave_one_out, log_digest, random_split
 from llmgen.engines.hf import HFEngine
 from llmgen.errors import ConfigError, LLMGenError
+from llmgen.identifiers import save_identifier
+from llmgen.identifiers.named import kind_of
 from llmgen.priors import ExcludeSeen, Prior
 from llmgen.priors.kinds import kind
 from llmgen.progress import Stage
@@ -52,6 +54,7 @@ from llmgen.training.batches import Batches
 from llmgen.training.card import write_card
 from llmgen.training.checks import check, peft_config
 from llmgen.training.data import Mixture
+from llmgen.training.item_tokens import add_item_tokens, with_item_tokens
 from llmgen.training.loss import ItemPaths
 from llmgen.training.recipe import Recipe, folder_of
 from llmgen.training.trainer import CatalogTrainer, last_checkpoint
@@ -132,6 +135,8 @@ def run(recipe: Recipe, args: SFTConfig) -> AdapterRecord:
     torch.manual_seed(args.seed)
     model, tokenizer = load_model(recipe)
     catalog = data.dataset.catalog
+    check_earlier_identifier(recipe, catalog)
+    item_tokens = add_item_tokens(model, tokenizer, catalog)
     engine = HFEngine(model, tokenizer, max_tokens=recipe.max_tokens)
     recommender = Recommender(catalog, engine, max_history=max(task.max_history for task in tasks.values()))
     recommending = [task for task in tasks.values() if task.prompts and _recommends(recommender, task.prompts[0])]
@@ -169,6 +174,8 @@ def run(recipe: Recipe, args: SFTConfig) -> AdapterRecord:
         base_model=recipe.model or "SmolLM2-135M-Instruct",
         loss=loss,
         recommender=asked,
+        identifier=kind_of(catalog)[0],
+        identifier_digest=kind_of(catalog)[1],
         prompts=tuple(sorted({recommender.prompts[name].ref for task in tasks.values() for name in task.prompts})),
         catalog=catalog.digest,
         tokenizer=engine.tokenizer_digest,
@@ -192,7 +199,7 @@ def run(recipe: Recipe, args: SFTConfig) -> AdapterRecord:
             nats_users=recipe.nats_users,
         )
     trainer = CatalogTrainer(
-        wrap(model, recipe),
+        wrap(model, recipe, item_tokens),
         args,
         batches,
         tokenizer,
@@ -200,11 +207,14 @@ def run(recipe: Recipe, args: SFTConfig) -> AdapterRecord:
         lm_weight=asked.config().lm_weight,
         lm_weight_rate=recipe.lm_weight_rate,
         measure=measure,
+        identifier=catalog.identifier,
     )
     first_process = trainer.is_world_process_zero()  # of several, one tells and writes
     if first_process:
         folder.mkdir(parents=True, exist_ok=True)
         settings = {**asdict(recipe), **args.to_dict()}  # type: ignore[no-untyped-call]
+        if catalog.identifier is not None:  # one that cannot be saved is told before anything is trained
+            save_identifier(catalog.identifier, folder / IDENTIFIER)
         (folder / "settings.yaml").write_text(yaml.safe_dump(settings, sort_keys=True, allow_unicode=True), "utf-8")
     last = last_checkpoint(folder)
     if last is not None and first_process:
@@ -334,15 +344,32 @@ def check_earlier(recipe: Recipe, catalog: Catalog, data: str) -> None:
     if not (recipe.adapter and setting):
         return
     earlier = AdapterRecord.read(recipe.adapter)
-    if earlier is None or (earlier.data, earlier.catalog) != (data, earlier.written(catalog).digest):
+    if earlier is None or (earlier.data, earlier.catalog) != (data, earlier.written(catalog, recipe.adapter).digest):
         raise ConfigError(
             f"the adapter {recipe.adapter!r} did not learn from the same interactions and catalog as this run, so it "
             f"may have seen what {setting} takes out; go on from one that was tuned with the same data and {setting}"
         )
 
 
-def wrap(model: PreTrainedModel, recipe: Recipe) -> PreTrainedModel:
-    """The model with a fresh adapter or that of an earlier run, or as it is where all weights are tuned."""
+def check_earlier_identifier(recipe: Recipe, catalog: Catalog) -> None:
+    """Make sure that an adapter that is gone on with has learned to spell items as this run does.
+
+    Raises:
+        ConfigError: It has not.
+    """
+    earlier = AdapterRecord.read(recipe.adapter) if recipe.adapter else None
+    if earlier is not None:
+        earlier.check_identifier(catalog, recipe.adapter)
+
+
+def wrap(model: PreTrainedModel, recipe: Recipe, item_tokens: Sequence[int] = ()) -> PreTrainedModel:
+    """The model with a fresh adapter or that of an earlier run, or as it is where all weights are tuned.
+
+    Args:
+        model: With embeddings for all tokens.
+        recipe: Says how.
+        item_tokens: Whose embeddings are trained too.
+    """
     if recipe.quantize:
         prepare = cast(Callable[..., PreTrainedModel], peft.prepare_model_for_kbit_training)
         model = prepare(model, use_gradient_checkpointing=False)  # of which `SFTConfig` decides
@@ -355,7 +382,10 @@ def wrap(model: PreTrainedModel, recipe: Recipe) -> PreTrainedModel:
     settings = cast(dict[str, Any], recipe.peft)
     if not settings:
         return model
-    return cast(PreTrainedModel, peft.get_peft_model(model, peft_config(settings)))
+    config = peft_config(settings)
+    if item_tokens:
+        return with_item_tokens(model, config, item_tokens)
+    return cast(PreTrainedModel, peft.get_peft_model(model, config))
 
 
 def fit(priors: PriorSettings, known: pl.DataFrame, dataset: Dataset) -> list[Prior]:

@@ -20,8 +20,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallba
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
-from llmgen.adapters import FILE, AdapterRecord
+from llmgen.adapters import FILE, IDENTIFIER, AdapterRecord
+from llmgen.catalog.core import Identifier
 from llmgen.errors import ConfigError, TrainingError
+from llmgen.identifiers import save_identifier
 from llmgen.progress import Stage
 from llmgen.training.answers import check_head, losses
 from llmgen.training.batches import Batches, Plan
@@ -69,6 +71,7 @@ class CatalogTrainer(SFTTrainer):
         record: What is written beside every checkpoint; steps, weight and metrics are filled in.
         lm_weight: Where the LM's weight beside the prior starts.
         lm_weight_rate: Learning rate of its logarithm; 0 holds it.
+        identifier: How items are spelled, which is written beside the record; None for labels.
         measure: Validation; its numbers are logged, and checkpoints chosen, under `eval_` and their names.
         callbacks: As transformers has them.
     """
@@ -84,6 +87,7 @@ class CatalogTrainer(SFTTrainer):
         lm_weight: float = 1.0,
         lm_weight_rate: float = 0.0,
         measure: Measure | None = None,
+        identifier: Identifier | None = None,
         callbacks: list[TrainerCallback] | None = None,
     ) -> None:
         if args.max_steps < 1:
@@ -97,6 +101,7 @@ class CatalogTrainer(SFTTrainer):
         self._told = Told()
         self._measure = measure
         self._record = record
+        self._identifier = identifier
         self._lm_weight_rate = lm_weight_rate
         super().__init__(
             model=model,
@@ -202,10 +207,13 @@ class CatalogTrainer(SFTTrainer):
         return found
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """The adapter, and its record."""
+        """The adapter, its record, and how items are spelled."""
         super().save_model(output_dir, _internal_call)
         if self.args.should_save:
-            self.record().write(output_dir or self.args.output_dir or ".")
+            folder = Path(output_dir or self.args.output_dir or ".")
+            if self._identifier is not None:
+                save_identifier(self._identifier, folder / IDENTIFIER)
+            self.record().write(folder)
 
     def record(self) -> AdapterRecord:
         """The record of the run as it stands."""

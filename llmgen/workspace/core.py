@@ -16,6 +16,7 @@ from llmgen.datasets import NAMES, Dataset, k_core, load_dataset, load_tables
 from llmgen.datasets.splits import History, histories, query_of
 from llmgen.engines import Engine, load_engine
 from llmgen.errors import ConfigError, LLMGenError
+from llmgen.identifiers.named import identified, wrong_identifier
 from llmgen.priors import Prior, RatingKNN, RatingPrior
 from llmgen.priors.kinds import kind, kinds, wrong
 from llmgen.recommend.index import CatalogIndex
@@ -56,6 +57,8 @@ class DataSettings:
     noun: str = "item"
     label: str | None = None
     """How prompts and answers write an item, see `Catalog`; None as the named data set has it, for tables the title."""
+    identifier: str | None = None
+    """How the model spells items, see `llmgen.identifiers.named`; None for titles, or as the adapter was tuned."""
     drop_bad: bool = False
     core: int = 0
     """Users and items with fewer interactions are left out, see `k_core`; 0 keeps all."""
@@ -97,13 +100,15 @@ class DataSettings:
         """Read and clean the data.
 
         Raises:
-            ConfigError: One table without the other, a column that is not known here, or a core below 0.
+            ConfigError: One table without the other, a column or an identifier that is not known here, or a core below
+                0.
             DataError: See `llmgen.datasets`.
         """
         if self.core < 0:
             raise ConfigError(f"core is how often each user and item must occur, 0 or more, not {self.core}")
         data = self._load(progress)
-        return k_core(data, self.core) if self.core else data
+        data = k_core(data, self.core) if self.core else data
+        return data if self.identifier is None else replace(data, catalog=identified(data.catalog, self.identifier))
 
     def _load(self, progress: bool) -> Dataset:
         if self.store is not None:
@@ -157,6 +162,8 @@ def wrong_data(settings: Mapping[str, object]) -> Iterator[str]:
     except TypeError as error:
         yield f"data: {error}; it takes the fields of llmgen.workspace.core.DataSettings"
         return
+    if found.identifier is not None and (said := wrong_identifier(found.identifier)):
+        yield f"data: {said}"
     tables = [path for path in (found.items, found.interactions) if path is not None]
     for path in tables:
         if not Path(path).exists():
@@ -199,8 +206,14 @@ class RecommenderSettings(GivenSettings):
 
     def written(self, data: DataSettings) -> DataSettings:
         """The data with items written as the adapter was tuned on, unless the user says how to write them."""
-        label = self.label or (self.record.recommender.label if self.record else None)
-        return replace(data, label=label) if label and data.label is None else data
+        record = self.record
+        label = self.label or (record.recommender.label if record else None)
+        identifier = self.identifier or (record.beside(str(self.adapter)) if record else None)
+        return replace(
+            data,
+            label=label if data.label is None and label else data.label,
+            identifier=identifier if data.identifier is None else data.identifier,
+        )
 
 
 class Workspace:
@@ -335,6 +348,8 @@ class Workspace:
             lm_weight=1.0 if choice.lm_weight is None else choice.lm_weight,
             rating_lm_weight=rating_lm_weight,
         )
+        if record and engine is not None:
+            record.check_identifier(self.catalog, str(settings.adapter))
         index = CatalogIndex(self.catalog, engine)
         recommender = Recommender.of(Parts(index, engine, config, tuple(priors), tuple(rating_priors), library))
         if record and engine is not None:

@@ -68,6 +68,13 @@ def tables_given(
     ] = None,
     noun: Annotated[str | None, typer.Option(help="What one of your items is called in prompts; item.")] = None,
     label: Annotated[str | None, typer.Option(help="How prompts write one, e.g. '{title} ({year})'.")] = None,
+    identifier: Annotated[
+        str | None,
+        typer.Option(
+            help="How the model spells one: title, words or codes, with settings as words:encoder=minilm,depth=2; or a "
+            "folder of an identifier, such as that beside an adapter, which is the default with one."
+        ),
+    ] = None,
     drop_bad: Annotated[
         bool, typer.Option("--drop-bad", help="Leave bad rows out, instead of stopping at the first.")
     ] = False,
@@ -90,6 +97,7 @@ def tables_given(
         "attributes": tuple(attribute or ()),
         "noun": noun,
         "label": label,
+        "identifier": identifier,
         "drop_bad": drop_bad,
         "items_columns": _pairs(items_column, "--items-column"),
         "interactions_columns": _pairs(interactions_column, "--interactions-column"),
