@@ -16,7 +16,7 @@ from llmgen.datasets import NAMES, Dataset, k_core, load_dataset, load_tables
 from llmgen.datasets.splits import History, histories, query_of
 from llmgen.engines import Engine, load_engine
 from llmgen.errors import ConfigError, LLMGenError
-from llmgen.identifiers.named import identified, wrong_identifier
+from llmgen.identifiers.named import TITLE, identified, wrong_identifier
 from llmgen.priors import Prior, RatingKNN, RatingPrior
 from llmgen.priors.kinds import kind, kinds, wrong
 from llmgen.recommend.index import CatalogIndex
@@ -208,12 +208,11 @@ class RecommenderSettings(GivenSettings):
         """The data with items written as the adapter was tuned on, unless the user says how to write them."""
         record = self.record
         label = self.label or (record.recommender.label if record else None)
-        identifier = self.identifier or (record.beside(str(self.adapter)) if record else None)
-        return replace(
-            data,
-            label=label if data.label is None and label else data.label,
-            identifier=identifier if data.identifier is None else data.identifier,
-        )
+        if label and data.label is None:
+            data = replace(data, label=label)
+        beside = record.beside(str(self.adapter)) if record and record.identifier != TITLE else None
+        identifier = self.identifier or beside
+        return replace(data, identifier=identifier) if identifier and data.identifier is None else data
 
 
 class Workspace:

@@ -193,8 +193,9 @@ class TestRuns:
         assert load_identifier(tmp_path / "merged" / "identifier").digest == identifier.digest
         engine = HFEngine.load(str(tmp_path / "merged"))
         alone = work.recommender(asked, query)
-        again = Recommender(work.catalog, engine, prompt=record.prompt, max_history=record.max_history)
-        mine = Recommender(work.catalog, alone.engine, prompt=record.prompt, max_history=record.max_history)
+        asked_as = {"prompt": record.recommender.prompts[0], "max_history": record.recommender.max_history}
+        again = Recommender(work.catalog, engine, **asked_as)
+        mine = Recommender(work.catalog, alone.engine, **asked_as)
         pairs = zip(again.recommend(query), mine.recommend(query), strict=True)
         assert all(one.item == other.item and abs(one.score - other.score) < 1e-3 for one, other in pairs)
         assert len(served) == 5

@@ -269,7 +269,7 @@ def test_an_adapter_that_may_have_seen_the_new_items_is_not_gone_on_with(
     train(settings, adapter=str(tmp_path / "run"), output_dir=str(tmp_path / "free"), max_steps="1")
     written = {**settings["data"], "label": "a {title}"}  # the same items, written in another way
     again = {"adapter": str(tmp_path / "clean"), "leave_out": LEAVE_OUT, "output_dir": str(tmp_path / "written")}
-    assert train({**settings, "data": written}, **again, max_steps="1").label == "a {title}"
+    assert train({**settings, "data": written}, **again, max_steps="1").recommender.label == "a {title}"
 
 
 def test_the_questions_are_of_users_the_run_has_seen_earlier(data: dict[str, Any]) -> None:
