@@ -105,7 +105,7 @@ class Load:
         self.lost = self.wrong = 0
         self.left = requests
         memory: list[float] = []
-        before, began = _cpu(service), time.perf_counter()
+        before, began = cpu_of(service), time.perf_counter()
 
         async def all_clients() -> None:
             watch = asyncio.ensure_future(self._watch(service, requests, memory))
@@ -116,7 +116,7 @@ class Load:
         seconds = time.perf_counter() - began
         memory.append(service.memory_info().rss / MEGABYTE)
         p50, p95, p99 = 1000 * np.percentile(self.taken, [50, 95, 99])
-        cpu = 1000 * (_cpu(service) - before) / requests
+        cpu = 1000 * (cpu_of(service) - before) / requests
         return Run(clients, requests, seconds, p50, p95, p99, self.lost, self.wrong, cpu, tuple(memory))
 
     async def _client(self, host: str, port: int, number: int, clients: int) -> None:
@@ -238,7 +238,8 @@ async def _answer(reader: asyncio.StreamReader) -> tuple[int, bytes]:
     return int(head[9:12]), await reader.readexactly(int(length[1]))
 
 
-def _cpu(process: psutil.Process) -> float:
+def cpu_of(process: psutil.Process) -> float:
+    """CPU seconds of all threads of a process since its start."""
     times = process.cpu_times()
     return float(times.user + times.system)
 

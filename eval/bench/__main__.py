@@ -35,8 +35,8 @@ from llmgen.evaluation.terminal import exit_on_error
 
 WIDTH = 150
 PARTS = ("search", "trie", "priors", "many", "service", "training", "start")
-LONG = ("evaluation",)
-"""Parts that run only where they are asked for."""
+LONG = ("evaluation", "page")
+"""Parts that run only where they are asked for; `page` needs Chromium."""
 
 
 def main(

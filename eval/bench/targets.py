@@ -53,6 +53,9 @@ TARGETS = (
     Target("search", "one item more, up to 1,000,000 titles", "1,000,000 titles", "p50_s", 0.05),
     Target("start", "import", "import llmgen", "p50_s", 0.15),
     Target("start", "help", "llmgen --help", "p50_s", 0.3),
+    Target("page", "a list after the next user", "llmgen", "p50_s", 2),
+    Target("page", "a list after another sentence in the template", "llmgen", "p50_s", 2),
+    Target("page", "a list after another weight of the model", "llmgen", "p50_s", 2),
 )
 
 

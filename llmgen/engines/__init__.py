@@ -242,7 +242,7 @@ def load_engine(name: str, *, adapter: str | None = None, **options: object) -> 
     if kind == "openai":
         from llmgen.engines.openai import OpenAIEngine
 
-        url, served = _server(model)
+        url, served = server_of(model)
         return OpenAIEngine.load(url, served, adapter=adapter, **options)  # type: ignore[arg-type]
     for entry in entry_points(group=GROUP, name=kind):
         try:
@@ -254,8 +254,12 @@ def load_engine(name: str, *, adapter: str | None = None, **options: object) -> 
     raise ConfigError(f"no engine of the kind {kind!r}; use hf, hf:MODEL, vllm, vllm:MODEL, openai:URL, fake{more}")
 
 
-def _server(text: str) -> tuple[str, str | None]:
-    """`URL` or `URL:MODEL`, where the URL may have a port and a path, and the model's name slashes and colons."""
+def server_of(text: str) -> tuple[str, str | None]:
+    """What `URL` or `URL:MODEL` names, where the URL may have a port and a path, and the model slashes and colons.
+
+    Raises:
+        ConfigError: It is neither.
+    """
     parts = re.fullmatch(r"(https?://(?:\[[^]/]+\]|[^][:/\s]+)(?::\d+)?(?:/[^:\s]*)?)(?::(\S*[^:\s]))?", text)
     if parts is None:
         raise ConfigError(f"openai: wants a server's URL such as openai:http://localhost:8000, not {text!r}")

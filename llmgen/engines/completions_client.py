@@ -59,11 +59,13 @@ class Written(NamedTuple):
         answer: Without thoughts.
         thoughts: Before it, ended; empty where the server keeps them to itself, or there were none.
         thought_tokens: Of them; None where the server does not say.
+        prompt_tokens: That were read; None where the server does not say.
     """
 
     answer: Completion
     thoughts: str
     thought_tokens: int | None
+    prompt_tokens: int | None
 
 
 class Card(NamedTuple):
@@ -198,15 +200,15 @@ class Server:
         Raises:
             EngineUnavailableError, GenerationError: See `ask`.
         """
-        first = self._written(turns, {**sampling, "max_tokens": max_tokens + think_tokens})
+        first = self.written(turns, {**sampling, "max_tokens": max_tokens + think_tokens})
         had_room = first.thought_tokens is not None and first.thought_tokens <= think_tokens
         if not think_tokens or first.answer.finished or not first.thoughts or had_room:
             return first.answer
         behind = [*turns, {"role": "assistant", "content": first.thoughts}]
-        answer = self._written(behind, {**sampling, **BEGUN, "max_tokens": max_tokens}).answer
+        answer = self.written(behind, {**sampling, **BEGUN, "max_tokens": max_tokens}).answer
         return Completion(answer.text, first.answer.num_tokens + answer.num_tokens, answer.finished)
 
-    def _written(self, turns: Sequence[dict[str, str]], sampling: dict[str, object]) -> Written:
+    def written(self, turns: Sequence[dict[str, str]], sampling: dict[str, object]) -> Written:
         """What the model writes in a chat.
 
         Where the server refuses a field by name, or a system message, it is asked again in the way that it takes; what
@@ -343,6 +345,7 @@ def read_chat(answer: Any) -> Written:
         completion,
         ended_thoughts(f"<think>\n{apart}" if apart else content),
         None if thought is None else int(thought),
+        None if (read := usage.get("prompt_tokens")) is None else int(read),
     )
 
 

@@ -74,8 +74,10 @@ def proposals(original: ArmConfig, library: PromptLibrary, *, detailed: bool, ra
     if template.task != "next_item":
         raise ConfigError(f"the prompt {template.name!r} is for the task {template.task}; only prompts for next_item "
                           "can be improved")  # fmt: skip
-    found = []
+    found: list[Proposal] = []
     for proposal in _all(original, template, library, detailed, rated):
+        if any(proposal.name == other.name for other in found):
+            continue  # where the folder of the prompts is the one that an earlier search wrote to
         if proposal.text is None:
             found.append(proposal)
             continue

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from llmgen.engines import _server, load_engine
+from llmgen.engines import load_engine, server_of
 from llmgen.errors import ConfigError, EngineUnavailableError
 from tests.engines.serving import free_port
 
@@ -27,7 +27,7 @@ from tests.engines.serving import free_port
     ],
 )
 def test_a_server_and_its_model_are_told_apart(text: str, url: str, model: str | None) -> None:
-    assert _server(text) == (url, model)
+    assert server_of(text) == (url, model)
 
 
 @pytest.mark.parametrize(

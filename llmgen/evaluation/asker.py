@@ -1,0 +1,102 @@
+"""Asks arms about the first users of some samples, for a search; answers are kept in a folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from llmgen.evaluation.answers import Store, ask
+from llmgen.evaluation.arms import ArmConfig, Engines, build
+from llmgen.evaluation.config import RunConfig
+from llmgen.evaluation.measures import Measures
+from llmgen.evaluation.proposer import Shown
+from llmgen.evaluation.protocol import Sample
+from llmgen.types import FloatArray
+
+TOLD = 20
+"""Newest items of a history that a proposer is shown."""
+LISTED = 5
+
+
+class Asker:
+    """Asks arms about the first users.
+
+    Args:
+        arms: Name -> settings; more may be added.
+        questions: Samples of the same users in the same order.
+        config: The metric and the length of the lists.
+        out: Folder of the answers.
+
+    Attributes:
+        arms: As given.
+        engines: That answer.
+    """
+
+    def __init__(
+        self, arms: Mapping[str, ArmConfig], questions: Sequence[Sample], config: RunConfig, out: Path
+    ) -> None:
+        self.arms = dict(arms)
+        self.engines = Engines()
+        self._questions, self._out = questions, out
+        self._metric, self._k = config.main_metric, config.protocol.k
+        self._answers: dict[str, list[pl.DataFrame]] = {}
+
+    def __call__(self, names: Sequence[str], users: int) -> dict[str, FloatArray]:
+        """Of some arms, the mean of each user's questions, a value a user."""
+        self._answers |= {name: [] for name in names}
+        found = [self._asked(sample, names, users) for sample in self._questions]
+        return {name: np.mean([values[name] for values in found], axis=0) for name in names}
+
+    @property
+    def seconds(self) -> float:
+        """That all answers took, those of earlier starts included."""
+        return sum(float(table["seconds"].sum()) for tables in self._answers.values() for table in tables)
+
+    def each(self, names: Sequence[str] | None = None) -> float:
+        """Seconds that an answer took, of some arms or of all."""
+        tables = [table for name in names or self._answers for table in self._answers[name]]
+        return max(1e-6, sum(float(table["seconds"].sum()) for table in tables) / sum(map(len, tables)))
+
+    def most_different(self, original: str, values: Mapping[str, FloatArray], count: int) -> list[Shown]:
+        """Users on whom arms differ most in the metric, and then in the first titles.
+
+        Args:
+            original: Name of an arm whose list is shown beside the best one of each user.
+            values: What the last call gave.
+            count: Of users at most.
+        """
+        sample, names = self._questions[-1], list(values)
+        tables = {name: self._answers[name][-1]["items"].to_list() for name in names}
+        by_user = np.stack([values[name] for name in names])
+        first = [
+            len({item for name in names for item in tables[name][user][:LISTED]}) for user in range(by_user.shape[1])
+        ]
+        order = np.lexsort((np.negative(first), -np.ptp(by_user, axis=0)))[:count]
+        shown = []
+        for user in order.tolist():
+            best = names[int(np.argmax(by_user[:, user]))]
+            query = sample.queries[user]
+            lists = {name: self._titles(tables[name][user][:LISTED]) for name in dict.fromkeys((original, best))}
+            history = [sample.catalog.label(item) for item in query.items[-TOLD:]]
+            shown.append(Shown(history, self._titles([sample.next_items[user]])[0], lists))
+        return shown
+
+    def _titles(self, ids: Sequence[str]) -> list[str]:
+        catalog = self._questions[-1].catalog
+        return [catalog.label(catalog[catalog.index(one)]) for one in ids]
+
+    def _asked(self, sample: Sample, names: Sequence[str], users: int) -> dict[str, FloatArray]:
+        part = sample.part(range(users))
+        made = [build(name, self.arms[name], sample, [], self.engines, tuning=True) for name in names]
+        stores = [Store(self._out, arm, sample) for arm in made]
+        ask(made, part, stores, f"{len(names)} prompts, {users} users")
+        measures = Measures(part, self._k)
+        found = {}
+        for arm, store in zip(made, stores, strict=True):
+            table = store.table(part.users)
+            self._answers[arm.name].append(table)
+            found[arm.name] = measures.per_user(table)[self._metric]
+        return found
