@@ -38,6 +38,7 @@ from llmgen.recommend.parts import Parts
 from llmgen.recommend.prompting import Task
 from llmgen.recommend.recommender import Recommender
 from llmgen.recommend.settings import CommonSettings, prior_settings
+from llmgen.templates.library import PromptLibrary
 from llmgen.types import Query
 from llmgen.workspace.core import default_lm_weight, library_of
 from llmgen.workspace.options import read_options
@@ -315,6 +316,7 @@ def build(
     *,
     lm_weight: float | None = None,
     tuning: bool = False,
+    library: PromptLibrary | None = None,
 ) -> Arm:
     """An arm for a sample.
 
@@ -326,6 +328,7 @@ def build(
         engines: Where the model comes from.
         lm_weight: Instead of the setting.
         tuning: Whether the sample is the one to choose on: the classics are then those fitted before it.
+        library: The prompts of the arm's folder and llmgen's, where many arms have the same; read by default.
 
     Raises:
         ConfigError: Priors that there are not; `tuned` without a chosen weight.
@@ -357,7 +360,7 @@ def build(
         factors, instead = [Own(own, dict(zip(sample.users, sample.queries, strict=True)))], exchanged(sample)
     resolved = config.config(tuned, prompt=prompts, lm_weight=weight, rating_lm_weight=1.0)
     index = CatalogIndex(catalog, engine)
-    recommender = Recommender.of(Parts(index, engine, resolved, tuple(factors), (), library_of(config)))
+    recommender = Recommender.of(Parts(index, engine, resolved, tuple(factors), (), library or library_of(config)))
     if prompts and recommender.template(task).name not in prompts:
         given, wanted = recommender.prompts[prompts[0]].task, recommender.template(task).task
         raise ConfigError(

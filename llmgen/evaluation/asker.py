@@ -9,12 +9,13 @@ import numpy as np
 import polars as pl
 
 from llmgen.evaluation.answers import Store, ask
-from llmgen.evaluation.arms import ArmConfig, Engines, build
+from llmgen.evaluation.arms import Arm, ArmConfig, Engines, build
 from llmgen.evaluation.config import RunConfig
 from llmgen.evaluation.measures import Measures
 from llmgen.evaluation.proposer import Shown
 from llmgen.evaluation.protocol import Sample
 from llmgen.types import FloatArray
+from llmgen.workspace.core import library_of
 
 TOLD = 20
 """Newest items of a history that a proposer is shown."""
@@ -25,29 +26,37 @@ class Asker:
     """Asks arms about the first users.
 
     Args:
-        arms: Name -> settings; more may be added.
         questions: Samples of the same users in the same order.
         config: The metric and the length of the lists.
         out: Folder of the answers.
 
     Attributes:
-        arms: As given.
+        arms: Name -> settings, of all that were added.
         engines: That answer.
     """
 
-    def __init__(
-        self, arms: Mapping[str, ArmConfig], questions: Sequence[Sample], config: RunConfig, out: Path
-    ) -> None:
-        self.arms = dict(arms)
+    def __init__(self, questions: Sequence[Sample], config: RunConfig, out: Path) -> None:
+        self.arms: dict[str, ArmConfig] = {}
         self.engines = Engines()
+        self._made: dict[str, list[Arm]] = {}
         self._questions, self._out = questions, out
         self._metric, self._k = config.main_metric, config.protocol.k
         self._answers: dict[str, list[pl.DataFrame]] = {}
 
+    def add(self, arms: Mapping[str, ArmConfig]) -> None:
+        """Arms that can be asked, their templates in files."""
+        libraries = {one.prompt_folder: library_of(one) for one in arms.values()}
+        for name, one in arms.items():
+            library = libraries[one.prompt_folder]
+            self._made[name] = [
+                build(name, one, sample, [], self.engines, tuning=True, library=library) for sample in self._questions
+            ]
+        self.arms |= arms
+
     def __call__(self, names: Sequence[str], users: int) -> dict[str, FloatArray]:
         """Of some arms, the mean of each user's questions, a value a user."""
         self._answers |= {name: [] for name in names}
-        found = [self._asked(sample, names, users) for sample in self._questions]
+        found = [self._asked(number, names, users) for number in range(len(self._questions))]
         return {name: np.mean([values[name] for values in found], axis=0) for name in names}
 
     @property
@@ -88,9 +97,10 @@ class Asker:
         catalog = self._questions[-1].catalog
         return [catalog.label(catalog[catalog.index(one)]) for one in ids]
 
-    def _asked(self, sample: Sample, names: Sequence[str], users: int) -> dict[str, FloatArray]:
+    def _asked(self, number: int, names: Sequence[str], users: int) -> dict[str, FloatArray]:
+        sample = self._questions[number]
         part = sample.part(range(users))
-        made = [build(name, self.arms[name], sample, [], self.engines, tuning=True) for name in names]
+        made = [self._made[name][number] for name in names]
         stores = [Store(self._out, arm, sample) for arm in made]
         ask(made, part, stores, f"{len(names)} prompts, {users} users")
         measures = Measures(part, self._k)

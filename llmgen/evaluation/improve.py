@@ -45,6 +45,7 @@ from llmgen.evaluation.results import Results
 from llmgen.evaluation.run import command_line, evaluate
 from llmgen.evaluation.terminal import exit_on_error
 from llmgen.templates.library import PromptLibrary
+from llmgen.workspace.core import library_of
 from llmgen.workspace.options import data_given, with_options
 
 FILE = "improve.json"
@@ -110,27 +111,28 @@ def improve(
         tuning, final = samples(config.protocol, dataset)
         first, second = parts(tuning, final, config.protocol.seed)
         users, others = len(first[0].queries), len(second.queries)
-        library = _library(original, out / "prompts")
+        library, prompt = _library(original, out / "prompts"), next(iter(original.prompts), "next_item")
         rated = dataset.interactions["rating"].null_count() < len(dataset.interactions)
         tried = proposals(original, library, detailed=bool(dataset.catalog.shown), rated=rated)
         if not tried:
-            raise ConfigError(f"no known edit fits the prompt {original.prompt!r}")
+            raise ConfigError(f"no known edit fits the prompt {prompt!r}")
         more = 0 if proposer is None else proposer.number
         _ = _start(
             len(tried) + more, users, others, survivors, None if budget.requests is None else budget.requests - more
         )
-        asker = Asker({name: original, **_arms(tried, original, out / "prompts")}, first, config, out)
         if name in {one.name for one in tried}:
             raise ConfigError(f"a proposal is called {name!r} too; give the original another name")
+        asker = Asker(first, config, out)
+        asker.add({name: original, **_arms(tried, original, out / "prompts")})
         proposed, limit = Proposed(), budget.requests
         if proposer is not None or budget.is_timed:
             looked = asker([name, *(one.name for one in tried)], FEWEST)
             if proposer is not None:
                 done = {one.about: float(np.mean(looked[one.name] - looked[name])) for one in tried}
                 shown = asker.most_different(name, looked, proposer.users)
-                proposed = proposer.propose(library[original.prompt or "next_item"], library, done, shown, out)
+                proposed = proposer.propose(library[prompt], library, done, shown, out)
                 tried += proposed.proposals
-                asker.arms |= _arms(proposed.proposals, original, out / "prompts")
+                asker.add(_arms(proposed.proposals, original, out / "prompts"))
             limit = budget.questions(asker.each(), proposed.requests, proposed.money, proposed.seconds)
         start = _start(len(tried), users, others, survivors, limit)
         rounds = search(
@@ -188,7 +190,7 @@ def _library(original: ArmConfig, folder: Path) -> PromptLibrary:
     folder.mkdir(exist_ok=True)
     for path in sorted(own.glob("*.jinja")) if own else ():
         (folder / path.name).write_bytes(path.read_bytes())
-    return PromptLibrary.default(*([own] if own else []))
+    return library_of(original)
 
 
 def _arms(tried: Sequence[Proposal], original: ArmConfig, folder: Path) -> dict[str, ArmConfig]:

@@ -25,8 +25,8 @@ from llmgen.engines.served import KEY, Server
 from llmgen.errors import ConfigError, DataError, GenerationError, TemplateError
 from llmgen.evaluation.budget import Budget
 from llmgen.evaluation.edits import Proposal
-from llmgen.tasks import ALWAYS, VARIABLES, kinds
-from llmgen.templates import PromptLibrary, PromptTemplate
+from llmgen.templates.library import PromptLibrary, PromptTemplate
+from llmgen.templates.tasks import ALWAYS, VARIABLES, kinds
 
 FILE = "proposer.jsonl"
 OWN_KEY = "LLMGEN_PROPOSER_KEY"

@@ -12,7 +12,7 @@ import pytest
 from llmgen.errors import ConfigError, DataError, EngineUnavailableError
 from llmgen.evaluation.budget import Budget
 from llmgen.evaluation.proposer import FILE, Proposed, Proposer, Shown
-from llmgen.templates import PromptLibrary
+from llmgen.templates.library import PromptLibrary
 from tests.engines.serving import Asked, Reply, Stub
 
 LIBRARY = PromptLibrary.default()
