@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from llmgen.evaluation.halving import ALPHA, EACH, SEARCHED, claims, first_round, requests, search
+from llmgen.evaluation.halving import EACH, ERROR, SEARCHED, claims, first_round, requests, search
 from llmgen.evaluation.stats import compare
 from llmgen.types import FloatArray
 
@@ -88,7 +88,7 @@ def simulated(
     rows = compare(met, baseline=ORIGINAL, metric="ndcg@10", draws=draws, seed=seed)
     means = {row.arm: row.difference.mean for row in rows}
     sure = claims(left, {row.arm: (row.difference.mean, row.p) for row in rows})
-    better = [arm for arm, p in sure.items() if p <= ALPHA]
+    better = [arm for arm, p in sure.items() if p <= ERROR]
     return Found(max(better, key=means.__getitem__, default=None), left)
 
 

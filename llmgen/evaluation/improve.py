@@ -36,7 +36,7 @@ from llmgen.evaluation.asker import Asker
 from llmgen.evaluation.budget import Budget
 from llmgen.evaluation.config import RunConfig
 from llmgen.evaluation.edits import Proposal, proposals
-from llmgen.evaluation.halving import ALPHA, FEWEST, SEARCHED, Round, claims, first_round, requests, search
+from llmgen.evaluation.halving import ERROR, FEWEST, SEARCHED, Round, claims, first_round, requests, search
 from llmgen.evaluation.measures import span
 from llmgen.evaluation.proposer import Proposed, Proposer
 from llmgen.evaluation.protocol import Sample, samples
@@ -222,7 +222,7 @@ def _found(
 ) -> Improved:
     rows = {row.arm: row for row in (results.differences if results else ()) if row.metric == metric}
     sure = claims(confirmed, {arm: (row.mean, row.p) for arm, row in rows.items()})
-    better = [arm for arm, p in sure.items() if p <= ALPHA]
+    better = [arm for arm, p in sure.items() if p <= ERROR]
     if not better:
         why = f"{len(confirmed)} of {len(tried)} proposals were confirmed, and none is surely better than {name}"
         if not confirmed:

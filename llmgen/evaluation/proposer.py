@@ -21,7 +21,7 @@ from typing import NamedTuple
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from llmgen.engines import server_of
-from llmgen.engines.served import KEY, Server
+from llmgen.engines.completions_client import KEY, Server
 from llmgen.errors import ConfigError, DataError, GenerationError, TemplateError
 from llmgen.evaluation.budget import Budget
 from llmgen.evaluation.edits import Proposal

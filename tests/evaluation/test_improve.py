@@ -54,7 +54,7 @@ def test_only_what_is_better_is_claimed_and_all_claims_share_an_error() -> None:
 
 
 def test_claims_keep_to_their_error_whichever_arms_are_equal() -> None:
-    """p-values of three equal arms, uniform and independent, 20,000 times: 5 % of the times one of them is claimed."""
+    """Uniform, independent p-values of three equal arms, 20,000 times: with a bound of 5 %, 5 % of them pass it."""
     rng = np.random.default_rng(0)
     names = ["a", "b", "c"]
     wrong = 0
