@@ -23,7 +23,7 @@ from llmgen.catalog.core import Catalog
 from llmgen.engines.fake import END, VOCABULARY, FakeEngine
 from llmgen.errors import ConfigError, DataError
 from llmgen.evaluation import answers, arms
-from llmgen.evaluation.ab import Gate, planned
+from llmgen.evaluation.ab import FailCondition, planned
 from llmgen.evaluation.answers import locked
 from llmgen.evaluation.arms import ArmConfig, Engines, build, classics
 from llmgen.evaluation.comparison import compare, compatible
@@ -137,9 +137,9 @@ def test_a_planted_regression_is_found(log: dict[str, Any], engine: Reads, tmp_p
     means = {arm.name: arm.metrics["hr@3"].mean for arm in found.arms}
     assert means["next_item"] > 0.65
     assert "worse than next_item" in found.verdict
-    (gate,) = Gate.parse("ndcg@3 < -0.05").failures(found)[:1]
+    (gate,) = FailCondition.parse("ndcg@3 < -0.05").failures(found)[:1]
     assert gate.startswith("backwards: ndcg@3 -0.")
-    assert Gate.parse("ndcg@3 < -0.99").failures(found) == []
+    assert FailCondition.parse("ndcg@3 < -0.99").failures(found) == []
     assert found.examples[0].answers["next_item"].prompt.startswith("system: ")
     page = (tmp_path / "out" / "report.html").read_text()
     assert "worse than next_item" in page
@@ -501,8 +501,8 @@ def test_stopping_early_asks_fewer_users_and_says_so(log: dict[str, Any], engine
     assert found.anytime and Results.read(tmp_path) == found
     fixed = paired_difference(found.per_user["backwards"], [0.0] * found.sample.users, seed=0)
     assert tested.low < fixed.low and fixed.high < tested.high
-    assert Gate("ndcg@3", "high", tested.high - 1e-6).failures(found) == []
-    assert len(Gate("ndcg@3", "high", tested.high + 1e-6).failures(found)) == 1
+    assert FailCondition("ndcg@3", "high", tested.high - 1e-6).failures(found) == []
+    assert len(FailCondition("ndcg@3", "high", tested.high + 1e-6).failures(found)) == 1
     assert "hold whenever one stops" in (tmp_path / "report.html").read_text()
 
 
@@ -700,13 +700,13 @@ def test_exit_codes(log: dict[str, Any], engine: Reads, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "gate"),
     [
-        ("ndcg@10 < -0.005", Gate("ndcg@10", "high", -0.005)),
-        ("hr@5.low<-.01", Gate("hr@5", "low", -0.01)),
-        (" mrr@10.high < 0 ", Gate("mrr@10", "high", 0.0)),
+        ("ndcg@10 < -0.005", FailCondition("ndcg@10", "high", -0.005)),
+        ("hr@5.low<-.01", FailCondition("hr@5", "low", -0.01)),
+        (" mrr@10.high < 0 ", FailCondition("mrr@10", "high", 0.0)),
     ],
 )
-def test_gates_are_read(text: str, gate: Gate) -> None:
-    assert Gate.parse(text) == gate
+def test_gates_are_read(text: str, gate: FailCondition) -> None:
+    assert FailCondition.parse(text) == gate
 
 
 def row(arm: str, mean: float, p: float) -> Difference:
