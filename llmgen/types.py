@@ -335,16 +335,21 @@ class Explanation:
 
     Attributes:
         item: The item.
-        text: The model's words.
+        text: The model's words, or where they say what the model was not told, a plain sentence of the prompt.
         evidence: Items of the user's own history that speak most for the item, strongest first: by the first prior
             that can say so, else the newest ones.
         prompt: `name@digest` of the prompt template.
+        source: `model`, or `template` where the model's words were left out.
+        unfounded: What the model said of titles, attribute values, numbers and names that it was not told, as it
+            wrote it; see `llmgen.recommend.claims`. With the source `model` only if the prompt has no plain sentence.
     """
 
     item: Item
     text: str
     evidence: tuple[Item, ...]
     prompt: str
+    source: Literal["model", "template"] = "model"
+    unfounded: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -88,13 +88,17 @@ def items_table(catalog: Catalog, items: Sequence[Item], *, title: str) -> Table
 
 
 def explanation_text(catalog: Catalog, explanation: Explanation) -> RenderableType:
-    """A reason, and the items of the history behind it."""
+    """A reason, the items of the history behind it, and why it is not in the model's words where it is not."""
     evidence = ", ".join(catalog.label(item) for item in explanation.evidence) or "nothing in the history"
-    return Group(
+    lines = [
         plain_text(catalog.label(explanation.item), style="bold"),
         plain_text(explanation.text),
         plain_text(f"Speaks most for it: {evidence}", style="dim"),
-    )
+    ]
+    if explanation.unfounded:
+        said = "The model's own words were left out: it" if explanation.source == "template" else "The model"
+        lines.append(plain_text(f"{said} named what it was not told: {', '.join(explanation.unfounded)}", style="dim"))
+    return Group(*lines)
 
 
 def messages_text(messages: Sequence[Message]) -> RenderableType:

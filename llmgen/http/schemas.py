@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated, Self
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 import pydantic_core
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
@@ -400,6 +400,10 @@ class ExplanationBody(_Body):
     text: str
     evidence: list[ItemBody] = Field(description="The history's items that speak most for the item, strongest first.")
     prompt: str
+    source: Literal["model", "template"] = Field(
+        "model", description="`template`: a plain sentence of the prompt, as the model said what it was not told."
+    )
+    unfounded: list[str] = Field([], description="What the model said that it was not told, as it wrote it.")
 
     @staticmethod
     def dump(explanation: Explanation, label: str) -> Document:
@@ -410,11 +414,14 @@ class ExplanationBody(_Body):
             "text": explanation.text,
             "evidence": [ItemBody.dump(item) for item in explanation.evidence],
             "prompt": explanation.prompt,
+            "source": explanation.source,
+            "unfounded": list(explanation.unfounded),
         }
 
     def value(self) -> Explanation:
         """As the library's own type."""
-        return Explanation(self.item.value(), self.text, tuple(item.value() for item in self.evidence), self.prompt)
+        evidence = tuple(item.value() for item in self.evidence)
+        return Explanation(self.item.value(), self.text, evidence, self.prompt, self.source, tuple(self.unfounded))
 
 
 class PromptBody(_Body):

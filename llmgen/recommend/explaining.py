@@ -1,10 +1,11 @@
-"""Why an item suits a user, in the model's words."""
+"""Why an item suits a user, in the model's words where they keep to what it was told."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
+from llmgen.catalog.core import Catalog
 from llmgen.engines import Engine, GenerationConfig
 from llmgen.errors import GenerationError
 from llmgen.priors import Evidence
@@ -42,13 +43,14 @@ def explained(
         shown = {
             "item": views(parts.catalog, [item], spelled=False)[0],
             "evidence": views(parts.catalog, evidence, ratings, spelled=False),
+            "common": common_values(parts.catalog, item, evidence),
         }
         prompts.append(parts.prompt("explain", query, max_new_tokens, **shown))
-        about.append((item, evidence))
+        about.append((query, item, evidence, shown))
     config = GenerationConfig(max_new_tokens, think_tokens=parts.config.think_tokens)
     written = engine.generate([prompt.messages for prompt in prompts], config)
     answers = []
-    for (item, evidence), prompt, answer in zip(about, prompts, written, strict=True):
+    for (query, item, evidence, shown), prompt, answer in zip(about, prompts, written, strict=True):
         text = answer.text.strip()
         if not text:
             raise GenerationError(
@@ -57,8 +59,24 @@ def explained(
             )
         if not answer.finished:
             text = _whole_sentences(text)
-        answers.append(Explanation(item, text, evidence, prompt.template.ref))
+        told = "\n".join(message.content for message in prompt.messages)
+        unfounded = parts.index.claims.unfounded(text, told, item.title)
+        plain = parts.prompter.plain(prompt, query, shown) if unfounded else None
+        source: Literal["model", "template"] = "template" if plain else "model"
+        answers.append(Explanation(item, plain or text, evidence, prompt.template.ref, source, unfounded))
     return answers
+
+
+def common_values(catalog: Catalog, item: Item, evidence: Sequence[Item]) -> tuple[str, ...]:
+    """Texts among the shown attributes of an item that stand in those of at least one other, in the item's order."""
+    others = {part for other in evidence for part in _texts(catalog, other)}
+    return tuple(part for part in _texts(catalog, item) if part in others)
+
+
+def _texts(catalog: Catalog, item: Item) -> list[str]:
+    values = (item.attributes.get(name) for name in catalog.shown)
+    parts = (part for value in values for part in (value if isinstance(value, tuple) else (value,)))
+    return list(dict.fromkeys(part for part in parts if isinstance(part, str)))
 
 
 def evidence_of(parts: Parts, query: Query, item: Item, most: int = 3) -> tuple[Item, ...]:

@@ -15,6 +15,7 @@ from llmgen.engines import Engine, joins, spell_lines
 from llmgen.errors import ConfigError
 from llmgen.grounding import Grounder
 from llmgen.priors import AttributeFilter, Boosts, ExcludeSeen, SharedWeights
+from llmgen.recommend.claims import Claims
 from llmgen.recommend.prompting import needs_engine
 from llmgen.trie.core import ItemTrie
 from llmgen.trie.growth import follow, grow
@@ -98,6 +99,11 @@ class CatalogIndex:
     def grounder(self) -> Grounder:
         """Finds the items of free text."""
         return Grounder(self.catalog)
+
+    @cached_property
+    def claims(self) -> Claims:
+        """Finds what texts say of items."""
+        return Claims(self.catalog)
 
     @cached_property
     def titles(self) -> Mapping[str, Item]:

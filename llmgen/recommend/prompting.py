@@ -85,21 +85,11 @@ class Prompter:
         """
         engine = needs_engine(self.engine, "a prompt")
         shown = min(len(query.history), self.max_history)
-        newest = slice(len(query.history) - shown, None)
-        ratings = None if query.ratings is None else query.ratings[newest]
-        spelled = tasks.answers(template.task) != "explain"  # reasons are for people, who read titles
-        history = views(self.catalog, query.items[newest], ratings, spelled=spelled)
-        own = {name: value(query) for name, value in tasks.kinds()[template.task].values.items()}
-        always = {
-            **own,
-            "noun": self.catalog.noun,
-            "nouns": plural(self.catalog.noun),
-            "wish": query.text,
-            "k": query.k,
-        }
+        always = {**self._always(template, query), **variables}
+        history = self._history(template, query, shown)
 
         def messages(number: int) -> Sequence[Message]:
-            values = {**always, **variables, "history": history[shown - number :]}
+            values = {**always, "history": history[shown - number :]}
             return template.render(values, control_tokens=engine.control_tokens, target=target)
 
         return fit(
@@ -109,6 +99,23 @@ class Prompter:
             engine.max_tokens - room,
             block=engine.block_tokens if self.aligned else 1,
         )
+
+    def plain(self, prompt: Prompt, query: Query, variables: Mapping[str, object]) -> str | None:
+        """What the template of a prompt says itself in place of the model, with what the prompt showed, or None."""
+        history = self._history(prompt.template, query, prompt.num_items)
+        return prompt.template.plain({**self._always(prompt.template, query), **variables, "history": history})
+
+    def _always(self, template: PromptTemplate, query: Query) -> dict[str, object]:
+        own = {name: value(query) for name, value in tasks.kinds()[template.task].values.items()}
+        nouns = {"noun": self.catalog.noun, "nouns": plural(self.catalog.noun)}
+        return {**own, **nouns, "wish": query.text, "k": query.k}
+
+    def _history(self, template: PromptTemplate, query: Query, number: int) -> tuple[ItemView, ...]:
+        """So many of the newest items of the history."""
+        newest = slice(len(query.history) - number, None)
+        ratings = None if query.ratings is None else query.ratings[newest]
+        spelled = tasks.answers(template.task) != "explain"  # reasons are for people, who read titles
+        return views(self.catalog, query.items[newest], ratings, spelled=spelled)
 
 
 def templates_for(names: Sequence[str], library: PromptLibrary, engine: Engine | None) -> dict[Task, PromptTemplate]:

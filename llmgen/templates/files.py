@@ -26,6 +26,8 @@ from llmgen.text.sanitize import find_token
 from llmgen.types import Role
 
 ROLES: tuple[Role, ...] = get_args(Role)
+PLAIN = "plain"
+"""The block of a prompt for explanations that is no message: what is said where the model's words are not to be had."""
 # Enough for prompts; none is random, writes HTML or reaches into objects.
 _FILTERS = frozenset(
     {"abs", "batch", "capitalize", "count", "default", "first", "int", "join", "last", "length", "list", "lower"}
@@ -217,11 +219,12 @@ def near(name: str, names: Iterable[str]) -> str:
     return f"near it: {', '.join(close)}" if close else f"there are: {', '.join(names) or 'none at all'}"
 
 
-def check_blocks(parents: Sequence[Source]) -> None:
+def check_blocks(parents: Sequence[Source], others: Sequence[str] = ()) -> None:
     """Check that top-level blocks are roles or replace a parent's, that nothing stands outside, that `user` exists.
 
     Args:
         parents: The template, what it extends, and so on.
+        others: Blocks that may stand there beside the roles.
 
     Raises:
         TemplateError: It is not so.
@@ -230,7 +233,7 @@ def check_blocks(parents: Sequence[Source]) -> None:
     for source in reversed(parents):  # the root first
         for node in source.tree.body:
             if isinstance(node, nodes.Block):
-                if node.name not in ROLES and node.name not in known:
+                if node.name not in (*ROLES, *others) and node.name not in known:
                     raise source.error(
                         node.lineno,
                         f"block {node.name!r} is neither a role ({', '.join(ROLES)}) nor a block of a parent"

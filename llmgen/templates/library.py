@@ -38,6 +38,7 @@ from llmgen.catalog.core import Catalog, cut
 from llmgen.errors import MissingVariableError, TemplateError, TemplateNotFoundError
 from llmgen.templates import tasks
 from llmgen.templates.files import (
+    PLAIN,
     ROLES,
     FrontMatter,
     Source,
@@ -49,7 +50,7 @@ from llmgen.templates.files import (
     sandbox,
 )
 from llmgen.text.sanitize import sanitize, split_tokens, token_set
-from llmgen.types import Attribute, Item, Message, Query, Role
+from llmgen.types import Attribute, Item, Message, Query
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,18 +171,8 @@ class PromptTemplate:
             TemplateError: Rendering failed, the user message is blank, or there is a target but no assistant block.
             ValueError: A value is nothing that a template can show, such as an `Item` (give its `views`).
         """
-        tokens, optional = token_set(control_tokens), {*tasks.OPTIONAL, *tasks.kinds()[self.task].values}
-        for name in self.variables:
-            if variables.get(name) is None and name not in optional:
-                raise MissingVariableError(
-                    f"prompt {self.name!r} needs the variable {name!r}, which is "
-                    f"{'None' if name in variables else 'missing'}; given: {', '.join(variables) or 'nothing'}"
-                )
-        given = {
-            name: tasks.OPTIONAL.get(name) if variables.get(name) is None else variables[name]
-            for name in self.variables
-        }
-        values = {name: _data(value, tokens, f"{name!r} for prompt {self.name!r}") for name, value in given.items()}
+        tokens = token_set(control_tokens)
+        values = self._values(variables, tokens)
         contents = self._contents(values, ("system", "user"))
         if target is not None or self.continues:
             nothing: str | tuple[()] = "" if tasks.kinds()[self.task].text else ()
@@ -195,19 +186,45 @@ class PromptTemplate:
         # Values are harmless alone; this also catches a token put together from two values, or by a filter.
         return tuple(Message(role, split_tokens(contents[role], tokens)) for role in ROLES if contents.get(role, ""))
 
-    def _contents(self, values: Mapping[str, object], roles: Sequence[Role]) -> dict[Role, str]:
-        """Each role's block rendered by itself; a role without a block is left out."""
+    def plain(self, variables: Mapping[str, object]) -> str | None:
+        """The text of the block `plain`: what is said where the model's words are not to be had; None without one.
+
+        Args:
+            variables: As for `render`.
+
+        Raises:
+            MissingVariableError, TemplateError, ValueError: As `render`.
+        """
+        return self._contents(self._values(variables, frozenset()), (PLAIN,)).get(PLAIN)
+
+    def _values(self, variables: Mapping[str, object], tokens: frozenset[str]) -> dict[str, object]:
+        """What the template is given, as harmless plain data."""
+        optional = {*tasks.OPTIONAL, *tasks.kinds()[self.task].values}
+        for name in self.variables:
+            if variables.get(name) is None and name not in optional:
+                raise MissingVariableError(
+                    f"prompt {self.name!r} needs the variable {name!r}, which is "
+                    f"{'None' if name in variables else 'missing'}; given: {', '.join(variables) or 'nothing'}"
+                )
+        given = {
+            name: tasks.OPTIONAL.get(name) if variables.get(name) is None else variables[name]
+            for name in self.variables
+        }
+        return {name: _data(value, tokens, f"{name!r} for prompt {self.name!r}") for name, value in given.items()}
+
+    def _contents(self, values: Mapping[str, object], names: Sequence[str]) -> dict[str, str]:
+        """Each block rendered by itself; one that the template does not have is left out."""
         context = self._template.new_context(dict(values))
         try:
             # What stands around the blocks runs first, with silent blocks: it imports macros and joins the parents.
-            for role in ROLES:
-                context.blocks.setdefault(role, []).insert(0, _silent)
+            for name in (*ROLES, PLAIN):
+                context.blocks.setdefault(name, []).insert(0, _silent)
             for _text in self._template.root_render_func(context):
                 pass
-            for role in ROLES:
-                context.blocks[role].pop(0)
-            written = [role for role in roles if context.blocks[role]]
-            return {role: "".join(context.blocks[role][0](context)).strip() for role in written}
+            for name in (*ROLES, PLAIN):
+                context.blocks[name].pop(0)
+            written = [name for name in names if context.blocks[name]]
+            return {name: "".join(context.blocks[name][0](context)).strip() for name in written}
         except (
             jinja2.TemplateError,
             TypeError,
@@ -329,7 +346,7 @@ class PromptLibrary:
         front = source.front_matter()
         used = self._used(file, ())
         parents = self._parents(file)
-        check_blocks(parents)
+        check_blocks(parents, (PLAIN,) if tasks.answers(front.task) == "explain" else ())
         check_variables(front, parents, used)
         check_wording(used)
         text = "".join(f"{part.path.name}\0{part.text}\0" for part in used)
@@ -510,8 +527,15 @@ def _try_out(template: PromptTemplate, used: Sequence[Source]) -> None:
     """Render once with everything and once with as little as there can be: what fails then, fails at loading."""
     item = ItemView("title", "details", 4.0)
     full: dict[str, object] = {"noun": "item", "nouns": "items", "history": (item, ItemView("title")), "wish": "wish"}
-    full |= {"candidates": (item, item), "item": item, "labels": ("1", "2"), "evidence": (item,), "k": 2}
-    bare = full | {"history": (), "candidates": (item,), "wish": None, "evidence": (), "k": 1}
+    full |= {
+        "candidates": (item, item),
+        "item": item,
+        "labels": ("1", "2"),
+        "evidence": (item,),
+        "common": ("a", "b"),
+        "k": 2,
+    }
+    bare = full | {"history": (), "candidates": (item,), "wish": None, "evidence": (), "common": (), "k": 1}
     kind = tasks.kinds()[template.task]
     for query, variables in ((Query(text="wish", k=2), full), (Query(k=1), bare)):
         variables |= {name: value(query) for name, value in kind.values.items()}
@@ -519,3 +543,4 @@ def _try_out(template: PromptTemplate, used: Sequence[Source]) -> None:
     blocks = {block.name for part in used for block in part.tree.find_all(nodes.Block)}
     for variables in (full, bare):
         template.render(variables, target=target if "assistant" in blocks else None)
+        template.plain(variables)

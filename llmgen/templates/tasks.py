@@ -45,10 +45,11 @@ VARIABLES: Mapping[str, str] = MappingProxyType(
         "item": "the one item that is asked about",
         "labels": "the possible ratings",
         "evidence": "the items of the history that speak most for the item",
+        "common": "the attribute values, as text, that the item has in common with them",
     }
 )
 """What llmgen itself can give to a template, beside `ALWAYS`."""
-OPTIONAL: Mapping[str, object] = MappingProxyType({"wish": None, "evidence": ()})
+OPTIONAL: Mapping[str, object] = MappingProxyType({"wish": None, "evidence": (), "common": ()})
 """Variables that may be left out when rendering -> what they are then."""
 
 
@@ -96,7 +97,7 @@ OURS = (
     TaskKind("cold_start", "what suits a wish in words", ("wish", "k"), "recommend"),
     TaskKind("rerank", "candidates in order", ("history", "candidates", "wish", "k"), "rank", prompt="rerank"),
     TaskKind("rate", "the rating of an item", ("history", "item", "labels"), "rate", prompt="rate_list", text="1"),
-    TaskKind("explain", "why an item suits the user", ("history", "item", "evidence", "wish"), "explain",
+    TaskKind("explain", "why an item suits the user", ("history", "item", "evidence", "common", "wish"), "explain",
              prompt="explain", text="text"),
     TaskKind("describe", "what is said of an item; only to learn from", ("item",), text="text"),
 )  # fmt: skip

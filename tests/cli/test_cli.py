@@ -316,7 +316,7 @@ def test_help_of_every_command_is_code_0(llmgen: Callable[..., Ran], command: st
 
 
 def test_json_schemas_are_what_they_were() -> None:
-    """`python -m tests.test_cli` writes them anew."""
+    """`python -m tests.cli.test_cli` writes them anew."""
     assert json.loads(SNAPSHOT.read_text(encoding="utf-8")) == current_schemas()
 
 

@@ -608,6 +608,27 @@ def test_evidence_carries_the_users_ratings_for_prompts_that_show_them(tmp_path:
     assert engine.text() == "Why? Stalker (1979): 4.5; Heat (1995): 2;"
 
 
+def test_a_reason_that_names_what_was_not_told_is_replaced_by_a_plain_one() -> None:
+    written = "Because you liked Fargo, as dark as Heat, of 1995."
+    recommender = Recommender(FILMS, FakeEngine([written]), priors=[speaking(0, 0, 0, 9, 0, 0)])
+    explanation = recommender.explain(Query([FILMS["f"]], text="a laugh"), "u")
+    assert explanation.text == (
+        'Up (2009) is suggested for your words "a laugh" and because of Fargo (1996). '
+        "In common with what you took: Comedy."
+    )
+    assert (explanation.source, explanation.unfounded) == ("template", ("Heat", "1995"))
+
+
+def test_a_prompt_without_a_plain_sentence_keeps_the_models_words(tmp_path: Path) -> None:
+    (tmp_path / "mine.jinja").write_text(
+        "---\nname: mine\nversion: 1\ndescription: Mine.\ntask: explain\nvariables: []\n---\n"
+        "{% block user %}Why?{% endblock %}"
+    )
+    prompts = PromptLibrary.default(tmp_path)
+    explanation = Recommender(FILMS, FakeEngine(["Since 1895."]), prompts=prompts, prompt="mine").explain(Query(), "u")
+    assert (explanation.text, explanation.source, explanation.unfounded) == ("Since 1895.", "model", ("1895",))
+
+
 def test_a_newcomer_gets_a_reason_without_evidence() -> None:
     engine = Recording(["It is funny."])
     explanation = Recommender(FILMS, engine).explain(Query(text="something to laugh at"), "u")

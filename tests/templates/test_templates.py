@@ -336,11 +336,11 @@ def test_a_missing_variable_is_told_with_those_given(tmp_path: Path, given: dict
 
 
 @pytest.mark.parametrize("task", [kind.name for kind in tasks.OURS])
-def test_only_wish_and_evidence_may_be_left_out(task: str) -> None:
-    prompt = LIBRARY[task]
-    least = {name: value for name, value in BARE.items() if name not in ("wish", "evidence")}
-    assert prompt.render(least) == prompt.render(BARE) == prompt.render({**least, "wish": None, "evidence": None})
-    for name in set(prompt.variables) - {"wish", "evidence"}:
+def test_only_optional_variables_may_be_left_out(task: str) -> None:
+    prompt, optional = LIBRARY[task], ("wish", "evidence", "common")
+    least = {name: value for name, value in BARE.items() if name not in optional}
+    assert prompt.render(least) == prompt.render(BARE) == prompt.render({**least, **dict.fromkeys(optional)})
+    for name in {*prompt.variables} - {*optional}:
         with pytest.raises(MissingVariableError, match=repr(name)):
             prompt.render({key: value for key, value in least.items() if key != name})
 
