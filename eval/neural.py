@@ -3,10 +3,10 @@
     python -m eval.neural --config eval/configs/neural-ml-100k.yaml --out runs/neural-ml-100k
 
 Leave-one-out, the whole catalog ranked, seen items removed. The settings of the priors stand in the file, as validation
-chose them. One floor for all and the weights of each mix are those of the largest likelihood of the validation items,
-with the priors fitted on train alone; then everything is fitted again on train + validation, and the test items are
-asked, once. The neural model is then trained as many epochs as were best before, and holds no user out. Trainings are
-kept in the folder, and gone on with where they were stopped.
+chose them. With the priors fitted on train alone, one floor for all is that of the largest likelihood of the validation
+items, and the weights of each mix are those of the best `weigh_by`, likelihood or NDCG; then everything is fitted again
+on train + validation, and the test items are asked, once. The neural model is then trained as many epochs as were best
+before, and holds no user out. Trainings are kept in the folder, and gone on with where they were stopped.
 """
 
 from __future__ import annotations
@@ -32,13 +32,14 @@ from llmgen.priors import ExcludeSeen, Prior
 from llmgen.priors.kinds import kind
 from llmgen.priors.network import read
 from llmgen.progress import Stage
-from llmgen.recommend.tuning import target_ranks, tune_weights
+from llmgen.recommend.tuning import Metric, target_ranks, tune_weights
 from llmgen.workspace.core import DataSettings
 
 FLOORS = (0.003, 0.01, 0.03, 0.1)
 AT_ONCE = 64
 """Queries: their rows of a catalog of some ten thousand items stay in the processor's cache."""
 K = 10
+LIKELIHOOD: Metric = "log_likelihood"
 
 Weights = Mapping[str, float]
 
@@ -57,6 +58,11 @@ def fitted(
             given = {**given, "checkpoint": file}
         priors.append(kind(one).fit(part.known, catalog, **given))
     return priors
+
+
+def span(users: int | Sequence[int] | None) -> slice:
+    """So many users from the first on, or those from a number to another; all for None."""
+    return slice(*users) if isinstance(users, Sequence) else slice(0, users)
 
 
 def with_floor(prior: Prior, floor: float) -> Prior:
@@ -87,20 +93,20 @@ def ranks(
     return {name: Evaluation(np.concatenate(rows), K) for name, rows in found.items()}
 
 
-def likely(
-    priors: Sequence[Prior], names: Sequence[str], part: Part, users: int, catalog: Catalog
+def weighed(
+    priors: Sequence[Prior], names: Sequence[str], part: Part, users: int, catalog: Catalog, metric: Metric
 ) -> tuple[Weights, float]:
-    """The weights of the largest likelihood of the held-out items of some users, and its mean logarithm."""
+    """The weights that are best for the held-out items of some users, and the metric there."""
     chosen = np.sort(np.random.default_rng(0).permutation(len(part.queries))[:users]).tolist()
     queries, held_out = ([values[place] for place in chosen] for values in (part.queries, part.held_out))
     some = [prior for prior in priors if prior.name in names]
-    tuned = tune_weights([ExcludeSeen(catalog), *some], queries, held_out, catalog=catalog, metric="log_likelihood")
+    tuned = tune_weights([ExcludeSeen(catalog), *some], queries, held_out, catalog=catalog, metric=metric)
     return {prior.name: prior.weight for prior in tuned.priors[1:]}, tuned.score
 
 
 def main(
     config: Annotated[
-        Path, typer.Option(help="YAML: data, users, validation_users, weighing_users, priors, mixes, pairs.")
+        Path, typer.Option(help="YAML: data, users, validation_users, weighing_users, weigh_by, priors, mixes, pairs.")
     ],
     out: Annotated[Path, typer.Option(help="Folder of trainings and of results.json.")],
 ) -> None:
@@ -109,7 +115,7 @@ def main(
         chosen = yaml.safe_load(config.read_text(encoding="utf-8"))
         out.mkdir(parents=True, exist_ok=True)
         data = DataSettings(**chosen["data"]).load()
-        catalog, users = data.catalog, slice(0, chosen.get("users"))
+        catalog, users = data.catalog, span(chosen.get("users"))
         tuning, final = parts(data.interactions, catalog)
         before = fitted(chosen["priors"], tuning, catalog, out, "tuning")
         everything = [prior.name for prior in before]
@@ -118,15 +124,17 @@ def main(
             scores = {}
             for floor in FLOORS:
                 floored = [with_floor(prior, floor) for prior in before]
-                scores[floor] = likely(floored, everything, tuning, chosen["weighing_users"], catalog)[1]
+                _, scores[floor] = weighed(floored, everything, tuning, chosen["weighing_users"], catalog, LIKELIHOOD)
                 stage.advance()
             floor = max(scores, key=scores.__getitem__)
             before = [with_floor(prior, floor) for prior in before]
             weights: dict[str, Weights] = {}
-            nats: dict[str, float] = {}
+            reached: dict[str, float] = {}
+            metric: Metric = chosen.get("weigh_by", LIKELIHOOD)
             for name, parts_of_it in mixes.items():
-                weights[name], score = likely(before, parts_of_it, tuning, chosen["weighing_users"], catalog)
-                nats[name] = -score
+                weights[name], reached[name] = weighed(
+                    before, parts_of_it, tuning, chosen["weighing_users"], catalog, metric
+                )
                 stage.advance()
         validation = ranks(before, weights, tuning, slice(0, chosen.get("validation_users")), catalog)
         del before
@@ -134,7 +142,7 @@ def main(
         test = ranks(after, weights, final, users, catalog)
 
     results: dict[str, Any] = {"config": str(config), "users": len(next(iter(test.values())).ranks), "floor": floor}
-    results |= {"weights": weights, "validation_nats": nats, "alone": {}, "pairs": {}}
+    results |= {"weights": weights, "weighed_by": metric, "reached": reached, "alone": {}, "pairs": {}}
     table = Table("", "validation NDCG", "HR", "NDCG", title=f"{data.name}, {results['users']:,} users, k = {K}")
     for name, one in test.items():
         spread = interval_of_mean(one.ndcgs, seed=0)
