@@ -399,6 +399,12 @@ def serve(
         bool, typer.Option("--learn", help="Count on the prior transition with each event of --store, within seconds.")
     ] = False,
     workers: Annotated[int, typer.Option(min=1, help="Processes that answer on the one port.")] = 1,
+    drain: Annotated[
+        float, typer.Option(min=0, help="Seconds after SIGTERM in which /ready says no and all else is answered.")
+    ] = 0.0,
+    trace: Annotated[
+        bool, typer.Option("--trace", help="Send spans of OpenTelemetry to OTEL_EXPORTER_OTLP_ENDPOINT.")
+    ] = False,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
     api_keys: Annotated[
@@ -443,6 +449,8 @@ def serve(
         save_changes=save_changes,
         refit_s=None if refit is None else 60 * refit,
         learn=learn,
+        drain_s=drain,
+        trace=trace,
         workers=workers,
         limits=Limits(
             timeout_s=timeout,

@@ -67,11 +67,14 @@ from llmgen.server.rates import Rates
 from llmgen.server.refitting import Fit, Refitting
 from llmgen.server.served import Choose, ServedRecommender, Snapshot
 from llmgen.server.together import SharedMetrics
+from llmgen.server.tracing import Tracing, TracingMiddleware
 from llmgen.server.users import Users, UsersOfStore
 from llmgen.templates.tasks import answers
 from llmgen.types import Query, Recommendations
 
 if TYPE_CHECKING:
+    from opentelemetry.trace import Tracer
+
     from llmgen.store import Store
 
 logger = logging.getLogger(__name__)
@@ -174,6 +177,7 @@ def create_app(
     learn: Callable[[ServedRecommender], Learning] | None = None,
     read_only: str = "",
     share: Path | None = None,
+    tracer: Tracer | None = None,
 ) -> FastAPI:
     """The service, for any ASGI server, in one process.
 
@@ -192,6 +196,7 @@ def create_app(
         refit_every_s: Seconds from the end of one fit to the next, above 0.
         learn: Counts transitions by each event, see `Learning`.
         read_only: Why the catalog cannot be changed, where it cannot.
+        tracer: Of OpenTelemetry, see `llmgen.server.tracing`; None for no spans.
         share: Folder in which the workers of one service put their counters, see `llmgen.server.together`.
 
     Raises:
@@ -199,7 +204,7 @@ def create_app(
     """
     limits = limits or Limits()
     live = ServedRecommender(recommender, save=save) if store is None else StoreFollower(recommender, store, version)
-    state = State(live, limits, choose, users or (None if store is None else UsersOfStore(store)))
+    state = State(live, limits, choose, users or (None if store is None else UsersOfStore(store)), Tracing(tracer))
 
     refitting = None if refit is None else Refitting(live, refit, refit_every_s)
     if refitting is not None:
@@ -245,23 +250,28 @@ def create_app(
         metrics=state.metrics,
         rates=None if limits.rate is None else Rates(limits.rate),
     )
+    if tracer is not None:
+        app.add_middleware(TracingMiddleware, tracer=tracer)
     _add_errors(app)
     _add_answers(app, state)
     _add_catalog(app, state, read_only)
     _add_status(app, state, state.metrics.text if shared is None else shared.text)
     if store is not None:
-        add_events(app, store)
+        add_events(app, store, state.tracing)
     return app
 
 
 class State:
     """What the routes share."""
 
-    def __init__(self, live: ServedRecommender, limits: Limits, choose: Choose, users: Users | None) -> None:
+    def __init__(
+        self, live: ServedRecommender, limits: Limits, choose: Choose, users: Users | None, tracing: Tracing
+    ) -> None:
         self.live = live
         self.users = users
         self.limits = limits
         self.choose = choose
+        self.tracing = tracing
         self.draining = False
         self.engine_error: str | None = None
         self.metrics = Metrics(lambda: len(self.batcher), self._usage)
@@ -285,7 +295,8 @@ class State:
     ) -> Answer:
         """The batcher's answer, unless the client hangs up first."""
         allowed = min(_timeout(request) or self.limits.timeout_s, self.limits.timeout_s, at_most_s)
-        job = asyncio.ensure_future(self.batcher.ask(group, work, run, timeout_s=allowed))
+        steps = self.tracing.steps("queue", "search")
+        job = asyncio.ensure_future(self.batcher.ask(group, work, run, timeout_s=allowed, on_begin=steps.next))
         gone = asyncio.ensure_future(_hung_up(request))
         try:
             await asyncio.wait((job, gone), return_when=asyncio.FIRST_COMPLETED)
@@ -297,6 +308,7 @@ class State:
             self.metrics.refused.inc()
             raise
         finally:
+            steps.end()
             job.cancel()
             gone.cancel()
         return answer
@@ -307,7 +319,8 @@ class State:
             return body.value(snapshot.history(body.history))
         if self.users is None:
             raise HTTPException(422, "this service knows no users: it has no log and no store; give a history")
-        taken = await asyncio.to_thread(self.users.taken, body.user, LONGEST_HISTORY)
+        with self.tracing.span("store"):
+            taken = await asyncio.to_thread(self.users.taken, body.user, LONGEST_HISTORY)
         return body.value(*snapshot.taken(taken))
 
     def choice(self, snapshot: Snapshot, query: Query, prompt: str | None) -> Choice:
@@ -460,14 +473,16 @@ def _add_catalog(app: FastAPI, state: State, read_only: str) -> None:
         A title may have 10,000 characters, of which prompts and answers write 500.
         """
         check_changeable()
-        return changed(await state.live.put([item.value() for item in body.items]))
+        with state.tracing.span("store"):
+            return changed(await state.live.put([item.value() for item in body.items]))
 
     @app.delete("/v1/items/{item_id:path}", tags=["catalog"], responses={404: {"model": ErrorBody}})
     async def delete_item(item_id: str) -> CatalogBody:
         """Take an item out of the catalog; no answer that begins later holds it."""
         check_changeable()
         try:
-            return changed(await state.live.remove(item_id))
+            with state.tracing.span("store"):
+                return changed(await state.live.remove(item_id))
         except UnknownItemError as error:
             raise _NoItemError(404, str(error)) from None
 

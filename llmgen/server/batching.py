@@ -46,6 +46,7 @@ class _Job:
     answer: asyncio.Future[Any]
     asked_at: float
     until: float
+    on_begin: Callable[[], None]
     alone: bool = False
 
 
@@ -149,6 +150,7 @@ class Batcher:
         run: Callable[[Sequence[Work]], Sequence[Answer | LLMGenError]],
         *,
         timeout_s: float,
+        on_begin: Callable[[], None] = lambda: None,
     ) -> Answer:
         """The answer to one piece of work; if this is cancelled, the place in the queue is free at once.
 
@@ -158,6 +160,7 @@ class Batcher:
             run: Answers several pieces of work, in their order; an error may stand in the place of one. If it raises an
                 error of llmgen for one of several, each of them gets its own answer or error all the same.
             timeout_s: Seconds from now.
+            on_begin: Told when the work begins; again, where it is begun again.
 
         Raises:
             QueueFullError: At once.
@@ -166,7 +169,7 @@ class Batcher:
         if self._size >= self.max_queue:
             raise QueueFullError(f"{self._size} requests are waiting already")
         loop = asyncio.get_running_loop()
-        job = _Job(group, work, run, loop.create_future(), time.monotonic(), time.monotonic() + timeout_s)
+        job = _Job(group, work, run, loop.create_future(), time.monotonic(), time.monotonic() + timeout_s, on_begin)
         self._waiting.setdefault(group, deque()).append(job)
         self._size += 1
         self._wake.set()
@@ -217,6 +220,8 @@ class Batcher:
                 if not batch.jobs[0].alone:
                     company = len(batch.jobs) > 1
                     self._on_batch([batch.began - job.asked_at for job in batch.jobs])
+                for job in batch.jobs:
+                    job.on_begin()
                 task = asyncio.create_task(self._run(batch), name="llmgen-batch")
                 self._running[task] = batch
                 task.add_done_callback(self._done)

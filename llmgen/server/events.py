@@ -17,6 +17,7 @@ from llmgen.errors import ArgumentError
 from llmgen.events import Event
 from llmgen.http.event_schemas import MOST_EVENTS, EventBody, EventsBody, EventsStoredBody, ForgottenBody, UserBody
 from llmgen.http.schemas import to_json
+from llmgen.server.tracing import Tracing
 
 if TYPE_CHECKING:
     from llmgen.store import Added, Store
@@ -67,7 +68,7 @@ class Writer:
             self._at_work = None
 
 
-def add_events(app: FastAPI, store: Store) -> None:
+def add_events(app: FastAPI, store: Store, tracing: Tracing) -> None:
     """The routes of events and users."""
     writer = Writer(store)
     described = {
@@ -89,20 +90,23 @@ def add_events(app: FastAPI, store: Store) -> None:
         the catalog; those that are not are named in the answer.
         """
         given = _read(await request.body(), request.headers.get("content-type", JSON))
-        added = await writer.add(given)
+        with tracing.span("store"):
+            added = await writer.add(given)
         body = {"new": added.new, "known": added.known, "unknown_items": sorted(added.unknown_items)}
         return Response(to_json(body), media_type=JSON)
 
     @app.get("/v1/users/{user:path}", response_model=UserBody, tags=["events"])
     async def user_events(user: str) -> Response:
         """The latest events of a user, oldest first: all that is known of the user. None for who is not known."""
-        found = await asyncio.to_thread(store.history, user, most=MOST_EVENTS)
+        with tracing.span("store"):
+            found = await asyncio.to_thread(store.history, user, most=MOST_EVENTS)
         return Response(to_json({"user": user, "events": [EventBody.dump(one) for one in found]}), media_type=JSON)
 
     @app.delete("/v1/users/{user:path}", tags=["events"])
     async def forget_user(user: str) -> ForgottenBody:
         """Forget a user: delete all events. What is fitted after that knows nothing of them."""
-        return ForgottenBody(deleted=await asyncio.to_thread(store.forget, user))
+        with tracing.span("store"):
+            return ForgottenBody(deleted=await asyncio.to_thread(store.forget, user))
 
 
 def _read(body: bytes, kind: str) -> list[Event]:

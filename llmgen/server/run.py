@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import logging
 import math
@@ -32,12 +33,13 @@ from llmgen.priors.kinds import kind
 from llmgen.priors.stored import check_saves
 from llmgen.progress import Stage
 from llmgen.recommend.recommender import Choice
-from llmgen.server.app import Limits, create_app
+from llmgen.server.app import Limits, State, create_app
 from llmgen.server.auth import check_exposure, read_keys
 from llmgen.server.connection import connections
 from llmgen.server.learning import Learning
 from llmgen.server.refitting import fit_apart, fitted_apart
 from llmgen.server.together import fit_for_all
+from llmgen.server.tracing import otlp_tracer
 from llmgen.server.users import UsersOfLog, UsersOfStore
 from llmgen.server.workers import Watcher
 from llmgen.workspace.core import DataSettings, RecommenderSettings, Workspace, choose
@@ -55,6 +57,10 @@ Extend = Callable[[FastAPI, Workspace, RecommenderSettings], str]
 """Adds routes to the service, and says where they begin; given the data and how is recommended."""
 GRACE_S = 30
 """Seconds that requests under way get when the service is asked to stop."""
+WORKER_GRACE_S = GRACE_S + 10.0
+"""Seconds that workers get to end; those that go on are killed."""
+DRAIN_LOOK_S = 0.05
+"""While it drains, a second signal is looked for so often."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +78,8 @@ class ServeSettings:
         refit_s: Seconds after which priors are fitted anew on the store; None where they never are.
         learn: Whether transitions are counted on with each event of the store.
         workers: Processes that answer, 1 or more; see `llmgen.server.workers`.
+        drain_s: Seconds after SIGTERM in which `/ready` says no and all else is answered, 0 or more.
+        trace: Whether spans are sent by OTLP, see `llmgen.server.tracing`.
     """
 
     host: str = "127.0.0.1"
@@ -84,6 +92,8 @@ class ServeSettings:
     refit_s: float | None = None
     learn: bool = False
     workers: int = 1
+    drain_s: float = 0.0
+    trace: bool = False
 
 
 def run(
@@ -107,6 +117,8 @@ def run(
         raise ConfigError("--save-changes writes to the file of --catalog; give one")
     if where.refit_s is not None and data.store is None:
         raise ConfigError("--refit fits on the events of a store; give --store")
+    if not 0 <= where.drain_s < math.inf:
+        raise ConfigError(f"--drain is seconds, 0 or more, not {where.drain_s}")
     if where.learn and data.store is None:
         raise ConfigError("--learn counts the events of a store; give --store")
     if where.workers > 1:
@@ -126,7 +138,7 @@ def run(
                 except (LLMGenError, ArgumentError, OSError) as error:
                     sys.exit(f"error: {' '.join(str(error).splitlines())}")
 
-            Watcher(where.workers, work).run()
+            Watcher(where.workers, work, grace_s=WORKER_GRACE_S + where.drain_s).run()
 
 
 def _check_workers(settings: RecommenderSettings, where: ServeSettings) -> None:
@@ -189,6 +201,7 @@ def _run(
     learn = None
     if where.learn and store is not None:
         learn = partial(Learning, store=store, kinds=data.kinds, settings=settings.prior_settings.get("transition"))
+    tracer, flush = otlp_tracer() if where.trace else (None, lambda: None)
     with Stage("making the trie and the indexes", 0):
         app = create_app(
             made,
@@ -205,6 +218,7 @@ def _run(
             learn=learn,
             read_only="" if worker is None or store is not None else ONE_CATALOG,
             share=None if worker is None else worker.folder,
+            tracer=tracer,
         )
         added = None if extend is None else extend(app, workspace, settings)
     host, port = listener.getsockname()[:2]
@@ -228,7 +242,7 @@ def _run(
     before = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGTERM, signal.SIGINT)}
     sys.setswitchinterval(SWITCH_S)
     try:  # uvicorn stops at these signals, and then raises them again for whoever had them before: a clean exit is ours
-        _Announced(config, say).run(sockets=[listener])
+        _Server(config, say, app.state.llmgen, where.drain_s).run(sockets=[listener])
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -236,6 +250,7 @@ def _run(
             engine.close()
         if store is not None:
             store.close()
+        flush()
 
 
 def uvicorn_config(app: FastAPI, limits: Limits, **more: Any) -> uvicorn.Config:
@@ -252,17 +267,26 @@ def uvicorn_config(app: FastAPI, limits: Limits, **more: Any) -> uvicorn.Config:
     )
 
 
-class _Announced(uvicorn.Server):
-    """Says where it listens, once it does."""
+class _Server(uvicorn.Server):
+    """Says where it listens, once it does; asked to stop, it answers for a while, and says at /ready that it ends."""
 
-    def __init__(self, config: uvicorn.Config, say: Callable[[], None]) -> None:
+    def __init__(self, config: uvicorn.Config, say: Callable[[], None], state: State, drain_s: float) -> None:
         super().__init__(config)
-        self._say = say
+        self._say, self._state, self._drain_s = say, state, drain_s
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """See uvicorn."""
         await super().startup(sockets)
         if self.started:
             self._say()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """See uvicorn."""
+        self._state.draining = True
+        end = time.monotonic() + self._drain_s
+        while time.monotonic() < end and not self.force_exit:
+            await asyncio.sleep(DRAIN_LOOK_S)
+        await super().shutdown(sockets)
 
 
 @contextmanager

@@ -22,8 +22,6 @@ from llmgen.server.orphans import end_with
 
 logger = logging.getLogger(__name__)
 
-GRACE_S = 40.0
-"""Seconds that workers get to end when they are asked to; those that go on are killed."""
 PAUSE_S = 1.0
 """Before a worker is started in the place of one that died soon after its start."""
 
@@ -39,10 +37,11 @@ class Watcher:
     Args:
         count: How many workers, 1 or more.
         serve: What each does.
+        grace_s: Seconds that workers get to end when they are asked to; those that go on are killed.
     """
 
-    def __init__(self, count: int, serve: Serve) -> None:
-        self._count, self._serve = count, serve
+    def __init__(self, count: int, serve: Serve, *, grace_s: float) -> None:
+        self._count, self._serve, self._grace_s = count, serve, grace_s
         self._numbers: dict[int, int] = {}  # process -> number of the worker
         self._started: dict[int, float] = {}
         self._stopping = False
@@ -119,7 +118,7 @@ class Watcher:
 
     def _end(self) -> None:
         self._pass_on(signal.SIGTERM, None)
-        until = time.monotonic() + GRACE_S
+        until = time.monotonic() + self._grace_s
         while self._numbers:
             process, _ = os.waitpid(-1, os.WNOHANG)
             self._numbers.pop(process, None)

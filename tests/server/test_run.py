@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import httpx2
 import pytest
 from schemathesis.core.errors import SchemathesisError  # noqa: F401
 
@@ -56,6 +57,20 @@ def serving(*options: str, **environment: str) -> Iterator[tuple[subprocess.Pope
 def items(tmp_path: Path, small: Catalog) -> Path:
     small.save(tmp_path / "items.jsonl")
     return tmp_path / "items.jsonl"
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_before_it_ends_it_says_that_it_is_not_ready_and_answers_all_the_same(items: Path, workers: str) -> None:
+    with serving("--catalog", str(items), "--drain", "3", "--workers", workers) as (process, url):
+        assert httpx2.get(f"{url}/ready").status_code == 200
+        process.send_signal(signal.SIGTERM)
+        end = time.monotonic() + 3
+        while (answer := httpx2.get(f"{url}/ready")).status_code == 200:  # each on a connection of its own
+            assert time.monotonic() < end
+        assert (answer.status_code, answer.json()["status"]) == (503, "shutting down")
+        asked = httpx2.post(f"{url}/v1/recommend", json={"text": "dark night"})
+        assert asked.status_code == 200
+        assert process.wait(30) == 0
 
 
 def test_a_catalog_is_served_reloaded_and_saved(items: Path, small: Catalog) -> None:
