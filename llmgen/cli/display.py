@@ -96,8 +96,8 @@ def explanation_text(catalog: Catalog, explanation: Explanation) -> RenderableTy
         plain_text(f"Speaks most for it: {evidence}", style="dim"),
     ]
     if explanation.unfounded:
-        said = "The model's own words were left out: it" if explanation.source == "template" else "The model"
-        lines.append(plain_text(f"{said} named what it was not told: {', '.join(explanation.unfounded)}", style="dim"))
+        said = "The model's own words are left out. It" if explanation.source == "template" else "The model"
+        lines.append(plain_text(f"{said} was not told: {', '.join(explanation.unfounded)}", style="dim"))
     return Group(*lines)
 
 

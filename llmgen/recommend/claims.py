@@ -71,8 +71,8 @@ class Claims:
         )
         own = split_year(title).title
         for place in re.finditer(re.escape(own), text) if own else ():
-            if _TAKEN.search(text[: place.start()]):
-                found[f"took {own}"] = None
+            if claim := _TAKEN.search(text[: place.start()]):
+                found[text[claim.start() : place.end()]] = None
         return tuple(found)
 
     def _claims(self, text: str, words: Sequence[_Word], known: _Told) -> Iterator[tuple[int, int]]:

@@ -54,19 +54,17 @@ def test_what_was_not_told_is_found(text: str, unfounded: tuple[str, ...]) -> No
 
 
 @pytest.mark.parametrize(
-    ("text", "found"),
+    ("text", "claim"),
     [
-        ("I'm glad you enjoyed The First Wives Club (1996), because it is funny.", True),
-        ("You have already watched The First Wives Club.", True),
-        ("Because you liked the film The First Wives Club.", True),
-        ("Because you liked Home Alone, The First Wives Club is for you.", False),
-        ("You will enjoy The First Wives Club.", False),
+        ("I'm glad you enjoyed The First Wives Club (1996), because it is funny.", "you enjoyed The First Wives Club"),
+        ("You have already watched The First Wives Club.", "You have already watched The First Wives Club"),
+        ("Because you liked the film The First Wives Club.", "you liked the film The First Wives Club"),
+        ("Because you liked Home Alone, The First Wives Club is for you.", None),
+        ("You will enjoy The First Wives Club.", None),
     ],
 )
-def test_that_the_user_took_the_item_itself_is_a_claim(text: str, found: bool) -> None:
-    assert CLAIMS.unfounded(text, TOLD, "The First Wives Club (1996)") == (
-        ("took The First Wives Club",) if found else ()
-    )
+def test_that_the_user_took_the_item_itself_is_a_claim(text: str, claim: str | None) -> None:
+    assert CLAIMS.unfounded(text, TOLD, "The First Wives Club (1996)") == (() if claim is None else (claim,))
 
 
 def test_each_is_named_once_and_as_it_is_written() -> None:
