@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from llmgen.engines import load_engine as load_engine
     from llmgen.errors import LLMGenError as LLMGenError
     from llmgen.grounding import Grounder as Grounder
-    from llmgen.http.client import AsyncClient as AsyncClient
+    from llmgen.http.async_client import AsyncClient as AsyncClient
     from llmgen.http.client import Client as Client
     from llmgen.priors import Content as Content
     from llmgen.priors import Ease as Ease
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
-    "AsyncClient": "http.client",
+    "AsyncClient": "http.async_client",
     "Catalog": "catalog.core",
     "Client": "http.client",
     "Content": "priors",

@@ -25,7 +25,8 @@ from llmgen.errors import (
     TemplateNotFoundError,
     UnknownItemError,
 )
-from llmgen.http.client import AsyncClient, Client
+from llmgen.http.async_client import AsyncClient
+from llmgen.http.client import Client
 from llmgen.http.transport import AsyncTransport, Retry
 from llmgen.priors import TextQuery
 from llmgen.recommend.recommender import Recommender

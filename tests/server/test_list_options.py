@@ -12,7 +12,8 @@ from llmgen.catalog.core import Catalog
 from llmgen.diversity import Diversity
 from llmgen.engines.fake import FakeEngine
 from llmgen.errors import CatalogError, UnknownItemError
-from llmgen.http.client import AsyncClient, Client
+from llmgen.http.async_client import AsyncClient
+from llmgen.http.client import Client
 from llmgen.priors import Content, TextQuery
 from llmgen.recommend.recommender import Recommender
 from llmgen.server import create_app

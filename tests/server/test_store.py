@@ -23,7 +23,8 @@ from scipy import sparse
 from llmgen import Item
 from llmgen.engines.fake import FakeEngine
 from llmgen.errors import APIStatusError, CatalogError, ConfigError, LLMGenError, UnknownItemError
-from llmgen.http.client import AsyncClient, Client
+from llmgen.http.async_client import AsyncClient
+from llmgen.http.client import Client
 from llmgen.priors import Transition
 from llmgen.recommend.parts import Parts
 from llmgen.recommend.recommender import Recommender
