@@ -28,8 +28,8 @@ from llmgen.datasets import Dataset
 from llmgen.datasets.splits import Ties, histories, leave_one_out, log_digest
 from llmgen.engines.hf import HFEngine
 from llmgen.errors import ConfigError
+from llmgen.evaluation.intervals import interval_of_mean, paired_difference
 from llmgen.evaluation.questions import refuse_whole_log
-from llmgen.evaluation.stats import interval_of_mean, paired_difference
 from llmgen.evaluation.terminal import exit_on_error
 from llmgen.priors import kinds as prior_kinds
 from llmgen.priors import reweighted

@@ -24,11 +24,12 @@ from numpy.typing import NDArray
 from eval.wishes import read_tags, wishes
 from llmgen.catalog.core import Catalog
 from llmgen.errors import ConfigError
-from llmgen.evaluation.baselines import Part, evaluate_priors, parts
 from llmgen.evaluation.classics import Random
+from llmgen.evaluation.intervals import interval_of_mean, paired_difference
 from llmgen.evaluation.metrics import ndcg_at_k
+from llmgen.evaluation.prior_evaluation import Part, evaluate_priors, parts
 from llmgen.evaluation.protocol import Protocol, Sample, not_drawn, samples
-from llmgen.evaluation.stats import holm, interval_of_mean, paired_difference, permutation_test
+from llmgen.evaluation.significance import holm, permutation_test
 from llmgen.priors import (
     Content,
     Ease,

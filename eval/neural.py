@@ -25,8 +25,9 @@ from rich.console import Console
 from rich.table import Table
 
 from llmgen.catalog.core import Catalog
-from llmgen.evaluation.baselines import Evaluation, Part, parts
-from llmgen.evaluation.stats import interval_of_mean, paired_difference, permutation_test
+from llmgen.evaluation.intervals import interval_of_mean, paired_difference
+from llmgen.evaluation.prior_evaluation import Evaluation, Part, parts
+from llmgen.evaluation.significance import permutation_test
 from llmgen.evaluation.terminal import exit_on_error
 from llmgen.priors import ExcludeSeen, Prior
 from llmgen.priors.kinds import kind

@@ -34,12 +34,13 @@ from llmgen.adapters import AdapterRecord
 from llmgen.datasets import Dataset
 from llmgen.datasets.splits import History, histories, leave_one_out, log_digest, random_split
 from llmgen.errors import ConfigError, DataError
-from llmgen.evaluation.arms import ArmConfig, Engines, build
+from llmgen.evaluation.arm_config import ArmConfig
+from llmgen.evaluation.arms import Engines, build
 from llmgen.evaluation.checks import check_ratings
-from llmgen.evaluation.metrics import auc, calibration_error
+from llmgen.evaluation.intervals import interval_of_mean, paired_difference
 from llmgen.evaluation.protocol import Protocol, Sample, samples
 from llmgen.evaluation.questions import refuse_whole_log
-from llmgen.evaluation.stats import interval_of_mean, paired_difference
+from llmgen.evaluation.rating_metrics import auc, calibration_error
 from llmgen.evaluation.terminal import exit_on_error
 from llmgen.priors import RatingKNN
 from llmgen.recommend.rating import multiply_shares

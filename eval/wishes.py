@@ -22,10 +22,12 @@ import typer
 
 from llmgen.catalog.core import Catalog
 from llmgen.errors import DataError
-from llmgen.evaluation.arms import ArmConfig, classic
-from llmgen.evaluation.baselines import Result, evaluate_priors
+from llmgen.evaluation.arm_config import ArmConfig
+from llmgen.evaluation.arms import classic
+from llmgen.evaluation.baselines import Result
 from llmgen.evaluation.classics import Random
 from llmgen.evaluation.config import RunConfig
+from llmgen.evaluation.prior_evaluation import evaluate_priors
 from llmgen.evaluation.protocol import Sample
 from llmgen.evaluation.questions import Questions
 from llmgen.evaluation.run import command_line, evaluate, shown

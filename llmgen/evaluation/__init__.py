@@ -10,7 +10,7 @@
 The commands `llmgen evaluate`, `ab`, `compare`, `report` and `tune` are made of the same parts.
 """
 
-from llmgen.evaluation.arms import ArmConfig
+from llmgen.evaluation.arm_config import ArmConfig
 from llmgen.evaluation.comparison import compare
 from llmgen.evaluation.config import RunConfig
 from llmgen.evaluation.protocol import Protocol

@@ -27,10 +27,10 @@ from llmgen.evaluation.arms import classics
 from llmgen.evaluation.checks import check
 from llmgen.evaluation.config import RunConfig
 from llmgen.evaluation.measures import Measures
+from llmgen.evaluation.power import detectable_difference
 from llmgen.evaluation.protocol import samples
 from llmgen.evaluation.results import Results
 from llmgen.evaluation.run import command_line, evaluate, shown
-from llmgen.evaluation.stats import detectable_difference
 from llmgen.evaluation.terminal import exit_on_error
 from llmgen.templates.library import PromptLibrary
 from llmgen.workspace.options import data_given, with_options

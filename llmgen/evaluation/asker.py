@@ -9,7 +9,8 @@ import numpy as np
 import polars as pl
 
 from llmgen.evaluation.answers import Store, ask
-from llmgen.evaluation.arms import Arm, ArmConfig, Engines, build
+from llmgen.evaluation.arm_config import ArmConfig
+from llmgen.evaluation.arms import Arm, Engines, build
 from llmgen.evaluation.config import RunConfig
 from llmgen.evaluation.measures import Measures
 from llmgen.evaluation.proposer import Shown

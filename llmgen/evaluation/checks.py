@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from llmgen.adapters import AdapterRecord
 from llmgen.engines import kinds as engine_kinds
 from llmgen.errors import ConfigError, LLMGenError
-from llmgen.evaluation.arms import BEST, ArmConfig
+from llmgen.evaluation.arm_config import BEST, ArmConfig
 from llmgen.evaluation.baselines import NEURAL_GRIDS, REPEAT_GRID, default_grids
 from llmgen.evaluation.config import NONE_WRONG, Mistakes, RunConfig
 from llmgen.evaluation.memory import budget

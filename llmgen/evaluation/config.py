@@ -10,7 +10,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
 from llmgen.errors import ConfigError
-from llmgen.evaluation.arms import Also, ArmConfig, Classics, repaired
+from llmgen.evaluation.arm_config import Also, ArmConfig, Classics, repaired
 from llmgen.evaluation.protocol import Protocol
 
 

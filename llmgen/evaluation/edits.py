@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from llmgen.errors import ConfigError, TemplateError
-from llmgen.evaluation.arms import ArmConfig
+from llmgen.evaluation.arm_config import ArmConfig
 from llmgen.recommend.config import MAX_HISTORY
 from llmgen.templates.library import PromptLibrary, PromptTemplate
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from llmgen.evaluation.stats import Sequential
+from llmgen.evaluation.sequential import Sequential
 
 ALPHA = 0.05
 """Of the intervals of all arms together, while they are searched."""

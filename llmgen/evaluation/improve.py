@@ -31,7 +31,7 @@ import typer
 
 from llmgen.errors import ConfigError
 from llmgen.evaluation.answers import locked
-from llmgen.evaluation.arms import ArmConfig
+from llmgen.evaluation.arm_config import ArmConfig
 from llmgen.evaluation.asker import Asker
 from llmgen.evaluation.budget import Budget
 from llmgen.evaluation.config import RunConfig

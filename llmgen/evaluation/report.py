@@ -17,25 +17,30 @@ from typing import Annotated, NamedTuple
 import typer
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
-from rich import box
-from rich.cells import cell_len
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from llmgen.errors import ConfigError
 from llmgen.evaluation import charts
-from llmgen.evaluation.charts import Mark, Point, Row, amount, number, p_value, signed
-from llmgen.evaluation.results import FILE, ArmSummary, Cost, Difference, Interval, Results, SliceRow
+from llmgen.evaluation.charts import Point, Row
+from llmgen.evaluation.result_texts import (
+    LOWER_IS_BETTER,
+    NEITHER_IS_BETTER,
+    base_metric,
+    best,
+    cost_of,
+    mark_of,
+    metric_label,
+    reading_of,
+    shown_metrics,
+    unit_of,
+)
+from llmgen.evaluation.results import FILE, Results, SliceRow
+from llmgen.evaluation.svg import MISSING, Scale, amount, number, p_value, signed
 from llmgen.evaluation.terminal import exit_on_error
+from llmgen.evaluation.terminal_report import show
 
 PAGE = "report.html"
-ALPHA = 0.05
 PARTS, DIVISIONS = 12, 8  # of the users; more would be scrolled past, and every one is another chance to be fooled
-SHORT = {"hr", "ndcg", "mrr", "map", "rmse", "mae", "auc"}
-RATINGS = {"rmse", "mae"}  # measured in stars, not in shares of 1
-LOWER_IS_BETTER = RATINGS | {"fallback_rate", "duplicate_rate"}
-NEITHER_IS_BETTER = {"position_bias"}
 MEANINGS: Mapping[str, str] = {
     "coverage": "share of the catalog that stands in anybody's list",
     "gini": "0 where all items are shown equally often, near 1 where one item fills all places",
@@ -108,20 +113,22 @@ def render(results: Results) -> str:
             ("Arms", [arm for arm in results.arms if arm.kind == "arm"]),
             ("Classic baselines", [arm for arm in results.arms if arm.kind == "baseline"]),
         ],
-        metrics=_metrics(results),
+        metrics=shown_metrics(results),
         lists=list(dict.fromkeys(name for arm in results.arms for name in arm.lists)),
         meanings=_meanings(results),
-        costs={name: text for name, text in COSTS.items() if any(_cost(arm, name) is not None for arm in results.arms)},
+        costs={
+            name: text for name, text in COSTS.items() if any(cost_of(arm, name) is not None for arm in results.arms)
+        },
         best=best(results),
-        lower=LOWER_IS_BETTER.intersection(_base(metric) for metric in _metrics(results)),
+        lower=LOWER_IS_BETTER.intersection(base_metric(metric) for metric in shown_metrics(results)),
         spark=_sparks(results),
-        reading=_reading,
+        reading=reading_of,
         tests=sum(row.p_holm is not None for row in results.differences),
         described=any(row.p_holm is None for row in results.differences),
         forests=_forests(results),
         cost=_cost_chart(results),
         classic=any(arm.kind == "baseline" for arm in results.arms),
-        lower_main=_base(results.metric) in LOWER_IS_BETTER,
+        lower_main=base_metric(results.metric) in LOWER_IS_BETTER,
         front=front(results),
         divisions=divisions,
         more_divisions=more,
@@ -137,80 +144,17 @@ def write(results: Results, folder: Path) -> Path:
     return _put(render(results), Path(folder) / PAGE)
 
 
-def show(results: Results, console: Console) -> None:
-    """Verdict, arms, differences and cost, for a terminal of 80 columns or more."""
-    console.print(Text(results.verdict, style="bold"))
-    console.print(Text(sample_line(results), style="dim"))
-    metrics, marked = _metrics(results), best(results)
-    at_once = max(1, (console.width - 14) // 23)
-    name = max(12, min(30, console.width - 2 - 23 * min(at_once, len(metrics))))
-    for start in range(0, len(metrics), at_once):
-        table = _table("Mean [95 %]; * best" if len(results.arms) > 1 else "Mean [95 %]", name)
-        shown = metrics[start : start + at_once]
-        for metric in shown:
-            table.add_column(metric_label(metric), justify="right", no_wrap=True)
-        for arm in results.arms:
-            cells = [_short(arm.metrics.get(metric), arm.name in marked[metric]) for metric in shown]
-            table.add_row(Text(arm.name), *cells, style="dim" if arm.kind == "baseline" else "")
-        console.print(table)
-    if results.differences:
-        wide = console.width >= 100
-        width = max(12, min(name, console.width - (80 if wide else 62)))
-        table = _table("Difference to " + charts.fit(results.baseline, 2 * width - 14, cell_len), width)
-        for heading in ("", "Mean [95 %]", "Holm p", *(["p", "gain/lose"] if wide else []), ""):
-            table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
-        for row in results.differences:
-            mean, reading = f"{signed(row.mean)} [{signed(row.low)}, {signed(row.high)}]", _reading(row)
-            more = [p_value(row.p), f"{row.wins}/{row.losses}"] if wide else []
-            told = [metric_label(row.metric), mean, p_value(row.p_holm), *more, reading]
-            style = "" if _mark(row) in ("unclear", "plain") else "bold"
-            table.add_row(Text(charts.fit(row.arm, width, cell_len)), *told, style=style)
-        console.print(table)
-    costs = [f"{arm.name} {amount(arm.cost.seconds_per_1000)}" for arm in results.arms if arm.cost]
-    if costs:
-        console.print(Text("Seconds per 1,000 users: " + " · ".join(costs)))
-
-
-def sample_line(results: Results) -> str:
-    """Who was asked, in one line."""
-    sample = results.sample
-    who = f"{sample.users:,} users of {sample.dataset}, {sample.items:,} items in the catalog"
-    return f"{who}; main metric {metric_label(results.metric)}"
-
-
-def metric_label(name: str) -> str:
-    """How people write a metric.
-
-    >>> metric_label("ndcg@10"), metric_label("valid_rate")
-    ('NDCG@10', 'Valid rate')
-    """
-    base, at, k = name.partition("@")
-    return (base.upper() if base in SHORT else base.replace("_", " ").capitalize()) + at + k
-
-
-def best(results: Results) -> dict[str, set[str]]:
-    """Metric -> names of the arms and baselines with the best mean, as it is printed; of one alone nobody's."""
-    found: dict[str, set[str]] = {}
-    for metric in _metrics(results):
-        means = {arm.name: round(arm.metrics[metric].mean, 4) for arm in results.arms if metric in arm.metrics}
-        finite = [mean for mean in means.values() if isfinite(mean)]
-        target = (min if _base(metric) in LOWER_IS_BETTER else max)(finite, default=None)
-        marked = len(means) > 1 and _base(metric) not in NEITHER_IS_BETTER
-        found[metric] = {name for name, mean in means.items() if mean == target and marked}
-    return found
-
-
 def front(results: Results) -> set[str]:
     """Names of the arms that no other beats in seconds and main metric both."""
     points = _points(results)
-    lower = _base(results.metric) in LOWER_IS_BETTER
+    lower = base_metric(results.metric) in LOWER_IS_BETTER
     places = charts.pareto([(point.cost, point.mean) for point in points], lower_is_better=lower)
     return {points[place].label for place in places}
 
 
 def _forests(results: Results) -> list[Panel]:
     panels: list[Panel] = []
-    for place, metric in enumerate(_metrics(results)):
+    for place, metric in enumerate(shown_metrics(results)):
         rows = [
             Row(
                 row.arm,
@@ -218,14 +162,14 @@ def _forests(results: Results) -> list[Panel]:
                 row.mean,
                 row.low,
                 row.high,
-                _mark(row),
+                mark_of(row),
                 row.detectable or 0.0,
             )
             for row in results.differences
             if row.metric == metric
         ]
-        unit = _unit(metric, results)
-        alike = [row for row in results.differences if _unit(row.metric, results) == unit]
+        unit = unit_of(metric, results)
+        alike = [row for row in results.differences if unit_of(row.metric, results) == unit]
         ends = [end for row in alike for end in (row.low, row.high, row.detectable or 0.0, -(row.detectable or 0.0))]
         if rows:
             title = f"{metric_label(metric)}: difference to {results.baseline}"
@@ -276,7 +220,7 @@ def _histograms(results: Results) -> list[tuple[str, Markup, int, float]]:
     """Arm, chart, users, and the share of them without any difference."""
     values = {arm: [v for v in found if isfinite(v)] for arm, found in results.per_user.items()}
     widest = max((abs(v) for found in values.values() for v in found), default=0.0) or 1.0
-    scale = charts.Scale(-widest, widest, charts.LEFT, charts.RIGHT)
+    scale = Scale(-widest, widest, charts.LEFT, charts.RIGHT)
     tallest = max((max(charts.counts(found, scale)) for found in values.values()), default=1)
     return [
         (
@@ -294,7 +238,7 @@ def _cost_chart(results: Results) -> Markup | None:
     points = _points(results)
     if len(points) < 2:
         return None
-    lower = _base(results.metric) in LOWER_IS_BETTER
+    lower = base_metric(results.metric) in LOWER_IS_BETTER
     classics = [
         (found.mean, arm.name)
         for arm in results.arms
@@ -325,7 +269,7 @@ def _sparks(results: Results) -> dict[tuple[str, str], Markup]:
     """(Arm, metric) -> its interval, drawn on the scale of the metric."""
     against = {arm.name: arm.metrics for arm in results.arms}.get(results.baseline, {})
     drawn: dict[tuple[str, str], Markup] = {}
-    for metric in _metrics(results):
+    for metric in shown_metrics(results):
         known = {arm.name: arm.metrics[metric] for arm in results.arms if metric in arm.metrics}
         ends = [end for found in known.values() for end in (found.low, found.mean, found.high)]
         scale = charts.scale_of(ends, 0, 88, zero=False)
@@ -335,55 +279,17 @@ def _sparks(results: Results) -> dict[tuple[str, str], Markup]:
     return drawn
 
 
-def _mark(row: Difference) -> Mark:
-    """What a difference says, after Holm's correction; `plain` where it is described and not tested."""
-    if row.p_holm is None:
-        return "plain"
-    if not row.p_holm < ALPHA:
-        return "unclear"
-    if _base(row.metric) in NEITHER_IS_BETTER:
-        return "differs"
-    return "better" if (row.mean > 0) != (_base(row.metric) in LOWER_IS_BETTER) else "worse"
-
-
-def _reading(row: Difference) -> str:
-    return "described" if row.p_holm is None else _mark(row)
-
-
 def _meanings(results: Results) -> list[tuple[str, str]]:
     """What the columns about lists measure, where it is known."""
-    names = dict.fromkeys(_base(name) for arm in results.arms for name in arm.lists)
+    names = dict.fromkeys(base_metric(name) for arm in results.arms for name in arm.lists)
     bases = dict.fromkeys("route" if name.startswith("route_") else name for name in names)
     return [(metric_label(name), MEANINGS[name]) for name in bases if name in MEANINGS]
 
 
 def _ends(metric: str) -> tuple[str, str]:
-    if _base(metric) in NEITHER_IS_BETTER:
+    if base_metric(metric) in NEITHER_IS_BETTER:
         return ("← lower", "higher →")
-    return ("← better", "worse →") if _base(metric) in LOWER_IS_BETTER else ("← worse", "better →")
-
-
-def _unit(metric: str, results: Results) -> str:
-    """Differences of one unit share an axis: shares of 1, stars, or what only this metric is measured in."""
-    if _base(metric) in RATINGS:
-        return "stars"
-    bounds = [v for arm in results.arms if (m := arm.metrics.get(metric)) for v in (m.low, m.mean, m.high)]
-    return "share" if all(0 <= value <= 1 for value in bounds) else metric
-
-
-def _metrics(results: Results) -> list[str]:
-    """The main one first."""
-    found = dict.fromkeys(name for arm in results.arms for name in arm.metrics)
-    return sorted(found, key=lambda name: name != results.metric)
-
-
-def _base(metric: str) -> str:
-    return metric.partition("@")[0]
-
-
-def _cost(arm: ArmSummary, name: str) -> float | None:
-    found: float | None = getattr(arm.cost, name) if isinstance(arm.cost, Cost) else None
-    return found
+    return ("← better", "worse →") if base_metric(metric) in LOWER_IS_BETTER else ("← worse", "better →")
 
 
 def _flat(settings: Mapping[str, object], before: str = "") -> Iterator[tuple[str, str]]:
@@ -404,26 +310,12 @@ def _words(value: object) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):
-        return f"{value:g}" if isfinite(value) else charts.MISSING
+        return f"{value:g}" if isfinite(value) else MISSING
     if isinstance(value, Mapping):
-        return ", ".join(f"{name} {_words(part)}" for name, part in value.items()) or charts.MISSING
+        return ", ".join(f"{name} {_words(part)}" for name, part in value.items()) or MISSING
     if isinstance(value, list | tuple):
-        return ", ".join(map(_words, value)) or charts.MISSING
-    return charts.MISSING if value is None or value == "" else str(value)
-
-
-def _table(heading: str, name_width: int) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, collapse_padding=True)
-    table.add_column(heading, width=name_width, overflow="fold")
-    return table
-
-
-def _short(found: Interval | None, marked: bool) -> Text:
-    if found is None:
-        return Text(charts.MISSING)
-    low, high = (number(v, 3).removeprefix("0") for v in (found.low, found.high))
-    star = "*" if marked else " "
-    return Text(f"{star}{number(found.mean)} [{low}, {high}]", style="bold" if marked else "")
+        return ", ".join(map(_words, value)) or MISSING
+    return MISSING if value is None or value == "" else str(value)
 
 
 def _put(page: str, path: Path) -> Path:

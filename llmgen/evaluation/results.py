@@ -76,7 +76,7 @@ class ArmSummary(_Frozen):
     Attributes:
         name: As it was given.
         kind: `arm`, or `baseline` for the classic ones that stand beside every table.
-        settings: What it is, as `llmgen.evaluation.arms.ArmConfig` has it, and what was chosen on validation.
+        settings: What it is, as `llmgen.evaluation.arm_config.ArmConfig` has it, and what was chosen on validation.
         prompt: `name@digest` of its template; empty where no prompt is used.
         metrics: Name -> mean over users. `hr@10`, `ndcg@10`, `mrr@10`, ...
         lists: Name -> value of all lists together, without an interval: `coverage@10`, `gini@10`, ...

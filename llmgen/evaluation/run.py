@@ -28,7 +28,8 @@ from llmgen.adapters import AdapterRecord
 from llmgen.errors import ConfigError
 from llmgen.evaluation import report
 from llmgen.evaluation.answers import Store, ask, latencies, locked
-from llmgen.evaluation.arms import Arm, ArmConfig, Engines, build
+from llmgen.evaluation.arm_config import ArmConfig
+from llmgen.evaluation.arms import Arm, Engines, build
 from llmgen.evaluation.checks import check
 from llmgen.evaluation.config import RunConfig
 from llmgen.evaluation.environment import environment
@@ -36,9 +37,10 @@ from llmgen.evaluation.measures import Measures, span
 from llmgen.evaluation.protocol import Sample
 from llmgen.evaluation.questions import Questions, from_log
 from llmgen.evaluation.results import Results
-from llmgen.evaluation.stats import Sequential
+from llmgen.evaluation.sequential import Sequential
 from llmgen.evaluation.summary import Asked, summarise
 from llmgen.evaluation.terminal import exit_on_error
+from llmgen.evaluation.terminal_report import show
 from llmgen.progress import Stage
 from llmgen.workspace.options import data_given, with_options
 
@@ -151,7 +153,7 @@ def shown(results: Results, out: Path, json_output: bool) -> None:
     if json_output:
         typer.echo(results.model_dump_json(indent=1))
     else:
-        report.show(results, Console())
+        show(results, Console())
         typer.echo(f"report: {out / 'report.html'}")
 
 

@@ -14,7 +14,9 @@ from llmgen.datasets.splits import log_digest
 from llmgen.errors import ConfigError
 from llmgen.evaluation.arms import Arm
 from llmgen.evaluation.config import RunConfig
+from llmgen.evaluation.intervals import interval_of_mean, paired_difference
 from llmgen.evaluation.measures import Latencies, Measures, span
+from llmgen.evaluation.power import detectable_difference
 from llmgen.evaluation.protocol import Sample
 from llmgen.evaluation.questions import Questions
 from llmgen.evaluation.results import (
@@ -28,7 +30,7 @@ from llmgen.evaluation.results import (
     Shown,
     SliceRow,
 )
-from llmgen.evaluation.stats import compare, detectable_difference, interval_of_mean, paired_difference
+from llmgen.evaluation.stats import compare
 from llmgen.templates.library import views
 from llmgen.types import FloatArray
 

@@ -12,7 +12,7 @@ from llmgen.errors import ConfigError, LLMGenError
 from llmgen.evaluation.arms import Engines
 from llmgen.evaluation.report import PAGE
 from llmgen.evaluation.run import evaluate
-from llmgen.evaluation.stats import Sequential
+from llmgen.evaluation.sequential import Sequential
 from llmgen.http.schemas import Document
 from llmgen.playground.saving import Saved
 from llmgen.server.batching import Batcher, DeadlineError, QueueFullError

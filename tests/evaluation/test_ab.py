@@ -25,14 +25,16 @@ from llmgen.errors import ConfigError, DataError
 from llmgen.evaluation import answers, arms
 from llmgen.evaluation.ab import FailCondition, planned
 from llmgen.evaluation.answers import locked
-from llmgen.evaluation.arms import ArmConfig, Engines, build, classics
+from llmgen.evaluation.arm_config import ArmConfig
+from llmgen.evaluation.arms import Engines, build, classics
 from llmgen.evaluation.comparison import compare, compatible
 from llmgen.evaluation.config import RunConfig
+from llmgen.evaluation.intervals import paired_difference
 from llmgen.evaluation.measures import kinds
 from llmgen.evaluation.protocol import Protocol, samples
 from llmgen.evaluation.questions import from_log
 from llmgen.evaluation.results import Difference, Results
-from llmgen.evaluation.stats import Sequential, paired_difference
+from llmgen.evaluation.sequential import Sequential
 from llmgen.evaluation.summary import verdict
 from llmgen.types import Item
 

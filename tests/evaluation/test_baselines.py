@@ -14,17 +14,10 @@ from typer.testing import CliRunner
 from llmgen.catalog.core import Catalog
 from llmgen.datasets.splits import Ties, leave_one_out
 from llmgen.errors import ConfigError, UnknownItemError
-from llmgen.evaluation import baselines
-from llmgen.evaluation.baselines import (
-    NEURAL_GRIDS,
-    Evaluation,
-    Halving,
-    evaluate_priors,
-    parts,
-    run_baselines,
-    tune_baselines,
-)
+from llmgen.evaluation import baselines, prior_evaluation, trials
+from llmgen.evaluation.baselines import NEURAL_GRIDS, run_baselines, tune_baselines
 from llmgen.evaluation.memory import budget, rows_within
+from llmgen.evaluation.prior_evaluation import Evaluation, Halving, evaluate_priors, parts
 from llmgen.priors import Ease, ExcludeSeen, ItemKNN, Popularity, sparse
 from llmgen.priors.kinds import PriorKind
 from llmgen.types import Item, Query
@@ -126,7 +119,7 @@ def test_the_test_item_is_never_fitted(walks: pl.DataFrame, monkeypatch: pytest.
             sizes.append((len(interactions), interactions["timestamp"].max()))
             return Popularity.fit(interactions, catalog, weight=weight)
 
-    monkeypatch.setattr(baselines, "kind", lambda name: PriorKind(name, Spy.fit, ""))
+    monkeypatch.setattr(trials, "kind", lambda name: PriorKind(name, Spy.fit, ""))
     run_baselines(walks, RING, grids={"popularity": {}})
     assert sizes == [(60 * 6, 5.0), (60 * 7, 6.0)]
 
@@ -143,7 +136,7 @@ def test_ties_decide_what_is_held_out() -> None:
     )
     for ties, last, order in (("file", "8", ["7", "10", "9"]), ("item_id", "10", ["7", "8", "9"])):
         split = leave_one_out(log, ties=ties)  # type: ignore[arg-type]
-        part = baselines._part(pl.concat([split.train, split.validation]), split.test, RING, True)
+        part = prior_evaluation.part_of(pl.concat([split.train, split.validation]), split.test, RING, True)
         asked = {query.user_id: query for query in part.queries}
         assert dict(zip(asked, part.held_out, strict=True)) == {"u": last, "v": "3"}
         assert [item.id for item in asked["u"].history] == order
@@ -246,7 +239,8 @@ def test_halving_tries_all_on_few_and_the_best_on_more(walks: pl.DataFrame, monk
         asked.append(len(queries))
         return evaluate_priors(priors, queries, *rest, **more)
 
-    monkeypatch.setattr(baselines, "evaluate_priors", counted)
+    for module in (baselines, trials):
+        monkeypatch.setattr(module, "evaluate_priors", counted)
     grids = {"transition": GRIDS["transition"]}
     halved = run_baselines(walks, RING, k=1, grids=grids, halving=Halving((10, 20, 40), 0.5, mix_users=20))
     assert asked[:15] == [10] * 8 + [20] * 4 + [40] * 2 + [60]  # 8 settings, 4, 2; then the test, of everybody
@@ -264,7 +258,7 @@ def test_the_ridge_is_chosen_among_the_items_taken_most(walks: pl.DataFrame, mon
             fitted.append((len(catalog), settings["l2"]))
             return Ease.fit(interactions, catalog, **settings)
 
-    monkeypatch.setattr(baselines, "kind", lambda name: PriorKind(name, Spy.fit, ""))
+    monkeypatch.setattr(trials, "kind", lambda name: PriorKind(name, Spy.fit, ""))
     grids = {"ease": {"l2": (1.0, 1000.0), "decay": (0.5, 1.0)}}
     (result, *_) = run_baselines(walks, RING, k=1, grids=grids, halving=Halving((60,), items=20))
     assert [number for number, _ in fitted] == [20, 20, 30, 30]  # tried, then the chosen one on validation and test
@@ -284,12 +278,12 @@ def test_neighbours_are_found_once_for_all_settings_that_share_them(
             fitted.append(settings)
             return ItemKNN.fit(interactions, catalog, **settings)
 
-    tuning, final = baselines.parts(walks, RING)
+    tuning, final = prior_evaluation.parts(walks, RING)
     for settings in product(*grid.values()):
         prior = ItemKNN.fit(tuning.known, RING, **dict(zip(grid, settings, strict=True)))  # type: ignore[arg-type]
         found = evaluate_priors([ExcludeSeen(RING), prior], tuning.queries, tuning.held_out, catalog=RING, k=5)
         scores[settings] = found.ndcg.mean
-    monkeypatch.setattr(baselines, "kind", lambda name: PriorKind(name, Spy.fit, ""))
+    monkeypatch.setattr(trials, "kind", lambda name: PriorKind(name, Spy.fit, ""))
     (result,) = baselines.tune_baselines(tuning, final, RING, k=5, grids={"item_knn": grid}, mixed=False)
     best = max(scores, key=lambda settings: scores[settings])  # of equally good ones the first
     assert tuple(result.settings.values()) == best
@@ -307,7 +301,7 @@ def test_a_decay_that_a_prior_of_another_package_is_fitted_with_is_tried(
         fitted.append(decay)
         return Popularity.fit(interactions, catalog, weight=weight)
 
-    monkeypatch.setattr(baselines, "kind", lambda name: PriorKind(name, fit, ""))
+    monkeypatch.setattr(trials, "kind", lambda name: PriorKind(name, fit, ""))
     run_baselines(walks, RING, grids={"fading": {"decay": (0.2, 0.4, 0.6)}})
     assert fitted == [0.2, 0.4, 0.6, 0.2]  # and the first of three that are equally good, for the test
 

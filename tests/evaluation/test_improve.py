@@ -16,7 +16,7 @@ from eval.improve import PLANTED, simulated
 from llmgen.cli.main import app
 from llmgen.errors import ConfigError
 from llmgen.evaluation import arms
-from llmgen.evaluation.arms import ArmConfig
+from llmgen.evaluation.arm_config import ArmConfig
 from llmgen.evaluation.budget import Budget
 from llmgen.evaluation.config import RunConfig
 from llmgen.evaluation.edits import proposals

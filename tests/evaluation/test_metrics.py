@@ -11,16 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmgen.evaluation.metrics import (
-    auc,
     average_precision_at_k,
-    calibration_error,
     coverage_at_k,
     diversity_at_k,
     duplicate_rate,
     fallback_rate,
     gini_at_k,
     hit_rate_at_k,
-    mae,
     mrr_at_k,
     ndcg_at_k,
     novelty_at_k,
@@ -29,9 +26,9 @@ from llmgen.evaluation.metrics import (
     precision_at_k,
     recall_at_k,
     repetition_at_k,
-    rmse,
     valid_rate,
 )
+from llmgen.evaluation.rating_metrics import auc, calibration_error, mae, rmse
 from llmgen.types import Grounding, Item, Method, Recommendation, Recommendations
 
 RANKING = (recall_at_k, hit_rate_at_k, ndcg_at_k, mrr_at_k, average_precision_at_k)

@@ -14,7 +14,7 @@ from llmgen.datasets.splits import ItemsLeftOut, leave_items_out, log_digest
 from llmgen.engines.fake import FakeEngine
 from llmgen.errors import ConfigError, DataError
 from llmgen.evaluation import arms
-from llmgen.evaluation.arms import ArmConfig
+from llmgen.evaluation.arm_config import ArmConfig
 from llmgen.evaluation.config import RunConfig
 from llmgen.evaluation.protocol import Protocol, Sample, samples
 from llmgen.evaluation.questions import from_log

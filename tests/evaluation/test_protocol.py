@@ -10,10 +10,10 @@ import pytest
 
 from llmgen.datasets import Dataset
 from llmgen.errors import ConfigError
-from llmgen.evaluation.baselines import parts
 from llmgen.evaluation.classics import Random, RepeatLast
 from llmgen.evaluation.config import RunConfig
 from llmgen.evaluation.measures import Measures
+from llmgen.evaluation.prior_evaluation import parts
 from llmgen.evaluation.protocol import Protocol, samples
 from llmgen.types import Query
 from tests.conftest import films

@@ -11,7 +11,7 @@ import pytest
 from llmgen.adapters import AdapterRecord
 from llmgen.datasets.splits import global_time, leave_one_out, log_digest
 from llmgen.errors import ConfigError
-from llmgen.evaluation.arms import ArmConfig
+from llmgen.evaluation.arm_config import ArmConfig
 from llmgen.evaluation.config import RunConfig
 from llmgen.evaluation.questions import from_log
 

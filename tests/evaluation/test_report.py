@@ -18,7 +18,7 @@ from rich.cells import cell_len
 from rich.console import Console
 from typer.testing import CliRunner
 
-from llmgen.evaluation import charts, report
+from llmgen.evaluation import charts, report, result_texts, svg, terminal_report
 from llmgen.evaluation.results import (
     ArmSummary,
     Cost,
@@ -323,7 +323,7 @@ def test_every_mean_and_difference_stands_on_the_page() -> None:
 
 def test_points_of_a_forest_lie_where_their_values_say() -> None:
     rows = [charts.Row("a", "", 0.02, 0.01, 0.03, "better"), charts.Row("b", "", -0.04, -0.05, 0.0, "unclear")]
-    chart = ElementTree.fromstring(charts.forest("f", "t", rows, charts.Scale(-0.1, 0.1, 0, 200), ends=("l", "r")))
+    chart = ElementTree.fromstring(charts.forest("f", "t", rows, svg.Scale(-0.1, 0.1, 0, 200), ends=("l", "r")))
     found = dict(rows_of(chart))
     assert list(found) == ["a", "b"]
     assert middle(found["a"]) == 100 + 0.02 * 1000
@@ -349,12 +349,12 @@ def test_what_holds_is_a_diamond_and_what_may_be_chance_a_circle() -> None:
     assert charts.Row("x", "", 0.03, 0.02, 0.04).mark == "plain"
     marks = [(name, row.find("path") is not None) for name, row in rows_of(Page(report.render(results())).charts[0])]
     assert marks == [(TASTE, False), (TUNED, True)]
-    assert report._mark(row) == "plain"  # not tested
+    assert result_texts.mark_of(row) == "plain"  # not tested
     row = row.model_copy(update={"p_holm": 0.001})
-    assert report._mark(row) == "worse"  # a larger error
-    assert report._mark(row.model_copy(update={"metric": "hr@10"})) == "better"
-    assert report._mark(row.model_copy(update={"metric": "position_bias"})) == "differs"
-    assert report._mark(row.model_copy(update={"p_holm": 0.05})) == "unclear"
+    assert result_texts.mark_of(row) == "worse"  # a larger error
+    assert result_texts.mark_of(row.model_copy(update={"metric": "hr@10"})) == "better"
+    assert result_texts.mark_of(row.model_copy(update={"metric": "position_bias"})) == "differs"
+    assert result_texts.mark_of(row.model_copy(update={"p_holm": 0.05})) == "unclear"
 
 
 def test_hostile_words_stay_words() -> None:
@@ -403,7 +403,7 @@ def test_numbers_that_are_none_become_dashes() -> None:
 
 def test_users_without_a_difference_are_counted_but_not_drawn() -> None:
     values = [-0.3, 0.0, 0.0, 0.0, 0.1, 0.1, 1.0]
-    scale = charts.Scale(-1, 1, charts.LEFT, charts.RIGHT)
+    scale = svg.Scale(-1, 1, charts.LEFT, charts.RIGHT)
     assert charts.counts(values, scale, bins=4) == [0, 1, 2, 1]
     page = Page(report.render(results(per_user={TUNED: values})))
     assert "1 lose" in page.text and "3 same" in page.text and "3 gain" in page.text
@@ -450,7 +450,7 @@ def test_hits_are_told_in_words() -> None:
 def test_the_terminal_shows_it_whole(made: Any, width: int) -> None:
     given = made()
     with (console := Console(width=width, color_system=None)).capture() as capture:
-        report.show(given, console)
+        terminal_report.show(given, console)
     lines = capture.get().splitlines()
     numbers = re.findall(r"\*?(\d\.\d{4}) \[", capture.get())
     assert max(map(cell_len, lines)) <= width

@@ -13,21 +13,12 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy import stats as scipy_stats
 
-from llmgen.evaluation import stats
-from llmgen.evaluation.stats import (
-    Comparison,
-    Sequential,
-    compare,
-    detectable_difference,
-    holm,
-    interval_of_mean,
-    mcnemar,
-    non_inferior,
-    paired_difference,
-    permutation_test,
-    power_of,
-    users_needed,
-)
+from llmgen.evaluation import bootstrap
+from llmgen.evaluation.intervals import interval_of_mean, paired_difference
+from llmgen.evaluation.power import detectable_difference, power_of, users_needed
+from llmgen.evaluation.sequential import Sequential
+from llmgen.evaluation.significance import holm, mcnemar, non_inferior, permutation_test
+from llmgen.evaluation.stats import Comparison, compare
 from llmgen.types import FloatArray
 
 GAINS = np.append(1 / np.log2(np.arange(2, 12)), 0.0)  # NDCG@10 of ranks 1 to 10, and of a miss
@@ -162,7 +153,7 @@ def test_wins_are_counted_by_user() -> None:
 @pytest.mark.parametrize("cells", [1, 100, 1 << 22])
 def test_parts_of_the_draws_change_nothing(cells: int, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = interval_of_mean(SKEWED, draws=500, seed=5)
-    monkeypatch.setattr(stats, "CELLS", cells)
+    monkeypatch.setattr(bootstrap, "CELLS", cells)
     assert interval_of_mean(SKEWED, draws=500, seed=5) == whole
     balanced = np.array([0.5, -0.5] * 10)  # every pattern is as large as none at all
     assert permutation_test(balanced, np.zeros(20), draws=500, seed=5).p == 1

@@ -1,0 +1,166 @@
+"""Priors measured on held-out items, and halving: few users first, all users for the best settings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, cast
+
+import numpy as np
+import polars as pl
+
+from llmgen.catalog.core import Catalog
+from llmgen.datasets.splits import Ties, histories, leave_one_out
+from llmgen.priors import (
+    Prior,
+    SharedWeights,
+    multiply,
+)
+from llmgen.recommend.tuning import REMOVED
+from llmgen.types import FloatArray, IntArray, Item, Query
+
+Settings = Mapping[str, float]
+
+
+ALL_USERS = 5_000
+"""Up to so many validation users settings are chosen on all of them, and every setting is tried on all."""
+
+
+class Halving(NamedTuple):
+    """Successive halving of a grid (Jamieson & Talwalkar, AISTATS 2016).
+
+    Attributes:
+        users: Validation users of each round, rising; the users of a round are part of the next one's.
+        kept: Share of the settings that goes on to the next round.
+        items: EASE's ridge is chosen among so many items, those taken most, where more were taken; only the chosen one
+            is fitted on all.
+        mix_users: Users that the weights of the mix are chosen on; its floor on a quarter of them.
+    """
+
+    users: Sequence[int] = (300, 1_000, 4_000)
+    kept: float = 0.25
+    items: int = 5_000
+    mix_users: int = 1_000
+
+
+HALVING = Halving()
+
+
+class Estimate(NamedTuple):
+    """A mean of users with its standard error."""
+
+    mean: float
+    standard_error: float
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """The ranks of the held-out items, one a query, the whole catalog ranked.
+
+    Attributes:
+        ranks: int64 [n_queries], 1 for the best; the largest int64 where the item was removed.
+        k: Cut-off of the metrics.
+    """
+
+    ranks: IntArray
+    k: int
+
+    @property
+    def hit_rates(self) -> FloatArray:
+        """HR@k of each query, float64 [n_queries]; equals recall with one item held out."""
+        return (self.ranks <= self.k).astype(np.float64)
+
+    @property
+    def ndcgs(self) -> FloatArray:
+        """NDCG@k of each query, float64 [n_queries]."""
+        return cast(FloatArray, self.hit_rates / np.log2(1.0 + self.ranks))
+
+    @property
+    def hit_rate(self) -> Estimate:
+        """Mean HR@k."""
+        return _estimate(self.hit_rates)
+
+    @property
+    def ndcg(self) -> Estimate:
+        """Mean NDCG@k."""
+        return _estimate(self.ndcgs)
+
+
+class Part(NamedTuple):
+    """One step of the protocol.
+
+    Attributes:
+        known: Interactions to fit on, and to take the histories from.
+        queries: One a user.
+        held_out: The id of each user's held-out item.
+    """
+
+    known: pl.DataFrame
+    queries: list[Query]
+    held_out: list[str]
+
+
+def evaluate_priors(
+    priors: Sequence[Prior],
+    queries: Sequence[Query],
+    held_out: Sequence[str | Item],
+    *,
+    catalog: Catalog,
+    k: int = 10,
+    batch_size: int = 1024,
+) -> Evaluation:
+    """Rank the whole catalog by the product of priors, and find each query's held-out item.
+
+    Args:
+        priors: No name twice; without `ExcludeSeen`, items of the history stay in.
+        queries: Any number, at least one.
+        held_out: The item, or its id, that each query should find.
+        catalog: The items that are ranked.
+        k: Cut-off, 1 or more.
+        batch_size: Queries scored at once, 1 or more; decides memory only.
+
+    Raises:
+        ValueError: Lengths that do not agree, or an argument out of range.
+        UnknownItemError: A held-out item is not in the catalog.
+    """
+    if len(queries) != len(held_out) or not queries:
+        raise ValueError(
+            f"{len(queries)} queries and {len(held_out)} held-out items; give one item a query, at least one"
+        )
+    if k < 1 or batch_size < 1:
+        raise ValueError(f"k and batch_size must be 1 or more, not {k} and {batch_size}")
+    targets = np.array([catalog.index(item) for item in held_out], dtype=np.int64)
+    ranks, shared = [], SharedWeights(len(catalog))
+    for start in range(0, len(queries), batch_size):
+        batch = slice(start, start + batch_size)
+        found = multiply(priors, queries[batch], len(catalog), shared)
+        places = [row.rank(target) for row, target in zip(found.rows, targets[batch].tolist(), strict=True)]
+        ranks.append(np.array([REMOVED if place is None else place for place in places], np.int64))
+    return Evaluation(np.concatenate(ranks), k)
+
+
+def parts(
+    interactions: pl.DataFrame, catalog: Catalog, *, ties: Ties = "file", exclude_seen: bool = True
+) -> tuple[Part, Part]:
+    """The two steps of the protocol: what is tuned on, and what is measured on."""
+    split = leave_one_out(interactions, ties=ties)
+    both = pl.concat([split.train, split.validation])
+    return (
+        part_of(split.train, split.validation, catalog, exclude_seen),
+        part_of(both, split.test, catalog, exclude_seen),
+    )
+
+
+def _estimate(values: FloatArray) -> Estimate:
+    spread = float(values.std(ddof=1)) if len(values) > 1 else float("nan")
+    return Estimate(float(values.mean()), spread / len(values) ** 0.5)
+
+
+def part_of(known: pl.DataFrame, held_out: pl.DataFrame, catalog: Catalog, exclude_seen: bool) -> Part:
+    """Queries of the users whose items are held out."""
+    past = histories(known, catalog=catalog)
+    queries = [
+        Query(history=past[user].items if user in past else (), user_id=user, exclude_seen=exclude_seen)
+        for user in held_out["user_id"]
+    ]
+    return Part(known, queries, held_out["item_id"].to_list())
