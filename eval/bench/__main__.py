@@ -34,7 +34,7 @@ from llmgen.evaluation.environment import environment
 from llmgen.evaluation.terminal import exit_on_error
 
 WIDTH = 150
-PARTS = ("search", "trie", "priors", "many", "service", "training", "start")
+PARTS = ("search", "trie", "priors", "changes", "many", "service", "training", "start")
 LONG = ("evaluation", "page")
 """Parts that run only where they are asked for; `page` needs Chromium."""
 

@@ -235,7 +235,7 @@ class Catalog(Sequence[Item]):
             position = shelf.position(item.id)
             if position is None:
                 position, end = end, end + 1
-                shelf.index[item.id] = shelf.number(position)
+                shelf.take_in([item.id], position)
             elif (
                 shelf.items[position] != item or shelf.spellings[position] != spelling
             ):  # 1 and True are equal, and read apart
@@ -244,6 +244,7 @@ class Catalog(Sequence[Item]):
             shelf.spellings[position : position + 1] = [spelling]
             if position < len(shelf.lines):
                 shelf.lines[position] = _line(item).encode()
+                shelf.forget_states(position)
         return self._changed(shelf, before[:end], same[:end])
 
     def begins_with(self, other: Catalog) -> bool:
@@ -405,7 +406,8 @@ class Catalog(Sequence[Item]):
         made._length = self._length + len(more)
         if "_sha256" in self.__dict__:
             made._sha256 = self._sha256.copy()
-            made._sha256.update(b"".join(made._lines()[self._length :]))
+            made._write_lines()
+            made._sha256.update(b"".join(shelf.lines[self._length : made._length]))
         return made
 
     def _on(self, shelf: Lineage) -> Catalog:
@@ -430,17 +432,21 @@ class Catalog(Sequence[Item]):
 
     @cached_property
     def _sha256(self) -> hashlib._Hash:
-        return hashlib.sha256(b"".join((self._first_line(), *self._lines())))
+        self._write_lines()
+        return self._shelf.hashed(self._first_line(), self._length)
 
     def _first_line(self) -> bytes:
         return (json.dumps(self.settings, ensure_ascii=False) + "\n").encode()
 
     def _lines(self) -> list[bytes]:
         """The line of each item in the file that `save` writes; written once, for all catalogs of a shelf."""
+        self._write_lines()
+        return self._shelf.lines[: self._length]
+
+    def _write_lines(self) -> None:
         shelf = self._shelf
         with GROWING:
             shelf.lines.extend(_line(item).encode() for item in shelf.items[len(shelf.lines) : self._length])
-        return shelf.lines[: self._length]
 
     def _spelled(self, items: Sequence[Item]) -> list[str]:
         labels = [label_of(item, self.label_format) for item in items]

@@ -25,7 +25,7 @@ from scipy.linalg import cython_lapack
 
 from llmgen.catalog.core import Catalog
 from llmgen.errors import ArgumentError, CatalogTooLargeError
-from llmgen.priors.base import FLOOR, Saving, check_floor, log_lift, only_appended
+from llmgen.priors.base import FLOOR, Saving, check_floor, log_lift
 from llmgen.priors.interactions import INDEX, Evidence, Sequences, histories_of, recency, sequences
 from llmgen.priors.sparse import SparseRow, lifted, rows_of
 from llmgen.priors.words import text_neighbours
@@ -37,6 +37,8 @@ ROWS_AT_ONCE = 2_000
 """Rows of item-item products that are worked on at once."""
 LIKE = 20
 """Items whose texts are most like an item's, where a model looks at texts."""
+MOST_GONE = 2_000
+"""Rows of items that are gone, before a sparse matrix is made anew without them."""
 DOUBLE_ITEMS = 10_000
 """EASE of more items is computed and kept in float32, half the memory and twice as fast."""
 
@@ -48,11 +50,15 @@ class ItemToItem(Saving):
     Attributes:
         catalog: The items.
         similarity: float64 or float32 [n_items, n_items], dense or CSR; row = item of the history, column = candidate.
+            After changes of the catalog rows and columns of a CSR matrix may be those of `rows`.
         decay: In (0, 1]: an item of the history counts this much less for each newer one.
         floor: In (0, 1], see `log_lift`.
         weight: Exponent.
         name: Key in `Recommendation.terms`.
         unknown: bool [n_items], the items that nothing leads to; found where it is not given.
+        rows: int64 [n_items], the row and the column of each item in `similarity`, -1 where it has none; None where
+            that is its position.
+        counts: int64, entries of each column of `similarity` in rows of items that are there; found where not given.
     """
 
     catalog: Catalog = field(repr=False)
@@ -62,12 +68,16 @@ class ItemToItem(Saving):
     weight: float = 1.0
     name: str = "item_to_item"
     unknown: NDArray[np.bool_] | None = field(default=None, repr=False)
+    rows: IntArray | None = field(default=None, repr=False)
+    counts: IntArray | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         check_floor(self.floor)
         _check(self.decay > 0 and self.decay <= 1, "decay", self.decay, "in (0, 1]")
         n_items = len(self.catalog)
-        if self.similarity.shape != (n_items, n_items):
+        if self.rows is not None and len(self.rows) != n_items:
+            raise ValueError(f"rows are of {len(self.rows)} items, and the catalog has {n_items}")
+        if self.rows is None and self.similarity.shape != (n_items, n_items):
             raise ValueError(f"similarity is {self.similarity.shape}, and the catalog has {n_items} items")
 
     def scores(self, queries: Sequence[Query]) -> FloatArray:
@@ -102,9 +112,15 @@ class ItemToItem(Saving):
 
     def _found(self, queries: Sequence[Query]) -> FloatArray | sparse.csr_array:
         histories = histories_of(self.catalog, queries, self.decay)
+        if self.rows is not None:
+            histories = renumbered(histories, self.rows, self.similarity.shape[0])
         if self.similarity.dtype == np.float32:  # else a float64 copy of it is made each time
-            return cast(FloatArray, (histories.astype(np.float32) @ self.similarity).astype(np.float64))
-        return cast(FloatArray, histories @ self.similarity)
+            found = (histories.astype(np.float32) @ self.similarity).astype(np.float64)
+        else:
+            found = histories @ self.similarity
+        if self.rows is None:
+            return cast(FloatArray, found)
+        return renumbered(cast(sparse.csr_array, found), self._positions, len(self.catalog))
 
     def evidence(self, query: Query, item: Item) -> list[Evidence]:
         """The items of the history that speak for an item, strongest first.
@@ -130,25 +146,33 @@ class ItemToItem(Saving):
         return sorted(found, key=lambda entry: -entry.score)
 
     def on_catalog(self, catalog: Catalog, before: IntArray) -> ItemToItem:
-        """See `Movable`; a new item is like no other until the model is fitted again."""
+        """See `Movable`; a new item is like no other until the model is fitted again.
+
+        A sparse matrix is taken over as it is, and made anew without the items that are gone once there are many.
+        """
         n_items = len(catalog)
         kept = np.flatnonzero(before >= 0)
-        similarity: FloatArray | sparse.csr_array
         if isinstance(self.similarity, np.ndarray):
             similarity = np.zeros((n_items, n_items), self.similarity.dtype)
             similarity[np.ix_(kept, kept)] = self.similarity[np.ix_(before[kept], before[kept])]
-        elif only_appended(before, len(self.catalog)):
-            none = np.full(n_items - len(self.catalog), self.similarity.indptr[-1], self.similarity.indptr.dtype)
-            arrays = (self.similarity.data, self.similarity.indices, np.append(self.similarity.indptr, none))
-            similarity = sparse.csr_array(arrays, shape=(n_items, n_items))
-            unknown = np.append(self._unknown, np.ones(len(none), dtype=bool))
-            return dataclasses.replace(self, catalog=catalog, similarity=similarity, unknown=unknown)
-        else:
-            block = self.similarity[before[kept]][:, before[kept]].tocoo()
-            similarity = sparse.coo_array(
-                (block.data, (kept[block.row], kept[block.col])), shape=(n_items, n_items)
-            ).tocsr()
-        return dataclasses.replace(self, catalog=catalog, similarity=similarity, unknown=None)
+            return dataclasses.replace(self, catalog=catalog, similarity=similarity, unknown=None)
+        old = np.arange(len(self.catalog)) if self.rows is None else self.rows
+        rows = np.full(n_items, -1)
+        rows[kept] = old[before[kept]]
+        there, known = np.zeros((2, self.similarity.shape[0]), bool)
+        there[old[old >= 0]], known[rows[rows >= 0]] = True, True
+        if len(known) - np.count_nonzero(known) > MOST_GONE:
+            kept = np.flatnonzero(rows >= 0)
+            block = self.similarity[rows[kept]][:, rows[kept]].tocoo()
+            whole = sparse.coo_array((block.data, (kept[block.row], kept[block.col])), shape=(n_items, n_items)).tocsr()
+            return dataclasses.replace(self, catalog=catalog, similarity=whole, unknown=None, rows=None, counts=None)
+        counts = self._counts
+        if len(gone := np.flatnonzero(there & ~known)):
+            columns = self.similarity[gone].indices
+            counts = counts - np.bincount(columns, minlength=len(counts))
+        unknown = np.ones(n_items, bool)
+        unknown[rows >= 0] = counts[rows[rows >= 0]] == 0
+        return dataclasses.replace(self, catalog=catalog, unknown=unknown, rows=rows, counts=counts)
 
     @cached_property
     def _unknown(self) -> NDArray[np.bool_]:
@@ -156,10 +180,25 @@ class ItemToItem(Saving):
         if self.unknown is not None:
             return self.unknown
         if isinstance(self.similarity, np.ndarray):
-            known = np.asarray(self.similarity.any(axis=0))
-        else:
-            known = np.bincount(self.similarity.indices, minlength=len(self.catalog)) > 0
-        return ~known
+            return ~np.asarray(self.similarity.any(axis=0))
+        unknown: NDArray[np.bool_] = self._counts == 0
+        return unknown
+
+    @cached_property
+    def _counts(self) -> IntArray:
+        """Of each column of a sparse matrix."""
+        if self.counts is not None:
+            return self.counts
+        matrix = cast(sparse.csr_array, self.similarity)
+        return np.bincount(matrix.indices, minlength=matrix.shape[1])
+
+    @cached_property
+    def _positions(self) -> IntArray:
+        """Of each row and column of `similarity` the position of its item; -1 where that is gone."""
+        assert self.rows is not None
+        positions = np.full(self.similarity.shape[0], -1)
+        positions[self.rows[self.rows >= 0]] = np.flatnonzero(self.rows >= 0)
+        return positions
 
     @cached_property
     def _floors(self) -> FloatArray:
@@ -169,7 +208,27 @@ class ItemToItem(Saving):
     def _column(self, candidate: int) -> FloatArray:
         if isinstance(self.similarity, np.ndarray):
             return self.similarity[:, candidate]
-        return cast(FloatArray, self.similarity[:, [candidate]].toarray()[:, 0])
+        if self.rows is None:
+            return cast(FloatArray, self.similarity[:, [candidate]].toarray()[:, 0])
+        column = np.zeros(len(self.catalog))
+        if self.rows[candidate] >= 0:
+            known = self.rows >= 0
+            column[known] = self.similarity[:, [self.rows[candidate]]].toarray()[self.rows[known], 0]
+        return column
+
+
+def renumbered(matrix: sparse.csr_array, columns: IntArray, width: int) -> sparse.csr_array:
+    """A matrix whose columns have other numbers, the entries of each row in the order that they had.
+
+    Args:
+        matrix: Not changed.
+        columns: int64, of each column its new number; -1 leaves it out.
+        width: Columns of the new one.
+    """
+    indices = columns[matrix.indices].astype(matrix.indices.dtype)
+    stays = indices >= 0
+    ends = np.append(0, stays.cumsum())[matrix.indptr].astype(matrix.indptr.dtype)
+    return sparse.csr_array((matrix.data[stays], indices[stays], ends), shape=(matrix.shape[0], width))
 
 
 @dataclass(frozen=True, eq=False)

@@ -150,15 +150,14 @@ class CatalogIndex:
 
     def _followed(self, trie: ItemTrie, catalog: Catalog, before: IntArray, spell: Spell) -> ItemTrie | None:
         """The trie of a catalog that was changed otherwise than by new items at its end; see `follow`."""
-        spellings, known = catalog.spellings, self.catalog.spellings
         same = before.copy()
         # only what is no longer the very same item may be spelled in another way, unless all are
         alike = catalog.settings == self.catalog.settings
         changed = (catalog.unchanged_since(self.catalog, before) < 0) if alike else np.ones(len(before), bool)
         for place in np.flatnonzero(changed & (before >= 0)).tolist():
-            if spellings[place] != known[before[place]]:
+            if _spelling_at(catalog, place) != _spelling_at(self.catalog, int(before[place])):
                 same[place] = -1
-        return follow(trie, same, lambda items: spell([spellings[item] for item in items]))
+        return follow(trie, same, lambda items: spell([_spelling_at(catalog, item) for item in items.tolist()]))
 
 
 def _spelling(engine: Engine, lines: bool) -> Spell:
@@ -175,3 +174,7 @@ def _check_tokens(catalog: Catalog, engine: Engine) -> None:
             "take an adapter that llmgen train tuned with this identifier, or the model that llmgen merge made of it, "
             "or spell items by titles"
         )
+
+
+def _spelling_at(catalog: Catalog, position: int) -> str:
+    return catalog.spelling(catalog[position])

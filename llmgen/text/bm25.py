@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import dataclass
-from functools import cached_property
 from math import log
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal
 
 import numpy as np
-from scipy import sparse
 
+from llmgen.text.bm25_models import BM25S, Changed, Model, RankBM25
 from llmgen.text.normalization import tokens
 from llmgen.types import FloatArray, IntArray
 
@@ -24,6 +22,8 @@ Backend = Literal["auto", "rank-bm25", "bm25s"]
 LARGE = 3_000
 MERGED = 10_000
 """Words whose frequencies have changed before all are counted together again."""
+FEW = 100
+"""Changes of a list that are made one by one."""
 NONE: IntArray = np.zeros(0, np.int64)
 
 
@@ -91,11 +91,12 @@ class BM25Index:
         self._size = len(corpus)
         self._frequencies = Counter(word for words in corpus for word in set(words))
         self._more: Counter[str] = Counter()  # or fewer: what changed since these were counted
-        self._mean_length = sum(map(len, corpus)) / len(corpus)
+        self._total_length = sum(map(len, corpus))
+        self._mean_length = self._total_length / len(corpus)
         self._later: list[Counter[str]] = []
-        self._model: _Model | None = None  # no document has a word
+        self._model: Model | None = None  # no document has a word
         if self._frequencies:
-            make = _RankBM25 if self.backend == "rank-bm25" else _BM25S.of
+            make = RankBM25 if self.backend == "rank-bm25" else BM25S.of
             self._model = make(self._corpus, k1=self._k1, b=self._b)
 
     def __len__(self) -> int:
@@ -121,20 +122,22 @@ class BM25Index:
             documents: The new ones, in their order.
         """
         places = np.array(before, np.int64)
-        corpus = list(map(self._corpus.__getitem__, places.tolist()))
-        for place, document in zip(np.flatnonzero(places < 0).tolist(), documents, strict=True):
-            corpus[place] = self._tokenise(document)
+        gone, new = np.delete(np.arange(len(self)), places[places >= 0]).tolist(), np.flatnonzero(places < 0).tolist()
+        read = list(map(self._tokenise, documents))
+        corpus = self._followed(places, gone, dict(zip(new, read, strict=True)))
         made = copy(self)
         large = self._wanted == "bm25s" or (self._wanted == "auto" and len(corpus) >= LARGE)
-        if not (large and isinstance(self._model, _BM25S) and any(corpus)):
+        total = self._total_length + sum(map(len, read)) - sum(len(self._corpus[place]) for place in gone)
+        total += sum(document.total() for document in self._later)
+        if not (large and isinstance(self._model, BM25S | Changed) and total):
             made._fit(corpus)
             return made
         places[places >= self._size] = -1  # what came later stands in no model yet
         words = [corpus[place] for place in np.flatnonzero(places < 0)]
         made._corpus, made._later, made._size = corpus, [], len(corpus)
-        made._model = self._model.changed(places, words)
-        made._mean_length = sum(map(len, corpus)) / len(corpus)
-        gone = np.delete(np.arange(self._size), places[places >= 0]).tolist()
+        made._model = Changed.of(self._model, places, words, k1=self._k1, b=self._b)
+        made._total_length, made._mean_length = total, total / len(corpus)
+        gone = [place for place in gone if place < self._size]
         made._more = self._more.copy()
         made._more.update(word for document in words for word in set(document))
         made._more.subtract(word for place in gone for word in set(self._corpus[place]))
@@ -142,6 +145,21 @@ class BM25Index:
             made._frequencies = self._frequencies + made._more  # without those of no document
             made._more = Counter()
         return made
+
+    def _followed(self, before: IntArray, gone: list[int], new: dict[int, list[str]]) -> list[list[str]]:
+        """The words of the documents after a change: the same list without some, and with others put in."""
+        kept = before[before >= 0]
+        if len(gone) + len(new) > FEW or (np.diff(kept) <= 0).any():
+            corpus = list(map(self._corpus.__getitem__, before.tolist()))
+            for place, words in new.items():
+                corpus[place] = words
+            return corpus
+        corpus = self._corpus.copy()
+        for place in reversed(gone):
+            del corpus[place]
+        for place, words in new.items():
+            corpus.insert(place, words)
+        return corpus
 
     @property
     def num_later(self) -> int:
@@ -230,132 +248,3 @@ def top_of(scores: FloatArray, k: int) -> list[ScoredDocument]:
         found = found[scores[found] >= worst]
     order = found[np.argsort(-scores[found], kind="stable")][:k]
     return [ScoredDocument(int(i), float(scores[i])) for i in order]
-
-
-class _Model(Protocol):
-    def scores(self, words: list[str]) -> FloatArray: ...
-    def sparse_scores(self, words: list[str]) -> tuple[IntArray, FloatArray]: ...
-
-
-class _Counts(NamedTuple):
-    """How often words stand in documents, int64 [n_pairs] each, by word and then by document."""
-
-    word: IntArray
-    document: IntArray
-    times: IntArray
-
-
-class _RankBM25:
-    def __init__(self, corpus: list[list[str]], *, k1: float, b: float) -> None:
-        from rank_bm25 import BM25Plus
-
-        self._bm25 = BM25Plus(corpus, k1=k1, b=b, delta=0)
-
-    def scores(self, words: list[str]) -> FloatArray:
-        # With b = 1 a blank document is 0 / 0 there; it has no word of the query.
-        with np.errstate(invalid="ignore"):
-            return np.nan_to_num(np.asarray(self._bm25.get_scores(words), dtype=np.float64))
-
-    def sparse_scores(self, words: list[str]) -> tuple[IntArray, FloatArray]:
-        scores = self.scores(words)
-        found = np.flatnonzero(scores)
-        return found, scores[found]
-
-
-class _BM25S:
-    """An index of bm25s, whose scores are counted here from how often words stand in documents.
-
-    bm25s counts them document by document; from these arrays it takes a tenth of the time, and an index in which a few
-    documents changed is made of them without looking at the others.
-
-    Args:
-        counts: See `_Counts`.
-        vocabulary: The number of each word.
-        lengths: int64 [n_documents], words of each document.
-        k1: See `BM25Index`.
-        b: See `BM25Index`.
-    """
-
-    def __init__(self, counts: _Counts, vocabulary: dict[str, int], lengths: IntArray, *, k1: float, b: float) -> None:
-        from bm25s import BM25
-
-        # bm25s sets its logger to DEBUG, and would write a line an index to whatever handlers the caller has.
-        logging.getLogger("bm25s").setLevel(logging.WARNING)
-        # float32, its default, would differ from rank-bm25 in the seventh digit and reorder near ties.
-        self._bm25 = BM25(k1=k1, b=b, method="atire", idf_method="bm25+", dtype="float64", backend="numpy")
-        self._counts, self._lengths = counts, lengths
-        frequency = np.bincount(counts.word, minlength=len(vocabulary))
-        found, which = np.unique(np.maximum(frequency, 1), return_inverse=True)
-        rarity = np.array([log((len(lengths) + 1) / df) for df in found.tolist()])[which]
-        length = k1 * (1 - b + b * lengths / lengths.mean())
-        data = rarity[counts.word] * (counts.times * (k1 + 1) / (counts.times + length[counts.document]))
-        self._bm25.scores = {
-            "data": data,
-            "indices": counts.document.astype(np.int32),
-            "indptr": np.append(0, frequency.cumsum()),
-            "num_docs": len(lengths),
-        }
-        self._bm25.vocab_dict = vocabulary
-        self._bm25.unique_token_ids_set = set(vocabulary.values())
-        self._bm25.nonoccurrence_array = None
-
-    @classmethod
-    def of(cls, corpus: list[list[str]], *, k1: float, b: float) -> _BM25S:
-        """The index of some documents."""
-        vocabulary: dict[str, int] = {}
-        lengths = np.fromiter(map(len, corpus), np.int64, len(corpus))
-        numbers = (vocabulary.setdefault(word, len(vocabulary)) for words in corpus for word in words)
-        key = np.fromiter(numbers, np.int64, int(lengths.sum())) * len(corpus) + np.arange(len(corpus)).repeat(lengths)
-        key, times = np.unique(key, return_counts=True)
-        word, document = np.divmod(key, len(corpus))
-        return cls(_Counts(word, document, times), vocabulary, lengths, k1=k1, b=b)
-
-    def changed(self, before: IntArray, new: Sequence[list[str]]) -> _BM25S:
-        """The index of some of these documents and new ones, equal to one that is made of all.
-
-        Args:
-            before: Of each document its position here; -1 for a new one.
-            new: The words of the new ones, in their order.
-        """
-        old, kept = self._counts, np.flatnonzero(before >= 0)
-        after = np.full(len(self._lengths), -1)
-        after[before[kept]] = kept
-        document = after[old.document]
-        stays = document >= 0
-        vocabulary = self._bm25.vocab_dict
-        if any(word not in vocabulary for words in new for word in words):
-            vocabulary = dict(vocabulary)
-        added = [
-            (vocabulary.setdefault(word, len(vocabulary)), place, times)
-            for place, words in zip(np.flatnonzero(before < 0).tolist(), new, strict=True)
-            for word, times in Counter(words).items()
-        ]
-        more = np.array(added, np.int64).reshape(-1, 3)
-        counts = _Counts(
-            np.append(old.word[stays], more[:, 0]),
-            np.append(document[stays], more[:, 1]),
-            np.append(old.times[stays], more[:, 2]),
-        )
-        order = np.argsort(counts.word * len(before) + counts.document, kind="stable")  # nearly in order: quick
-        lengths = np.empty(len(before), np.int64)
-        lengths[kept] = self._lengths[before[kept]]
-        lengths[before < 0] = [len(words) for words in new]
-        counts = _Counts(*(part[order] for part in counts))
-        return _BM25S(counts, vocabulary, lengths, k1=self._bm25.k1, b=self._bm25.b)
-
-    def scores(self, words: list[str]) -> FloatArray:
-        return np.asarray(self._bm25.get_scores(words), dtype=np.float64)
-
-    def sparse_scores(self, words: list[str]) -> tuple[IntArray, FloatArray]:
-        counts = Counter(self._bm25.vocab_dict[word] for word in words)
-        found = sparse.csr_array(([*counts.values()], ([0] * len(counts), [*counts])), (1, self._by_word.shape[0]))
-        product = found @ self._by_word
-        product.sort_indices()
-        return product.indices.astype(np.int64), product.data
-
-    @cached_property
-    def _by_word(self) -> sparse.csr_array:
-        """[n_words, n_documents], what each word adds to the score of each document: the index itself."""
-        parts = self._bm25.scores
-        shape = (len(parts["indptr"]) - 1, parts["num_docs"])
-        return sparse.csr_array((parts["data"], parts["indices"], parts["indptr"]), shape=shape)

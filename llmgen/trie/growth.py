@@ -10,7 +10,6 @@ children from now on, and what was a tail becomes nodes as far as both go, and a
 
 from __future__ import annotations
 
-import dataclasses
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ from typing import Literal
 import numpy as np
 
 from llmgen.trie.core import Int32Array, ItemTrie
+from llmgen.trie.shrinking import renumber, shrink
 from llmgen.types import IntArray
 
 MANY = 8
@@ -339,101 +339,3 @@ def follow(trie: ItemTrie, before: IntArray, spell: Callable[[IntArray], Sequenc
     made = grow(made, spell(new)) if len(new) else made
     in_order = not len(new) or new[0] == len(kept)
     return made if in_order else renumber(made, np.append(np.flatnonzero(before >= 0), new))
-
-
-def shrink(trie: ItemTrie, items: IntArray) -> ItemTrie:
-    """A trie without some items, the others in their order; equal to one built of the paths that are left.
-
-    No path is spelled again. What stays are nodes above which paths part still; below the first node that only one
-    path goes through, what were nodes becomes the beginning of a tail.
-
-    Args:
-        trie: Not changed.
-        items: int64, catalog indices of what is taken out; may be none, but not all.
-
-    Raises:
-        ValueError: Nothing would be left.
-    """
-    out = np.zeros(trie.num_items, bool)
-    out[items] = True
-    if out.all():
-        raise ValueError(f"a trie needs at least one path, and this takes out all {trie.num_items}")
-    stays = np.flatnonzero(~out[trie.order])  # positions
-    begins = np.append(True, trie.leaf[1:] != trie.leaf[:-1])  # where the items of a leaf begin
-    run = begins.cumsum() - 1
-    leads = np.append(True, run[stays][1:] != run[stays][:-1])  # the first one of each leaf that stays
-    paths_before = _counts(stays[leads], trie.num_items)
-    num_paths = paths_before[trie.hi] - paths_before[trie.lo]
-    keep = num_paths > 0
-    parts = num_paths > 1
-    parts[0] = True  # the root has a child, even if there is one path only
-    keep[1:] &= parts[trie.parent[1:]]
-
-    number = (keep.cumsum() - 1).astype(np.int32)
-    before = _counts(stays, trie.num_items).astype(np.int32)
-    parent = np.append(np.int32(-1), number[trie.parent[keep][1:]])
-    first = 1 + np.append(0, np.bincount(parent[1:], minlength=len(parent)).cumsum())
-    leaf = trie.leaf[stays]
-    lead = stays[leads]
-    ends = np.append(np.flatnonzero(leads), len(stays))
-    chains = {}  # by its place among the leaves that stay: tokens of what were nodes
-    for place in np.flatnonzero(~keep[leaf[leads]]).tolist():
-        node, chain = int(trie.leaf[lead[place]]), []
-        while not keep[node]:
-            chain.append(int(trie.token[node]))
-            node = int(trie.parent[node])
-        chains[place] = chain[::-1]
-        leaf[ends[place] : ends[place + 1]] = node
-
-    old = np.flatnonzero(begins)[run[lead]]  # where the tail of each leaf that stays begins
-    lengths = trie.tail[old + 1] - trie.tail[old]
-    tail_tokens = np.flatnonzero(np.repeat(np.isin(np.arange(trie.num_items), old), np.diff(trie.tail)))
-    starts = lengths.cumsum() - lengths
-    places = [int(starts[place]) for place, chain in chains.items() for _ in chain]
-    tokens = [token for chain in chains.values() for token in chain]
-    rest = np.insert(trie.token[trie.num_nodes :][tail_tokens], places, tokens)
-    for place, chain in chains.items():
-        lengths[place] += len(chain)
-    behind = np.zeros(len(stays), np.int64)
-    behind[leads] = lengths
-
-    order = (np.cumsum(~out) - 1)[trie.order[stays]].astype(np.int32)
-    position = np.empty(len(order), np.int32)
-    position[order] = np.arange(len(order), dtype=np.int32)
-    leaf = number[leaf]
-    made = ItemTrie(
-        first.astype(np.int32),
-        np.concatenate([trie.token[: trie.num_nodes][keep], rest]),
-        before[trie.lo[keep]],
-        before[trie.hi[keep]],
-        parent,
-        order,
-        position,
-        leaf,
-        np.append(0, behind.cumsum()).astype(np.int32),
-        0,
-    )
-    levels = np.array([end - start for start, end in made.levels()])
-    depth = np.arange(len(levels)).repeat(levels)
-    return dataclasses.replace(made, longest=int((depth[leaf] + behind).max()))
-
-
-def renumber(trie: ItemTrie, items: IntArray) -> ItemTrie:
-    """A trie of the same paths, whose items have other catalog indices.
-
-    Args:
-        trie: Not changed.
-        items: int64 [num_items], of each item its new index; each once.
-    """
-    order = items[trie.order]
-    order = order[np.lexsort((order, np.append(False, trie.leaf[1:] != trie.leaf[:-1]).cumsum()))]
-    position = np.empty(len(order), np.int32)
-    position[order] = np.arange(len(order), dtype=np.int32)
-    return dataclasses.replace(trie, order=order.astype(np.int32), position=position)
-
-
-def _counts(places: IntArray, size: int) -> IntArray:
-    """How many of some places stand before each place, and before the end: int64 [size + 1]."""
-    there = np.zeros(size + 1, np.int64)
-    there[places + 1] = 1
-    return there.cumsum()

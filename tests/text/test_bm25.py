@@ -9,6 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from llmgen.text import bm25 as bm25_module
+from llmgen.text import bm25_models
 from llmgen.text.bm25 import LARGE, BM25Index, ScoredDocument, top_of
 from llmgen.text.normalization import tokens
 
@@ -175,15 +177,26 @@ def test_scores_are_those_that_bm25s_counts_itself(documents: list[str], form: t
         np.testing.assert_array_equal(ours.scores(" ".join(words)), expected)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(("backend", "few"), [("rank-bm25", 100), ("bm25s", 100), ("bm25s", 0), ("bm25s", 1)])
 @settings(deadline=None)
 @given(st.lists(TEXTS, min_size=1, max_size=6), st.lists(TEXTS, max_size=2), st.data())
 def test_a_changed_index_is_the_one_that_would_be_made(
+    backend: Literal["rank-bm25", "bm25s"], few: int, documents: list[str], later: list[str], data: st.DataObject
+) -> None:
+    """Counted when it is asked after a few changes, and made anew after many."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("MOST_ADDED", "MOST_GONE"):
+            patch.setattr(bm25_models, name, few)
+        patch.setattr(bm25_module, "FEW", few)
+        changed_at_random(backend, documents, later, data)
+
+
+def changed_at_random(
     backend: Literal["rank-bm25", "bm25s"], documents: list[str], later: list[str], data: st.DataObject
 ) -> None:
     index = BM25Index(documents, backend=backend).with_documents(later)
     documents = documents + later
-    for _ in range(2):
+    for _ in range(3):
         kept = data.draw(st.lists(st.integers(0, len(documents) - 1), unique=True))
         before = data.draw(st.permutations([*kept, *[-1] * data.draw(st.integers(0 if kept else 1, 2))]))
         new = [data.draw(TEXTS) for place in before if place < 0]
