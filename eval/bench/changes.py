@@ -13,7 +13,7 @@ from eval.bench.rows import Row, rows_of, versions
 from eval.bench.timing import Arm, interleave
 from llmgen.catalog.core import Catalog
 from llmgen.engines.fake import FakeEngine
-from llmgen.priors import Popularity, Prior, Transition, Wish
+from llmgen.priors import Popularity, Prior, TextQuery, Transition
 from llmgen.recommend.recommender import Recommender
 from llmgen.types import Item
 
@@ -51,7 +51,11 @@ def changed(titles: list[str], size: int, seed: int) -> list[Row]:
     """One size: the first titles are the catalog, the others come to it."""
     catalog = catalog_of(titles[:size])
     taken = log(size, size, EACH, seed=seed)
-    priors: list[Prior] = [Transition.fit(taken, catalog), Popularity.fit(taken, catalog, weight=-0.2), Wish(catalog)]
+    priors: list[Prior] = [
+        Transition.fit(taken, catalog),
+        Popularity.fit(taken, catalog, weight=-0.2),
+        TextQuery(catalog),
+    ]
     made = ready(Recommender(catalog, FakeEngine(), priors=priors, lm_weight=0.1))
     ids = list(map(str, np.random.default_rng(seed).permutation(size)))
 

@@ -18,12 +18,8 @@ from llmgen.catalog import lineage
 from llmgen.catalog.core import Catalog
 from llmgen.engines.fake import FakeEngine
 from llmgen.errors import UnknownItemError
-<<<<<<< HEAD
-from llmgen.priors import AttributeFilter, Content, Popularity, TextQuery, Transition
-=======
-from llmgen.priors import Content, ItemToItem, Popularity, Transition, Where, Wish
+from llmgen.priors import AttributeFilter, Content, ItemToItem, Popularity, TextQuery, Transition
 from llmgen.priors import collaborative as collaborative_module
->>>>>>> 513ab93 (A delete or a replacement in a large catalog takes over what the change leaves as it is: ids, hashes, trie, BM25, similarities)
 from llmgen.priors import content as content_module
 from llmgen.priors import sparse as sparse_module
 from llmgen.priors import wish as wish_module
