@@ -109,11 +109,24 @@ def test_a_method_that_trains_no_embeddings_is_refused(coded: Catalog, tiny_mode
         with_item_tokens(model, peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2), ids)
 
 
+@pytest.fixture(params=["tied", "apart"])
+def base(request: pytest.FixtureRequest, tiny_model: Path, tmp_path: Path) -> Path:
+    """The model, whose output layer is that of its embeddings or one of its own."""
+    if request.param == "apart":
+        return tiny_model
+    model, tokenizer = loaded(tiny_model)
+    model.config.tie_word_embeddings = True
+    model.tie_weights()
+    model.save_pretrained(tmp_path / "tied")
+    tokenizer.save_pretrained(tmp_path / "tied")
+    return tmp_path / "tied"
+
+
 @pytest.fixture
-def adapter(coded: Catalog, tiny_model: Path, tmp_path: Path) -> Path:
+def adapter(coded: Catalog, base: Path, tmp_path: Path) -> Path:
     """An adapter with random weights, and random embeddings of the codes."""
     torch.manual_seed(0)
-    model, tokenizer = loaded(tiny_model)
+    model, tokenizer = loaded(base)
     ids = add_item_tokens(model, tokenizer, coded)
     config = peft.LoraConfig(task_type="CAUSAL_LM", r=2, target_modules="all-linear", init_lora_weights=False)
     tuned = with_item_tokens(model, config, ids)
@@ -129,15 +142,18 @@ def adapter(coded: Catalog, tiny_model: Path, tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_served_adapter_has_the_embeddings_that_were_trained(
-    dtype: str, adapter: Path, coded: Catalog, tiny_model: Path
+    dtype: str, adapter: Path, coded: Catalog, base: Path
 ) -> None:
     assert has_own_tokens(adapter)
-    assert not has_own_tokens(tiny_model)
-    engine = HFEngine.load(str(tiny_model), adapter=str(adapter), dtype=dtype)
-    base, _ = loaded(tiny_model)
+    assert not has_own_tokens(base)
+    assert (
+        adapter / "adapter_model.safetensors"
+    ).stat().st_size < 400_000  # not the embeddings of the whole vocabulary
+    engine = HFEngine.load(str(base), adapter=str(adapter), dtype=dtype)
+    plain = AutoModelForCausalLM.from_pretrained(base, dtype=getattr(torch, dtype))
     tokenizer = AutoTokenizer.from_pretrained(adapter)
-    base.resize_token_embeddings(len(tokenizer), mean_resizing=False)
-    direct = peft.PeftModel.from_pretrained(base, adapter).eval()
+    plain.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    direct = peft.PeftModel.from_pretrained(plain, adapter).eval()
     prompt = tuple(tokenizer("Recommend films.")["input_ids"])
     wanted = np.array(tokenizer.convert_tokens_to_ids(list(coded.identifier.tokens[:8])), np.int64)
     from llmgen.engines import Step
