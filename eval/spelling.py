@@ -33,8 +33,10 @@ from llmgen.datasets import Dataset
 from llmgen.datasets.splits import ItemsLeftOut, histories, leave_items_out
 from llmgen.engines.hf import HFEngine
 from llmgen.errors import ConfigError
+from llmgen.evaluation.intervals import interval_of_mean, paired_difference
 from llmgen.evaluation.metrics import ndcg_at_k
-from llmgen.evaluation.stats import detectable_difference, interval_of_mean, paired_difference, permutation_test
+from llmgen.evaluation.power import detectable_difference
+from llmgen.evaluation.significance import permutation_test
 from llmgen.evaluation.terminal import exit_on_error
 from llmgen.identifiers import Codes, Words, save_identifier
 from llmgen.priors import HistoryText, Prior, Transition
