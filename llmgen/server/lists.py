@@ -14,8 +14,8 @@ from llmgen.http.schemas import Document, RecommendationsBody
 from llmgen.types import Item, Query, Recommendations, Relevance
 
 if TYPE_CHECKING:
-    from llmgen.server.app import State
     from llmgen.server.served import Snapshot
+    from llmgen.server.state import State
 
 RERANK = ("/v1/rerank", "/v2/rerank", "/rerank")
 """Jina and vLLM ask the first, Cohere's newer clients the second, and vLLM knows the third."""

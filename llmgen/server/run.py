@@ -33,11 +33,12 @@ from llmgen.priors.kinds import kind
 from llmgen.priors.stored import check_saves
 from llmgen.progress import Stage
 from llmgen.recommend.recommender import Choice
-from llmgen.server.app import Limits, State, create_app
+from llmgen.server.app import AppSettings, create_app
 from llmgen.server.auth import check_exposure, read_keys
 from llmgen.server.connection import connections
 from llmgen.server.learning import Learning
 from llmgen.server.refitting import fit_apart, fitted_apart
+from llmgen.server.state import Limits, State
 from llmgen.server.together import fit_for_all
 from llmgen.server.tracing import otlp_tracer
 from llmgen.server.users import UsersOfLog, UsersOfStore
@@ -205,20 +206,22 @@ def _run(
     with Stage("making the trie and the indexes", 0):
         app = create_app(
             made,
-            keys=keys,
-            limits=where.limits,
-            choose=lambda made, query: choose(settings, made.priors, query) if engine is not None else Choice(),
-            reload=reload if store is None else None,
-            save=where.catalog if where.save_changes else None,
-            users=UsersOfLog(workspace.histories) if store is None else UsersOfStore(store, data.kinds),
-            store=store,
-            version=version,
-            refit=refit,
-            refit_every_s=where.refit_s or math.inf,
-            learn=learn,
-            read_only="" if worker is None or store is not None else ONE_CATALOG,
-            share=None if worker is None else worker.folder,
-            tracer=tracer,
+            AppSettings(
+                keys=keys,
+                limits=where.limits,
+                choose=lambda made, query: choose(settings, made.priors, query) if engine is not None else Choice(),
+                reload=reload if store is None else None,
+                save=where.catalog if where.save_changes else None,
+                users=UsersOfLog(workspace.histories) if store is None else UsersOfStore(store, data.kinds),
+                store=store,
+                version=version,
+                refit=refit,
+                refit_every_s=where.refit_s or math.inf,
+                learn=learn,
+                read_only="" if worker is None or store is not None else ONE_CATALOG,
+                share=None if worker is None else worker.folder,
+                tracer=tracer,
+            ),
         )
         added = None if extend is None else extend(app, workspace, settings)
     host, port = listener.getsockname()[:2]

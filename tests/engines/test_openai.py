@@ -761,7 +761,7 @@ def test_a_server_that_hangs_on_one_prompt_holds_up_no_other_request(
 ) -> None:
     """Who waits for what hangs has 30 s. One worker held up all others for these."""
     pytest.importorskip("fastapi", reason="needs llmgen[serve]")
-    from llmgen.server import Limits, create_app
+    from llmgen.server import AppSettings, Limits, create_app
     from tests.server.conftest import running
 
     engine = load()
@@ -778,7 +778,7 @@ def test_a_server_that_hangs_on_one_prompt_holds_up_no_other_request(
 
     stub.answer = hangs_on_zebras
     gather_s = 0.5 if together else 0.002  # the first batch waits for company
-    app = create_app(Recommender(films(20), engine, prompt="cold_start"), limits=Limits(gather_s=gather_s))
+    app = create_app(Recommender(films(20), engine, prompt="cold_start"), AppSettings(limits=Limits(gather_s=gather_s)))
     with running(app) as url, ThreadPoolExecutor(9) as pool:
 
         def ask(text: str, seconds: float) -> tuple[int, float]:
@@ -803,7 +803,7 @@ def test_ready_asks_a_server_that_a_request_waits_for(load: Callable[..., OpenAI
     """Before that request's deadline, half a minute, nothing else would tell that the server hangs."""
     pytest.importorskip("fastapi", reason="needs llmgen[serve]")
     from llmgen.server import create_app
-    from llmgen.server.app import READY_S
+    from llmgen.server.routes import READY_S
     from tests.server.conftest import running
 
     with running(create_app(Recommender(films(20), load()))) as url, ThreadPoolExecutor(1) as pool:

@@ -17,7 +17,7 @@ from llmgen.engines.fake import FakeEngine
 from llmgen.playground.bench import Bench
 from llmgen.playground.routes import Playground, add_to
 from llmgen.recommend.recommender import Choice, Recommender
-from llmgen.server import create_app
+from llmgen.server import AppSettings, create_app
 from llmgen.workspace.core import DataSettings, RecommenderSettings, Workspace
 from tests.server.conftest import running
 
@@ -81,7 +81,7 @@ def serve(shop: Shop, tmp_path: Path) -> Callable[..., Iterator[Served]]:
 
     @contextmanager
     def started(*keys: str, engine: FakeEngine | None = None) -> Iterator[Served]:
-        app = create_app(shop.recommender(engine), keys=keys)
+        app = create_app(shop.recommender(engine), AppSettings(keys=keys))
         runs = tmp_path / "runs"
         made = add_to(app, shop.workspace, shop.data, shop.settings, runs)
         with running(app) as url:

@@ -26,7 +26,7 @@ from llmgen.http.schemas import RecommendationsBody, StatusBody
 from llmgen.http.transport import Retry
 from llmgen.priors import Popularity, RatingKNN, TextQuery
 from llmgen.recommend.recommender import Choice, Recommender
-from llmgen.server import Limits, create_app
+from llmgen.server import AppSettings, Limits, create_app
 from llmgen.templates.library import PromptLibrary
 from llmgen.types import Completion, FloatArray, Item, Message, Query
 from tests.server.conftest import running
@@ -124,7 +124,7 @@ def test_what_is_wrong_is_said(url: str, method: str, path: str, body: bytes | N
 
 
 def test_bodies_are_limited_whether_or_not_they_say_their_length(small: Catalog) -> None:
-    with running(create_app(Recommender(small, None), limits=Limits(max_body=1000))) as url:
+    with running(create_app(Recommender(small, None), AppSettings(limits=Limits(max_body=1000)))) as url:
         big = b'{"text": "' + b"x" * 1000 + b'"}'
 
         def pieces() -> Iterator[bytes]:
@@ -145,7 +145,7 @@ def test_request_ids_are_kept_or_made(url: str) -> None:
 
 
 def test_the_log_has_no_words_of_users(recommender: Recommender, caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.INFO), running(create_app(recommender, keys=[KEY])) as url:
+    with caplog.at_level(logging.INFO), running(create_app(recommender, AppSettings(keys=[KEY]))) as url:
         with Client(url, api_key=KEY) as client:
             client.recommend(text="my secret wish", user_id="user-77", k=1)
             with pytest.raises(CatalogError):
@@ -254,7 +254,7 @@ def test_a_query_is_answered_as_was_chosen_for_it(small: Catalog) -> None:
     def choose(recommender: Recommender, query: Query) -> Choice:
         return Choice("cold_start", 0.5) if query.text else Choice(None, 0.0)
 
-    with running(create_app(made, choose=choose)) as url, Client(url) as client:
+    with running(create_app(made, AppSettings(choose=choose))) as url, Client(url) as client:
         cold = client.recommend(Query(text="dark", k=2))
         assert cold == made.with_prompt("cold_start").with_priors(*made.priors, lm_weight=0.5).recommend(
             Query(text="dark", k=2)
@@ -300,7 +300,7 @@ def test_one_rating_or_reason_that_fails_costs_no_other_of_its_batch_anything(sm
 
 def test_a_full_queue_answers_at_once_and_loses_nobody(small: Catalog) -> None:
     engine = Held()
-    with running(create_app(Recommender(small, engine), limits=Limits(max_queue=2, max_batch=1))) as url:
+    with running(create_app(Recommender(small, engine), AppSettings(limits=Limits(max_queue=2, max_batch=1)))) as url:
         with Client(url) as client, ThreadPoolExecutor(3) as pool:
             first = pool.submit(client.recommend, Query(k=1))
             assert engine.asked.wait(10)
@@ -354,7 +354,10 @@ def hang_up(url: str, body: dict[str, object]) -> None:
 
 def test_who_hangs_up_frees_the_place_in_the_queue(small: Catalog) -> None:
     engine = Held()
-    with running(create_app(Recommender(small, engine), limits=Limits(max_queue=4))) as url, Client(url) as client:
+    with (
+        running(create_app(Recommender(small, engine), AppSettings(limits=Limits(max_queue=4)))) as url,
+        Client(url) as client,
+    ):
         with ThreadPoolExecutor(1) as pool:
             first = pool.submit(client.recommend, Query(k=1))
             assert engine.asked.wait(10)
@@ -430,12 +433,12 @@ def test_a_worker_that_ended_by_a_mistake_of_ours_is_told_by_health(small: Catal
 
 def test_a_model_in_the_process_is_asked_by_one_batch_at_a_time(recommender: Recommender) -> None:
     with pytest.raises(ConfigError, match=r"fake runs in this process .* max_batches must be 1, not 2"):
-        create_app(recommender, limits=Limits(max_batches=2))
+        create_app(recommender, AppSettings(limits=Limits(max_batches=2)))
     assert create_app(recommender).state.llmgen.batcher.workers == 1
     with pytest.raises(ValueError, match="max_batches must be 1 or more, not 0"):
         Limits(max_batches=0)
     priors_alone = Recommender(recommender.catalog, None)
-    assert create_app(priors_alone, limits=Limits(max_batches=3)).state.llmgen.batcher.workers == 3
+    assert create_app(priors_alone, AppSettings(limits=Limits(max_batches=3))).state.llmgen.batcher.workers == 3
 
 
 # A catalog that changes
@@ -501,7 +504,7 @@ def test_an_item_that_could_not_be_kept_or_read_is_refused(small: Catalog, item:
 
 def test_a_body_that_drips_in_is_cut(recommender: Recommender) -> None:
     """A byte every tenth of a second would hold a connection for as long as its sender likes."""
-    with running(create_app(recommender, limits=Limits(timeout_s=0.5))) as url:
+    with running(create_app(recommender, AppSettings(limits=Limits(timeout_s=0.5)))) as url:
         host, _, port = url.removeprefix("http://").partition(":")
         with socket.create_connection((host, int(port)), timeout=10) as connection:
             connection.sendall(
@@ -526,7 +529,7 @@ def test_a_body_that_drips_in_is_cut(recommender: Recommender) -> None:
 def test_a_changed_catalog_is_written_before_it_is_used(small: Catalog, tmp_path: Path) -> None:
     path = tmp_path / "items.jsonl"
     small.save(path)
-    with running(create_app(Recommender(small, None), save=path)) as url, Client(url) as client:
+    with running(create_app(Recommender(small, None), AppSettings(save=path))) as url, Client(url) as client:
         client.put_items([Item("new", "New", {"genres": ("War",)})])
         assert Catalog.from_jsonl(path)["new"] == Item("new", "New", {"genres": ("War",)})
         client.delete_item("1")

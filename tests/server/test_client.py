@@ -30,7 +30,7 @@ from llmgen.http.client import Client
 from llmgen.http.transport import AsyncTransport, Retry
 from llmgen.priors import TextQuery
 from llmgen.recommend.recommender import Recommender
-from llmgen.server import create_app
+from llmgen.server import AppSettings, create_app
 from llmgen.types import Item, Query, Recommendations, Recommends
 from tests.server.conftest import running
 
@@ -333,7 +333,7 @@ def test_tasks_without_a_model_are_refused(small: Catalog) -> None:
 
 
 def test_keys(small: Catalog) -> None:
-    with running(create_app(Recommender(small, None), keys=["k" * 20, "other" * 5])) as url:
+    with running(create_app(Recommender(small, None), AppSettings(keys=["k" * 20, "other" * 5]))) as url:
         for key in ("k" * 20, "other" * 5):
             with Client(url, api_key=key) as client:
                 assert client.recommend(Query(k=1))

@@ -15,7 +15,7 @@ import pytest
 
 from llmgen.catalog.core import Catalog
 from llmgen.recommend.recommender import Recommender
-from llmgen.server import Limits, auth, create_app
+from llmgen.server import AppSettings, Limits, auth, create_app
 from llmgen.server.auth import WAITING, address
 from llmgen.types import Item
 from tests.server.conftest import running
@@ -38,7 +38,7 @@ SLACK_S = 5.0
 
 @pytest.fixture
 def url(small: Catalog) -> Iterator[str]:
-    with running(create_app(Recommender(small, None), keys=[KEY], limits=SHORT)) as url:
+    with running(create_app(Recommender(small, None), AppSettings(keys=[KEY], limits=SHORT))) as url:
         yield url
 
 
@@ -190,7 +190,10 @@ def test_what_is_sent_ahead_has_the_time_of_the_answer_before_it(small: Catalog)
     """Some clients send a line break behind a body; that begins no request."""
     engine = Held()
     limits = Limits(headers_s=0.2)
-    with running(create_app(Recommender(small, engine), limits=limits)) as url, connected(url) as connection:
+    with (
+        running(create_app(Recommender(small, engine), AppSettings(limits=limits))) as url,
+        connected(url) as connection,
+    ):
         body = b'{"k": 1}'
         connection.sendall(
             LINE + b"content-type: application/json\r\ncontent-length: %d\r\n\r\n%s\r\n" % (len(body), body)
@@ -225,7 +228,7 @@ LARGE = Catalog([Item(str(number), f"{number} {'long ' * 1_900}") for number in 
 )
 def test_who_does_not_read_an_answer_in_time_is_cut(piece: int, every_s: float, whole: bool) -> None:
     read_s = 20.0 if whole else 0.5
-    app = create_app(Recommender(LARGE, None), limits=Limits(read_s=read_s))
+    app = create_app(Recommender(LARGE, None), AppSettings(limits=Limits(read_s=read_s)))
     with running(app) as url, socket.socket() as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
         connection.settimeout(30)

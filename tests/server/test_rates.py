@@ -7,7 +7,7 @@ import pytest
 
 from llmgen.errors import ArgumentError
 from llmgen.recommend.recommender import Recommender
-from llmgen.server import Limits, create_app
+from llmgen.server import AppSettings, Limits, create_app
 from llmgen.server import rates as rates_module
 from llmgen.server.rates import Rates
 from tests.server.conftest import running
@@ -44,7 +44,7 @@ def test_few_clients_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_each_key_has_its_own_and_status_is_always_told(recommender: Recommender) -> None:
     keys = ("first-key-of-the-tests", "other-key-of-the-tests")
-    with running(create_app(recommender, keys=keys, limits=Limits(rate=0.01))) as base:
+    with running(create_app(recommender, AppSettings(keys=keys, limits=Limits(rate=0.01)))) as base:
 
         def ask(key: str) -> httpx2.Response:
             return httpx2.get(f"{base}/v1/items/1", headers={"x-api-key": key})

@@ -28,7 +28,7 @@ from llmgen.http.client import Client
 from llmgen.priors import Transition
 from llmgen.recommend.parts import Parts
 from llmgen.recommend.recommender import Recommender
-from llmgen.server import create_app
+from llmgen.server import AppSettings, create_app
 from llmgen.server.learning import Learning
 from llmgen.server.refitting import fitted_apart
 from llmgen.store import Event, Store
@@ -55,7 +55,7 @@ def service(store: Store) -> Recommender:
 @pytest.fixture
 def base(store: Store) -> Iterator[str]:
     version = store.item_version()
-    with running(create_app(service(store), store=store, version=version)) as base:
+    with running(create_app(service(store), AppSettings(store=store, version=version))) as base:
         yield base
 
 
@@ -138,7 +138,10 @@ def test_an_item_that_the_model_cannot_spell_is_not_stored(store: Store) -> None
             return super().spell(labels)
 
     recommender = Recommender(store.catalog()[0], Mute())
-    with running(create_app(recommender, store=store, version=store.item_version())) as base, Client(base) as client:
+    with (
+        running(create_app(recommender, AppSettings(store=store, version=store.item_version()))) as base,
+        Client(base) as client,
+    ):
         with pytest.raises(CatalogError, match="cannot be spelled"):
             client.put_items([Item("9", "An odd one")])
         assert "9" not in store.catalog()[0].ids
@@ -146,7 +149,9 @@ def test_an_item_that_the_model_cannot_spell_is_not_stored(store: Store) -> None
 
 
 def test_replicas_converge_within_a_second(store: Store, url: str, opened: Callable[[str], Store]) -> None:  # noqa: F811
-    apps = [create_app(service(one), store=one, version=one.item_version()) for one in (store, opened(url))]
+    apps = [
+        create_app(service(one), AppSettings(store=one, version=one.item_version())) for one in (store, opened(url))
+    ]
     with running(apps[0]) as first, running(apps[1]) as second, Client(first) as here, Client(second) as there:
         for number in range(10):
             here.put_items([Item(f"h{number}", f"Here {number}")])
@@ -186,7 +191,7 @@ def test_a_database_that_is_away_is_told_and_comes_back(postgres: Postgres, open
     store = opened(postgres.database())
     store.put_items(FILMS)
     store.add_events([Event("a", "u", "1", time=1.0)])
-    app = create_app(service(store), store=store, version=store.item_version())
+    app = create_app(service(store), AppSettings(store=store, version=store.item_version()))
     with running(app) as base, Client(base) as client:
         postgres.stop()
         try:
@@ -241,10 +246,12 @@ def test_priors_are_fitted_anew_on_what_users_did(store: Store, url: str) -> Non
     data, settings = DataSettings(store=url), RecommenderSettings(engine="none", priors={"transition": 1.0})
     app = create_app(
         service(store),
-        store=store,
-        version=store.item_version(),
-        refit=partial(fitted_apart, data, settings, 1.0),
-        refit_every_s=0.2,
+        AppSettings(
+            store=store,
+            version=store.item_version(),
+            refit=partial(fitted_apart, data, settings, 1.0),
+            refit_every_s=0.2,
+        ),
     )
     with running(app) as base, Client(base) as client:
         before = httpx2.get(f"{base}/metrics").text
@@ -258,7 +265,9 @@ def test_priors_are_fitted_anew_on_what_users_did(store: Store, url: str) -> Non
 
 
 def test_transitions_are_those_of_a_fit_on_all_that_was_stored(store: Store) -> None:
-    app = create_app(service(store), store=store, version=store.item_version(), learn=partial(Learning, store=store))
+    app = create_app(
+        service(store), AppSettings(store=store, version=store.item_version(), learn=partial(Learning, store=store))
+    )
     live = app.state.llmgen.live
 
     def as_a_fit() -> bool:
@@ -284,7 +293,7 @@ def test_transitions_are_those_of_a_fit_on_all_that_was_stored(store: Store) -> 
 def test_only_a_prior_that_counts_transitions_can_learn(store: Store) -> None:
     recommender = Recommender(store.catalog()[0], None)
     with pytest.raises(ConfigError, match="--prior transition=1"):
-        create_app(recommender, store=store, learn=partial(Learning, store=store))
+        create_app(recommender, AppSettings(store=store, learn=partial(Learning, store=store)))
 
 
 def test_where_fitting_fails_the_old_priors_stay(store: Store, caplog: pytest.LogCaptureFixture) -> None:
@@ -294,7 +303,9 @@ def test_where_fitting_fails_the_old_priors_stay(store: Store, caplog: pytest.Lo
         tried.append(1)
         raise LLMGenError("no events")
 
-    app = create_app(service(store), store=store, version=store.item_version(), refit=fails, refit_every_s=0.01)
+    app = create_app(
+        service(store), AppSettings(store=store, version=store.item_version(), refit=fails, refit_every_s=0.01)
+    )
     with running(app) as base, Client(base) as client:
         _until(lambda: len(tried) > 2)
         assert next(iter(client.recommend(history=["1"]))).item.id == "2"

@@ -17,7 +17,7 @@ from llmgen.catalog.core import Catalog
 from llmgen.engines.fake import FakeEngine
 from llmgen.errors import EngineUnavailableError
 from llmgen.recommend.recommender import Recommender
-from llmgen.server import create_app
+from llmgen.server import AppSettings, create_app
 from llmgen.store import Store
 from llmgen.types import Item
 from tests.server.conftest import running
@@ -46,7 +46,9 @@ def serve(spans: InMemorySpanExporter, tmp_path: Path) -> Iterator[Callable[...,
 
     def made(engine: FakeEngine | None = None):  # type: ignore[no-untyped-def]
         recommender = Recommender(Catalog(FILMS), engine)
-        app = create_app(recommender, store=store, version=store.item_version(), tracer=provider.get_tracer("test"))
+        app = create_app(
+            recommender, AppSettings(store=store, version=store.item_version(), tracer=provider.get_tracer("test"))
+        )
         return running(app)
 
     yield made
