@@ -156,6 +156,22 @@ def test_a_cap_looks_further_until_the_list_is_full() -> None:
     assert len(made.recommend(Query(k=20, diversity=Diversity("genre", most=1)))) == 11  # there are no more
 
 
+def test_a_penalty_looks_further_as_long_as_one_beyond_could_be_chosen() -> None:
+    """The first 30 items are dramas: the second of the list is the first other one, far beyond four times k."""
+    items = [Item(str(n), f"film {n:03}", {"genre": "Drama" if n < 30 else f"g{n}"}) for n in range(40)]
+    made = Recommender(Catalog(items), None, priors=[Popularity(np.log(np.arange(40, 0, -1) / 820))])
+    answer = made.recommend(Query(k=3, diversity=Diversity("genre", penalty=9.0)))
+    assert (ids(answer), answer.exact) == (["0", "30", "31"], True)
+
+
+def test_a_list_that_more_items_could_have_changed_is_not_called_exact() -> None:
+    items = [Item(str(n), f"film {n:04}", {"genre": "Drama" if n < 1_005 else f"g{n}"}) for n in range(1_010)]
+    made = Recommender(Catalog(items), None, priors=[Popularity(np.log(np.arange(1_010, 0, -1) / 510_555))])
+    alike = Diversity("genre", penalty=9.0)
+    assert not made.recommend(Query(k=2, diversity=alike)).exact  # a thousand items are looked at
+    assert made.recommend(Query(k=1, diversity=alike)).exact
+
+
 def test_diversity_by_what_no_item_has_is_refused(recommender: Recommender) -> None:
     with pytest.raises(CatalogError, match="attribute 'colour'"):
         recommender.recommend(Query(diversity=Diversity("colour", most=1)))

@@ -17,7 +17,7 @@ from llmgen.http.client import Client
 from llmgen.priors import Content, TextQuery
 from llmgen.recommend.recommender import Recommender
 from llmgen.server import create_app
-from llmgen.types import Query
+from llmgen.types import Item, Query
 from tests.server.conftest import running
 
 QUERIES = [
@@ -93,6 +93,40 @@ def test_both_clients_find_what_is_alike_and_put_documents_in_order(knowing: Rec
                 client.similar("nothing")
             assert client.status().items == len(small)  # other texts stay out of the catalog
         assert asyncio.run(ask(url)) == (alike, ordered)
+
+
+COHERE = {"accept": "*/*", "user-agent": "cohere/5.21.1", "content-type": "application/json"}
+LANGCHAIN = {"accept": "*/*", "user-agent": "langchain", "accept-encoding": "identity"}
+LLAMA_INDEX = {"accept": "*/*", "user-agent": "python-requests/2.34.2", "accept-encoding": "identity"}
+ASKED = {"query": "a lamp for the floor", "documents": ["Desk", "Floor lamp", "a red carpet"], "model": "m", "top_n": 2}
+
+
+@pytest.mark.parametrize(
+    ("path", "headers", "body"),
+    [
+        ("/v1/rerank", LANGCHAIN, ASKED),
+        ("/v1/rerank", LLAMA_INDEX, ASKED),
+        ("/v2/rerank", COHERE, ASKED),
+        ("/v2/rerank", COHERE, {**ASKED, "max_tokens_per_doc": None}),
+    ],
+    ids=["LangChain's JinaRerank", "LlamaIndex's JinaRerank", "cohere", "LangChain's CohereRerank"],
+)
+def test_requests_as_the_clients_of_others_send_them(
+    path: str, headers: dict[str, str], body: dict[str, object]
+) -> None:
+    # as they came from langchain-community 0.4.2, llama-index-postprocessor-jinaai-rerank 0.6.0, cohere 5.21.1 (which
+    # llama-index-postprocessor-cohere-rerank 0.10.0 asks by) and langchain-cohere 0.6.0; they read these fields
+    catalog = Catalog([Item("1", "Desk"), Item("2", "Floor lamp"), Item("3", "Chair")])
+    app = create_app(Recommender(catalog, None, priors=[TextQuery(catalog)]), keys=["k" * 20])
+    with running(app) as url:
+        keyed = {**headers, "authorization": "Bearer " + "k" * 20}
+        answer = httpx2.post(url + path, json=body, headers=keyed)
+        assert answer.status_code == 200, answer.text
+        found = answer.json()
+        assert isinstance(found["id"], str)
+        assert [one["index"] for one in found["results"]] == [1, 0]
+        assert all(isinstance(one["relevance_score"], float) for one in found["results"])
+        assert httpx2.post(url + path, json=body, headers=headers).status_code == 401
 
 
 @pytest.mark.parametrize("path", ["/v1/rerank", "/v2/rerank", "/rerank"])
