@@ -50,9 +50,7 @@ TIMED = """(turn) => new Promise((done) => {
 
 def run(plan: Plan) -> Iterator[Row]:
     """Measure; see `Part`."""
-    browser = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if browser is None:
-        raise BenchError("no Chromium on this machine; on Debian: apt install chromium")
+    browser = browser_path()
     about = Row(
         part="page", case="", arm="", items=len(plan.sample), k=10, threads=os.cpu_count(), unit="changes",
         versions=versions("torch", "transformers", "playwright"),
@@ -74,6 +72,18 @@ def run(plan: Plan) -> Iterator[Row]:
                     took.cpu_s.append(cpu_of(service) - before)
                 yield from rows_of(replace(about, case=f"a list after {what}"), {"llmgen": took})
             window.close()
+
+
+def browser_path() -> str:
+    """The system's Chromium.
+
+    Raises:
+        BenchError: There is none.
+    """
+    found = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if found is None:
+        raise BenchError("no Chromium on this machine; on Debian: apt install chromium")
+    return found
 
 
 def changed(page: Page, what: str, turn: int) -> float:

@@ -12,7 +12,7 @@ import re
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout
+from contextlib import ExitStack, contextmanager, redirect_stdout
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
@@ -93,6 +93,10 @@ HistoryLengthOption = Annotated[
     int | None, typer.Option(min=0, help="Newest items of the history in the prompt; 20, or as the adapter was tuned.")
 ]
 RunsOption = Annotated[Path, typer.Option(help="Folder for what is saved on the page to try prompts on.")]
+AlsoOption = Annotated[
+    list[str] | None,
+    typer.Option(help="Another model to choose on that page: hf:MODEL, or '--engine E --adapter FOLDER'. Repeatable."),
+]
 AlignOption = Annotated[
     bool,
     typer.Option(
@@ -434,6 +438,7 @@ def serve(
         bool, typer.Option("--playground", help="Serve the page to try prompts on as well, at /playground.")
     ] = False,
     runs: RunsOption = Path("runs/playground"),
+    also: AlsoOption = None,
 ) -> None:
     """Serve recommendations over HTTP: recommend, rank, rate, explain, and the catalog; see /docs there."""
     from llmgen.server import Limits, ServeSettings, run
@@ -465,7 +470,15 @@ def serve(
             rate=rate,
         ),
     )
-    run(data, settings, where, extend=_page(data, runs) if playground else None)
+    if also and not playground:
+        raise ConfigError("--also is for the page; give --playground too")
+    with ExitStack() as opened:
+        run(
+            data,
+            settings,
+            where,
+            extend=_page(data, settings, runs, also or (), catalog, opened) if playground else None,
+        )
 
 
 @app.command()
@@ -475,6 +488,7 @@ def playground(
     model: dict[str, object],
     scoring: dict[str, object],
     runs: RunsOption = Path("runs/playground"),
+    also: AlsoOption = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
     api_keys: Annotated[
@@ -487,15 +501,51 @@ def playground(
     from llmgen.server import Limits, ServeSettings, run
 
     where = ServeSettings(host, port, api_keys, insecure, limits=Limits(timeout))
-    run(data, _settings(**model, **scoring), where, extend=_page(data, runs))
+    settings = _settings(**model, **scoring)
+    with ExitStack() as opened:
+        run(data, settings, where, extend=_page(data, settings, runs, also or (), None, opened))
 
 
-def _page(data: "DataSettings", runs: Path) -> "Extend":
-    """What adds the page to a service."""
+def _page(
+    data: "DataSettings",
+    settings: "RecommenderSettings",
+    runs: Path,
+    also: Sequence[str],
+    catalog: Path | None,
+    opened: ExitStack,
+) -> "Extend":
+    """What adds the page to a service.
+
+    Args:
+        data: Of the service.
+        settings: Of the service.
+        runs: Folder for what is saved.
+        also: Other models, as options.
+        catalog: File of the catalog, where that is all there is.
+        opened: Closes their engines.
+
+    Raises:
+        ConfigError: A model is named in another way.
+    """
+    from llmgen.engines import Engine, load_engine
+    from llmgen.playground.models import settings_of
     from llmgen.playground.routes import PATH, add_to
 
+    items = data.items or catalog
+    named = Path(data.dataset).expanduser()
+    pictures = items.parent if items is not None else named if named.is_dir() else None
+    for text in also:
+        settings_of(text, settings)  # a mistake shows before anything is loaded
+
     def extend(app: "FastAPI", workspace: "Workspace", settings: "RecommenderSettings") -> str:
-        add_to(app, workspace, settings.written(data), settings, runs)
+        others: list[tuple[RecommenderSettings, Engine | None]] = []
+        for text in also:
+            one = settings_of(text, settings)
+            engine = None if one.engine == "none" else load_engine(one.engine, adapter=one.adapter)
+            if engine is not None:
+                opened.callback(engine.close)
+            others.append((one, engine))
+        add_to(app, workspace, settings.written(data), settings, runs, also=others, pictures=pictures)
         return PATH
 
     return extend

@@ -35,43 +35,100 @@ class _Attributing(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
+class Model:
+    """A language model that an arm can choose, or none.
+
+    Attributes:
+        settings: Of the service, with this engine and adapter.
+        recommender: Fitted on the log without the users' last items; for the catalog as it is now.
+    """
+
+    settings: RecommenderSettings
+    recommender: Recommender
+
+    @property
+    def name(self) -> str:
+        """Its engine and its adapter."""
+        engine, adapter = self.settings.engine, self.settings.adapter
+        return engine if adapter is None else f"{engine} with {adapter}"
+
+
+@dataclass(frozen=True, eq=False)
 class Bench:
     """What answers the page.
 
     Attributes:
         people: The log, without the users' last items.
-        recommender: Fitted on that log; for the catalog as it is now.
-        settings: How the service was started.
+        models: Name -> what an arm can choose; the service's own is the first.
         labels: The possible ratings.
     """
 
     people: People
-    recommender: Recommender
-    settings: RecommenderSettings
+    models: Mapping[str, Model]
     labels: Sequence[str] = field(default=())
 
     @classmethod
-    def of(cls, workspace: Workspace, settings: RecommenderSettings, served: Recommender) -> Bench:
+    def of(
+        cls,
+        workspace: Workspace,
+        settings: RecommenderSettings,
+        served: Recommender,
+        also: Sequence[tuple[RecommenderSettings, Engine | None]] = (),
+    ) -> Bench:
         """Beside a service.
 
         Args:
             workspace: All of its data.
             settings: Of the service.
             served: Its recommender; the engine and the trie are shared, priors are fitted without the last items.
+            also: Other models: the settings of the service with another engine or adapter, and the engine.
+
+        Raises:
+            ConfigError: Two models have one name.
         """
         people = People.of(workspace.data)
         known = Workspace(people.known)
         priors = known.priors(settings)
-        choice = choose(settings, priors, Query(list(workspace.catalog[:1]), "words"))
-        made = served.with_priors(*priors, lm_weight=1.0 if choice.lm_weight is None else choice.lm_weight)
-        if people.persons:
-            rating = known.build(settings, priors, served.engine, choice)
-            made = made.with_rating_priors(*rating.rating_priors, lm_weight=rating.rating_lm_weight)
-        return cls(people, made, settings, workspace.labels)
+        models: dict[str, Model] = {}
+        for one, engine in ((settings, served.engine), *also):
+            choice = choose(one, priors, Query(list(workspace.catalog[:1]), "words"))
+            made = served
+            if one is not settings:
+                made = known.build(one, priors, engine, choice)
+                made.prepare()
+            made = made.with_priors(*priors, lm_weight=1.0 if choice.lm_weight is None else choice.lm_weight)
+            if people.persons:
+                rating = known.build(one, priors, engine, choice)
+                made = made.with_rating_priors(*rating.rating_priors, lm_weight=rating.rating_lm_weight)
+            model = Model(one, made)
+            if model.name in models:
+                raise ConfigError(f"the model {model.name!r} is named twice; name each once")
+            models[model.name] = model
+        return cls(people, models, workspace.labels)
 
     def on_catalog(self, catalog: Catalog) -> Bench:
         """The same for a changed catalog."""
-        return Bench(self.people, self.recommender.with_catalog(catalog), self.settings, self.labels)
+        models = {name: Model(one.settings, one.recommender.with_catalog(catalog)) for name, one in self.models.items()}
+        return Bench(self.people, models, self.labels)
+
+    @property
+    def recommender(self) -> Recommender:
+        """Of the service's own model."""
+        return next(iter(self.models.values())).recommender
+
+    def model(self, arm: Arm) -> Model:
+        """The model of an arm.
+
+        Raises:
+            ConfigError: The service was started without it.
+        """
+        if arm.model is None:
+            return next(iter(self.models.values()))
+        if arm.model not in self.models:
+            raise ConfigError(
+                f"the service was started without the model {arm.model!r}; it has {', '.join(self.models)}"
+            )
+        return self.models[arm.model]
 
     @property
     def catalog(self) -> Catalog:
@@ -103,14 +160,12 @@ class Bench:
             "judged": len(self.people.able),
             "noun": catalog.noun,
             "attributes": filterable(catalog),
+            "models": [_told(name, one.recommender) for name, one in self.models.items()],
             "engine": None if recommender.engine is None else recommender.engine.name,
-            "constrained": recommender.engine is None or recommender.engine.constrained,
             "templates": templates,
             "used": {task: recommender.template(task).name for task in ("recommend", "rank", "rate", "explain")},
             "variables": {task: sorted(kind.allowed) for task, kind in kinds().items() if kind.answers},
             "priors": {prior.name: prior.weight for prior in recommender.priors},
-            "lm_weight": recommender.config.lm_weight,
-            "max_history": recommender.max_history,
             "labels": list(self.labels),
         }
 
@@ -155,9 +210,9 @@ class Bench:
 
         Raises:
             TemplateError: Its template is wrong, or there is none of the name.
-            ConfigError: See `weighted`, or a template that answers nothing.
+            ConfigError: See `weighted` and `model`, or a template that answers nothing.
         """
-        made = self.recommender.with_prompt(arm.template, prompts=self.library(arm))
+        made = self.model(arm).recommender.with_prompt(arm.template, prompts=self.library(arm))
         if arm.max_history is not None:
             made = made.configured(max_history=arm.max_history)
         return made.with_priors(*self.weighted(arm), lm_weight=arm.lm_weight)
@@ -241,6 +296,16 @@ class Bench:
         item = self.catalog[held_out]
         rank = shown.index(held_out) + 1 if held_out in shown else None
         return {"held_out": {**ItemBody.dump(item), "label": self.catalog.label(item), "rank": rank}}
+
+
+def _told(name: str, recommender: Recommender) -> Document:
+    engine = recommender.engine
+    return {
+        "name": name,
+        "engine": None if engine is None else engine.name,
+        "lm_weight": recommender.config.lm_weight,
+        "max_history": recommender.max_history,
+    }
 
 
 def _rendered(fitted: Fitted, arm: Recommender, engine: Engine, name: str, query: Query) -> Document:

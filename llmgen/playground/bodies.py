@@ -34,6 +34,7 @@ class Arm(Asked):
         lm_weight: Of the model.
         priors: Name -> weight, of the priors that the service was started with; those that are not named have theirs.
         max_history: Newest items of the history in the prompt; None as the service has it.
+        model: Of those that the service was started with, see `llmgen.playground.bench.Model`; None for its own.
     """
 
     template: Name
@@ -41,6 +42,7 @@ class Arm(Asked):
     lm_weight: float | None = Field(None, ge=0, allow_inf_nan=False)
     priors: dict[str, Number] = {}
     max_history: int | None = Field(None, ge=0, le=10_000)
+    model: str | None = Field(None, max_length=2_000)
 
 
 class Question(Asked):
@@ -74,13 +76,19 @@ class Draft(Asked):
     text: TemplateText
 
 
+class Pictured(Asked):
+    """The item whose picture is wanted."""
+
+    id: ItemId
+
+
 class Search(Asked):
     """Words to find users or items by."""
 
     text: Words = ""
 
 
-class StoreFollower(Asked):
+class NextUsers(Asked):
     """The users behind one, in the order of the log's ids."""
 
     user: str | None = None

@@ -40,7 +40,7 @@ def page() -> Page:
     html = _text(folder / "page.html").replace("/*style*/", style).replace("/*script*/", script)
     policy = (
         f"default-src 'none'; script-src {_digest(script)}; style-src {_digest(style)}; connect-src 'self'; "
-        "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
+        "img-src blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
         "require-trusted-types-for 'script'; trusted-types 'none'"
     )
     return Page(html, {"Content-Security-Policy": policy, **QUIET})

@@ -13,11 +13,12 @@ from fastapi.responses import HTMLResponse
 from starlette.exceptions import HTTPException
 
 from llmgen.engines import Engine
-from llmgen.errors import LLMGenError
+from llmgen.errors import DataError, LLMGenError
 from llmgen.http.schemas import Document, to_json
 from llmgen.playground.bench import Bench
-from llmgen.playground.bodies import Draft, Pair, Question, Search, StoreFollower
-from llmgen.playground.page import REPORT, page
+from llmgen.playground.bodies import Draft, NextUsers, Pair, Pictured, Question, Search
+from llmgen.playground.page import QUIET, REPORT, page
+from llmgen.playground.pictures import OutsideError, attribute_of, read
 from llmgen.playground.saving import SavedPairs
 from llmgen.playground.trial import BetweenRequests, Trial, submitter
 from llmgen.types import Item
@@ -33,11 +34,13 @@ class Playground:
         app: Of the service.
         bench: What answers.
         shelf: Where is saved.
+        pictures: See `add_to`.
     """
 
-    def __init__(self, app: FastAPI, bench: Bench, shelf: SavedPairs) -> None:
+    def __init__(self, app: FastAPI, bench: Bench, shelf: SavedPairs, pictures: Path | None) -> None:
         self.service: Any = app.state.llmgen
         self.shelf = shelf
+        self.pictures = pictures
         self.trial: Trial | None = None
         self._bench = bench
         self._digest = self.service.live.now.digest
@@ -63,7 +66,14 @@ class Playground:
 
 
 def add_to(
-    app: FastAPI, workspace: Workspace, data: DataSettings, settings: RecommenderSettings, runs: Path
+    app: FastAPI,
+    workspace: Workspace,
+    data: DataSettings,
+    settings: RecommenderSettings,
+    runs: Path,
+    *,
+    also: Sequence[tuple[RecommenderSettings, Engine | None]] = (),
+    pictures: Path | None = None,
 ) -> Playground:
     """Give a service the page.
 
@@ -73,9 +83,11 @@ def add_to(
         data: How they were loaded.
         settings: How it recommends.
         runs: Folder for what is saved.
+        also: Other models, see `Bench.of`.
+        pictures: Folder that pictures of items lie in or below; none are shown without.
     """
     served = app.state.llmgen.live.now.recommender
-    made = Playground(app, Bench.of(workspace, settings, served), SavedPairs(runs, data, settings))
+    made = Playground(app, Bench.of(workspace, settings, served, also), SavedPairs(runs, data, settings), pictures)
     page()  # a mistake in it shows now
     router = APIRouter(prefix=f"{PATH}/api", include_in_schema=False, dependencies=[Depends(_of_the_page)])
     _add_questions(router, made)
@@ -103,7 +115,9 @@ def _add_questions(router: APIRouter, playground: Playground) -> None:
     @router.get("/about")
     async def about() -> Response:
         bench = await playground.bench()
-        return _json({**await asyncio.to_thread(bench.about), "runs": str(playground.shelf.folder)})
+        picture = attribute_of(bench.catalog) if playground.pictures is not None else None
+        about = await asyncio.to_thread(bench.about)
+        return _json({**about, "runs": str(playground.shelf.folder), "picture": picture})
 
     @router.post("/users")
     async def users(body: Search) -> Response:
@@ -112,7 +126,7 @@ def _add_questions(router: APIRouter, playground: Playground) -> None:
         return _json({"users": [{"id": user, "items": len(people.persons[user].history.items)} for user in found]})
 
     @router.post("/following")
-    async def following(body: StoreFollower) -> Response:
+    async def following(body: NextUsers) -> Response:
         return _json({"users": (await playground.bench()).people.following(body.user, body.count)})
 
     @router.post("/items")
@@ -120,6 +134,19 @@ def _add_questions(router: APIRouter, playground: Playground) -> None:
         bench = await playground.bench()
         found = await asyncio.to_thread(lambda: bench.finder.find(body.text))
         return _json({"items": [_named(bench, item) for item in found]})
+
+    @router.post("/picture")
+    async def picture(body: Pictured) -> Response:
+        bench, folder = await playground.bench(), playground.pictures
+        attribute = attribute_of(bench.catalog)
+        if folder is None or attribute is None:
+            raise HTTPException(404, "the catalog has no pictures")
+        item = bench.catalog[bench.catalog.index(body.id)]
+        try:
+            found, kind = await asyncio.to_thread(read, folder, item, attribute)
+        except DataError as error:
+            raise HTTPException(403 if isinstance(error, OutsideError) else 404, str(error)) from None
+        return Response(found, media_type=kind, headers=QUIET)
 
     @router.post("/check")
     async def check(body: Draft) -> Response:
@@ -145,8 +172,11 @@ def _add_trials(router: APIRouter, playground: Playground) -> None:
         bench, service = await playground.bench(), playground.service
         saved = playground.shelf.save(body, bench)
         submit = submitter(service.batcher, asyncio.get_running_loop(), lambda: bool(service.draining))
-        engine: Engine | None = bench.recommender.engine
-        between = None if engine is None else BetweenRequests(engine, submit)
+        between = {
+            (one.settings.engine, one.settings.adapter): BetweenRequests(one.recommender.engine, submit)
+            for one in bench.models.values()
+            if one.recommender.engine is not None
+        }
         playground.trial = Trial(saved, between, body.users or len(bench.people.able))
         return _json(playground.trial.told())
 

@@ -117,12 +117,15 @@ class SavedPairs:
         priors = {
             prior.name: {**fitted.get(prior.name, {}), "weight": float(prior.weight)} for prior in bench.weighted(arm)
         }
-        config = bench.recommender.config
+        model = bench.model(arm)
+        config = model.recommender.config
         given = settings.replace(
+            engine=model.settings.engine,
+            adapter=model.settings.adapter,
             prompt=arm.template,
             prompt_folder=None if own is None else own.resolve(),
             max_history=config.max_history if arm.max_history is None else arm.max_history,
-            decoding=settings.config(tuned).decoding,
+            decoding=config.decoding,
             priors=priors,
             lm_weight=config.lm_weight if arm.lm_weight is None else arm.lm_weight,
         )

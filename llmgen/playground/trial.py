@@ -81,17 +81,17 @@ class BetweenRequests:
 
 
 class _Shared(Engines):
-    """Gives every arm the one engine of the service."""
+    """Gives every arm its engine of the service."""
 
-    def __init__(self, engine: Engine | None) -> None:
+    def __init__(self, engines: Mapping[tuple[str, str | None], BetweenRequests]) -> None:
         super().__init__()
-        self._engine = engine
+        self._engines = engines
 
     def get(self, name: str, adapter: str | None) -> Engine:
-        """The engine of the service, whose name and adapter all arms of the page have."""
-        if self._engine is None:
+        """The engine of this name with this adapter."""
+        if (name, adapter) not in self._engines:
             raise ConfigError("the service was started without a language model, and an arm has a weight of one")
-        return self._engine
+        return cast(Engine, self._engines[name, adapter])
 
 
 def submitter(batcher: Batcher, loop: asyncio.AbstractEventLoop, closing: Callable[[], bool]) -> Submit:
@@ -117,18 +117,18 @@ class Trial:
 
     Args:
         saved: What is run.
-        engine: That both arms ask, already one of `BetweenRequests`; None without a model.
+        engines: Name and adapter -> who is asked.
         total: Users that are asked at most.
     """
 
-    def __init__(self, saved: Saved, engine: BetweenRequests | None, total: int) -> None:
+    def __init__(self, saved: Saved, engines: Mapping[tuple[str, str | None], BetweenRequests], total: int) -> None:
         self.saved, self.total = saved, total
         self.state: Literal["running", "done", "failed"] = "running"
         self.looks: list[Document] = []
         self.verdict: str | None = None
         self.error: str | None = None
         self._stop = threading.Event()
-        self._engine = engine
+        self._engines = engines
         self._thread = threading.Thread(target=self._run, name="llmgen-trial", daemon=True)
         self._thread.start()
 
@@ -174,7 +174,7 @@ class Trial:
                 self.saved.config,
                 self.saved.out,
                 command=self.saved.command,
-                engines=_Shared(cast(Engine | None, self._engine)),
+                engines=_Shared(self._engines),
                 look=self._look,
             )
         except (LLMGenError, OSError, QueueFullError, DeadlineError) as error:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import shutil
+import struct
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -60,6 +62,33 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
 
 
 @pytest.fixture(scope="session")
+def pictured(tmp_path_factory: pytest.TempPathFactory) -> Shop:
+    """Three films: one with a picture of 3 x 2 pixels, one whose path leads out of the folder, one without."""
+    folder = tmp_path_factory.mktemp("pictured") / "catalog"
+    (folder / "pictures").mkdir(parents=True)
+    for path in (folder / "pictures" / "one.png", folder.parent / "secret.png"):
+        path.write_bytes(png(3, 2))
+    rows = ["1\tFirst film\tpictures/one.png", "2\tSecond film\t../secret.png", "3\tThird film\t"]
+    (folder / "items.tsv").write_text("item_id\ttitle\tpicture\n" + "\n".join(rows) + "\n", encoding="utf-8")
+    log = [f"u{user}\t{item}\t{item}" for user in (1, 2) for item in (1, 2, 3)]
+    (folder / "log.tsv").write_text("user_id\titem_id\ttimestamp\n" + "\n".join(log) + "\n", encoding="utf-8")
+    data = DataSettings(items=folder / "items.tsv", interactions=folder / "log.tsv", attributes=("picture",))
+    settings = RecommenderSettings(engine="fake", priors={"wish": 1.0}, lm_weight=0.03)
+    return Shop(data, settings, Workspace(data.load()))
+
+
+def png(width: int, height: int) -> bytes:
+    """A black picture; see the PNG specification, third edition, sections 5 and 11."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    head = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)  # eight bits of grey
+    rows = zlib.compress(bytes(width + 1) * height)  # each row begins with its filter, none
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+
+
+@pytest.fixture(scope="session")
 def bench(shop: Shop) -> Bench:
     served = shop.recommender()
     served.prepare()
@@ -80,10 +109,10 @@ def serve(shop: Shop, tmp_path: Path) -> Callable[..., Iterator[Served]]:
     """A service with the page."""
 
     @contextmanager
-    def started(*keys: str, engine: FakeEngine | None = None) -> Iterator[Served]:
+    def started(*keys: str, engine: FakeEngine | None = None, shop: Shop = shop, **more: Any) -> Iterator[Served]:
         app = create_app(shop.recommender(engine), AppSettings(keys=keys))
         runs = tmp_path / "runs"
-        made = add_to(app, shop.workspace, shop.data, shop.settings, runs)
+        made = add_to(app, shop.workspace, shop.data, shop.settings, runs, **more)
         with running(app) as url:
             yield Served(url, made, runs)
 

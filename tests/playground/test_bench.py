@@ -9,6 +9,7 @@ from llmgen.catalog.core import Catalog
 from llmgen.errors import ArgumentError, ConfigError, DataError, TemplateError
 from llmgen.playground.bench import Bench
 from llmgen.playground.bodies import Arm, Question
+from llmgen.playground.models import settings_of
 from llmgen.playground.people import Finder, filterable
 from llmgen.priors import Transition
 from llmgen.types import Item, Query
@@ -167,6 +168,34 @@ def test_the_other_tasks_are_answered(bench: Bench) -> None:
     assert told["reason"]["text"] == "Because of Alien."
     wished = bench.answer(Question(arm=Arm(template="cold_start"), wish="alien", k=3))
     assert "Request: alien" in wished["prompt"]["messages"][1]["content"]
+
+
+def test_models_are_named_as_options(shop: Shop) -> None:
+    served = shop.settings.replace(adapter="runs/served")
+    for text, engine, adapter in (
+        ("hf:Qwen/Qwen3-0.6B", "hf:Qwen/Qwen3-0.6B", None),
+        ("--adapter 'runs/my films'", "fake", "runs/my films"),
+        ("--engine none", "none", None),
+        ("--engine hf:M --adapter=runs/x", "hf:M", "runs/x"),
+    ):
+        made = settings_of(text, served)
+        assert (made.engine, made.adapter, made.priors) == (engine, adapter, served.priors)
+    for text, said in (
+        ("--prompt next_item", "takes --engine and --adapter, not --prompt"),
+        ("--engine", "has no value"),
+        ("hf:M runs/x", "belongs to no option"),
+        ("", "names a model"),
+        ("'", "cannot be read"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            settings_of(text, served)
+
+
+def test_a_model_that_was_not_loaded_is_said_and_none_is_named_twice(bench: Bench, shop: Shop) -> None:
+    with pytest.raises(ConfigError, match="without the model 'hf'; it has fake"):
+        bench.answer(Question(arm=Arm(template="next_item", model="hf"), user="u3"))
+    with pytest.raises(ConfigError, match="'fake' is named twice"):
+        Bench.of(shop.workspace, shop.settings, shop.recommender(), [(shop.settings.replace(lm_weight=1), None)])
 
 
 def test_without_a_model_the_priors_answer_and_nothing_is_read(shop: Shop) -> None:

@@ -63,7 +63,7 @@ function list(answer, other, name) {
   const widest = Math.max(1e-9, ...rows.flatMap((row) => Object.values(row.terms).map(Math.abs)));
   return h('ol', { class: 'list' }, rows.map((row) => {
     const judged = answer.held_out?.id === row.item.id;
-    const summary = h('summary', {}, h('span', { class: 'rank' }, String(row.rank)),
+    const summary = h('summary', {}, h('span', { class: 'rank' }, String(row.rank)), picture(row.item),
       h('span', { class: 'title' }, row.label), judged ? h('span', { class: 'mark' }, 'held out') : null,
       moved(row, other, name), h('span', { class: 'share' }, percent(row.probability)));
     return h('li', { class: judged ? 'judged' : '', 'data-id': row.item.id }, h('details', { open: !state.compare },
@@ -71,8 +71,23 @@ function list(answer, other, name) {
   }));
 }
 
+// Pictures come from the service with its key, so they are fetched and not linked; each is kept while the page is open.
+const pictures = new Map();
+
+function picture(item) {
+  if (!about.picture || !item.attributes[about.picture]) return null;
+  const image = h('img', { class: 'picture', alt: '', width: 36, height: 48 });
+  if (!pictures.has(item.id)) {
+    pictures.set(item.id, server('picture', { id: item.id }).then((file) => URL.createObjectURL(file)));
+  }
+  pictures.get(item.id).then((url) => { image.src = url; }, (error) => {
+    image.replaceWith(h('span', { class: 'picture lacking', title: error.message }, '?'));
+  });
+  return image;
+}
+
 function details(row, answer, widest) {
-  const said = Object.entries(row.item.attributes).map(([name, value]) =>
+  const said = Object.entries(row.item.attributes).filter(([name]) => name !== about.picture).map(([name, value]) =>
     `${name} ${Array.isArray(value) ? value.join(', ') : value}`).join(' · ');
   const because = answer.evidence[row.item.id] || [];
   const ways = { trie: '', prior: 'from the priors', exact: 'written exactly so', normalised: 'written alike', bm25: 'found by its words' };

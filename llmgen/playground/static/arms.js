@@ -67,15 +67,23 @@ function panel(name, hidden) {
   const newest = h('input', { type: 'number', min: 0, max: 10000, value: arm.newest, oninput: () => {
     if (newest.checkValidity() && newest.value) change('newest')(Number(newest.value));
   } });
+  const model = h('select', { id: `model-${name}`, onchange: () => {
+    const chosen = about.models.find((one) => one.name === model.value);
+    Object.assign(arm, { model: chosen.name, lm: chosen.lm_weight, newest: chosen.max_history });
+    drawArms();
+    changed(name);
+  } }, about.models.map((one) => h('option', { value: one.name, selected: one.name === arm.model }, one.name)));
   const weights = [];
-  if (about.engine) {
+  if (modelOf(arm).engine) {
     weights.push(slider('Weight of the model', arm.lm, { id: `lm-${name}` }, change('lm')));
   }
   for (const prior of Object.keys(about.priors)) {
     weights.push(slider(`Prior ${prior}`, arm.priors[prior], { low: -2, id: `prior-${prior}-${name}` },
       (value) => { arm.priors[prior] = value; changed(name); }));
   }
-  const parts = [labelled('Template', choice, templateOf(arm.template).description), ...weights];
+  const parts = [labelled('Template', choice, templateOf(arm.template).description)];
+  if (about.models.length > 1) parts.push(labelled('Model', model, 'Its own weight and length of the history come with it.'));
+  parts.push(...weights);
   if (state.task !== 'cold_start') parts.push(labelled('Newest items of the history in the prompt', newest));
   const made = editor({ label: 'Wording', change: (text) => {
     arm.text = text === templateOf(arm.template).text ? null : text;
@@ -91,7 +99,7 @@ function panel(name, hidden) {
   made.set(textOf(arm), about.variables[state.task]);
   made.tell(problemsOf[name]);
   parts.push(made.element, again);
-  if (!about.engine) parts.push(h('p', { class: 'empty' }, 'No language model is loaded: the priors alone recommend.'));
+  if (!modelOf(arm).engine) parts.push(h('p', { class: 'empty' }, 'No language model here: the priors alone recommend.'));
   const tabbed = state.compare ? { role: 'tabpanel', 'aria-labelledby': `tab-${name}` } : {};
   return h('div', { id: `arm-${name}`, hidden, ...tabbed }, parts);
 }

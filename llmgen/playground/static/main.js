@@ -29,6 +29,7 @@ const ask = later(200, async () => {
   current?.abort();
   current = new AbortController();
   const { signal } = current;
+  const mine = current;
   const status = $('status');
   const bodies = Object.fromEntries(arms().map((name) => [name, question(name)])); // of now: what is checked is asked
   calm();
@@ -46,20 +47,22 @@ const ask = later(200, async () => {
       $('lists').setAttribute('aria-busy', 'false');
       return;
     }
-    status.textContent = 'Asking …';
+    waitFor(mine);
     for (const [name, body] of Object.entries(bodies)) {
       const key = JSON.stringify(body);
       if (key === asked[name] && latest[name]) continue;
+      status.textContent = state.compare ? `Asking ${name.toUpperCase()} …` : 'Asking …';
       latest[name] = await server('ask', body, signal);
       asked[name] = key;
       drawAnswers();
     }
     status.textContent = '';
   } catch (error) {
-    if (error.name === 'AbortError') return;
-    status.textContent = '';
+    if (error.name === 'AbortError' && error.message !== CANCELLED) return; // another change came
+    status.textContent = error.name === 'AbortError' ? 'Cancelled; the list is of what was asked before.' : '';
     complain(error);
   }
+  waited();
   $('lists').setAttribute('aria-busy', 'false');
 });
 

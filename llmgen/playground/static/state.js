@@ -12,7 +12,8 @@ const TASKS = {
 };
 
 function armOf(template) {
-  return { template, text: null, lm: about.lm_weight, priors: { ...about.priors }, newest: about.max_history };
+  const model = about.models[0];
+  return { template, text: null, model: model.name, lm: model.lm_weight, priors: { ...about.priors }, newest: model.max_history };
 }
 
 function beginning() {
@@ -27,6 +28,7 @@ function firstOf(task) {
   return used || about.templates.find((one) => one.task === task)?.name || about.used.recommend;
 }
 
+const modelOf = (arm) => about.models.find((one) => one.name === arm.model);
 const templateOf = (name) => about.templates.find((one) => one.name === name);
 const taskOf = (name) => templateOf(name)?.task || 'next_item';
 const textOf = (arm) => arm.text ?? templateOf(arm.template).text;
@@ -51,6 +53,7 @@ function recall() {
     for (const name of ['a', 'b']) {
       const arm = { ...first[name], ...found[name] };
       if (!templateOf(arm.template)) throw new Error(`the prompt ${arm.template} of the link is not here`);
+      if (!modelOf(arm)) throw new Error(`the model ${arm.model} of the link is not here`);
       arm.priors = Object.fromEntries(Object.entries(about.priors).map(([prior, weight]) => [prior,
         Number.isFinite(arm.priors?.[prior]) ? arm.priors[prior] : weight]));
       made[name] = arm;
@@ -70,7 +73,7 @@ function nameIn(text, otherwise) {
 
 function armBody(name) {
   const arm = state[name];
-  const body = { template: arm.template, lm_weight: arm.lm, priors: arm.priors, max_history: arm.newest };
+  const body = { template: arm.template, model: arm.model, lm_weight: arm.lm, priors: arm.priors, max_history: arm.newest };
   if (arm.text !== null) {
     body.text = arm.text;
     body.template = nameIn(arm.text, arm.template);

@@ -22,10 +22,12 @@ async function askTen() {
   const hits = Object.fromEntries(names.map((name) => [name, 0]));
   const body = h('tbody');
   const total = h('p', { role: 'status' });
+  const mine = asking;
+  const stop = h('button', { type: 'button', id: 'stop-ten', onclick: () => mine.abort() }, 'Stop');
   const heads = ['User', 'Held out', ...names.map((name) => (state.compare ? name.toUpperCase() : 'Place'))];
   if (state.compare) heads.push('Alike');
   fill($('ten-answers'), h('div', { class: 'scroll', tabIndex: 0, role: 'region', 'aria-label': 'Places of the held-out items' },
-    h('table', { class: 'users' }, h('thead', {}, h('tr', {}, heads.map((head, n) => h('th', { scope: 'col', class: n > 1 ? 'value' : '' }, head)))), body)), total);
+    h('table', { class: 'users' }, h('thead', {}, h('tr', {}, heads.map((head, n) => h('th', { scope: 'col', class: n > 1 ? 'value' : '' }, head)))), body)), total, stop);
   try {
     const { users } = await server('following', { user: state.user, count: 10 }, signal);
     let done = 0;
@@ -49,6 +51,7 @@ async function askTen() {
         + (done === users.length && state.compare ? '. Ten users show what differs, not which is better.' : '');
     }
   } catch (error) { complain(error); }
+  stop.remove();
 }
 
 function show(user, found) {
