@@ -81,6 +81,9 @@ def two(page: Page) -> None:
     wording = page.locator("#arm-b").get_by_label("Wording")
     wording.fill(wording.input_value().replace("Predict what", "The newest say most. Predict what"))
     page.locator("#lm-b").fill("0.2")
+    settled(page)
+    page.reload()  # the link holds the state; the prompts are known then
+    settled(page)
     expect(page.locator(".side-b .list > li")).to_have_count(10)
     scrolled(page, "#answers")
 
