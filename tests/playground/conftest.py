@@ -35,7 +35,7 @@ class Shop(NamedTuple):
 
     def recommender(self, engine: FakeEngine | None = None) -> Recommender:
         priors = self.workspace.priors(self.settings)
-        engine = engine or FakeEngine(["Because of Alien."])
+        engine = engine or FakeEngine(["It fits what was taken before."])
         return self.workspace.build(self.settings, priors, engine, Choice(lm_weight=0.03))
 
 

@@ -165,7 +165,7 @@ def test_the_other_tasks_are_answered(bench: Bench) -> None:
     assert [row["item"]["id"] for row in rated["ratings"]] == ["5", "9"]
     assert all(sum(row["distribution"].values()) == pytest.approx(1) for row in rated["ratings"])
     told = bench.answer(Question(arm=Arm(template="explain"), user="u3", items=["5"]))
-    assert told["reason"]["text"] == "Because of Alien."
+    assert (told["reason"]["text"], told["reason"]["source"]) == ("It fits what was taken before.", "model")
     wished = bench.answer(Question(arm=Arm(template="cold_start"), wish="alien", k=3))
     assert "Request: alien" in wished["prompt"]["messages"][1]["content"]
 

@@ -209,7 +209,7 @@ def test_the_other_tasks(look: Look) -> None:
         page.locator("li[role=option]:visible").first.click()
         expect(page.locator(".side-a .list > li")).to_have_count(2)
         page.locator("#task").select_option("explain")
-        expect(page.locator("blockquote")).to_have_text("Because of Alien.")
+        expect(page.locator("blockquote")).to_have_text("It fits what was taken before.")
 
 
 def test_two_side_by_side_ten_users_and_the_link(look: Look) -> None:

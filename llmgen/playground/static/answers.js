@@ -147,7 +147,9 @@ function rating(one) {
 }
 
 function reason(found) {
-  return h('div', {}, h('blockquote', {}, found.text), found.evidence.length
+  const unfounded = found.unfounded.length ? h('p', { class: 'warning' },
+    `${found.source === 'model' ? 'The' : 'A plain sentence of the prompt; the'} model said what it was not told: ${found.unfounded.join(', ')}`) : null;
+  return h('div', {}, h('blockquote', {}, found.text), unfounded, found.evidence.length
     ? h('p', { class: 'because' }, `From ${found.evidence.map((item) => item.title).join(', ')}`) : null);
 }
 
