@@ -32,8 +32,9 @@ from rich.console import Console
 from rich.table import Table
 
 from llmgen.catalog.core import Catalog
-from llmgen.grounding import YEAR_TOLERANCE, Found, Grounder, names_of, numbers_of
+from llmgen.grounding import YEAR_TOLERANCE, Found, Grounder
 from llmgen.text.corruption import KINDS, corrupt
+from llmgen.text.title_names import names_of, numbers_of
 from llmgen.types import Item
 
 ARMS = ("llmgen", "edit distance, same rules", "edit distance alone")

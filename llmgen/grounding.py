@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import random
-import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
-from itertools import chain
+from functools import cached_property
 from math import inf
 from typing import Literal, NamedTuple
 
@@ -19,25 +16,28 @@ from numpy.typing import NDArray
 from llmgen.catalog.core import Catalog
 from llmgen.text.bm25 import BM25Index, top_of
 from llmgen.text.corruption import KINDS, corrupt
-from llmgen.text.normalization import TitleYear, clean_line, cleaned, normalise_text, split_key, split_year
+from llmgen.text.normalization import clean_line, cleaned, normalise_text, split_year
+from llmgen.text.title_names import (
+    MAX_CHARACTERS,
+    MAX_LINES,
+    letters_of,
+    lines_of,
+    names_of,
+    numbered_words,
+    numbers_of,
+    readings_of,
+    trigrams_of,
+    year_of,
+)
 from llmgen.types import Grounding, Item, Method
 
 DEFAULT_THRESHOLD = 0.7  # what calibration finds on MovieLens; used where a catalog is too small to calibrate on
 SMALL = 20
-MAX_CHARACTERS = 500  # of a line; the longest of 9,742 MovieLens titles has 158
-MAX_LINES = 1_000
 YEAR_TOLERANCE = 1  # festival and cinema release, or two countries' releases, are often a year apart
 
 _CANDIDATES = 12
 _SAMPLE = 400
 _DAMAGES_PER_TITLE = 2
-_ROMAN = {"ii": "2", "iii": "3", "iv": "4", "v": "5", "vi": "6", "vii": "7", "viii": "8", "ix": "9"}
-_PARENTHESES = re.compile(r"^(.*\S)\s*\(([^()]+)\)$")
-_ALSO_KNOWN_AS = re.compile(r"^a\.?k\.?a\.?\s+", re.I)
-_DIGITS = re.compile(r"\d+")
-_TITLE_KEYS = ("title", "name", "label", "item", "film", "movie", "product", "song", "book", "标题", "名称")
-_YEAR = re.compile(r"(?:1[89]|20)\d\d")
-_RULE = re.compile(r"^\s*(?:```\w*|[-=*_~#]{2,}|\|(?:\s*:?-+:?\s*\|)+)\s*$")
 
 
 class Match(NamedTuple):
@@ -75,13 +75,6 @@ class Calibration:
     num_right: int
     num_wrong: int
     num_false: int
-
-
-class Names(NamedTuple):
-    """Normalised names of an item: those that are surely its own, and those that are if nobody else's."""
-
-    own: tuple[str, ...]
-    others: tuple[str, ...]
 
 
 class Found(NamedTuple):
@@ -153,7 +146,7 @@ class Grounder:
         for position, (item, spelled, label) in enumerate(named):
             for spelling in dict.fromkeys((spelled.strip(), label, item.title.strip())):
                 self._exact.setdefault(spelling, []).append(position)
-            self._years.append(_year(item))
+            self._years.append(year_of(item))
         self._owners = _owners(catalog)
         self._names = list(self._owners)
 
@@ -212,7 +205,7 @@ class Grounder:
         Raises:
             ValueError: `allowed` has another shape.
         """
-        return [self.ground(line, allowed=allowed) for line in _lines(completion)[:MAX_LINES]]
+        return [self.ground(line, allowed=allowed) for line in lines_of(completion)[:MAX_LINES]]
 
     def _match(
         self, items: Sequence[int], method: Method, score: float, text: str, allowed: NDArray[np.bool_] | None
@@ -224,7 +217,7 @@ class Grounder:
 
     def _look_up(self, text: str) -> list[int]:
         """Items of which the text is a name, best first."""
-        for title, year in _readings(text):
+        for title, year in readings_of(text):
             owners = self._of_year(normalise_text(title), year)
             if owners:
                 return owners
@@ -250,16 +243,16 @@ class Grounder:
     @cached_property
     def _words(self) -> BM25Index:
         # Length is left to the shares (b = 0).
-        return BM25Index(self._names, b=0.0, tokenise=_numbered_words, backend="bm25s")
+        return BM25Index(self._names, b=0.0, tokenise=numbered_words, backend="bm25s")
 
     @cached_property
     def _trigrams(self) -> BM25Index:
-        return BM25Index(self._names, tokenise=_trigrams, backend="bm25s")
+        return BM25Index(self._names, tokenise=trigrams_of, backend="bm25s")
 
     def _search(self, text: str) -> list[list[Found]]:
         """For each reading of a cleaned text, what BM25 proposes, best first, scored by share."""
         ranked = []
-        for title, year in _readings(text):
+        for title, year in readings_of(text):
             shares = self._shares(normalise_text(title))
             ranked.append([Found(items, share) for share, name in shares if (items := self._of_year(name, year))])
         return ranked
@@ -286,14 +279,14 @@ class Grounder:
         by_words = self._words.scores(key)
         proposed = {place.index for place in top_of(by_words, _CANDIDATES)} if by_words.any() else set()
         proposed.update(place.index for place in self._trigrams.top(key, _CANDIDATES))
-        numbers, letters, best = numbers_of(key), _letters(key), self._words.best_possible(key)
+        numbers, letters, best = numbers_of(key), letters_of(key), self._words.best_possible(key)
         rated = []
         for index in sorted(proposed):
             name = self._names[index]
             if numbers_of(name) != numbers:
                 continue
             shared_words = 2 * float(by_words[index]) / (best + self._words.best_possible(name))
-            own = _letters(name)
+            own = letters_of(name)
             shared_letters = 2 * (own & letters).total() / (own.total() + letters.total())
             rated.append((min(1.0, max(shared_words, shared_letters)), name))
         return sorted(rated, key=lambda pair: -pair[0])
@@ -365,20 +358,6 @@ def choose_threshold(scored: Iterable[tuple[float, bool]], precision: float) -> 
     return chosen
 
 
-def names_of(item: Item) -> Names:
-    """The names that an item's title holds.
-
-    >>> names_of(Item("11", "Seven (Se7en) (1995)"))
-    Names(own=('seven se7en',), others=('seven', 'se7en'))
-    """
-    title = split_year(item.title, bare=False).title
-    parts = _PARENTHESES.match(title)
-    others = (parts.group(1), _ALSO_KNOWN_AS.sub("", parts.group(2))) if parts else ()
-    return Names(
-        (normalise_text(title),), tuple(dict.fromkeys(name for part in others if (name := normalise_text(part))))
-    )
-
-
 def _owners(catalog: Catalog) -> dict[str, list[int]]:
     """Name -> positions of the items that go by it, those whose own name it is first."""
     own: dict[str, list[int]] = {}
@@ -397,81 +376,3 @@ def _owners(catalog: Catalog) -> dict[str, list[int]]:
         elif len({names_of(catalog[position]).own for position in positions}) == 1:
             own[name] = positions  # "Shirt" of "Shirt (red)" and "Shirt (blue)" would name neither
     return own
-
-
-def _year(item: Item) -> int | None:
-    year = item.attributes.get("year")
-    return year if isinstance(year, int) and not isinstance(year, bool) else split_year(item.title, bare=False).year
-
-
-def _readings(text: str) -> list[TitleYear]:
-    """A text as title and year: as it stands, and with its last number taken for a year."""
-    split = split_year(text)
-    return [TitleYear(text, None)] + ([split] if split.year is not None else [])
-
-
-def numbers_of(key: str) -> Counter[str]:
-    """The numbers of a key, Roman ones of two letters or more and V included."""
-    return Counter(
-        chain.from_iterable([_ROMAN[word]] if word in _ROMAN else _DIGITS.findall(word) for word in key.split())
-    )
-
-
-def _numbered_words(key: str) -> list[str]:
-    """Words of a key with their repeats told apart, so that `New York` is not all of `New York, New York`."""
-    seen: Counter[str] = Counter()
-    words = []
-    for word in split_key(key):
-        seen[word] += 1
-        words.append(word if seen[word] == 1 else f"{word} {seen[word]}")
-    return words
-
-
-@lru_cache(maxsize=4_096)
-def _letters(key: str) -> Counter[str]:
-    """Letters and pairs of neighbouring letters of each word, its beginning and end included."""
-    padded = [f" {word} " for word in key.split()]
-    letters = Counter(key.replace(" ", ""))
-    letters.update(word[i : i + 2] for word in padded for i in range(len(word) - 1))
-    return letters
-
-
-def _trigrams(key: str) -> list[str]:
-    return [padded[i : i + 3] for word in key.split() for padded in [f" {word} "] for i in range(len(padded) - 2)]
-
-
-def _lines(completion: str) -> list[str]:
-    for opening, closing in ("[]", "{}"):
-        start, end = completion.find(opening), completion.rfind(closing)
-        if 0 <= start < end and (listed := _listed(completion[start : end + 1])):
-            return listed
-    lines: list[str] = []
-    for line in completion.splitlines():
-        if line.strip() and not _RULE.match(line):
-            lines += (_listed(line.strip().rstrip(",")) if line.lstrip().startswith("{") else []) or [line]
-    return lines
-
-
-def _listed(text: str) -> list[str]:
-    """The titles in JSON, or none where it is no JSON, or one of something else."""
-    try:
-        return _titles(json.loads(text))
-    except (ValueError, RecursionError):
-        return []
-
-
-def _titles(value: object) -> list[str]:
-    """Titles in order: strings of lists, and what objects call by one of `_TITLE_KEYS`, with their year."""
-    if isinstance(value, str):
-        return [value] if value.strip() else []
-    if isinstance(value, list):
-        return [title for entry in value for title in _titles(entry)]
-    if not isinstance(value, dict):
-        return []
-    keyed = {str(key).lower(): entry for key, entry in value.items()}
-    for key in _TITLE_KEYS:
-        title = keyed.get(key)
-        if isinstance(title, str) and title.strip():
-            year = str(keyed.get("year", ""))
-            return [f"{title} ({year})" if _YEAR.fullmatch(year) and year not in title else title]
-    return [title for entry in value.values() if isinstance(entry, list | dict) for title in _titles(entry)]

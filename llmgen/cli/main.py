@@ -702,7 +702,7 @@ def prompts_show(
 ) -> None:
     """Show the messages of a prompt as the model would get them, and how many tokens they are."""
     from llmgen.cli.display import messages_text
-    from llmgen.templates.library import views
+    from llmgen.templates.views import views
 
     settings = _settings(
         engine=engine,

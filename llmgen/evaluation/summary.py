@@ -31,7 +31,7 @@ from llmgen.evaluation.results import (
     SliceRow,
 )
 from llmgen.evaluation.stats import compare
-from llmgen.templates.library import views
+from llmgen.templates.views import views
 from llmgen.types import FloatArray
 
 EXAMPLES = 20

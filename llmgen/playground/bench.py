@@ -18,8 +18,10 @@ from llmgen.playground.people import Finder, People, filterable
 from llmgen.priors import Evidence, Prior, reweighted
 from llmgen.recommend.prompting import task_of
 from llmgen.recommend.recommender import Recommender
-from llmgen.templates.library import Fitted, PromptLibrary, views
+from llmgen.templates.fitting import Fitted
+from llmgen.templates.library import PromptLibrary
 from llmgen.templates.tasks import answers, kinds
+from llmgen.templates.views import views
 from llmgen.types import Attribute, Item, Query, RatingPrediction
 from llmgen.workspace.core import RecommenderSettings, Workspace, choose
 

@@ -26,17 +26,19 @@ A prior of your own is any object with `name`, `weight` and `log_weights`; see `
 from llmgen.errors import renamed
 from llmgen.priors.base import Combined, Movable, Prior, combine, log_lift, reweighted
 from llmgen.priors.boosts import Boosts
-from llmgen.priors.collaborative import Ease, ItemKNN, ItemToItem, Repeat, Transition
+from llmgen.priors.collaborative import Ease, ItemKNN, ItemToItem
 from llmgen.priors.content import Content
 from llmgen.priors.filters import AttributeFilter, ExcludeSeen, chosen, only
 from llmgen.priors.interactions import Evidence
 from llmgen.priors.meaning import HistoryVectors, TextQueryVectors
 from llmgen.priors.popularity import Popularity
 from llmgen.priors.ratings import RatingKNN, RatingPrior, check_rating_priors, rating_terms
+from llmgen.priors.repeat import Repeat
 from llmgen.priors.scores import Scores
 from llmgen.priors.sequence import SASRec
 from llmgen.priors.sparse import Product, SharedWeights, SparsePrior, SparseRow, combine_sparse, multiply
 from llmgen.priors.stored import load_prior, load_rating_prior, save_prior
+from llmgen.priors.transition import Transition
 from llmgen.priors.wish import HistoryText, TextQuery, item_text
 
 __all__ = [

@@ -10,9 +10,8 @@ of `llmgen tune`; Transition's are the second, .0002 below, with half the window
 
 from __future__ import annotations
 
-import ctypes
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import cast
@@ -21,22 +20,29 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 from scipy import sparse
-from scipy.linalg import cython_lapack
 
 from llmgen.catalog.core import Catalog
-from llmgen.errors import ArgumentError, CatalogTooLargeError
+from llmgen.errors import CatalogTooLargeError
 from llmgen.priors.base import FLOOR, Saving, check_floor, log_lift
-from llmgen.priors.interactions import INDEX, Evidence, Sequences, histories_of, recency, sequences
+from llmgen.priors.interactions import INDEX, Evidence, histories_of, recency, sequences
+from llmgen.priors.item_matrices import (
+    DENSE_SHARE,
+    LIKE,
+    ROWS_AT_ONCE,
+    among_all,
+    binary_matrix,
+    check_setting,
+    compact,
+    gram_matrix,
+    invert,
+    nearest_items,
+    renumbered,
+    spread_columns,
+)
 from llmgen.priors.sparse import SparseRow, lifted, rows_of
 from llmgen.priors.words import text_neighbours
 from llmgen.types import FloatArray, IntArray, Item, Query
 
-DENSE_SHARE = 0.2
-"""Similarities with more of their cells filled than this are kept dense: a batch then scores several times faster."""
-ROWS_AT_ONCE = 2_000
-"""Rows of item-item products that are worked on at once."""
-LIKE = 20
-"""Items whose texts are most like an item's, where a model looks at texts."""
 MOST_GONE = 2_000
 """Rows of items that are gone, before a sparse matrix is made anew without them."""
 DOUBLE_ITEMS = 10_000
@@ -73,7 +79,7 @@ class ItemToItem(Saving):
 
     def __post_init__(self) -> None:
         check_floor(self.floor)
-        _check(self.decay > 0 and self.decay <= 1, "decay", self.decay, "in (0, 1]")
+        check_setting(self.decay > 0 and self.decay <= 1, "decay", self.decay, "in (0, 1]")
         n_items = len(self.catalog)
         if self.rows is not None and len(self.rows) != n_items:
             raise ValueError(f"rows are of {len(self.rows)} items, and the catalog has {n_items}")
@@ -217,111 +223,6 @@ class ItemToItem(Saving):
         return column
 
 
-def renumbered(matrix: sparse.csr_array, columns: IntArray, width: int) -> sparse.csr_array:
-    """A matrix whose columns have other numbers, the entries of each row in the order that they had.
-
-    Args:
-        matrix: Not changed.
-        columns: int64, of each column its new number; -1 leaves it out.
-        width: Columns of the new one.
-    """
-    indices = columns[matrix.indices].astype(matrix.indices.dtype)
-    stays = indices >= 0
-    ends = np.append(0, stays.cumsum())[matrix.indptr].astype(matrix.indptr.dtype)
-    return sparse.csr_array((matrix.data[stays], indices[stays], ends), shape=(matrix.shape[0], width))
-
-
-@dataclass(frozen=True, eq=False)
-class Transition(ItemToItem):
-    """What people took next: decayed transitions from each item to the ones after it.
-
-    N[i, j] is the sum, over all places of all sequences where j follows i by `gap` <= window places, of
-    step_decay^(gap - 1). Turned round it counts `backward` as much: C = N + backward * N'. A popular item is met from
-    everywhere and leads everywhere, so
-
-        S[i, j] = C[i, j] / (row sum i of C)^row_power / (column sum j of C)^column_power
-
-    The order of a log is partly accident: 415 of the 943 users of MovieLens-100K tie on their last timestamp. Choosing
-    `backward` too lifts validation NDCG@10 there from .124 to .135 with ties in the order of the file, and from .117 to
-    .119 with ties by item id, where the order among ties is a pattern of its own.
-
-    Source: the sequential rules of Ludewig & Jannach, UMUAI 2018, with geometric weights, both
-    directions, and both margins damped.
-    """
-
-    name: str = "transition"
-
-    @classmethod
-    def fit(
-        cls,
-        interactions: pl.DataFrame,
-        catalog: Catalog,
-        *,
-        weight: float = 1.0,
-        window: int = 20,
-        step_decay: float = 0.9,
-        backward: float = 0.5,
-        row_power: float = 0.5,
-        column_power: float = 0.4,
-        neighbours: int = 2_000,
-        words: float = 0.0,
-        decay: float = 0.8,
-        floor: float = FLOOR,
-        counts: sparse.csr_array | None = None,
-    ) -> Transition:
-        """Count the transitions of a log.
-
-        Time grows with interactions * window; memory with the pairs that occur, never with n_items^2.
-
-        Args:
-            interactions: Columns `user_id`, `item_id`, `timestamp`; equal times keep the order of the rows.
-            catalog: All items; those that nobody took have no transitions.
-            weight: Exponent of the factor.
-            window: How many places further a next item may stand, 1 or more.
-            step_decay: In (0, 1]: a transition counts this much less for each place further.
-            backward: 0 or more: what the step from the later item to the earlier one counts; 0 for logs whose order is
-                all that matters, 1 where it means nothing.
-            row_power: 0 or more; 1 turns the rows into probabilities.
-            column_power: 0 or more; more prefers rarer items.
-            neighbours: How many items one leads to at most, the strongest, 1 or more: what a popular item of a large
-                catalog costs a request.
-            words: 0 or more: so many transitions more are counted from and to each item, as those of the `LIKE` items
-                whose titles and attributes are most like its own go. It speaks for items that few people took, and
-                for those that nobody took.
-            decay: In (0, 1], of the history with age.
-            floor: See `log_lift`.
-            counts: What `count` gives for the same log, window and step_decay, where several fits share it.
-
-        Raises:
-            UnknownItemError: An interaction with an item that the catalog does not have.
-            DataError: A column is missing or has nulls.
-            ValueError: A hyper-parameter is out of range.
-        """
-        _check(window >= 1, "window", window, "1 or more")
-        _check(0 < step_decay <= 1, "step_decay", step_decay, "in (0, 1]")
-        _check(backward >= 0, "backward", backward, "0 or more")
-        _check(row_power >= 0, "row_power", row_power, "0 or more")
-        _check(column_power >= 0, "column_power", column_power, "0 or more")
-        _check(neighbours >= 1, "neighbours", neighbours, "1 or more")
-        _check(words >= 0, "words", words, "0 or more")
-        if counts is None:
-            counts = cls.count(interactions, catalog, window=window, step_decay=step_decay)
-        counts = (counts + backward * counts.T).tocsr() if backward > 0 else counts.copy()
-        if words > 0:
-            counts = _smoothed(counts, text_neighbours(catalog, LIKE), words, neighbours)
-        rows = negative_power(np.asarray(counts.sum(axis=1), dtype=np.float64), row_power)
-        columns = negative_power(np.asarray(counts.sum(axis=0), dtype=np.float64), column_power)
-        counts.data *= np.repeat(rows, np.diff(counts.indptr)) * columns[counts.indices]
-        return cls(catalog, _compact(_strongest(counts, neighbours)), decay, floor, weight)
-
-    @staticmethod
-    def count(
-        interactions: pl.DataFrame, catalog: Catalog, *, window: int = 20, step_decay: float = 0.9
-    ) -> sparse.csr_array:
-        """N of the class's docstring, float64 [n_items, n_items]; see `fit` for the arguments."""
-        return transitions(sequences(interactions, catalog), len(catalog), window, step_decay)
-
-
 @dataclass(frozen=True, eq=False)
 class Ease(ItemToItem):
     """Embarrassingly shallow autoencoder: the linear item-to-item model with zero diagonal, in closed form.
@@ -378,11 +279,11 @@ class Ease(ItemToItem):
             DataError: A column is missing or has nulls.
             ValueError: A hyper-parameter is out of range.
         """
-        _check(l2 > 0, "l2", l2, "above 0")
-        _check(words >= 0, "words", words, "0 or more")
-        taken, gram = _gram(sequences(interactions, catalog), len(catalog))
+        check_setting(l2 > 0, "l2", l2, "above 0")
+        check_setting(words >= 0, "words", words, "0 or more")
+        taken, gram = gram_matrix(sequences(interactions, catalog), len(catalog))
         if words > 0:
-            taken, gram = np.arange(len(catalog)), _among_all(gram, taken, len(catalog))
+            taken, gram = np.arange(len(catalog)), among_all(gram, taken, len(catalog))
         if len(taken) > max_items:
             raise CatalogTooLargeError(
                 f"EASE inverts a matrix of {len(taken)} x {len(taken)} items, above max_items={max_items}; "
@@ -396,11 +297,11 @@ class Ease(ItemToItem):
                 "left to it; use Transition or ItemKNN, which stay sparse, or give more memory"
             )
         if single and len(taken) ** 2 > DENSE_SHARE * len(catalog) ** 2:  # so that it need not be spread afterwards
-            gram = _among_all(gram, taken, len(catalog))
+            gram = among_all(gram, taken, len(catalog))
             taken = np.arange(len(catalog))
         weights = gram.astype(np.float32 if single else np.float64).toarray(order="C")
         weights.flat[:: len(weights) + 1] += l2 + words
-        _invert(weights)
+        invert(weights)
         scale = -np.diag(weights).copy()
         if words > 0:
             alike = (words * text_neighbours(catalog, LIKE).T).tocsr().astype(weights.dtype)  # column = candidate
@@ -411,7 +312,7 @@ class Ease(ItemToItem):
         if words > 0:
             weights += drawn
         np.fill_diagonal(weights, 0.0)
-        return cls(catalog, _spread(weights, taken, len(catalog)), decay, floor, weight)
+        return cls(catalog, spread_columns(weights, taken, len(catalog)), decay, floor, weight)
 
     @staticmethod
     def bytes_of(taken: int, n_items: int) -> int:
@@ -462,10 +363,10 @@ class ItemKNN(ItemToItem):
             DataError: A column is missing or has nulls.
             ValueError: A hyper-parameter is out of range.
         """
-        _check(neighbours >= 1, "neighbours", neighbours, "1 or more")
-        _check(shrinkage >= 0, "shrinkage", shrinkage, "0 or more")
+        check_setting(neighbours >= 1, "neighbours", neighbours, "1 or more")
+        check_setting(shrinkage >= 0, "shrinkage", shrinkage, "0 or more")
         n_items = len(catalog)
-        users_items = _binary(sequences(interactions, catalog), n_items)
+        users_items = binary_matrix(sequences(interactions, catalog), n_items)
         items_users = users_items.T.tocsr()
         sizes = np.sqrt(np.diff(items_users.indptr).astype(np.float64))
         blocks = []
@@ -474,7 +375,7 @@ class ItemKNN(ItemToItem):
             rows = np.repeat(np.arange(start, start + block.shape[0]), np.diff(block.indptr))
             similar = block.data / (sizes[rows] * sizes[block.indices] + shrinkage)
             others = block.indices != rows
-            blocks.append(_nearest(rows[others], block.indices[others], similar[others], neighbours))
+            blocks.append(nearest_items(rows[others], block.indices[others], similar[others], neighbours))
         return cls(catalog, cls._of_columns(blocks, n_items), decay, floor, weight)
 
     def nearest(self, neighbours: int) -> ItemKNN:
@@ -486,11 +387,11 @@ class ItemKNN(ItemToItem):
         Raises:
             ValueError: Below 1.
         """
-        _check(neighbours >= 1, "neighbours", neighbours, "1 or more")
+        check_setting(neighbours >= 1, "neighbours", neighbours, "1 or more")
         columns = sparse.csc_array(self.similarity)
         columns.sort_indices()
         candidates = np.repeat(np.arange(len(self.catalog)), np.diff(columns.indptr))
-        kept = _nearest(candidates, columns.indices.astype(np.int64), columns.data, neighbours)
+        kept = nearest_items(candidates, columns.indices.astype(np.int64), columns.data, neighbours)
         return dataclasses.replace(self, similarity=self._of_columns([kept], len(self.catalog)))
 
     @staticmethod
@@ -500,198 +401,4 @@ class ItemKNN(ItemToItem):
         """S from similarities, neighbours and candidates."""
         data, neighbour, candidate = (np.concatenate(parts) for parts in zip(*blocks, strict=True))
         cells = (data, (neighbour.astype(INDEX), candidate.astype(INDEX)))
-        return _compact(sparse.coo_array(cells, shape=(n_items, n_items)).tocsr())
-
-
-@dataclass(frozen=True, eq=False)
-class Repeat(ItemToItem):
-    """What the user took before, the newer and the more often the more: S is the identity.
-
-    For shops and music, where people take things again; it needs queries with `exclude_seen=False` to say anything.
-    """
-
-    name: str = "repeat"
-
-    @classmethod
-    def fit(
-        cls,
-        interactions: pl.DataFrame | None,
-        catalog: Catalog,
-        *,
-        weight: float = 1.0,
-        decay: float = 0.98,
-        floor: float = FLOOR,
-    ) -> Repeat:
-        """Nothing is learned.
-
-        Args:
-            interactions: Not looked at.
-            catalog: All items.
-            weight: Exponent of the factor.
-            decay: In (0, 1], of the history with age.
-            floor: See `log_lift`.
-
-        Raises:
-            ValueError: A setting is out of range.
-        """
-        return cls(catalog, _identity(len(catalog)), decay, floor, weight)
-
-    def on_catalog(self, catalog: Catalog, before: IntArray) -> Repeat:
-        """See `Movable`."""
-        return dataclasses.replace(self, catalog=catalog, similarity=_identity(len(catalog)))
-
-
-def _identity(size: int) -> sparse.csr_array:
-    return sparse.csr_array(sparse.eye_array(size, format="csr"))
-
-
-def _check(fine: bool, name: str, value: float, wanted: str) -> None:
-    if not fine:
-        raise ArgumentError(f"{name} must be {wanted}, not {value}")
-
-
-def transitions(log: Sequences, n_items: int, window: int, step_decay: float) -> sparse.csr_array:
-    """Counts of what follows what, float64 [n_items, n_items]; N of `Transition`."""
-    counts = sparse.csr_array((n_items, n_items), dtype=np.float64)
-    for gap in range(1, min(window, len(log.users) - 1) + 1):
-        same = log.users[gap:] == log.users[:-gap]
-        if not same.any():  # no sequence is this long, so none is longer
-            break
-        pairs = (log.items[:-gap][same].astype(INDEX), log.items[gap:][same].astype(INDEX))
-        values = np.full(len(pairs[0]), step_decay ** (gap - 1))
-        counts = counts + sparse.coo_array((values, pairs), shape=(n_items, n_items)).tocsr()
-    return cast(sparse.csr_array, counts.tocsr())
-
-
-def _smoothed(counts: sparse.csr_array, alike: sparse.csr_array, more: float, most: int) -> sparse.csr_array:
-    """Counts with `more` transitions from each item, shared as those of its neighbours are, and so many to each.
-
-    Args:
-        counts: float64 [n_items, n_items].
-        alike: float64 [n_items, n_items], the share of each neighbour of a row's item.
-        more: Above 0.
-        most: Cells that a row gets from its neighbours at most.
-    """
-    found = counts
-    for one in (counts, counts.T.tocsr()):
-        shares = one.copy()
-        shares.data *= np.repeat(negative_power(np.asarray(one.sum(axis=1)), 1.0), np.diff(one.indptr))
-        blocks = [
-            _strongest((alike[start : start + ROWS_AT_ONCE] @ shares).tocsr(), most)
-            for start in range(0, one.shape[0], ROWS_AT_ONCE)
-        ]
-        added = more * sparse.csr_array(sparse.vstack(blocks))
-        found = found + (added if one is counts else added.T)
-    return found.tocsr()
-
-
-def _among_all(block: sparse.csr_array, taken: IntArray, n_items: int) -> sparse.csr_array:
-    """A matrix of some items as rows and columns of all."""
-    cells = block.tocoo()
-    places = (taken[cells.row], taken[cells.col])
-    return sparse.csr_array(sparse.coo_array((cells.data, places), shape=(n_items, n_items)))
-
-
-def _strongest(matrix: sparse.csr_array, most: int) -> sparse.csr_array:
-    """The largest cells of each row, so many at most; of equal ones the first columns."""
-    matrix.sort_indices()
-    kept = np.ones(len(matrix.data), dtype=bool)
-    for row in np.flatnonzero(np.diff(matrix.indptr) > most).tolist():
-        start, end = matrix.indptr[row], matrix.indptr[row + 1]
-        order = np.argsort(-matrix.data[start:end], kind="stable")
-        kept[start + order[most:]] = False
-    if kept.all():
-        return matrix
-    ends = np.append(0, kept.cumsum())[matrix.indptr].astype(matrix.indptr.dtype)
-    return sparse.csr_array((matrix.data[kept], matrix.indices[kept], ends), shape=matrix.shape)
-
-
-def _nearest(
-    candidates: IntArray, neighbours: IntArray, similar: FloatArray, most: int
-) -> tuple[FloatArray, IntArray, IntArray]:
-    """The most similar cells of each candidate, of equal ones the first neighbours.
-
-    Args:
-        candidates: [n], not falling.
-        neighbours: [n]
-        similar: [n]
-        most: Of a candidate.
-
-    Returns:
-        Similarities, neighbours and candidates of the cells that are kept.
-    """
-    order = np.lexsort((neighbours, -similar, candidates))
-    sorted_candidates = candidates[order]
-    place = np.arange(len(order)) - np.searchsorted(sorted_candidates, sorted_candidates)
-    order = order[place < most]
-    return similar[order], neighbours[order], candidates[order]
-
-
-def negative_power(sums: FloatArray, power: float) -> FloatArray:
-    """1 / sums^power, and 0 where the sum is 0."""
-    return cast(FloatArray, np.where(sums > 0, np.where(sums > 0, sums, 1.0) ** -power, 0.0))
-
-
-def _compact(matrix: sparse.csr_array) -> FloatArray | sparse.csr_array:
-    n_cells = matrix.shape[0] * matrix.shape[1]
-    return cast(FloatArray, matrix.toarray()) if matrix.nnz > DENSE_SHARE * n_cells else matrix
-
-
-def _lapack(name: str) -> Callable[..., None]:
-    """A routine of LAPACK (uplo, n, a, lda, info); scipy's own wrapper holds up all other threads for minutes."""
-    capsule = cast(Mapping[str, object], cython_lapack.__pyx_capi__)[name]
-    name_of = ctypes.PYFUNCTYPE(ctypes.c_char_p, ctypes.py_object)(("PyCapsule_GetName", ctypes.pythonapi))
-    pointer_of = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object, ctypes.c_char_p)(
-        ("PyCapsule_GetPointer", ctypes.pythonapi)
-    )
-    return ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * 5)(pointer_of(capsule, name_of(capsule)))
-
-
-def _invert(matrix: FloatArray) -> None:
-    """Invert a symmetric positive definite matrix, C order, in place."""
-    if not len(matrix):
-        return
-    assert matrix.flags.c_contiguous
-    size, failed = ctypes.c_int(len(matrix)), ctypes.c_int(0)
-    letter = "s" if matrix.dtype == np.float32 else "d"
-    for step in ("potrf", "potri"):  # to LAPACK, in Fortran's order, the upper triangle is our lower one
-        by = ctypes.byref
-        _lapack(letter + step)(ctypes.c_char_p(b"U"), by(size), matrix.ctypes.data, by(size), by(failed))
-        if failed.value:
-            raise ArgumentError("the matrix of items cannot be inverted in this precision; raise l2")
-    for start in range(0, len(matrix), ROWS_AT_ONCE):
-        rows = slice(start, start + ROWS_AT_ONCE)
-        corner = matrix[rows, rows]
-        corner[:] = np.tril(corner) + np.tril(corner, -1).T
-        matrix[rows, rows.stop :] = matrix[rows.stop :, rows].T
-
-
-def _spread(block: FloatArray, taken: IntArray, n_items: int) -> FloatArray | sparse.csr_array:
-    """A block over the items taken as rows and columns of the whole catalog, zero elsewhere."""
-    if len(taken) == n_items:
-        return block
-    if block.size > DENSE_SHARE * n_items**2:
-        whole = np.zeros((n_items, n_items), block.dtype)
-        for start in range(0, len(taken), ROWS_AT_ONCE):
-            rows = slice(start, start + ROWS_AT_ONCE)
-            whole[np.ix_(taken[rows], taken)] = block[rows]
-        return whole
-    lengths = np.zeros(n_items + 1, dtype=INDEX if block.size < np.iinfo(INDEX).max else np.int64)
-    lengths[taken + 1] = len(taken)
-    arrays = (block.ravel(), np.tile(taken.astype(lengths.dtype), len(taken)), lengths.cumsum(dtype=lengths.dtype))
-    return sparse.csr_array(arrays, shape=(n_items, n_items))
-
-
-def _binary(log: Sequences, n_items: int) -> sparse.csr_array:
-    n_users = int(log.users[-1]) + 1 if len(log.users) else 0
-    pairs = log.users.astype(INDEX), log.items.astype(INDEX)
-    taken = sparse.coo_array((np.ones(len(log.items)), pairs), shape=(n_users, n_items)).tocsr()
-    taken.data[:] = 1.0  # a repeat counts once
-    return taken
-
-
-def _gram(log: Sequences, n_items: int) -> tuple[IntArray, sparse.csr_array]:
-    """Positions of the items that somebody took, and X'X of just these."""
-    taken = np.unique(log.items)
-    narrow = _binary(Sequences(log.users, np.searchsorted(taken, log.items)), len(taken))
-    return taken, (narrow.T @ narrow).tocsr()
+        return compact(sparse.coo_array(cells, shape=(n_items, n_items)).tocsr())

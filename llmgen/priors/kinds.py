@@ -25,13 +25,15 @@ from llmgen.catalog.core import Catalog
 from llmgen.errors import ConfigError
 from llmgen.plugins import with_offers
 from llmgen.priors.base import Prior
-from llmgen.priors.collaborative import Ease, ItemKNN, Repeat, Transition
+from llmgen.priors.collaborative import Ease, ItemKNN
 from llmgen.priors.content import Content
 from llmgen.priors.meaning import HistoryVectors, TextQueryVectors
 from llmgen.priors.meaning_files import load_near, save_near
 from llmgen.priors.popularity import Popularity
+from llmgen.priors.repeat import Repeat
 from llmgen.priors.scores import Scores, load_scores, save_scores
 from llmgen.priors.sequence import SASRec, load_sasrec, save_sasrec
+from llmgen.priors.transition import Transition
 from llmgen.priors.wish import HistoryText, TextQuery
 
 GROUP = "llmgen.priors"

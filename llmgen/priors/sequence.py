@@ -20,9 +20,10 @@ from scipy.sparse.linalg import eigsh
 from llmgen.catalog.core import Catalog
 from llmgen.errors import ArgumentError, ConfigError
 from llmgen.priors.base import FLOOR, Saving, check_floor, log_lift
-from llmgen.priors.collaborative import negative_power, transitions
 from llmgen.priors.interactions import Sequences, sequences
+from llmgen.priors.item_matrices import negative_power
 from llmgen.priors.sparse import SparseRow, lifted
+from llmgen.priors.transition import transitions
 from llmgen.types import FloatArray, IntArray, Query
 
 if TYPE_CHECKING:
@@ -191,7 +192,9 @@ class SASRec(Saving):
         hashed = hashlib.sha256(repr((settings, ids)).encode())
         for array in (log.users, log.items, *(() if first is None else (first,))):
             hashed.update(np.ascontiguousarray(array).tobytes())
-        trained = network.train(
+        from llmgen.priors import network_training  # it needs torch, which is there
+
+        trained = network_training.train(
             log,
             len(known),
             settings,

@@ -20,12 +20,14 @@ from llmgen.catalog.core import Catalog
 from llmgen.errors import ConfigError, DataError
 from llmgen.lru import Recent
 from llmgen.priors.base import Prior
-from llmgen.priors.collaborative import Ease, ItemKNN, ItemToItem, Repeat, Transition
+from llmgen.priors.collaborative import Ease, ItemKNN, ItemToItem
 from llmgen.priors.content import Content, Features
 from llmgen.priors.filters import AttributeFilter, AttributeIndex, ExcludeSeen
 from llmgen.priors.kinds import PriorKind, kinds
 from llmgen.priors.popularity import Popularity
 from llmgen.priors.ratings import RatingKNN, RatingPrior
+from llmgen.priors.repeat import Repeat
+from llmgen.priors.transition import Transition
 from llmgen.priors.wish import HistoryText, TextQuery
 from llmgen.saved_folders import check_folder, new_folder
 from llmgen.text.bm25 import BM25Index

@@ -20,7 +20,9 @@ from llmgen.priors.sparse import LARGE_CATALOG
 from llmgen.recommend.config import Decoding, RecommenderConfig
 from llmgen.recommend.parts import Parts
 from llmgen.recommend.prompting import Task, task_of
-from llmgen.templates.library import Fitted, ItemView, PromptLibrary, PromptTemplate
+from llmgen.templates.fitting import Fitted
+from llmgen.templates.library import PromptLibrary, PromptTemplate
+from llmgen.templates.views import ItemView
 from llmgen.trie.core import ItemTrie
 from llmgen.types import Query
 

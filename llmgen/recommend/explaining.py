@@ -10,7 +10,7 @@ from llmgen.engines import Engine, GenerationConfig
 from llmgen.errors import GenerationError
 from llmgen.priors import Evidence
 from llmgen.recommend.parts import Parts
-from llmgen.templates.library import views
+from llmgen.templates.views import views
 from llmgen.types import Explanation, Item, Query
 
 

@@ -9,7 +9,9 @@ from llmgen.catalog.core import Catalog
 from llmgen.engines import Engine
 from llmgen.errors import ConfigError
 from llmgen.templates import tasks
-from llmgen.templates.library import Fitted, ItemView, PromptLibrary, PromptTemplate, fit, plural, views
+from llmgen.templates.fitting import Fitted, fit
+from llmgen.templates.library import PromptLibrary, PromptTemplate
+from llmgen.templates.views import ItemView, plural, views
 from llmgen.types import Item, Message, Query
 
 Task = tasks.Answers

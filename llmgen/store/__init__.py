@@ -10,6 +10,7 @@ SQLAlchemy is underneath. SQLite, in a file beside the service, is enough for on
 """
 
 from llmgen.events import Event
-from llmgen.store.database import Added, ItemChanges, Statistics, Store
+from llmgen.store.database import Store
+from llmgen.store.values import Added, ItemChanges, Statistics
 
 __all__ = ["Added", "Event", "ItemChanges", "Statistics", "Store"]

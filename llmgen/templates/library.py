@@ -21,20 +21,16 @@ with, so one training text teaches all of its items.
 from __future__ import annotations
 
 import hashlib
-import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import lru_cache
 from numbers import Integral, Real
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple
 
 import jinja2
 from jinja2 import nodes
 from jinja2.runtime import Context
 
-from llmgen.catalog.core import Catalog, cut
 from llmgen.errors import MissingVariableError, TemplateError, TemplateNotFoundError
 from llmgen.templates import tasks
 from llmgen.templates.files import (
@@ -46,74 +42,11 @@ from llmgen.templates.files import (
     check_variables,
     check_wording,
     near,
-    number,
     sandbox,
 )
+from llmgen.templates.views import ItemView
 from llmgen.text.sanitize import sanitize, split_tokens, token_set
-from llmgen.types import Attribute, Item, Message, Query
-
-
-@dataclass(frozen=True, slots=True)
-class ItemView:
-    """What a template sees of an item: never its id, and no attribute that the catalog does not show.
-
-    Attributes:
-        title: How the catalog spells the item, such as "Alien (1979)".
-        details: The attributes that the catalog shows, as text, and before them what people read where codes stand in
-            the title's place; empty if there are none.
-        rating: The user's rating of it, or None.
-    """
-
-    title: str
-    details: str = ""
-    rating: float | None = None
-
-    def __str__(self) -> str:
-        return self.title
-
-
-def views(
-    catalog: Catalog, items: Iterable[Item], ratings: Sequence[float] | None = None, *, spelled: bool = True
-) -> tuple[ItemView, ...]:
-    """Items as templates see them, in the same order.
-
-    Args:
-        catalog: Says how items are spelled and which attributes may be shown.
-        items: Not necessarily items of the catalog.
-        ratings: One an item, or None.
-        spelled: Whether titles are what the model reads and writes, see `Catalog.spelling`; otherwise what people read.
-
-    Raises:
-        ValueError: Not as many ratings as items.
-
-    >>> films = Catalog([Item("7", "Alien", {"year": 1979, "genres": ("horror", "space")})], shown=["genres", "year"])
-    >>> views(films, films)
-    (ItemView(title='Alien', details='horror, space; year 1979', rating=None),)
-    """
-    items = tuple(items)
-    if ratings is not None and len(ratings) != len(items):
-        raise ValueError(f"{len(ratings)} ratings for {len(items)} items; give one an item")
-    return tuple(
-        ItemView(
-            catalog.spelling(item) if spelled else catalog.label(item),
-            _details(catalog, item, hidden=spelled and catalog.hides_titles),
-            None if ratings is None else float(ratings[position]),
-        )
-        for position, item in enumerate(items)
-    )
-
-
-def plural(noun: str) -> str:
-    """The simple English plural of a noun; a noun that does not end in a Latin letter stays as it is.
-
-    >>> [plural(noun) for noun in ("film", "story", "toy", "box", "电影")]
-    ['films', 'stories', 'toys', 'boxes', '电影']
-    """
-    if not re.search(r"[A-Za-z]\Z", noun):
-        return noun
-    if re.search(r"[^aeiou]y\Z", noun):
-        return noun[:-1] + "ies"
-    return noun + ("es" if re.search(r"(s|x|z|ch|sh)\Z", noun) else "s")
+from llmgen.types import Item, Message, Query
 
 
 class PromptTemplate:
@@ -386,100 +319,6 @@ class PromptLibrary:
                     raise source.error(node.lineno, f"{name!r} uses itself by this; call one of the files otherwise")
                 found += [part for part in self._used(name, (*above, file)) if part not in found]
         return found
-
-
-class Fitted(NamedTuple):
-    """A prompt that fits.
-
-    Attributes:
-        messages: The rendered messages.
-        num_items: How many of the newest items stand in it.
-        num_tokens: Its length.
-    """
-
-    messages: tuple[Message, ...]
-    num_items: int
-    num_tokens: int
-
-
-def fit(
-    render: Callable[[int], Sequence[Message]],
-    count_tokens: Callable[[Sequence[Message]], int],
-    num_items: int,
-    max_tokens: int,
-    *,
-    block: int = 1,
-) -> Fitted:
-    """The prompt with as many whole items of the history as fit, the newest ones.
-
-    Takes one rendering where everything fits, else about log2(num_items). The returned number fits and one more does
-    not: both are counted, not assumed.
-
-    Args:
-        render: Messages with that many of the newest items, from 0 to `num_items`.
-        count_tokens: Length of a prompt; should not fall when an item is added.
-        num_items: Length of the history.
-        max_tokens: The longest prompt allowed.
-        block: Engines that keep what they read of a prompt in whole blocks read the rest again for every path. Of the
-            lengths of the history down to three quarters of what fits, the one with the smallest rest is taken, the
-            longest of equal ones.
-
-    Raises:
-        TemplateError: The prompt is too long even without any item.
-        ValueError: `num_items` is negative.
-    """
-    if num_items < 0:
-        raise ValueError(f"num_items is the length of a history and cannot be {num_items}")
-
-    def attempt(number: int) -> Fitted:
-        messages = tuple(render(number))
-        return Fitted(messages, number, count_tokens(messages))
-
-    best = _longest(attempt, num_items, max_tokens)
-    fewest = best.num_items - best.num_items // 4
-    for fewer in range(best.num_items - 1, fewest - 1, -1) if block > 1 else ():
-        if best.num_tokens % block == 0:
-            break
-        shorter = attempt(fewer)
-        if shorter.num_tokens % block < best.num_tokens % block:
-            best = shorter
-    return best
-
-
-def _longest(attempt: Callable[[int], Fitted], num_items: int, max_tokens: int) -> Fitted:
-    best = attempt(num_items)
-    if best.num_tokens <= max_tokens:
-        return best
-    too_many = num_items
-    if num_items > 0:
-        best = attempt(0)
-    if best.num_tokens > max_tokens:
-        raise TemplateError(
-            f"the prompt has {best.num_tokens} tokens without any item of the history, and only {max_tokens} are "
-            "allowed; use a shorter prompt or wish, or allow more"
-        )
-    while too_many - best.num_items > 1:
-        middle = attempt((best.num_items + too_many) // 2)
-        if middle.num_tokens <= max_tokens:
-            best = middle
-        else:
-            too_many = middle.num_items
-    return best
-
-
-def _details(catalog: Catalog, item: Item, *, hidden: bool) -> str:
-    """What is shown beside the title, with the title if it is hidden; never so much that no prompt holds the item."""
-    shown = [(name.replace("_", " "), item.attributes[name]) for name in catalog.shown if name in item.attributes]
-    texts = [catalog.label(item)] if hidden else []
-    return cut("; ".join(text for text in (*texts, *(_detail(name, value) for name, value in shown)) if text))
-
-
-def _detail(name: str, value: Attribute) -> str:
-    if isinstance(value, bool):
-        return name if value else ""
-    if isinstance(value, int | float):
-        return f"{name} {number(value) if isinstance(value, float) else value}"
-    return value.strip() if isinstance(value, str) else ", ".join(value)
 
 
 def _data(value: object, tokens: frozenset[str], where: str) -> object:

@@ -30,7 +30,8 @@ from llmgen.errors import ConfigError, renamed
 from llmgen.priors import Prior, combine
 from llmgen.recommend.config import MAX_HISTORY
 from llmgen.recommend.recommender import Recommender
-from llmgen.templates.library import ItemView, PromptLibrary, views
+from llmgen.templates.library import PromptLibrary
+from llmgen.templates.views import ItemView, views
 from llmgen.types import IntArray, Item, Message, Query
 
 KINDS: Mapping[str, tuple[str, bool]] = {

@@ -12,7 +12,7 @@ from llmgen.engines.fake import FakeEngine
 from llmgen.errors import ArgumentError, ConfigError
 from llmgen.identifiers import Codes, load_identifier, save_identifier
 from llmgen.recommend.recommender import Recommender
-from llmgen.templates.library import views
+from llmgen.templates.views import views
 from llmgen.types import Item
 from llmgen.vectors import ItemVectors
 from tests.identifiers.shelves import Words2D, read, shop

@@ -28,10 +28,12 @@ from llmgen.priors import (
     Transition,
     collaborative,
     combine,
+    item_matrices,
     item_text,
     log_lift,
     only,
     reweighted,
+    transition,
 )
 from llmgen.recommend.tuning import REMOVED, target_ranks, tune_weights
 from llmgen.types import FloatArray, Item, Query
@@ -48,6 +50,13 @@ FILMS = Catalog(
     label="{title} ({year})",
     shown=("year", "genres"),
 )
+
+
+def patch_all(monkeypatch: pytest.MonkeyPatch, name: str, value: float) -> None:
+    """Another value of a constant, wherever it is used."""
+    for module in (collaborative, item_matrices, transition):
+        if hasattr(module, name):
+            monkeypatch.setattr(module, name, value)
 
 
 def taken(*sequences: str, times: Sequence[Sequence[float]] | None = None) -> pl.DataFrame:
@@ -383,7 +392,7 @@ class TestItemKNN:
     def test_blocks_do_not_show(self, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
         words = ["".join(rng.choice(list("abcde"), size=3)) for _ in range(20)]
         whole = ItemKNN.fit(taken(*words), FILMS, neighbours=2)
-        monkeypatch.setattr("llmgen.priors.collaborative.ROWS_AT_ONCE", 2)
+        patch_all(monkeypatch, "ROWS_AT_ONCE", 2)
         assert (dense(ItemKNN.fit(taken(*words), FILMS, neighbours=2)) == dense(whole)).all()
         assert ((dense(whole) > 0).sum(axis=0) <= 2).all()
 
@@ -391,7 +400,7 @@ class TestItemKNN:
     def test_fewer_neighbours_of_a_fit_are_a_fit_with_fewer(
         self, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch, dense_share: float
     ) -> None:
-        monkeypatch.setattr("llmgen.priors.collaborative.DENSE_SHARE", dense_share)
+        patch_all(monkeypatch, "DENSE_SHARE", dense_share)
         log = taken(*("".join(rng.choice(list("abcde"), size=3)) for _ in range(20)))
         whole = ItemKNN.fit(log, FILMS, neighbours=4, weight=0.7, decay=0.6, floor=0.02)
         for number in (4, 3, 2, 1):  # many are equally similar: the first of the catalog are kept
@@ -418,7 +427,7 @@ def _crowd(n_items: int, n_users: int = 300) -> tuple[pl.DataFrame, Catalog]:
 class TestEaseByCholesky:
     @pytest.mark.parametrize("single", [False, True])
     def test_is_the_closed_form(self, single: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(collaborative, "ROWS_AT_ONCE", 7)  # pieces that do not come out even
+        patch_all(monkeypatch, "ROWS_AT_ONCE", 7)  # pieces that do not come out even
         monkeypatch.setattr(collaborative, "DOUBLE_ITEMS", 0 if single else 10_000)
         log, catalog = _crowd(60)
         users, items = log["user_id"].rank("dense").to_numpy() - 1, log["item_id"].cast(pl.Int64).to_numpy()
@@ -444,7 +453,7 @@ class TestEaseByCholesky:
 
     def test_keeps_to_one_matrix(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(collaborative, "DOUBLE_ITEMS", 0)
-        monkeypatch.setattr(collaborative, "ROWS_AT_ONCE", 100)
+        patch_all(monkeypatch, "ROWS_AT_ONCE", 100)
         log, catalog = _crowd(2_000, n_users=4_000)
         needed = Ease.bytes_of(2_000, 2_001)
         assert needed == 4 * 2_001**2

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from llmgen.catalog.core import Catalog
 from llmgen.errors import ArgumentError, ConfigError
-from llmgen.priors import ExcludeSeen, SASRec, network, sequence
+from llmgen.priors import ExcludeSeen, SASRec, network, network_training, sequence
 from llmgen.priors.kinds import kind
 from llmgen.priors.network import Network, Settings, Window, softmax_loss, windows
 from llmgen.priors.stored import load_prior
@@ -129,8 +129,8 @@ def test_the_slopes_of_the_loss_over_drawn_items_are_those_of_autograd() -> None
 
 @pytest.mark.parametrize("negatives", [0, 6])
 def test_a_large_catalog_learns_from_drawn_items(negatives: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(network, "NEGATIVES", 5)
-    monkeypatch.setattr(network, "FULL_ITEMS", 5 if negatives == 0 else 100)
+    monkeypatch.setattr(network_training, "NEGATIVES", 5)
+    monkeypatch.setattr(network_training, "FULL_ITEMS", 5 if negatives == 0 else 100)
     sizes = set()
     loss = network.softmax_loss
 
@@ -138,7 +138,7 @@ def test_a_large_catalog_learns_from_drawn_items(negatives: int, monkeypatch: py
         sizes.add(len(drawn))
         return loss(states, table, targets, drawn, log_counts)
 
-    monkeypatch.setattr(network, "softmax_loss", seen)
+    monkeypatch.setattr(network_training, "softmax_loss", seen)
     prior = SASRec.fit(cycle(), WHEEL, epochs=30, patience=30, negatives=negatives, **SMALL)
     assert sizes == {negatives or 5}
     assert prior.log_weights([after(item) for item in range(COUNT)]).argmax(axis=1).tolist() == [*range(1, COUNT), 0]
@@ -240,15 +240,15 @@ def test_a_training_goes_on_where_it_was_stopped(tmp_path: Path, monkeypatch: py
     few: dict[str, Any] = SMALL | {"dropout": 0.2, "epochs": 4}
     whole = SASRec.fit(cycle(), WHEEL, **few)
     path = tmp_path / "runs" / "sasrec.pt"
-    write, epochs = network._Training._write, []
+    write, epochs = network_training._Training._write, []
 
-    def stop(training: network._Training, state: network._State) -> None:
+    def stop(training: network_training._Training, state: network_training._State) -> None:
         write(training, state)
         epochs.append(state.epoch)
         if state.epoch == 2 and len(epochs) == 2:
             raise Stopped
 
-    monkeypatch.setattr(network._Training, "_write", stop)
+    monkeypatch.setattr(network_training._Training, "_write", stop)
     with pytest.raises(Stopped):
         SASRec.fit(cycle(), WHEEL, checkpoint=path, **few)
     with pytest.raises(ConfigError, match="has not ended"):
@@ -343,7 +343,7 @@ def test_the_first_embeddings_are_like_where_items_follow_one_another(
 def test_wrong_settings_are_told_before_anything_is_trained(
     settings: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(network, "train", lambda *given, **more: pytest.fail("it is trained"))
+    monkeypatch.setattr(network_training, "train", lambda *given, **more: pytest.fail("it is trained"))
     with pytest.raises(ArgumentError, match=message):
         SASRec.fit(cycle(), WHEEL, **settings)
 

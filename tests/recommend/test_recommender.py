@@ -34,7 +34,8 @@ from llmgen.isolation import CHUNK
 from llmgen.priors import ExcludeSeen, HistoryText, Popularity, RatingKNN, TextQuery, Transition
 from llmgen.recommend.recommender import Recommender
 from llmgen.recommend.tuning import LM_WEIGHTS
-from llmgen.templates.library import PromptLibrary, views
+from llmgen.templates.library import PromptLibrary
+from llmgen.templates.views import views
 from llmgen.types import Completion, FloatArray, Item, Message, Query, Recommendations
 
 if TYPE_CHECKING:

@@ -15,8 +15,8 @@ import pytest
 from llmgen import Catalog, Item
 from llmgen.errors import ArgumentError, CatalogError, ConfigError, StoreError, UnknownItemError
 from llmgen.store import Event, Store
-from llmgen.store.database import EventChanges
 from llmgen.store.pseudonyms import Pseudonyms
+from llmgen.store.values import EventChanges
 
 FILMS = [Item("1", "Alien", {"year": 1979, "genres": ("Horror", "Sci-Fi")}), Item("2", "Brazil"), Item("3", "Contact")]
 Opened = Callable[[str], Store]

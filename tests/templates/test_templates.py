@@ -17,7 +17,9 @@ from hypothesis import strategies as st
 from llmgen.catalog.core import Catalog
 from llmgen.errors import MissingVariableError, TemplateError, TemplateNotFoundError
 from llmgen.templates import tasks
-from llmgen.templates.library import ItemView, PromptLibrary, PromptTemplate, fit, plural, views
+from llmgen.templates.fitting import fit
+from llmgen.templates.library import PromptLibrary, PromptTemplate
+from llmgen.templates.views import ItemView, plural, views
 from llmgen.text.sanitize import sanitize
 from llmgen.types import Item, Message
 

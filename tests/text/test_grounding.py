@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from eval.grounding import ARMS, absent_texts, damaged_texts, difference, make, measure
 from llmgen.catalog.core import Catalog
-from llmgen.grounding import MAX_LINES, Grounder, choose_threshold, names_of
+from llmgen.grounding import Grounder, choose_threshold
 from llmgen.text.corruption import KINDS, corrupt
+from llmgen.text.title_names import MAX_LINES, names_of
 from llmgen.types import Item
 
 TITLES: list[tuple[str, int | None]] = [

@@ -19,7 +19,8 @@ from llmgen.engines.fake import FakeEngine
 from llmgen.errors import ConfigError
 from llmgen.priors import Popularity
 from llmgen.recommend.recommender import Recommender
-from llmgen.templates.library import ItemView, PromptLibrary, views
+from llmgen.templates.library import PromptLibrary
+from llmgen.templates.views import ItemView, views
 from llmgen.text.sanitize import sanitize
 from llmgen.training.batches import Planner
 from llmgen.training.data import Example, Mixture, TrainingTask, _disturbed
