@@ -215,3 +215,28 @@ class TestRuns:
         pairs = zip(again.recommend(query), mine.recommend(query), strict=True)
         assert all(one.item == other.item and abs(one.score - other.score) < 1e-3 for one, other in pairs)
         assert len(served) == 5
+
+
+class TestResumed:
+    pytestmark = REAL_RUNS
+
+    def test_a_stopped_run_with_codes_ends_as_one_that_was_not_stopped(
+        self, settings: dict[str, str], tables: Path, tmp_path: Path
+    ) -> None:
+        from safetensors.numpy import load_file
+
+        from llmgen.training.sft import parse, run
+
+        np.save(tmp_path / "vectors.npy", VECTORS[:40])
+        name = f"codes:vectors={tmp_path / 'vectors.npy'},encoder=,depth=2,size=4"
+        data = json.dumps({**json.loads(settings["data"]), "identifier": name})
+        plain = {**settings, "data": data, "lr_scheduler_type": "constant", "loss": "catalog"}
+        run(*parse(flags_of(plain, output_dir=str(tmp_path / "whole"), max_steps="4")))
+        run(*parse(flags_of(plain, output_dir=str(tmp_path / "parts"), max_steps="2")))
+        record = run(*parse(flags_of(plain, output_dir=str(tmp_path / "parts"), max_steps="4")))
+        assert record.steps == 4
+        whole, parts = (load_file(tmp_path / one / "adapter_model.safetensors") for one in ("whole", "parts"))
+        assert whole.keys() == parts.keys()
+        assert any("token_adapter" in key for key in whole)
+        for key, values in whole.items():
+            np.testing.assert_allclose(parts[key], values, atol=1e-5, err_msg=key)
