@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from llmgen.catalog.core import Catalog
 from llmgen.engines.fake import FakeEngine
 from llmgen.errors import ArgumentError, ConfigError
 from llmgen.identifiers import Codes, load_identifier, save_identifier
@@ -34,6 +35,19 @@ def test_each_place_is_the_nearest_centroid_of_what_is_left_over(codes: Codes) -
     up, down = found[0, 1], found[3, 1]
     assert found[:, 1].tolist() == [*[up] * 3, *[down] * 3, *[up] * 3, *[down] * 3]
     assert up != down
+
+
+def test_places_are_those_of_a_search_by_hand_on_vectors_in_no_order() -> None:
+    catalog = Catalog([Item(str(number), f"Thing {number}") for number in range(100)])
+    points = np.random.default_rng(0).standard_normal((100, 6))
+    codes = Codes.fit(ItemVectors.of(catalog, points), size=8, depth=3)
+    found = codes.codes(list(catalog))
+    for number, point in enumerate(points / np.linalg.norm(points, axis=1, keepdims=True)):
+        left = point
+        for level in range(3):
+            distances = np.linalg.norm(codes.codebooks[level] - left, axis=1)
+            assert distances[found[number, level]] <= distances.min() + 1e-6
+            left = left - codes.codebooks[level][found[number, level]]
 
 
 def test_centroids_add_up_to_what_they_stand_for() -> None:
