@@ -8,6 +8,8 @@ new items. Each arm is trained by `llmgen train` on as many tokens as the others
 users are asked for the first known item that they took afterwards, ranked among all known ones; others for the new
 items that they took, ranked among the new ones. Trainings are kept in the folder, and gone on with where they stopped.
 
+`--plan` says first how small a difference so many users show, and how each arm spells items.
+
 `--model new` makes a small Llama and a tokenizer from the catalog, for machines where no other can be trained; all its
 weights are tuned. What it knows of words it has from these titles alone, so it says little of a model that can read.
 """
@@ -15,6 +17,7 @@ weights are tuned. What it knows of words it has from these titles alone, so it 
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -27,10 +30,13 @@ import torch
 import typer
 from scipy import sparse
 from scipy.sparse.linalg import svds
+from tokenizers import AddedToken
+from transformers import AutoTokenizer
 
 from llmgen.catalog.core import Catalog
 from llmgen.datasets import Dataset
 from llmgen.datasets.splits import ItemsLeftOut, histories, leave_items_out
+from llmgen.engines.chat import ChatTokenizer
 from llmgen.engines.hf import HFEngine
 from llmgen.errors import ConfigError
 from llmgen.evaluation.intervals import interval_of_mean, paired_difference
@@ -39,6 +45,8 @@ from llmgen.evaluation.power import detectable_difference
 from llmgen.evaluation.significance import permutation_test
 from llmgen.evaluation.terminal import exit_on_error
 from llmgen.identifiers import Codes, Words, save_identifier
+from llmgen.identifiers.named import identified
+from llmgen.models import demo_model
 from llmgen.priors import HistoryText, Prior, Transition
 from llmgen.recommend.recommender import Recommender
 from llmgen.training import sft
@@ -161,6 +169,19 @@ def fit_identifier(arm: str, out: Path, known: Catalog, left: ItemsLeftOut, enco
         vectors = ItemVectors.make(known, load_encoder(encoder), out / "vectors")
     save_identifier(Words.fit(vectors) if arm == "words" else Codes.fit(vectors), folder)
     return str(folder)
+
+
+def describe(arm: str, known: Catalog, identifier: str, base: str) -> str:
+    """A row on how an arm spells items: tokens of one, and how many items share their spelling with another."""
+    catalog = identified(known, identifier)
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    if catalog.identifier is not None:
+        tokenizer.add_tokens([AddedToken(one, normalized=False, special=False) for one in catalog.identifier.tokens])
+    lengths = [len(path) - 1 for path in ChatTokenizer(tokenizer).spell(list(catalog.spellings))]
+    counts = Counter(catalog.spellings)
+    shared = sum(counts[one] > 1 for one in catalog.spellings)
+    examples = " / ".join(catalog.spellings[number] for number in (0, len(catalog) // 2, len(catalog) - 1))
+    return f"| {arm} | {np.mean(lengths):.1f} | {np.quantile(lengths, 0.95):.0f} | {shared:,} | {examples} |"
 
 
 def settings_of(
@@ -292,6 +313,9 @@ def main(
     learning_rate: Annotated[float, typer.Option(help="Largest, of all arms.")] = 1e-3,
     encoder: Annotated[str, typer.Option(help="Of texts.")] = "minilm",
     arms: Annotated[str, typer.Option(help="Separated by commas.")] = ",".join(ARMS),
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Say what can be shown, and how items are spelled; no model.")
+    ] = False,
 ) -> None:
     """Fit identifiers, train, ask, compare."""
     with exit_on_error():
@@ -315,6 +339,12 @@ def main(
             base = out / "base"
             if not (base / "config.json").exists():
                 new_model(known, base)
+        fits = {arm: fit_identifier(arm, out, known, left, encoder) for arm in chosen}
+        if plan:
+            print("\n| | tokens of an item | 95 % | items that share a spelling | such as |\n|---|---|---|---|---|")
+            for arm in chosen:
+                print(describe(arm, known, fits[arm], str(base) or str(demo_model())), flush=True)
+            return
         args = {
             "per_device_train_batch_size": batch,
             "learning_rate": learning_rate,
@@ -326,9 +356,8 @@ def main(
         results: dict[str, dict[str, Found]] = {}
         told: dict[str, Any] = {}
         for arm in chosen:
-            identifier = fit_identifier(arm, out, known, left, encoder)
             folder = out / arm / "run"
-            settings = settings_of(arm, given, identifier, base, args, folder)
+            settings = settings_of(arm, given, fits[arm], base, args, folder)
             a_step = tokens_a_step(settings)
             steps = max(validations, round(tokens / a_step))
             every = max(1, steps // validations)
