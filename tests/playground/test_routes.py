@@ -17,11 +17,12 @@ from typer.testing import CliRunner
 
 from llmgen.cli.main import app as command_line
 from llmgen.engines.fake import FakeEngine
+from llmgen.errors import ConfigError
 from llmgen.evaluation.config import RunConfig
 from llmgen.evaluation.results import Results
 from llmgen.playground.page import page
 from llmgen.server import create_app
-from tests.playground.conftest import Shop
+from tests.playground.conftest import Shop, png
 from tests.server.conftest import running
 from tests.server.test_run import serving
 
@@ -63,12 +64,16 @@ def test_a_service_without_the_page_has_none(shop: Shop) -> None:
 
 def test_the_command_line_serves_the_page_for_a_catalog_without_a_log(shop: Shop, tmp_path: Path) -> None:
     shop.workspace.catalog.save(tmp_path / "items.jsonl")
-    with serving("--catalog", str(tmp_path / "items.jsonl"), "--playground", "--runs", str(tmp_path)) as (_, url):
+    options = ["--catalog", str(tmp_path / "items.jsonl"), "--playground", "--runs", str(tmp_path), "--also", "none"]
+    with serving(*options) as (_, url):
         assert httpx.get(f"{url}/playground").text.startswith("<!doctype html>")
         with httpx.Client(base_url=f"{url}/playground/api/", timeout=30) as client:
             about = client.get("about").json()
             assert (about["users"], about["judged"], about["items"]) == (0, 0, 30)
-            assert list(about["priors"]) == ["wish"]
+            assert list(about["priors"]) == ["wish"] and about["picture"] is None
+            assert [(one["name"], one["engine"]) for one in about["models"]] == [("fake", "fake"), ("none", None)]
+            refused = client.post("picture", json={"id": "1"})
+            assert (refused.status_code, refused.json()["message"]) == (404, "the catalog has no pictures")
             body = client.post("ask", json={"arm": {"template": "cold_start"}, "wish": "alien queen"}).json()
             assert body["list"]["recommendations"][0]["item"]["title"] == "The Alien Queen"
             assert client.post("following", json={}).json() == {"users": []}
@@ -76,12 +81,30 @@ def test_the_command_line_serves_the_page_for_a_catalog_without_a_log(shop: Shop
             assert "there is no log" in client.post("save", json=pair).json()["message"]
 
 
+def test_models_for_a_page_that_is_not_there_are_refused(shop: Shop) -> None:
+    said = CliRunner().invoke(command_line, ["serve", "--also", "none"])
+    assert isinstance(said.exception, ConfigError) and "give --playground too" in str(said.exception)
+    said = CliRunner().invoke(command_line, ["serve", "--playground", "--also", "--prompt next_item"])
+    assert isinstance(said.exception, ConfigError) and "not --prompt" in str(said.exception)
+
+
+def test_pictures_are_served_with_their_type_and_none_from_elsewhere(serve: Any, pictured: Shop) -> None:
+    with serve(shop=pictured, pictures=pictured.data.items.parent) as served:
+        shown, outside, none = (
+            httpx.post(f"{served.url}/playground/api/picture", json={"id": item}) for item in ("1", "2", "3")
+        )
+    assert (shown.status_code, shown.headers["content-type"], shown.content) == (200, "image/png", png(3, 2))
+    assert shown.headers["x-content-type-options"] == "nosniff"
+    assert (outside.status_code, none.status_code) == (403, 404)
+    assert "outside" in outside.json()["message"] and str(pictured.data.items.parent) not in outside.text
+
+
 def test_all_but_the_page_itself_wants_the_key(serve: Any) -> None:
     with serve(KEY) as served:
         assert httpx.get(f"{served.url}/playground").status_code == 200
         for path in ("about", "trial", "trial/report"):
             assert httpx.get(f"{served.url}/playground/api/{path}").status_code == 401
-        for path in ("ask", "check", "users", "items", "following", "save", "trial", "trial/stop"):
+        for path in ("ask", "check", "users", "items", "picture", "following", "save", "trial", "trial/stop"):
             assert httpx.post(f"{served.url}/playground/api/{path}", json={}).status_code == 401
         found = httpx.get(f"{served.url}/playground/api/about", headers={"Authorization": f"Bearer {KEY}"})
         assert found.json()["items"] == 30
