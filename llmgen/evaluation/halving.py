@@ -125,7 +125,7 @@ def search(
     Source: Jamieson & Talwalkar, AISTATS 2016, for the halving; the intervals are those of `Sequential`.
 
     Args:
-        arms: Names of the proposals.
+        arms: Names of the proposals; where some stand level, those named first go on.
         original: What they are compared with.
         users: That there are.
         ask: See `Ask`; values of earlier users are asked for again and should be kept.
@@ -159,6 +159,15 @@ def search(
         if not left:
             break
     return rounds
+
+
+def by_lot(rounds: Sequence[Round]) -> int:
+    """How many arms were left out although they stood level with one that went on."""
+    number = 0
+    for one in rounds[:-1]:
+        last = min((standing.mean for standing in one.standings if standing.kept), default=None)
+        number += sum(not standing.kept and standing.mean == last for standing in one.standings)
+    return number
 
 
 def claims(arms: Sequence[str], tests: Mapping[str, tuple[float, float]]) -> dict[str, float]:

@@ -36,7 +36,7 @@ from llmgen.evaluation.asker import Asker
 from llmgen.evaluation.budget import Budget
 from llmgen.evaluation.config import RunConfig
 from llmgen.evaluation.edits import Proposal, proposals
-from llmgen.evaluation.halving import ERROR, FEWEST, SEARCHED, Round, claims, first_round, requests, search
+from llmgen.evaluation.halving import ERROR, FEWEST, SEARCHED, Round, by_lot, claims, first_round, requests, search
 from llmgen.evaluation.measures import span
 from llmgen.evaluation.proposer import Proposed, Proposer
 from llmgen.evaluation.protocol import Sample, samples
@@ -135,8 +135,9 @@ def improve(
                 asker.add(_arms(proposed.proposals, original, out / "prompts"))
             limit = budget.questions(asker.each(), proposed.requests, proposed.money, proposed.seconds)
         start = _start(len(tried), users, others, survivors, limit)
+        lot = np.random.default_rng([config.protocol.seed, 8]).permutation(len(tried)).tolist()
         rounds = search(
-            [one.name for one in tried], name, users, asker, start=start, survivors=survivors,
+            [tried[number].name for number in lot], name, users, asker, start=start, survivors=survivors,
             largest=span(config.main_metric),
         )  # fmt: skip
         confirmed = [one.arm for one in rounds[-1].standings if one.kept]
@@ -227,7 +228,15 @@ def _found(
         why = f"{len(confirmed)} of {len(tried)} proposals were confirmed, and none is surely better than {name}"
         if not confirmed:
             why = f"none of {len(tried)} proposals did better than {name} on {rounds[-1].users} users"
-        return Improved(rounds, tried, confirmed, results, dropped, None, None, f"Nothing better was found: {why}.")
+        said = f"Nothing better was found: {why}."
+        if lots := by_lot(rounds):
+            said += f" {lots} were left out by lot, level with others that went on; more users would tell them apart."
+        sizes = [row.detectable for row in rows.values() if row.detectable is not None]
+        if sizes:
+            said += (
+                f" On these users a gain in {metric} of {max(sizes):.4f} is found in about four of five confirmations."
+            )
+        return Improved(rounds, tried, confirmed, results, dropped, None, None, said)
     best = max(better, key=lambda arm: rows[arm].mean)
     proposal, row = next(one for one in tried if one.name == best), rows[best]
     template = None if proposal.text is None else out / "prompts" / f"{best}.jinja"

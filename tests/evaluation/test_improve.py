@@ -20,7 +20,7 @@ from llmgen.evaluation.arm_config import ArmConfig
 from llmgen.evaluation.budget import Budget
 from llmgen.evaluation.config import RunConfig
 from llmgen.evaluation.edits import proposals
-from llmgen.evaluation.halving import claims, first_round, halving, requests, search
+from llmgen.evaluation.halving import by_lot, claims, first_round, halving, requests, search
 from llmgen.evaluation.improve import Improved, improve, parts
 from llmgen.evaluation.proposer import Proposer
 from llmgen.evaluation.protocol import samples
@@ -85,6 +85,17 @@ def test_the_search_leaves_out_the_worse_half_and_keeps_none_that_is_not_better(
     (surely,) = search(["bad", "same"], "original", 400, ask, start=400, survivors=2)
     assert [one.kept for one in surely.standings] == [False, False]
     assert surely.standings[1].high < 0  # it would not go on either
+
+
+def test_what_is_left_out_by_lot_is_counted() -> None:
+    def ask(names: Sequence[str], users: int) -> Mapping[str, Any]:
+        return {name: np.full(users, 0.5 if name == "a" else 0.25) for name in names}
+
+    rounds = search(["a", "b", "c", "d"], "original", 80, ask, start=20, survivors=1)
+    # a is better; b, c and d stand level: b is kept, the other two are left out by lot; then a goes on alone
+    assert [[one.arm for one in each.standings if one.kept] for each in rounds] == [["a", "b"], ["a"], ["a"]]
+    assert by_lot(rounds) == 2
+    assert by_lot(search(["a"], "original", 80, ask, start=20, survivors=1)) == 0
 
 
 def test_every_proposal_passes_the_check_and_differs_in_what_it_says() -> None:
@@ -177,6 +188,10 @@ def test_users_to_search_on_are_asked_twice_and_the_others_once(log: dict[str, A
 def test_nothing_is_claimed_where_nothing_is_better(log: dict[str, Any], engine: Reads, tmp_path: Path) -> None:  # noqa: F811
     found = improve(config(log, "next_item"), tmp_path)
     assert found.winner is None and found.said.startswith("Nothing better was found")
+    if found.confirmed:
+        assert found.results is not None
+        largest = max(row.detectable or 0 for row in found.results.differences if row.metric == "ndcg@3")
+        assert f"a gain in ndcg@3 of {largest:.4f} is found in about four of five" in found.said
 
 
 def test_what_cannot_be_searched_is_said(log: dict[str, Any], engine: Reads, tmp_path: Path) -> None:  # noqa: F811
