@@ -1,4 +1,7 @@
-"""The values that travel through llmgen: frozen, plain, without behaviour of their own."""
+"""The values that travel through llmgen: frozen, plain, without behaviour of their own.
+
+More than 400 lines: the values that travel refer to one another.
+"""
 
 from __future__ import annotations
 

@@ -7,6 +7,8 @@
 Prompts have about 200 tokens and k is 10. Nothing is in the prefix cache when an arm begins. Each finding is printed
 and appended to the file as it comes, one JSON object a line, so that a run which is stopped has told what it knew.
 Without a card the same runs on vLLM's CPU build: a rehearsal, whose numbers say nothing of a card.
+
+More than 400 lines: one program that is carried to a card, with all its cases.
 """
 
 from __future__ import annotations

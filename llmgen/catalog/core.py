@@ -1,4 +1,8 @@
-"""Catalog: the items that can be recommended, immutable, by id and by position."""
+"""Catalog: the items that can be recommended, immutable, by id and by position.
+
+More than 400 lines: the catalog, its file and the rules of what an item may be belong together, as each checks the
+others.
+"""
 
 from __future__ import annotations
 

@@ -2,6 +2,8 @@
 
 Where timestamps are equal a rule decides, and it decides much: on MovieLens-100K 415 of 943 users have several
 interactions at their last timestamp. So the rule is an argument, and every split remembers it.
+
+More than 400 lines: the splits share their rules of order, and of what a history may know.
 """
 
 from __future__ import annotations

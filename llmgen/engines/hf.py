@@ -5,6 +5,8 @@ sequence behind them, as a tree: each token sees the prompt and its own ancestor
 for a beam, and the output layer is evaluated on the wanted tokens' rows only. Where a model cannot be run this way
 (recurrent layers, windows of its own, ...) a check at the start finds out, and the engine runs prompt and path as a
 whole, one at a time.
+
+More than 400 lines: one class, whose cache, forward pass and check at the start share one state.
 """
 
 from __future__ import annotations

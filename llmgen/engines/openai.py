@@ -7,6 +7,8 @@ paths with few of them, since one request costs a server as much time as some 20
 
 A server that knows no such option is found out when the engine is made. It can only write: `constrained` is False, and
 its text is looked up in the catalog.
+
+More than 400 lines: one engine, its packing of requests, and its check of what a server can do.
 """
 
 from __future__ import annotations

@@ -19,6 +19,8 @@ What vLLM 0.32 does, as read in its source and measured, and what follows here:
 * Blocks of paths hold no whole block, so they are used again first and do not push prompts out of the cache.
 * `LLM.generate` waits forever when the process with the engine core is killed; see `_wake`.
 * `LLM` refuses `data_parallel_size` above 1; `vllm serve` has it.
+
+More than 400 lines: one engine, and what was found out of the library that it is made for.
 """
 
 from __future__ import annotations

@@ -6,6 +6,8 @@ The scores become log weights by `llmgen.priors.log_lift`.
 
 The defaults have the best NDCG@10 on the validation items of MovieLens-100K, mean of both tie rules, out of the grids
 of `llmgen tune`; Transition's are the second, .0002 below, with half the window.
+
+More than 400 lines: three models that share one way of scoring.
 """
 
 from __future__ import annotations

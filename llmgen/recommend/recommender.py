@@ -1,4 +1,7 @@
-"""Recommender: a query becomes a prompt, the prompt and the priors a search, its result ranked items."""
+"""Recommender: a query becomes a prompt, the prompt and the priors a search, its result ranked items.
+
+More than 400 lines: the public methods with their docstrings; what they do stands in other files.
+"""
 
 from __future__ import annotations
 

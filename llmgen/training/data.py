@@ -13,6 +13,8 @@ after a stop sees what it would have seen. Tasks:
     rate      a `rate` template: the rating of an item behind earlier ratings
     rates     a `rate` template that `continues` its answer: a stretch of a history, in which every rating is a target
               given those before it
+
+More than 400 lines: each task makes its examples by the same rules of drawing.
 """
 
 from __future__ import annotations

@@ -5,6 +5,8 @@
 Settings are those of `llmgen.training.recipe.Recipe` and of TRL's `SFTConfig`, from the file, with flags over them.
 Started again with the same folder, a run goes on from its last checkpoint. The folder ends up holding the adapter, its
 record `llmgen.json`, a model card and the resolved settings.
+
+More than 400 lines: one run, from its settings to its folder, in the order in which it happens.
 """
 
 from __future__ import annotations

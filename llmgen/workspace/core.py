@@ -1,4 +1,7 @@
-"""Workspace: a data set, its users' histories and a recommender over them, made from what the command line says."""
+"""Workspace: a data set, its users' histories and a recommender over them, made from what the command line says.
+
+More than 400 lines: what the command line says of the data and of the recommender is put together here.
+"""
 
 from __future__ import annotations
 
