@@ -154,6 +154,7 @@ class VLLMEngine(Writer):
         if adapter is not None:
             _refuse_own_tokens(adapter)  # before vLLM is started, which takes long
         source = str(demo_model()) if model is None else model
+        _check_tokenizer(source, options)
         arguments = _arguments(source, adapter, options)
         llm = _start(arguments)
         try:
@@ -269,6 +270,26 @@ def _refuse_own_tokens(adapter: str) -> None:
             f"the adapter {adapter!r} has tokens of its own, such as codes of items, which vLLM cannot put beside a "
             f"model; merge it first: llmgen merge {adapter} FOLDER, and take vllm:FOLDER"
         )
+
+
+def _check_tokenizer(source: str, options: Mapping[str, Any]) -> None:
+    """Refuse a folder whose tokenizer cannot be used before vLLM is started, which takes long.
+
+    Of anything but a folder that transformers reads as vLLM does, vLLM's own tokenizer tells once it is there.
+
+    Raises:
+        ConfigError: See `ChatTokenizer`.
+    """
+    if not (Path(source) / "tokenizer.json").is_file() or any("token" in name or "trust" in name for name in options):
+        return
+    from transformers import AutoConfig, AutoTokenizer
+
+    try:
+        tokenizer, config = AutoTokenizer.from_pretrained(source), AutoConfig.from_pretrained(source)
+    except (OSError, ValueError) as error:
+        logger.info("transformers cannot read the tokenizer of %s, so it is left to vLLM: %s", source, error)
+        return
+    ChatTokenizer(tokenizer, int(config.get_text_config().vocab_size))
 
 
 class _Host:

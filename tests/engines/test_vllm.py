@@ -274,7 +274,7 @@ def test_top_tens_equal_those_of_transformers(smollm2: VLLMEngine) -> None:
     data = load_dataset("movielens-100k", progress=False)
     split = leave_one_out(data.interactions)
     known = histories(split.train, split.validation, catalog=data.catalog)
-    users = sorted(known)[:: len(known) // 12][:12]
+    users = sorted(known)[:: len(known) // 5][:5]
     queries = [Query(known[user].items, user_id=user, k=10) for user in users]
     theirs = load_engine("hf")
     settings: dict[str, Any] = {"max_history": 4, "num_beams": 10}
@@ -283,7 +283,7 @@ def test_top_tens_equal_those_of_transformers(smollm2: VLLMEngine) -> None:
     for one, other in zip(ours, expected, strict=True):
         assert [place.item.id for place in one] == [place.item.id for place in other]
         assert np.abs(np.array([p.score for p in one]) - [p.score for p in other]).max() < 1e-3
-    assert len({place.item.id for answer in ours for place in answer}) > 20  # not one list for all
+    assert len({place.item.id for answer in ours for place in answer}) > 10  # not one list for all
 
 
 @pytest.mark.parametrize(

@@ -186,7 +186,7 @@ def test_top_tens_of_smollm2_equal_those_of_transformers(tmp_path: Path) -> None
     data = load_dataset("movielens-100k", progress=False)
     split = leave_one_out(data.interactions)
     known = histories(split.train, split.validation, catalog=data.catalog)
-    users = sorted(known)[:: len(known) // 12][:12]
+    users = sorted(known)[:: len(known) // 5][:5]
     queries = [Query(known[user].items, user_id=user) for user in users]
     settings: dict[str, Any] = {"max_history": 4, "num_beams": 10}
     with serving(demo_model(), tmp_path / "log") as server:

@@ -370,11 +370,11 @@ class _Stop(TrainerCallback):
             control.should_training_stop = True
 
 
-def test_a_tiny_model_learns_twenty_users_by_heart(tiny_model: Path, tmp_path: Path) -> None:
+def test_a_tiny_model_learns_ten_users_by_heart(tiny_model: Path, tmp_path: Path) -> None:
     catalog, rng = films(200), np.random.default_rng(0)
     histories = {
         f"u{user}": History(tuple(catalog[int(place)] for place in rng.permutation(200)[:5]), None)
-        for user in range(20)
+        for user in range(10)
     }
     model, tokenizer, batches = small(
         tiny_model, catalog, histories, {"list": TrainingTask(("next_item_list",), 1.0, 5)}
