@@ -52,6 +52,7 @@ from llmgen.recommend.recommender import Recommender
 from llmgen.training import sft
 from llmgen.training.data import Mixture
 from llmgen.training.item_tokens import add_item_tokens
+from llmgen.training.parsing import parse
 from llmgen.types import FloatArray, Query
 from llmgen.vectors import ItemVectors, load_encoder
 from llmgen.vectors.encoders import Float32Array
@@ -210,7 +211,7 @@ def settings_of(
 
 def tokens_a_step(settings: dict[str, str], draws: int = 200) -> float:
     """Tokens of a batch, from the first examples that a run draws."""
-    recipe, args = sft.parse(_flags({**settings, "max_steps": "1"}))
+    recipe, args = parse(_flags({**settings, "max_steps": "1"}))
     model, tokenizer = sft.load_model(recipe)
     data = sft.load(recipe)
     catalog = data.dataset.catalog
@@ -367,7 +368,7 @@ def main(
                 "eval_steps": str(every),
                 "save_steps": str(every),
             }
-            record = sft.run(*sft.parse(_flags(settings)))
+            record = sft.run(*parse(_flags(settings)))
             tuned = str(folder) if model == NEW else model or None
             engine = HFEngine.load(tuned, adapter=None if model == NEW else str(folder))
             written = record.written(dataset.catalog, folder)

@@ -34,6 +34,7 @@ from llmgen.training.answers import losses
 from llmgen.training.batches import Batches, Plan
 from llmgen.training.data import Example, Mixture
 from llmgen.training.loss import ItemPaths
+from llmgen.training.parsing import parse
 
 PLAIN = "plain TRL"
 
@@ -45,7 +46,7 @@ def main(
 ) -> None:
     """Time, print and write."""
     with tempfile.TemporaryDirectory() as scratch:
-        recipe, args = sft.parse(["--config", str(config), "--output_dir", scratch])
+        recipe, args = parse(["--config", str(config), "--output_dir", scratch])
         data = sft.load(recipe)
         model, tokenizer = sft.load_model(recipe)
         tasks = {"list": recipe.mixture()["list"]}

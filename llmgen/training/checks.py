@@ -24,7 +24,7 @@ def check(recipe: Recipe) -> None:
     Raises:
         ConfigError: One line for each mistake.
     """
-    if found := list(_of(recipe)):
+    if found := list(mistakes(recipe)):
         raise ConfigError("\n".join(found))
 
 
@@ -40,7 +40,8 @@ def peft_config(settings: Mapping[str, Any]) -> peft.PeftConfig:
         raise ConfigError(f"peft: {error}; it takes a peft_type and the fields of its PEFT config") from None
 
 
-def _of(recipe: Recipe) -> Iterator[str]:
+def mistakes(recipe: Recipe) -> Iterator[str]:
+    """What is wrong with what the settings of a recipe name, one line each."""
     yield from wrong_data(cast(dict[str, Any], recipe.data))
     priors = prior_settings(recipe.priors_given())
     for name in priors:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, cast, get_args
@@ -12,6 +13,8 @@ from llmgen.errors import ConfigError
 from llmgen.recommend.settings import GivenSettings, PriorSettings
 from llmgen.training.data import TrainingTask
 
+MAPPINGS = ("data", "leave_out", "hold_out", "tasks", "priors", "peft")
+"""Settings of a recipe that hold others by name."""
 RESIDUAL_LM_WEIGHT = 0.3
 """Of the model beside the prior where the residual loss begins, where nobody says otherwise."""
 
@@ -114,40 +117,56 @@ class Recipe:
     lm_weights: str = field(default="0.05,0.1,0.2,0.4,1", metadata={"help": "Tried on them beside the priors."})
 
     def __post_init__(self) -> None:
-        for name in ("data", "leave_out", "hold_out", "tasks", "priors", "peft"):
+        if wrong := [*self._parsed(), *self._mistakes()]:
+            raise ConfigError("\n".join(wrong))
+
+    @classmethod
+    def repaired(cls, **settings: object) -> tuple[Recipe, list[str]]:
+        """A recipe, and what is wrong with its own settings, one line each; a mapping that is none is the default's."""
+        made = cls()
+        for name, value in settings.items():
+            setattr(made, name, value)
+        return made, [*made._parsed(), *made._mistakes()]
+
+    def _parsed(self) -> Iterator[str]:
+        """Read the mappings; what is wrong with them."""
+        for name in MAPPINGS:
             value = getattr(self, name)
             if isinstance(value, str):
                 try:
-                    setattr(self, name, json.loads(value))
+                    value = json.loads(value)
                 except json.JSONDecodeError as error:
-                    raise ConfigError(f"{name} must be JSON, not {value!r}: {error}") from None
+                    yield f"{name} must be JSON, not {value!r}: {error}"
+                    value = json.loads(getattr(type(self), name))
+            if not isinstance(value, Mapping):
+                yield f"{name} must be settings by name, not {value!r}"
+                value = json.loads(getattr(type(self), name))
+            setattr(self, name, value)
+
+    def _mistakes(self) -> Iterator[str]:
         if self.loss not in get_args(Loss):
-            raise ConfigError(f"loss must be {', '.join(get_args(Loss))}, not {self.loss!r}")
+            yield f"loss must be {', '.join(get_args(Loss))}, not {self.loss!r}"
         if self.loss == "residual" and not self.priors:
-            raise ConfigError("the residual loss needs a prior; give priors, or use loss: catalog")
+            yield "the residual loss needs a prior; give priors, or use loss: catalog"
         if self.learn_from not in ("train", "train+validation", "all"):
-            raise ConfigError(f"learn_from must be train, train+validation or all, not {self.learn_from!r}")
+            yield f"learn_from must be train, train+validation or all, not {self.learn_from!r}"
         if self.leave_out and self.learn_from == "all":
-            raise ConfigError("learn_from: all would learn what leave_out holds out; use train or train+validation")
+            yield "learn_from: all would learn what leave_out holds out; use train or train+validation"
         if self.hold_out and (self.learn_from != "train" or self.leave_out):
-            raise ConfigError(
-                "hold_out goes with learn_from: train and without leave_out; the others hold out otherwise"
-            )
+            yield "hold_out goes with learn_from: train and without leave_out; the others hold out otherwise"
         if self.quantize not in ("", "4bit", "8bit"):
-            raise ConfigError(f"quantize must be 4bit or 8bit, or empty for neither, not {self.quantize!r}")
+            yield f"quantize must be 4bit or 8bit, or empty for neither, not {self.quantize!r}"
         if self.quantize and not (self.peft or self.adapter):
-            raise ConfigError("weights that are quantized cannot be tuned themselves; give peft, or no quantize")
+            yield "weights that are quantized cannot be tuned themselves; give peft, or no quantize"
         if self.dtype not in ("", "float32", "bfloat16"):
-            raise ConfigError(f"dtype must be float32 or bfloat16, or empty for the machine's own, not {self.dtype!r}")
+            yield f"dtype must be float32 or bfloat16, or empty for the machine's own, not {self.dtype!r}"
         for name in ("prior_dropout", "item_dropout", "order_noise"):
             if not 0 <= (share := getattr(self, name)) <= 1:
-                raise ConfigError(f"{name} is a share, from 0 to 1, not {share}")
+                yield f"{name} is a share, from 0 to 1, not {share}"
         if self.lm_weight is not None and not self.lm_weight > 0:
-            raise ConfigError(f"lm_weight must be above 0, not {self.lm_weight}: a model of weight 0 learns nothing")
+            yield f"lm_weight must be above 0, not {self.lm_weight}: a model of weight 0 learns nothing"
         if self.max_history is not None and self.max_history < 1:
-            raise ConfigError(
-                f"max_history must be 1 or more, not {self.max_history}; leave it out for the first task's"
-            )
+            yield f"max_history must be 1 or more, not {self.max_history}; leave it out for the first task's"
 
     def asked(self, prompt: str, max_history: int, label: str) -> GivenSettings:
         """How the adapter wants to be asked: as the recipe says, else as given here.

@@ -35,7 +35,6 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 from transformers.utils.logging import disable_progress_bar
-from trl.scripts.utils import TrlParser
 from trl.trainer.sft_config import SFTConfig
 
 from llmgen.adapters import IDENTIFIER, AdapterRecord, Loss
@@ -58,6 +57,7 @@ from llmgen.training.checks import check, peft_config
 from llmgen.training.data import Mixture
 from llmgen.training.item_tokens import add_item_tokens, with_item_tokens
 from llmgen.training.loss import ItemPaths
+from llmgen.training.parsing import parse
 from llmgen.training.recipe import Recipe, folder_of
 from llmgen.training.trainer import CatalogTrainer, last_checkpoint
 from llmgen.training.validation import Validation
@@ -95,30 +95,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         Console(stderr=True).print(Text.assemble(("error: ", "red"), str(error)), soft_wrap=True)
         return 2
     return 0
-
-
-def parse(arguments: Sequence[str] | None = None) -> tuple[Recipe, SFTConfig]:
-    """Settings from a file and flags, with defaults that suit the machine."""
-    cuda = torch.cuda.is_available()
-    parser = TrlParser([Recipe, SFTConfig], prog="llmgen train")  # type: ignore[list-item]
-    parser.set_defaults(
-        output_dir="runs/sft",
-        use_cpu=not cuda,
-        bf16=cuda,
-        gradient_checkpointing=False,
-        report_to="none",
-        learning_rate=1e-3,
-        max_steps=100,
-        per_device_train_batch_size=8,
-        logging_steps=10,
-        save_steps=50,
-        save_total_limit=2,
-        lr_scheduler_type="cosine",
-        warmup_steps=10,
-        disable_tqdm=not sys.stderr.isatty(),  # a log has the lines of `Stage`
-    )
-    recipe, args = parser.parse_args_and_config(args=None if arguments is None else list(arguments))
-    return cast(Recipe, recipe), cast(SFTConfig, args)
 
 
 def run(recipe: Recipe, args: SFTConfig) -> AdapterRecord:

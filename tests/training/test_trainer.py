@@ -299,6 +299,62 @@ def test_all_that_is_wrong_is_told_before_any_data_is_read(
         assert part in line
 
 
+def test_settings_of_the_wrong_kind_are_told_together_with_all_others(
+    settings: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of the file, of the flags, of the recipe itself, of what it names and of TRL, in one message."""
+    monkeypatch.setattr(sft, "load", lambda recipe: pytest.fail("data were read"))
+    recipe = tmp_path / "recipe.yaml"
+    kinds = "folds: [1]\nlm_wheight: 1\nmax_steps: many\nbf16: 3\nlm_weights: [0.3, a]\n"
+    recipe.write_text(f"{kinds}loss: msl\nprompt: gone\n")
+    given = {name: settings[name] for name in ("model", "data", "tasks")}
+    wrong = {"learning_rate": "fast", "prior_dropout": "2", "leave_out": "{", "lr_scheduler_type": "zigzag"}
+    assert sft.main(["--config", str(recipe), *flags_of(given, **wrong), "--no_such_flag", "1", "loose"]) == 2
+    told = capsys.readouterr().err.removeprefix("error: ").splitlines()
+    parts = [
+        "folds must be a whole number, not [1]",
+        "there is no setting 'lm_wheight'; did you mean 'lm_weight'?",
+        "bf16 must be true or false, not 3",
+        "lr_scheduler_type",
+        "learning_rate must be a number, not 'fast'",
+        "max_steps must be a whole number, not 'many'",
+        "there is no setting 'no_such_flag'",
+        "'loose' belongs to no setting",
+        "leave_out must be JSON",
+        "loss must be",
+        "prior_dropout is a share, from 0 to 1, not 2.0",
+        "prompt: none is called 'gone'",
+        "lm_weights are numbers separated by commas, not '0.3,a'",
+    ]
+    for part in parts:
+        assert len([line for line in told if part in line]) == 1, part
+    assert len(told) == len(parts)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--config"], "--config needs the file of a recipe"),
+        (["--config", "nowhere.yaml"], "cannot read nowhere.yaml: No such file"),
+        (["--config", "open.yaml"], "open.yaml is not YAML"),
+        (["--config", "list.yaml"], "list.yaml must hold settings by name, not [1]"),
+        (["--max_steps"], "expected one argument"),
+    ],
+)
+def test_a_recipe_that_cannot_be_read_says_so(
+    arguments: list[str],
+    message: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("list.yaml").write_text("- 1")
+    Path("open.yaml").write_text("folds: [1")
+    assert sft.main(arguments) == 2
+    assert message in capsys.readouterr().err
+
+
 def test_the_command_tells_errors_and_returns_2(settings: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
     assert sft.main(flags_of(settings, loss="msl")) == 2
     assert "loss must be" in capsys.readouterr().err
