@@ -15,6 +15,8 @@ import pytest
 
 pytest.importorskip("fastapi", reason="needs llmgen[serve]")
 
+from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
+
 from llmgen.engines.fake import FakeEngine
 from llmgen.playground.bench import Bench
 from llmgen.playground.routes import Playground, add_to
@@ -26,6 +28,12 @@ from tests.server.conftest import running
 HOSTILE = "<img src=x onerror=\"document.title='hacked'\"><script>document.title='hacked'</script>"
 TITLES = [HOSTILE, "Alien", "Aliens", "The Alien Queen", "Amélie", "七人の侍", "M (1931)", "Saint</script>Maud"]
 USERS = 24
+KEY = "a-key-of-the-tests"
+REFUSED = "the server responded with a status of"
+BLOCKED = "requires 'TrustedHTML'"
+WAIT_MS = 15_000
+"""A busy machine takes its time."""
+Look = Callable[..., Any]
 
 
 class Shop(NamedTuple):
@@ -122,11 +130,59 @@ def serve(shop: Shop, tmp_path: Path) -> Callable[..., Iterator[Served]]:
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[object]:
     """The system's browser; `.ci/run` installs it. While it is there, an event loop runs in this thread."""
-    from playwright.sync_api import sync_playwright
-
     found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     assert found, "no chromium on this machine; on Debian: apt install chromium"
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
         yield browser
         browser.close()
+
+
+@pytest.fixture
+def look(serve: Any, chromium: Browser) -> Look:
+    """A page of a service; whatever goes wrong in it, and any request to elsewhere, fails the test."""
+
+    @contextmanager
+    def opened(
+        *keys: str, width: int = 1280, dark: bool = False, fails: int = 0, blocked: int = 0, **more: Any
+    ) -> Iterator[tuple[Page, Any]]:
+        with serve(*keys, **more) as served:
+            context = chromium.new_context(
+                viewport={"width": width, "height": 900}, color_scheme="dark" if dark else "light"
+            )
+            context.set_default_timeout(WAIT_MS)
+            expect.set_options(timeout=WAIT_MS)
+            page = context.new_page()
+            wrong: list[str] = []
+            refused: list[str] = []
+
+            def guard(route: Route) -> None:
+                if route.request.url.startswith(served.url):
+                    route.continue_()
+                else:
+                    wrong.append(f"request to {route.request.url}")
+                    route.abort()
+
+            def said(message: Any) -> None:
+                if message.type in ("error", "warning"):
+                    (refused if REFUSED in message.text else wrong).append(message.text)
+
+            context.route("**/*", guard)
+            page.on("console", said)
+            page.on("pageerror", lambda error: wrong.append(str(error)))
+            page.goto(f"{served.url}/playground")
+            yield page, served
+            assert [text for text in wrong if BLOCKED not in text] == []
+            assert len([text for text in wrong if BLOCKED in text]) == blocked
+            assert len(refused) == fails, refused
+            context.close()
+
+    return opened
+
+
+def titles(page: Page, arm: str = "a") -> list[str]:
+    return page.locator(f".side-{arm} .list .title").all_inner_texts()
+
+
+def settled(page: Page) -> None:
+    expect(page.locator("#lists")).to_have_attribute("aria-busy", "false")
