@@ -331,6 +331,10 @@ def main(
         print(
             f"{len(known)} known items, {len(left.items)} new, {len(warm.queries)} and {len(cold.queries)} users asked"
         )
+        if min(len(warm.queries), len(cold.queries)) < 2:
+            raise ConfigError(
+                "too few users took something afterwards, or something new, to ask any; give a larger log"
+            )
         sd = 0.2
         for name, asked in (("warm", warm), ("new", cold)):
             least = detectable_difference(sd, len(asked.queries), comparisons=len(chosen) - 1 or 1)

@@ -14,7 +14,8 @@ pytest.importorskip("peft", reason="needs llmgen[train]")
 from eval.spelling import ARMS, curve, main, taken_vectors
 from llmgen.catalog.core import Catalog
 from llmgen.types import Item
-from tests.training.conftest import REAL_RUNS, tables  # noqa: F401
+from tests.conftest import films
+from tests.training.conftest import REAL_RUNS
 
 
 def test_items_that_the_same_users_took_have_one_direction_and_those_of_nobody_none() -> None:
@@ -40,13 +41,18 @@ class TestRuns:
     pytestmark = REAL_RUNS
 
     def test_every_arm_is_trained_on_as_many_tokens_and_asked_the_same(
-        self,
-        tables: Path,  # noqa: F811
-        tiny_encoder: Path,
-        tmp_path: Path,
-        capsys: pytest.CaptureFixture[str],
+        self, tiny_encoder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        data = {"items": str(tables / "items.csv"), "interactions": str(tables / "log.csv")}
+        """100 films, of which some ten are drawn as new, and 40 users who go through them in an order of their own."""
+        items = [{"item_id": one.id, "title": one.title} for one in films(100)]
+        pl.DataFrame(items).write_csv(tmp_path / "items.csv")
+        log_ = [
+            (f"u{user}", 1 + (7 * user + (1 + user % 3) * place) % 100, place)
+            for user in range(40)
+            for place in range(12)
+        ]
+        pl.DataFrame(log_, schema=["user_id", "item_id", "timestamp"], orient="row").write_csv(tmp_path / "log.csv")
+        data = {"items": str(tmp_path / "items.csv"), "interactions": str(tmp_path / "log.csv")}
         out = tmp_path / "out"
         main(out, json.dumps(data), "new", 4000, 10, 8, 1, 4, 1e-3, str(tiny_encoder), ",".join(ARMS))
         said = capsys.readouterr().out
