@@ -43,6 +43,7 @@ from llmgen.server.together import fit_for_all
 from llmgen.server.tracing import otlp_tracer
 from llmgen.server.users import UsersOfLog, UsersOfStore
 from llmgen.server.workers import Watcher
+from llmgen.workspace.checks import check
 from llmgen.workspace.core import DataSettings, RecommenderSettings, Workspace, choose
 from llmgen.workspace.fitted import open_workspace, read_again
 
@@ -112,6 +113,7 @@ def run(
         ConfigError: Keys that are missing or unusable, or settings that do not go together.
         LLMGenError: Data or model cannot be loaded.
     """
+    check(data if where.catalog is None and settings.folder is None else None, settings)
     keys = read_keys(os.environ.get(KEYS, ""), where.api_keys)
     check_exposure(where.host, keys, insecure=where.insecure)
     if where.save_changes and where.catalog is None:

@@ -16,6 +16,7 @@ from llmgen.recommend.recommender import Choice
 from llmgen.recommend.saving import PROMPTS, Loaded, load_parts, read_about, read_catalog, save_parts
 from llmgen.recommend.settings import PriorSettings, prior_settings
 from llmgen.saved_folders import check_folder
+from llmgen.workspace.checks import check
 from llmgen.workspace.core import DataSettings, RecommenderSettings, Workspace
 
 NOT_KEPT = {"folder", "priors", "prompt_folder"}
@@ -94,6 +95,7 @@ def fit(data: DataSettings, settings: RecommenderSettings, folder: Path | str) -
     Raises:
         LLMGenError: Data or settings are wrong, or the folder cannot be written.
     """
+    check(data, settings)
     workspace = Workspace(settings.written(data).load())
     choice = Choice(lm_weight=settings.lm_weight)
     searched = settings.replace(decoding=None) if settings.decoding == "free" else settings  # that needs an engine
@@ -142,7 +144,9 @@ def open_workspace(data: DataSettings, settings: RecommenderSettings) -> Workspa
         LLMGenError: See `DataSettings.load` and `load_parts`.
     """
     if settings.folder is None:
+        check(data, settings)
         return Workspace(settings.written(data).load())
+    check(None, settings)
     if data != DataSettings():
         raise ConfigError("--load stands for the data; leave out --dataset, --items, --store and what belongs to them")
     return FittedWorkspace(load_parts(settings.folder, None))

@@ -247,7 +247,7 @@ def test_a_wrong_request_is_one_line_on_stderr_and_code_1(llmgen: Callable[..., 
 @pytest.mark.parametrize(
     ("command", "words"),
     [
-        ("recommend --items nothing.csv --interactions log.csv", "nothing.csv does not exist"),
+        ("recommend --items nothing.csv --interactions log.csv", "there is no file nothing.csv"),
         ("recommend --items films.csv", "--interactions is missing"),
         ("recommend --interactions log.csv", "--items is missing"),
         ("data --dataset no-such-thing", "no-such-thing"),
