@@ -22,10 +22,14 @@ from typing import NamedTuple
 import pytest
 
 import llmgen
+from tests.store.conftest import postgres  # noqa: F401
 
 DOCS = Path(__file__).parent.parent / "docs"
 NEEDS = "<!-- needs: the demo model, MovieLens-100K -->"
 """The first line of a page whose examples need more than a second, and a network or a cache."""
+POSTGRES = "<!-- needs: PostgreSQL -->"
+"""The first line of a page whose examples name the database `DATABASE`."""
+DATABASE = "postgresql://shop:secret@localhost/shop"
 LANGUAGES = ("python", "console", "sh", "output", "text", "json", "yaml", "jinja")
 
 
@@ -59,6 +63,7 @@ class Services:
     def __init__(self) -> None:
         self.processes: list[subprocess.Popen[str]] = []
         self.ports: dict[str, str] = {}
+        self.database = DATABASE
 
     def start(self, command: str) -> None:
         words = shlex.split(command)
@@ -76,7 +81,8 @@ class Services:
         self.ports[words[-1]] = found[1]
 
     def there(self, text: str) -> str:
-        """The text with the ports that are really listened on."""
+        """The text with the ports that are really listened on, and the database that is really there."""
+        text = text.replace(DATABASE, self.database)
         for named, real in self.ports.items():
             text = text.replace(f"localhost:{named}", f"127.0.0.1:{real}")
         return text
@@ -132,7 +138,7 @@ def run(block: Block, names: dict[str, object], services: Services, page: str) -
     said = ""
     for line in block.text.replace("\\\n", " ").splitlines():
         assert line.startswith("$ "), f"{page}, line {block.line}: write output in a block of its own: {line}"
-        line = line[2:]
+        line = services.there(line[2:])
         if line.endswith("&"):
             services.start(line[:-1])
         elif line.startswith("llmgen train "):  # TRL warns, and is to have a process of its own
@@ -140,7 +146,7 @@ def run(block: Block, names: dict[str, object], services: Services, page: str) -
         elif line.startswith("llmgen ") and not re.search("[|>]", line):
             said += command(line)
         elif line.startswith("curl "):
-            said += shell(services.there(line).replace("curl ", "curl --fail-with-body ", 1)) + "\n"
+            said += shell(line.replace("curl ", "curl --fail-with-body ", 1)) + "\n"
         else:
             said += shell(line)
     return said
@@ -152,8 +158,13 @@ def fits(printed: str, wanted: str) -> bool:
 
 
 @pytest.mark.parametrize("page", RUN)
-def test_examples_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, services: Services) -> None:
+def test_examples_run(
+    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, services: Services, request: pytest.FixtureRequest
+) -> None:
     from llmgen.workspace import core as workspace
+
+    if page.read_text(encoding="utf-8").startswith(POSTGRES):
+        services.database = request.getfixturevalue("postgres").database()
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "200")

@@ -144,7 +144,7 @@ def show(day: Day, console: Console) -> None:
     for span, first, last in growth(day.memory):
         table.add_row(f"memory of a worker of {span:.0f} s", f"{first:.0f} to {last:.0f} MB")
     for name in ("lost event", "doubled event", "answer of two versions", "next answer that does not know the event"):
-        table.add_row(f"{name}s", f"{ledger.faults[name]:,}")
+        table.add_row(f"faults: {name}", f"{ledger.faults[name]:,}")
     console.print(table)
     for line in ledger.told:
         console.print(f"fault: {line}", style="red", soft_wrap=True)

@@ -68,7 +68,7 @@ class Traffic:
         count = 0
         while time.monotonic() < self._end:
             user = rng.choice(list(left))
-            shown, _ = await self._list(rng.choice(lines), user)
+            shown, _ = await self._list(lines, rng, user)
             if not shown:
                 continue
             item = left[user].pop(0) if left[user] and rng.random() < 0.5 else shown[0]
@@ -76,10 +76,10 @@ class Traffic:
             count += 1
             self._ledger.sent[event_id] = (user, item)
             event = {"id": event_id, "user": user, "item": item, "kind": "buy"}
-            await self._until_done(rng.choice(lines), "POST", "/v1/events", event)
+            await self._until_done(lines, rng, "POST", "/v1/events", event)
             self._ledger.acknowledged.add(event_id)
             acknowledged = time.perf_counter()
-            then, tries = await self._list(rng.choice(lines), user)
+            then, tries = await self._list(lines, rng, user)
             taken = 1000 * (time.perf_counter() - acknowledged)
             (self._ledger.next_ms if tries == 1 else self._ledger.disturbed_ms).append(taken)
             self._ledger.counts["next answers"] += 1
@@ -92,7 +92,8 @@ class Traffic:
 
     async def bulk(self, rows: Sequence[Row], at_once: int, seconds: float) -> int:
         """Send a log in lines, evenly over a time; how many events were acknowledged when the day was over."""
-        line = Line("127.0.0.1", self._ports[0])
+        rng = random.Random(f"{self._seed} bulk")
+        lines = [Line("127.0.0.1", port) for port in self._ports]
         began = time.monotonic()
         for start in range(0, len(rows), at_once):
             if time.monotonic() > self._end:
@@ -103,12 +104,13 @@ class Traffic:
                 json.dumps({"id": i, "user": e.user, "item": e.item, "kind": e.kind, "time": e.time}).encode()
                 for i, e in events.items()
             )
-            await self._until_done(line, "POST", "/v1/events", body)
+            await self._until_done(lines, rng, "POST", "/v1/events", body)
             self._ledger.acknowledged |= events.keys()
             self._ledger.counts["events in bulk"] += len(events)
             ahead = began + seconds * (start + at_once) / len(rows) - time.monotonic()
             await asyncio.sleep(max(0.0, ahead))
-        line.close()
+        for line in lines:
+            line.close()
         return self._ledger.counts["events in bulk"]
 
     async def items(self, arriving: Sequence[Item], pause_s: float) -> None:
@@ -117,42 +119,50 @@ class Traffic:
         lines = [Line("127.0.0.1", port) for port in self._ports]
         new, gone = list(arriving), list[Item]()
         while time.monotonic() < self._end:
-            line, what = rng.choice(lines), rng.random()
+            what = rng.random()
             some = self._versions.now[rng.randrange(len(self._versions.now))]
             if what < 0.3 and new:
-                await self._put(line, new.pop())
+                await self._put(lines, rng, new.pop())
             elif what < 0.5 and gone:
-                await self._put(line, gone.pop(rng.randrange(len(gone))))
+                await self._put(lines, rng, gone.pop(rng.randrange(len(gone))))
             elif what < 0.7:
                 gone.append(some)
                 self._versions.change(None, some.id)
-                await self._until_done(line, "DELETE", f"/v1/items/{some.id}", b"", fine=(200, 404))
+                await self._until_done(lines, rng, "DELETE", f"/v1/items/{some.id}", b"", fine=(200, 404))
                 self._versions.done()
             else:
                 title = f"{some.title.split(' [')[0]} [{len(self._versions.acknowledged_at)}]"
-                await self._put(line, Item(some.id, title, some.attributes))
+                await self._put(lines, rng, Item(some.id, title, some.attributes))
             self._ledger.counts["changes of the catalog"] += 1
             await asyncio.sleep(rng.expovariate(1 / pause_s))
         for line in lines:
             line.close()
 
-    async def _put(self, line: Line, item: Item) -> None:
+    async def _put(self, lines: Sequence[Line], rng: random.Random, item: Item) -> None:
         self._versions.change(item, item.id)
         document = {"id": item.id, "title": item.title, "attributes": dict(item.attributes)}
-        await self._until_done(line, "PUT", "/v1/items", {"items": [document]})
+        await self._until_done(lines, rng, "PUT", "/v1/items", {"items": [document]})
         self._versions.done()
 
-    async def _list(self, line: Line, user: str) -> tuple[list[str], int]:
+    async def _list(self, lines: Sequence[Line], rng: random.Random, user: str) -> tuple[list[str], int]:
         """A user's list, and at which try it came."""
         asked_at = time.monotonic()
-        answer, tries = await self._until_done(line, "POST", "/v1/recommend", {"user": user, "k": K})
+        answer, tries = await self._until_done(lines, rng, "POST", "/v1/recommend", {"user": user, "k": K})
         return self._versions.check(answer, asked_at, self._ledger), tries
 
     async def _until_done(
-        self, line: Line, method: str, path: str, document: Mapping[str, Any] | bytes, *, fine: Sequence[int] = (200,)
+        self,
+        lines: Sequence[Line],
+        rng: random.Random,
+        method: str,
+        path: str,
+        document: Mapping[str, Any] | bytes,
+        *,
+        fine: Sequence[int] = (200,),
     ) -> tuple[Answer, int]:
-        """Ask again and again, as a client does whose service is being killed."""
+        """Ask any of the services, and any again where that fails, as a load balancer does; the answer, and its try."""
         for number in range(1, TRIES):
+            line = rng.choice(lines)
             try:
                 answer = await line.ask(method, path, document)
             except FAILURES:

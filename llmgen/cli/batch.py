@@ -17,7 +17,7 @@ from llmgen import __version__
 from llmgen.datasets.files import read_columns
 from llmgen.errors import ConfigError, DataError, EngineUnavailableError, LLMGenError, SearchError
 from llmgen.progress import Stage
-from llmgen.types import Query, Recommendations
+from llmgen.types import Query, Recommendation, Recommendations
 from llmgen.workspace.core import RecommenderSettings, Workspace
 
 MANIFEST = "manifest.json"
@@ -193,7 +193,9 @@ def _claim(out: Path, users: Sequence[str], about: str, shard: int) -> None:
 
 
 def _lists(recommend: Recommend, users: Sequence[str], query: Callable[[str], Query]) -> tuple[pl.DataFrame, int]:
-    rows = []
+    places: list[Recommendation] = []
+    of_user: list[str] = []
+    exact: list[bool] = []
     empty = 0
     for user, answer in zip(users, recommend([query(user) for user in users]), strict=True):
         if isinstance(answer, SearchError):
@@ -203,10 +205,37 @@ def _lists(recommend: Recommend, users: Sequence[str], query: Callable[[str], Qu
             raise answer
         if isinstance(answer, LLMGenError):
             raise type(answer)(f"user {user!r}: {answer}") from answer
-        for place in answer:
-            terms = [{"name": name, "value": value} for name, value in place.terms.items()]
-            rows.append((user, place.rank, place.item.id, place.score, place.probability, answer.exact, terms))
-    return pl.DataFrame(rows, SCHEMA, orient="row"), empty
+        places += answer
+        of_user += [user] * len(answer)
+        exact += [answer.exact] * len(answer)
+    frame = pl.DataFrame(
+        {
+            "user_id": of_user,
+            "rank": [place.rank for place in places],
+            "item_id": [place.item.id for place in places],
+            "score": [place.score for place in places],
+            "probability": [place.probability for place in places],
+            "exact": exact,
+        },
+        {name: kind for name, kind in SCHEMA.items() if name != "terms"},
+    )
+    return frame.with_columns(_terms(places)), empty
+
+
+def _terms(places: Sequence[Recommendation]) -> pl.Series:
+    """The terms of each place, of three flat columns: of lists of dicts polars makes them in several times as long."""
+    flat = pl.DataFrame(
+        {
+            "place": [number for number, place in enumerate(places) for _ in place.terms],
+            "name": [name for place in places for name in place.terms],
+            "value": [value for place in places for value in place.terms.values()],
+        },
+        {"place": pl.Int64, "name": pl.String, "value": pl.Float64},
+    )
+    grouped = flat.group_by("place", maintain_order=True).agg(pl.struct("name", "value").alias("terms"))
+    numbers = pl.DataFrame({"place": range(len(places))}, {"place": pl.Int64})
+    joined = numbers.join(grouped, on="place", how="left", maintain_order="left")["terms"]
+    return joined.fill_null(pl.Series([[]], dtype=SCHEMA["terms"])).cast(SCHEMA["terms"]).rename("terms")
 
 
 def _write(frame: pl.DataFrame, path: Path) -> None:
