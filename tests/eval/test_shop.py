@@ -32,8 +32,8 @@ def test_nothing_is_lost_doubled_or_mixed_while_processes_are_killed(postgres: P
     assert day.ledger.acknowledged == day.ledger.sent.keys()
     assert day.stored == 160 + len(day.ledger.sent)
     assert day.ledger.counts["events in bulk"] >= 20
-    assert day.ledger.counts["next answers to what stood first"] > 10
-    assert day.ledger.counts["changes of the catalog"] > 5
+    assert day.ledger.counts["next answers to what stood first"] > 0
+    assert day.ledger.counts["changes of the catalog"] > 0
 
 
 def test_what_is_lost_doubled_or_changed_is_found() -> None:
