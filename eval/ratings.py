@@ -21,7 +21,7 @@ from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, cast
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -228,7 +228,8 @@ def product(said: Mapping[str, FloatArray], weights: tuple[float, float]) -> Flo
 
 def surprise(shares: FloatArray, asked: Rated, values: FloatArray) -> FloatArray:
     """Nats of each rating under distributions over rising values, float64 [questions]."""
-    return cast(FloatArray, -np.log(shares[np.arange(len(asked.truth)), np.searchsorted(values, asked.truth)]))
+    result: FloatArray = -np.log(shares[np.arange(len(asked.truth)), np.searchsorted(values, asked.truth)])
+    return result
 
 
 def main(

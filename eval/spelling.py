@@ -12,6 +12,8 @@ items that they took, ranked among the new ones. Trainings are kept in the folde
 
 `--model new` makes a small Llama and a tokenizer from the catalog, for machines where no other can be trained; all its
 weights are tuned. What it knows of words it has from these titles alone, so it says little of a model that can read.
+
+More than 400 lines: one study, whose arms must be made, trained and measured by the same steps.
 """
 
 from __future__ import annotations

@@ -79,7 +79,7 @@ def main(
             examples = [mixture[number * size + place] for place in range(size)]
             for name in list(steps)[:: 1 if number % 2 else -1]:
                 began = time.perf_counter()
-                steps[name](examples).backward()  # type: ignore[no-untyped-call]
+                steps[name](examples).backward()
                 tuned.zero_grad()
                 if torch.cuda.is_available():
                     torch.cuda.synchronize()

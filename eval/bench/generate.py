@@ -41,7 +41,7 @@ def load(source: str | None = None) -> Loaded:
         EngineUnavailableError: See `llmgen.models.demo_model`.
     """
     name = str(demo_model()) if source is None else source
-    disable_progress_bar()  # type: ignore[no-untyped-call]  # of reading weights from the disk
+    disable_progress_bar()  # of reading weights from the disk
     model: Any = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32)
     return Loaded(model.eval(), AutoTokenizer.from_pretrained(name))
 

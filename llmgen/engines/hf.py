@@ -120,7 +120,7 @@ class HFEngine(Writer):
         max_tokens: int | None = None,
         batch_tokens: int | None = None,
     ) -> None:
-        self._model = model.eval()  # type: ignore[no-untyped-call]
+        self._model = model.eval()
         self.name = name
         plain: Any = model
         if hasattr(model, "get_base_model"):  # a PEFT adapter is wrapped around it
@@ -201,7 +201,7 @@ class HFEngine(Writer):
         if threads is not None:
             torch.set_num_threads(threads)
         source = str(demo_model()) if model is None else model
-        disable_progress_bar()  # type: ignore[no-untyped-call]  # of reading weights from the disk; downloads keep theirs
+        disable_progress_bar()  # of reading weights from the disk; downloads keep theirs
         try:
             tokenizer = AutoTokenizer.from_pretrained(source)
             weights: Any = AutoModelForCausalLM.from_pretrained(source, dtype=getattr(torch, precision))
@@ -309,7 +309,7 @@ class HFEngine(Writer):
         self, prompts: Sequence[tuple[int, ...]], config: GenerationConfig, ends: frozenset[int], steps: bool = False
     ) -> tuple[list[list[int]], Sequence[Tensor]]:
         """What transformers' `generate` writes behind prompts, padded at the left, and its logits where `steps`."""
-        settings = transformers.GenerationConfig(  # type: ignore[no-untyped-call]
+        settings = transformers.GenerationConfig(
             max_new_tokens=config.max_new_tokens,
             do_sample=config.temperature > 0,
             temperature=config.temperature or None,
@@ -379,7 +379,7 @@ class HFEngine(Writer):
         models = {id(model): model for model in (self._model, self._plain_model)}.values()
         before = [model.generation_config for model in models]
         for model in models:
-            model.generation_config = transformers.GenerationConfig()  # type: ignore[no-untyped-call]
+            model.generation_config = transformers.GenerationConfig()
         try:
             yield
         finally:

@@ -63,7 +63,7 @@ def pack(model: PreTrainedModel) -> bool:
     size = model.config.get_text_config().vocab_size
     probe = torch.randint(size, (1, TOKENS), generator=torch.Generator().manual_seed(0))
     before = model(input_ids=probe, use_cache=False).logits
-    output = model.get_output_embeddings()  # type: ignore[no-untyped-call]
+    output = model.get_output_embeddings()
     changed: list[tuple[nn.Module, str, nn.Module]] = []
 
     def replace(new: Callable[[Any], nn.Module], wanted: Callable[[nn.Module], bool]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import numpy as np
 import polars as pl
@@ -73,7 +73,8 @@ class Evaluation:
     @property
     def ndcgs(self) -> FloatArray:
         """NDCG@k of each query, float64 [n_queries]."""
-        return cast(FloatArray, self.hit_rates / np.log2(1.0 + self.ranks))
+        result: FloatArray = self.hit_rates / np.log2(1.0 + self.ranks)
+        return result
 
     @property
     def hit_rate(self) -> Estimate:

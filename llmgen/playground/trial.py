@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, Protocol, TypeVar, cast
+from typing import Any, Literal, Protocol, TypeVar
 
 from llmgen.engines import Engine, GenerationConfig, Step, joins, spell_lines
 from llmgen.errors import ConfigError, LLMGenError
@@ -91,7 +91,8 @@ class _Shared(Engines):
         """The engine of this name with this adapter."""
         if (name, adapter) not in self._engines:
             raise ConfigError("the service was started without a language model, and an arm has a weight of one")
-        return cast(Engine, self._engines[name, adapter])
+        result: Engine = self._engines[name, adapter]
+        return result
 
 
 def submitter(batcher: Batcher, loop: asyncio.AbstractEventLoop, closing: Callable[[], bool]) -> Submit:

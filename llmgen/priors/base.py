@@ -193,7 +193,8 @@ def log_lift(scores: FloatArray, floor: float) -> FloatArray:
     sums = positive.sum(axis=1, keepdims=True)
     positive *= np.divide((1.0 - floor) * positive.shape[1], sums, out=np.zeros_like(sums), where=sums > 0)
     positive += np.where(sums > 0, floor, 1.0)
-    return cast(FloatArray, np.log(positive, out=positive))
+    result: FloatArray = np.log(positive, out=positive)
+    return result
 
 
 class Factor(Protocol):

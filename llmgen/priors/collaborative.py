@@ -97,7 +97,8 @@ class ItemToItem(Saving):
             float64 [len(queries), n_items]; zeros for a query without history.
         """
         scores = self._found(queries)
-        return cast(FloatArray, scores.toarray() if sparse.issparse(scores) else scores)
+        result: FloatArray = scores.toarray() if sparse.issparse(scores) else scores
+        return result
 
     def log_weights(self, queries: Sequence[Query]) -> FloatArray:
         """See `Prior`; finite always, and 0 where the model knows nothing.
@@ -217,7 +218,8 @@ class ItemToItem(Saving):
         if isinstance(self.similarity, np.ndarray):
             return self.similarity[:, candidate]
         if self.rows is None:
-            return cast(FloatArray, self.similarity[:, [candidate]].toarray()[:, 0])
+            result: FloatArray = self.similarity[:, [candidate]].toarray()[:, 0]
+            return result
         column = np.zeros(len(self.catalog))
         if self.rows[candidate] >= 0:
             known = self.rows >= 0

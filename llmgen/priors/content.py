@@ -6,7 +6,7 @@ import dataclasses
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeGuard, cast
+from typing import TypeGuard
 
 import numpy as np
 from scipy import sparse
@@ -103,7 +103,8 @@ class Content(Saving):
         """Raw scores, float64 [len(queries), n_items], 0 or more; none for a query without history."""
         assert self.vectors is not None  # made in __post_init__
         liked = histories_of(self.catalog, queries, self.decay) @ self.vectors
-        return cast(sparse.csr_array, liked @ self.vectors.T)
+        result: sparse.csr_array = liked @ self.vectors.T
+        return result
 
     def log_weights(self, queries: Sequence[Query]) -> FloatArray:
         """See `Prior`; 0 everywhere for a query whose history says nothing."""

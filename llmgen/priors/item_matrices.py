@@ -93,7 +93,8 @@ def nearest_items(
 
 def negative_power(sums: FloatArray, power: float) -> FloatArray:
     """1 / sums^power, and 0 where the sum is 0."""
-    return cast(FloatArray, np.where(sums > 0, np.where(sums > 0, sums, 1.0) ** -power, 0.0))
+    result: FloatArray = np.where(sums > 0, np.where(sums > 0, sums, 1.0) ** -power, 0.0)
+    return result
 
 
 def compact(matrix: sparse.csr_array) -> FloatArray | sparse.csr_array:

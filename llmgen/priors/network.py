@@ -11,7 +11,7 @@ import pickle
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -94,7 +94,8 @@ class Network(nn.Module):
         length = taken.shape[1]
         found = self.dropout(self.norm(self.items(taken) + self.places.weight[:length]))
         mask = nn.Transformer.generate_square_subsequent_mask(length, device=taken.device, dtype=found.dtype)
-        return cast(Tensor, self.layers(found, mask=mask, is_causal=True))
+        result: Tensor = self.layers(found, mask=mask, is_causal=True)
+        return result
 
     def last_states(self, histories: list[IntArray]) -> Tensor:
         """The state after the last item of each history, float32 [n, dim]; no history is empty or too long."""

@@ -144,7 +144,7 @@ class _Training:
             table = self.network.items.weight
             loss = softmax_loss(states[learned], table, targets, drawn, log_counts)
             self.optimizer.zero_grad(set_to_none=True)
-            (loss / len(targets)).backward()  # type: ignore[no-untyped-call]
+            (loss / len(targets)).backward()
             nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
             self.optimizer.step()
             self.schedule.step()

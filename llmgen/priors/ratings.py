@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
-from typing import Protocol, cast
+from typing import Protocol
 
 import numpy as np
 import polars as pl
@@ -142,7 +142,8 @@ class RatingKNN(Saving):
         places = [self.columns.get(item.id, -1) for item in items]
         base = self.mean + np.where(np.array(places) >= 0, self.biases[places], 0.0)
         if not query.ratings:
-            return cast(list[float], base.tolist())
+            result: list[float] = base.tolist()
+            return result
         taken = np.array([self.columns.get(item.id, -1) for item in query.items])
         left = np.array(query.ratings) - self.mean - np.where(taken >= 0, self.biases[taken], 0.0)
         bias = left.sum() / (self.damping + len(left))
@@ -153,7 +154,8 @@ class RatingKNN(Saving):
             for number, place in enumerate(places):
                 if place >= 0:
                     base[number] += self._from_neighbours(theirs, (left - bias)[known], place)
-        return cast(list[float], base.tolist())
+        result = base.tolist()
+        return result
 
     def _from_neighbours(self, theirs: sparse.csc_array, left: FloatArray, place: int) -> float:
         """What the ratings of like items add.
@@ -181,7 +183,8 @@ class RatingKNN(Saving):
         common = np.bincount(which, minlength=size)
         lengths = np.sqrt(ours * others)
         cosine = np.divide(products, lengths, out=np.zeros(size), where=lengths > 0)
-        return cast(FloatArray, cosine * common / np.maximum(common + self.shrinkage, 1))
+        result: FloatArray = cosine * common / np.maximum(common + self.shrinkage, 1)
+        return result
 
 
 def check_rating_priors(priors: Sequence[RatingPrior]) -> None:
@@ -242,12 +245,14 @@ def log_normal_around(means: FloatArray, values: FloatArray, spread: float) -> F
 def _log_normal(at: FloatArray, values: FloatArray, variance: float) -> FloatArray:
     logits = -((values - at[:, None]) ** 2) / (2 * variance)
     logits -= logits.max(axis=1, keepdims=True)
-    return cast(FloatArray, logits - np.log(np.exp(logits).sum(axis=1, keepdims=True)))
+    result: FloatArray = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+    return result
 
 
 def _damped(groups: IntArray, values: FloatArray, damping: float) -> FloatArray:
     """The damped mean of each group."""
-    return cast(FloatArray, np.bincount(groups, values) / (damping + np.bincount(groups)))
+    result: FloatArray = np.bincount(groups, values) / (damping + np.bincount(groups))
+    return result
 
 
 def _rated(interactions: pl.DataFrame) -> pl.DataFrame:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Literal, cast, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 import polars as pl
@@ -333,7 +333,8 @@ def _directions(log: Sequences, n_items: int, dim: int, seed: int) -> FloatArray
         first = np.random.default_rng(seed).normal(size=n_items)
         values, vectors = eigsh(counts, k=dim, v0=first)
     strongest = np.argsort(-np.abs(values), kind="stable")[:dim]
-    return cast(FloatArray, vectors[:, strongest] * np.sqrt(np.abs(values[strongest])))
+    result: FloatArray = vectors[:, strongest] * np.sqrt(np.abs(values[strongest]))
+    return result
 
 
 def _first(given: Sequence[FloatArray], dim: int, spread: float) -> FloatArray:
@@ -347,7 +348,8 @@ def _first(given: Sequence[FloatArray], dim: int, spread: float) -> FloatArray:
         _, directions = np.linalg.eigh(beside.T @ beside)
         beside = beside @ directions[:, ::-1][:, :dim]
     found[:, : beside.shape[1]] = beside
-    return cast(FloatArray, found * (spread / found.std()))
+    result: FloatArray = found * (spread / found.std())
+    return result
 
 
 def _check(fine: bool, name: str, value: float, wanted: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import cast
 
 import numpy as np
 import polars as pl
@@ -125,7 +124,8 @@ def transitions(log: Sequences, n_items: int, window: int, step_decay: float) ->
         pairs = (log.items[:-gap][same].astype(INDEX), log.items[gap:][same].astype(INDEX))
         values = np.full(len(pairs[0]), step_decay ** (gap - 1))
         counts = counts + sparse.coo_array((values, pairs), shape=(n_items, n_items)).tocsr()
-    return cast(sparse.csr_array, counts.tocsr())
+    result: sparse.csr_array = counts.tocsr()
+    return result
 
 
 def _smoothed(counts: sparse.csr_array, alike: sparse.csr_array, more: float, most: int) -> sparse.csr_array:

@@ -9,7 +9,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import numpy as np
 
@@ -226,7 +226,8 @@ def multiply_shares(parts: Mapping[str, FloatArray], weights: Mapping[str, float
     """
     total: FloatArray = sum(weights[name] * logprobs for name, logprobs in parts.items())  # type: ignore[assignment]
     shares = np.exp(total - total.max(axis=-1, keepdims=True))
-    return cast(FloatArray, shares / shares.sum(axis=-1, keepdims=True))
+    result: FloatArray = shares / shares.sum(axis=-1, keepdims=True)
+    return result
 
 
 def prediction(

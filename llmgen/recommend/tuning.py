@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Literal, NamedTuple, cast, get_args
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 from scipy.optimize import minimize
@@ -110,7 +110,8 @@ def target_ranks(scores: FloatArray, targets: IntArray) -> IntArray:
     """
     wanted = np.take_along_axis(scores, targets[:, None], axis=1)
     ranks = (scores >= wanted).sum(axis=1, dtype=np.int64)
-    return cast(IntArray, np.where(np.isneginf(wanted[:, 0]), REMOVED, ranks))
+    result: IntArray = np.where(np.isneginf(wanted[:, 0]), REMOVED, ranks)
+    return result
 
 
 def tune_weights(

@@ -53,13 +53,13 @@ def check_head(model: PreTrainedModel) -> None:
         ConfigError: They are not.
     """
     ids = torch.arange(3, 7, device=next(model.parameters()).device)[None]
-    head = model.get_output_embeddings()  # type: ignore[no-untyped-call]
+    head = model.get_output_embeddings()
     kept: list[Tensor] = []
     hook = head.register_forward_hook(lambda module, given, made: kept.append(made))
     was_training = model.training
     try:
         with torch.no_grad():
-            model.eval()  # type: ignore[no-untyped-call]
+            model.eval()
             logits = model(input_ids=ids, use_cache=False).logits
     finally:
         hook.remove()

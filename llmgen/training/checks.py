@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import peft
 
@@ -42,7 +42,7 @@ def peft_config(settings: Mapping[str, Any]) -> peft.PeftConfig:
 
 def mistakes(recipe: Recipe) -> Iterator[str]:
     """What is wrong with what the settings of a recipe name, one line each."""
-    yield from wrong_data(cast(dict[str, Any], recipe.data))
+    yield from wrong_data(recipe.parsed("data"))
     priors = prior_settings(recipe.priors_given())
     for name in priors:
         if name in prior_kinds.kinds() and prior_kinds.kind(name).reads == "text":
@@ -66,7 +66,7 @@ def mistakes(recipe: Recipe) -> Iterator[str]:
             AdapterRecord.read(recipe.adapter)
         except LLMGenError as error:
             yield f"adapter: {error}"
-    elif settings := cast(dict[str, Any], recipe.peft):
+    elif settings := recipe.parsed("peft"):
         try:
             peft_config(settings)
         except ConfigError as error:

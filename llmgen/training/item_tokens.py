@@ -87,7 +87,8 @@ def with_item_tokens(model: PreTrainedModel, config: Any, ids: Sequence[int]) ->
     tuned: Any = peft.get_peft_model(model, config)
     # else PEFT saves the embeddings of the whole vocabulary, since there are more than the base model has
     tuned.save_pretrained = partial(tuned.save_pretrained, save_embedding_layers=False)
-    return cast(PreTrainedModel, tuned)
+    result: PreTrainedModel = tuned
+    return result
 
 
 def head_rows(head: nn.Module, tokens: Tensor) -> Tensor | None:

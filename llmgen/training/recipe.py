@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any, get_args
 
 from llmgen.adapters import Loss
 from llmgen.errors import ConfigError
@@ -194,15 +194,19 @@ class Recipe:
         """
         known = {one.name for one in fields(TrainingTask)}
         made = {}
-        for name, settings in dict[str, dict[str, Any]](self.tasks).items():  # type: ignore[arg-type]
+        for name, settings in self.parsed("tasks").items():
             if unknown := sorted(set(settings) - known):
                 raise ConfigError(f"the task {name!r} has no setting {unknown[0]!r}; there are {', '.join(known)}")
             made[name] = TrainingTask(**{**settings, "prompts": tuple(settings.get("prompts", ()))})
         return made
 
+    def parsed(self, name: str) -> dict[str, Any]:
+        """A field that is a mapping, which `__post_init__` has read."""
+        return dict(getattr(self, name))
+
     def priors_given(self) -> PriorSettings:
         """The priors, parsed."""
-        return cast(PriorSettings, self.priors)
+        return self.parsed("priors")
 
     def base_model(self) -> str:
         """The model's folder or hub name."""

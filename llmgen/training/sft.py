@@ -190,7 +190,7 @@ def run(recipe: Recipe, args: SFTConfig) -> AdapterRecord:
     first_process = trainer.is_world_process_zero()  # of several, one tells and writes
     if first_process:
         folder.mkdir(parents=True, exist_ok=True)
-        settings = {**asdict(recipe), **args.to_dict()}  # type: ignore[no-untyped-call]
+        settings = {**asdict(recipe), **args.to_dict()}
         if catalog.identifier is not None:  # one that cannot be saved is told before anything is trained
             save_identifier(catalog.identifier, folder / IDENTIFIER)
         (folder / "settings.yaml").write_text(yaml.safe_dump(settings, sort_keys=True, allow_unicode=True), "utf-8")
@@ -240,15 +240,13 @@ def _recommends(recommender: Recommender, prompt: str) -> bool:
 
 def load(recipe: Recipe) -> Data:
     """The data, and what of it is held out."""
-    dataset = DataSettings(**cast(dict[str, Any], recipe.data)).load()
+    dataset = DataSettings(**recipe.parsed("data")).load()
     if recipe.learn_from == "all":
         return Data(dataset, dataset.interactions, [], [])
     ties = cast(Ties, recipe.ties)
     if recipe.leave_out:
         try:
-            left = leave_items_out(
-                dataset.interactions, dataset.catalog.ids, ties=ties, **cast(dict[str, Any], recipe.leave_out)
-            )
+            left = leave_items_out(dataset.interactions, dataset.catalog.ids, ties=ties, **recipe.parsed("leave_out"))
         except (TypeError, ValueError) as error:
             raise ConfigError(f"leave_out: {error}; it takes share, seed and last") from None
         train, validation = left.train, left.validation
@@ -258,7 +256,7 @@ def load(recipe: Recipe) -> Data:
         train, validation, *_ = leave_one_out(dataset.interactions, ties=ties)
         if recipe.hold_out:
             try:
-                train = random_split(train, **cast(dict[str, Any], recipe.hold_out)).train
+                train = random_split(train, **recipe.parsed("hold_out")).train
             except (TypeError, ValueError) as error:
                 raise ConfigError(f"hold_out: {error}; it takes share, validation_share and seed") from None
     if recipe.learn_from == "train+validation":
@@ -274,13 +272,13 @@ def load_model(recipe: Recipe) -> tuple[PreTrainedModel, PreTrainedTokenizerBase
     """The base model and its tokenizer, in the recipe's precision or quantized as it says."""
     name = recipe.base_model()
     if not sys.stderr.isatty():
-        disable_progress_bar()  # type: ignore[no-untyped-call]
+        disable_progress_bar()
     cuda = torch.cuda.is_available()
     device, precision = ("cuda", "bfloat16") if cuda else ("cpu", "float32")
     dtype = getattr(torch, recipe.dtype or precision)
     options: dict[str, Any] = {}
     if recipe.quantize:
-        chosen = BitsAndBytesConfig(  # type: ignore[no-untyped-call]  # the settings of QLoRA (Dettmers et al., NeurIPS 2023)
+        chosen = BitsAndBytesConfig(  # the settings of QLoRA (Dettmers et al., NeurIPS 2023)
             load_in_4bit=recipe.quantize == "4bit",
             load_in_8bit=recipe.quantize == "8bit",
             bnb_4bit_quant_type="nf4",
@@ -357,7 +355,7 @@ def wrap(model: PreTrainedModel, recipe: Recipe, item_tokens: Sequence[int] = ()
         except (OSError, ValueError, RuntimeError, SafetensorError) as error:
             raise ConfigError(f"cannot go on from the adapter {recipe.adapter!r}: {error}") from error
         return cast(PreTrainedModel, tuned)
-    settings = cast(dict[str, Any], recipe.peft)
+    settings = recipe.parsed("peft")
     if not settings:
         return model
     config = peft_config(settings)
