@@ -141,7 +141,7 @@ def measure(
     def read(part: Part, weights: Sequence[float]) -> FloatArray:
         fitted = fit(settings["priors"], part.known, data)
         return nats(
-            engine._model,
+            engine.model,
             recommender,
             part.queries,
             part.held_out,

@@ -176,7 +176,7 @@ def vllm_arms(
         def run(numbers: Sequence[int]) -> Texts:
             found = llm.beam_search([{"prompt_token_ids": list(prompts[n])} for n in numbers], params)
             texts = [
-                [engine._chat.decode(beam.tokens[len(prompts[n]) :]) for beam in answer.sequences]
+                [engine.chat_tokenizer.decode(beam.tokens[len(prompts[n]) :]) for beam in answer.sequences]
                 for n, answer in zip(numbers, found, strict=True)
             ]
             for answer in texts:

@@ -227,7 +227,7 @@ def arms_of(
         found = engine.llm.beam_search(inputs, BeamSearchParams(beam_width=K, max_tokens=title))
         for prompt, answer in zip(prompts, found, strict=True):
             for beam in answer.sequences:
-                recommender.grounder.ground(engine._chat.decode(beam.tokens[len(prompt) :]))
+                recommender.grounder.ground(engine.chat_tokenizer.decode(beam.tokens[len(prompt) :]))
         return found
 
     arms: dict[str, Callable[[], object]] = {
@@ -311,7 +311,7 @@ def equal(dtypes: Sequence[str], *, users: int, model: str | None = None, **opti
         if not requests:
             prompts = [engine.tokenize(recommender.messages(query).messages) for query in asked]
             requests.extend(Request(prompt, np.zeros(len(catalog)), K) for prompt in prompts)
-            known = len(engine._chat.tokenizer)  # type: ignore[attr-defined]
+            known = len(engine.chat_tokenizer.tokenizer)  # type: ignore[attr-defined]
             wanted: IntArray = np.arange(min(1000, known), dtype=np.int64)
             steps.extend(Step(prompt, path, wanted, full=True) for prompt in prompts[:8] for path in ((), prompt[:3]))
         try:

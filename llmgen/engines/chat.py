@@ -413,17 +413,17 @@ class ChatTokenizer:
 class Writer(ABC):
     """What engines have in common that write token ids behind prompts: texts, and thoughts before them."""
 
-    _chat: ChatTokenizer
+    chat_tokenizer: ChatTokenizer
     _ends: frozenset[int]
 
     @property
     def joins(self) -> bool:
         """See `Joining`."""
-        return self._chat.joins
+        return self.chat_tokenizer.joins
 
     def spell_lines(self, texts: Sequence[str]) -> list[tuple[int, ...]]:
         """See `Joining`."""
-        return self._chat.spell_lines(texts)
+        return self.chat_tokenizer.spell_lines(texts)
 
     @abstractmethod
     def _write(
@@ -433,15 +433,17 @@ class Writer(ABC):
 
     def generate(self, chats: Sequence[Sequence[Message]], config: GenerationConfig) -> list[Completion]:
         """See `Engine`."""
-        prompts = self.think(chats, config) if config.think_tokens else [self._chat.tokenize(chat) for chat in chats]
+        prompts = (
+            self.think(chats, config) if config.think_tokens else [self.chat_tokenizer.tokenize(chat) for chat in chats]
+        )
         written = self._write(prompts, config, self._ends)
-        return [Completion(self._chat.decode(ids), len(ids), ended) for ids, ended in written]
+        return [Completion(self.chat_tokenizer.decode(ids), len(ids), ended) for ids, ended in written]
 
     def think(self, chats: Sequence[Sequence[Message]], config: GenerationConfig) -> list[tuple[int, ...]]:
         """See `Engine`."""
-        prompts = [self._chat.thinking(chat, config.think_tokens) for chat in chats]
-        written = self._write(prompts, config.of_thoughts, self._ends | self._chat.thought_ends)
+        prompts = [self.chat_tokenizer.thinking(chat, config.think_tokens) for chat in chats]
+        written = self._write(prompts, config.of_thoughts, self._ends | self.chat_tokenizer.thought_ends)
         return [
-            self._chat.thought(chat, prompt, ids)
+            self.chat_tokenizer.thought(chat, prompt, ids)
             for chat, prompt, (ids, _) in zip(chats, prompts, written, strict=True)
         ]

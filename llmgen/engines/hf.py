@@ -103,6 +103,10 @@ class HFEngine(Writer):
         max_tokens: Longest prompt and answer together; the model's own limit by default.
         batch_tokens: Prompt tokens whose keys and values are kept at once; by default as many as take 1 GB.
 
+    Attributes:
+        model: The language model, in evaluation mode.
+        chat_tokenizer: Its tokenizer and chat template.
+
     Raises:
         ConfigError: The tokenizer does not fit the model, or its chat template cannot be used; see `ChatTokenizer`.
         EngineUnavailableError: The model gives logits that are not finite.
@@ -120,7 +124,7 @@ class HFEngine(Writer):
         max_tokens: int | None = None,
         batch_tokens: int | None = None,
     ) -> None:
-        self._model = model.eval()
+        self.model = model.eval()
         self.name = name
         plain: Any = model
         if hasattr(model, "get_base_model"):  # a PEFT adapter is wrapped around it
@@ -134,13 +138,13 @@ class HFEngine(Writer):
             )
         self._device = self._head.weight.device
         embeddings = (plain.get_input_embeddings(), self._head)
-        self._chat = ChatTokenizer(tokenizer, min(one.weight.shape[0] for one in embeddings))
-        self.tokenize, self.spell = self._chat.tokenize, self._chat.spell
-        self.tokenizer_digest = self._chat.digest
-        self.control_tokens = self._chat.control_tokens
+        self.chat_tokenizer = ChatTokenizer(tokenizer, min(one.weight.shape[0] for one in embeddings))
+        self.tokenize, self.spell = self.chat_tokenizer.tokenize, self.chat_tokenizer.spell
+        self.tokenizer_digest = self.chat_tokenizer.digest
+        self.control_tokens = self.chat_tokenizer.control_tokens
         config = plain.config.get_text_config()
         own = getattr(plain, "generation_config", None)
-        self._ends = self._chat.ends(getattr(config, "eos_token_id", None), getattr(own, "eos_token_id", None))
+        self._ends = self.chat_tokenizer.ends(getattr(config, "eos_token_id", None), getattr(own, "eos_token_id", None))
         scales = [getattr(config, field, None) for field in ("logit_scale", "logits_scaling")]
         times, over = (scale if isinstance(scale, int | float) and scale else 1 for scale in scales)  # MPT has words
         self._scale = times / over
@@ -275,7 +279,9 @@ class HFEngine(Writer):
         made = np.zeros((len(texts), self._head.weight.shape[1]), np.float32)
         by_length = sorted(range(len(texts)), key=lengths.__getitem__)
         for numbers in _batches(by_length, lengths.__getitem__, PASS_TOKENS):
-            ids = torch.full((len(numbers), max(lengths[n] for n in numbers)), self._chat.end, device=self._device)
+            ids = torch.full(
+                (len(numbers), max(lengths[n] for n in numbers)), self.chat_tokenizer.end, device=self._device
+            )
             mask = torch.zeros_like(ids)
             for row, number in enumerate(numbers):
                 ids[row, : lengths[number]] = torch.tensor(spelled[number][: lengths[number]], device=self._device)
@@ -315,18 +321,18 @@ class HFEngine(Writer):
             temperature=config.temperature or None,
             top_k=0 if config.temperature else None,
             eos_token_id=sorted(ends) or None,
-            pad_token_id=self._chat.end,
+            pad_token_id=self.chat_tokenizer.end,
             output_logits=True if steps else None,
             return_dict_in_generate=True,
         )
         longest = max(map(len, prompts))
-        ids = torch.full((len(prompts), longest), self._chat.end, device=self._device)
+        ids = torch.full((len(prompts), longest), self.chat_tokenizer.end, device=self._device)
         mask = torch.zeros((len(prompts), longest), dtype=torch.long, device=self._device)
         for row, prompt in enumerate(prompts):
             ids[row, longest - len(prompt) :] = torch.tensor(prompt, device=self._device)
             mask[row, longest - len(prompt) :] = 1
         with self._own_settings():
-            output = self._model.generate(input_ids=ids, attention_mask=mask, generation_config=settings)
+            output = self.model.generate(input_ids=ids, attention_mask=mask, generation_config=settings)
         return output.sequences[:, longest:].tolist(), output.logits or ()
 
     def _write_plainly(
@@ -376,7 +382,7 @@ class HFEngine(Writer):
     @contextmanager
     def _own_settings(self) -> Iterator[None]:
         """The model without a generation configuration of its own, whose penalties and beams nobody asked for."""
-        models = {id(model): model for model in (self._model, self._plain_model)}.values()
+        models = {id(model): model for model in (self.model, self._plain_model)}.values()
         before = [model.generation_config for model in models]
         for model in models:
             model.generation_config = transformers.GenerationConfig()
@@ -557,7 +563,7 @@ class HFEngine(Writer):
     def _logits(self, text: tuple[int, ...]) -> Tensor:
         """Float64, of the token after a text."""
         ids = torch.tensor([text], device=self._device)
-        logits: Tensor = self._model(input_ids=ids, use_cache=False).logits[0, -1].double()
+        logits: Tensor = self.model(input_ids=ids, use_cache=False).logits[0, -1].double()
         return logits
 
     def forget(self) -> bool:
@@ -609,7 +615,7 @@ class HFEngine(Writer):
         ids = torch.tensor([tokens], device=self._device)
         try:
             whole, begun = (
-                self._model(input_ids=part, use_cache=False).logits[0, 6].double() for part in (ids, ids[:, :7])
+                self.model(input_ids=part, use_cache=False).logits[0, 6].double() for part in (ids, ids[:, :7])
             )
         except Exception as error:
             raise ConfigError(f"{self.name} cannot be run on plain text: {type(error).__name__}: {error}") from error

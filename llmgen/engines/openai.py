@@ -80,7 +80,7 @@ class OpenAIEngine:
                 raise ValueError(f"{what} must be 1 or more, not {value}")
         self._server = server
         self.usage = server.usage
-        self._chat = chat
+        self.chat_tokenizer = chat
         self.name = name
         self.constrained = constrained
         self.max_tokens = max_tokens
@@ -164,25 +164,29 @@ class OpenAIEngine:
 
     def tokenize(self, messages: Sequence[Message]) -> tuple[int, ...]:
         """See `Engine`; without a tokenizer the bytes of the chat in ChatML: hardly any tokenizer makes more tokens."""
-        if self._chat is not None:
-            return self._chat.tokenize(messages)
+        if self.chat_tokenizer is not None:
+            return self.chat_tokenizer.tokenize(messages)
         turns = "".join(f"<|im_start|>{message.role}\n{message.content}<|im_end|>\n" for message in messages)
         return tuple(f"{turns}<|im_start|>assistant\n".encode())
 
     def spell(self, texts: Sequence[str]) -> list[tuple[int, ...]]:
         """See `Engine`; without a tokenizer the bytes of each text and an end token."""
-        if self._chat is not None:
-            return self._chat.spell(texts)
+        if self.chat_tokenizer is not None:
+            return self.chat_tokenizer.spell(texts)
         return [(*text.encode(), END) for text in texts]
 
     @property
     def joins(self) -> bool:
         """See `Joining`."""
-        return self._chat is not None and self._chat.joins
+        return self.chat_tokenizer is not None and self.chat_tokenizer.joins
 
     def spell_lines(self, texts: Sequence[str]) -> list[tuple[int, ...]]:
         """See `Joining`; without a tokenizer the bytes of each line."""
-        return [(*f"{text}\n".encode(),) for text in texts] if self._chat is None else self._chat.spell_lines(texts)
+        return (
+            [(*f"{text}\n".encode(),) for text in texts]
+            if self.chat_tokenizer is None
+            else self.chat_tokenizer.spell_lines(texts)
+        )
 
     def next_logprobs(self, steps: Sequence[Step]) -> list[FloatArray]:
         """See `Engine`; always normalised over the whole vocabulary. A token that cannot come has -9999.
@@ -221,7 +225,7 @@ class OpenAIEngine:
             EngineUnavailableError: The server is down or too busy; asking again may help.
             GenerationError: The server refuses, or its answer is none.
         """
-        chat = self._chat
+        chat = self.chat_tokenizer
         if chat is None or not self.constrained:
             sampling = {"temperature": config.temperature, "seed": config.seed}
 
@@ -245,7 +249,7 @@ class OpenAIEngine:
         Raises:
             EngineUnavailableError, GenerationError: As `generate`.
         """
-        chat = self._chat
+        chat = self.chat_tokenizer
         if chat is None or not self.constrained:
             raise ConfigError(f"{self.name} can only write text, and nobody can end its thoughts; use decoding='free'")
         prompts = [chat.thinking(messages, config.think_tokens) for messages in chats]

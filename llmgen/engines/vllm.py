@@ -110,12 +110,12 @@ class VLLMEngine(Writer):
     def __init__(self, llm: LLM, *, adapter: str | None = None, name: str | None = None) -> None:
         _check(llm)
         self._host = _Host(llm)
-        self._chat = ChatTokenizer(llm.get_tokenizer(), int(llm.model_config.get_vocab_size()))
-        self.tokenize, self.spell = self._chat.tokenize, self._chat.spell
-        self.tokenizer_digest = self._chat.digest
-        self.control_tokens = self._chat.control_tokens
+        self.chat_tokenizer = ChatTokenizer(llm.get_tokenizer(), int(llm.model_config.get_vocab_size()))
+        self.tokenize, self.spell = self.chat_tokenizer.tokenize, self.chat_tokenizer.spell
+        self.tokenizer_digest = self.chat_tokenizer.digest
+        self.control_tokens = self.chat_tokenizer.control_tokens
         own = llm.model_config.try_get_generation_config().get("eos_token_id")
-        self._ends = self._chat.ends(getattr(llm.model_config.hf_text_config, "eos_token_id", None), own)
+        self._ends = self.chat_tokenizer.ends(getattr(llm.model_config.hf_text_config, "eos_token_id", None), own)
         self._model_name = name or f"vllm:{_short(str(llm.model_config.model))}"
         self.name = self._model_name
         config = llm.llm_engine.vllm_config

@@ -13,4 +13,4 @@ class EngineContract(testing.EngineContract):
     """Give it a fixture `engine`."""
 
     def vocabulary(self, engine: Engine) -> int:
-        return len(engine._chat.tokenizer)  # type: ignore[attr-defined]
+        return len(engine.chat_tokenizer.tokenizer)  # type: ignore[attr-defined]

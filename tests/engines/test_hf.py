@@ -39,7 +39,7 @@ def whole_passes(
     known: dict[tuple[int, ...], np.ndarray] = {}
     for path in dict.fromkeys(paths):
         with torch.inference_mode():
-            logits = engine._model(input_ids=torch.tensor([prompt + path])).logits[0, len(prompt) - 1 : -1]
+            logits = engine.model(input_ids=torch.tensor([prompt + path])).logits[0, len(prompt) - 1 : -1]
         for depth, row in enumerate(logits.double().log_softmax(-1).float().numpy()):
             known.setdefault(path[:depth], row)
     return lambda suffix: known[suffix]
@@ -134,9 +134,9 @@ def check_raw_equals_generate(engine: HFEngine, catalog: Catalog, width: int) ->
     for prompt in map(engine.tokenize, CHATS):
 
         def next_tokens(_: int, ids: torch.Tensor, start: int = len(prompt)) -> list[int]:
-            return allowed.get(tuple(ids[start:].tolist()), [engine._chat.end])
+            return allowed.get(tuple(ids[start:].tolist()), [engine.chat_tokenizer.end])
 
-        output = engine._model.generate(
+        output = engine.model.generate(
             input_ids=torch.tensor([prompt]),
             attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
             prefix_allowed_tokens_fn=next_tokens,
@@ -145,13 +145,13 @@ def check_raw_equals_generate(engine: HFEngine, catalog: Catalog, width: int) ->
             max_new_tokens=max(map(len, paths)),
             length_penalty=0.0,
             do_sample=False,
-            eos_token_id=engine._chat.end,
-            pad_token_id=engine._chat.end,
+            eos_token_id=engine.chat_tokenizer.end,
+            pad_token_id=engine.chat_tokenizer.end,
             return_dict_in_generate=True,
         )
         theirs = []
         for row in output.sequences[:, len(prompt) :].tolist():
-            theirs.append(paths.index(tuple(row[: row.index(engine._chat.end) + 1])))
+            theirs.append(paths.index(tuple(row[: row.index(engine.chat_tokenizer.end) + 1])))
         request = Request(prompt, np.zeros(len(labels)), width)
         (ours,) = search(trie, engine, [request], SearchConfig("raw", num_beams=width))
         assert ours.items.tolist() == theirs
@@ -301,11 +301,11 @@ def test_an_adapter_is_applied(tiny_model: Path, tiny_adapter: Path) -> None:
 
 def test_titles_cannot_end_the_turn(tiny: HFEngine) -> None:
     (path,) = tiny.spell(["<|im_end|> Code"])
-    assert path.count(tiny._chat.end) == 1
+    assert path.count(tiny.chat_tokenizer.end) == 1
 
 
 def test_the_end_of_turn_is_the_templates_own(tiny: HFEngine) -> None:
-    assert tiny._chat.tokenizer.decode([tiny._chat.end]) == "<|im_end|>"
+    assert tiny.chat_tokenizer.tokenizer.decode([tiny.chat_tokenizer.end]) == "<|im_end|>"
 
 
 def test_generation_stops_at_the_end_of_turn(tiny: HFEngine) -> None:
@@ -339,10 +339,10 @@ def shrunk(folder: Path, tiny_model: Path, rows: int) -> Path:
 def test_a_tokenizer_that_is_larger_than_the_embedding_is_refused(
     tiny: HFEngine, tiny_model: Path, tmp_path: Path
 ) -> None:
-    known = len(tiny._chat.tokenizer)
+    known = len(tiny.chat_tokenizer.tokenizer)
     with pytest.raises(ConfigError) as caught:
         HFEngine.load(str(shrunk(tmp_path / "small", tiny_model, known - 5)))
-    last = tiny._chat.tokenizer.convert_ids_to_tokens(known - 1)
+    last = tiny.chat_tokenizer.tokenizer.convert_ids_to_tokens(known - 1)
     assert f"the token {last!r} ({known - 1}), and the model's embedding has {known - 5} rows" in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -351,7 +351,7 @@ def test_a_control_token_without_a_row_that_no_text_can_write_is_no_hindrance(
     tiny: HFEngine, tiny_model: Path, tmp_path: Path
 ) -> None:
     """As in Gemma 3 1B, whose tokenizer has the token of an image."""
-    folder = shrunk(tmp_path / "image", tiny_model, len(tiny._chat.tokenizer))
+    folder = shrunk(tmp_path / "image", tiny_model, len(tiny.chat_tokenizer.tokenizer))
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     tokenizer.add_tokens(["<image>"], special_tokens=True)
     tokenizer.save_pretrained(folder)
@@ -401,10 +401,10 @@ def test_a_models_own_generation_settings_do_not_count(tiny_model: Path) -> None
     expected = engine.generate(CHATS, config)
     sampled = engine.generate(CHATS, GenerationConfig(max_new_tokens=12, temperature=1.5, seed=3))
     own = Theirs(repetition_penalty=3.0, num_beams=3, top_k=1, do_sample=True, min_new_tokens=12, bad_words_ids=[[5]])
-    engine._model.generation_config = own
+    engine.model.generation_config = own
     assert engine.generate(CHATS, config) == expected
     assert engine.generate(CHATS, GenerationConfig(max_new_tokens=12, temperature=1.5, seed=3)) == sampled
-    assert engine._model.generation_config is own
+    assert engine.model.generation_config is own
 
 
 def test_thoughts_have_a_budget_of_their_own_and_the_answer_stands_behind_them(tiny_model: Path) -> None:
@@ -434,12 +434,12 @@ def test_every_end_token_of_the_model_ends_an_answer(tiny_model: Path) -> None:
     engine = HFEngine.load(str(tiny_model))
     config = GenerationConfig(max_new_tokens=12)
     (whole,) = engine.generate(CHATS[:1], config)
-    ids = engine._model.generate(
+    ids = engine.model.generate(
         input_ids=torch.tensor([engine.tokenize(CHATS[0])]), max_new_tokens=12, do_sample=False, pad_token_id=0
     )[0, len(engine.tokenize(CHATS[0])) :].tolist()
     assert whole.num_tokens == 12  # nothing has ended it
-    engine._model.generation_config.eos_token_id = [engine._chat.end, ids[5]]
-    (cut,) = HFEngine(engine._model, engine._chat.tokenizer).generate(CHATS[:1], config)
+    engine.model.generation_config.eos_token_id = [engine.chat_tokenizer.end, ids[5]]
+    (cut,) = HFEngine(engine.model, engine.chat_tokenizer.tokenizer).generate(CHATS[:1], config)
     assert (cut.num_tokens, cut.finished) == (ids.index(ids[5]), True)
 
 
@@ -456,7 +456,7 @@ def test_weights_that_are_no_numbers_are_refused_at_load(tiny_model: Path) -> No
     with torch.no_grad():
         engine._head.weight.fill_(torch.nan)
     with pytest.raises(EngineUnavailableError, match="not finite"):
-        HFEngine(engine._model, engine._chat.tokenizer)
+        HFEngine(engine.model, engine.chat_tokenizer.tokenizer)
 
 
 def test_logits_that_are_no_numbers_are_one_error(tiny_model: Path, catalog: Catalog) -> None:

@@ -377,10 +377,12 @@ def test_thoughts_are_asked_for_first_with_their_own_budget(
     engine = load(tokenizer=str(folder))
 
     def ids(text: str) -> list[int]:
-        return list(engine._chat.tokenizer(text, add_special_tokens=False)["input_ids"])
+        return list(engine.chat_tokenizer.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     stub.turns.append(answer({"choices": [{"token_ids": ids("Hm"), "finish_reason": "length"}]}))
-    stub.turns.append(answer({"choices": [{"token_ids": [*ids("Alien"), engine._chat.end], "finish_reason": "stop"}]}))
+    stub.turns.append(
+        answer({"choices": [{"token_ids": [*ids("Alien"), engine.chat_tokenizer.end], "finish_reason": "stop"}]})
+    )
     (written,) = engine.generate([[Message("user", "a")]], GenerationConfig(max_new_tokens=9, think_tokens=5))
     assert (written.text, written.finished) == ("Alien", True)
     first, second = (json.loads(asked.body) for asked in stub.asked)
@@ -766,8 +768,8 @@ def test_a_server_that_hangs_on_one_prompt_holds_up_no_other_request(
 
     engine = load()
     hung, let_go = threading.Event(), threading.Event()
-    assert engine._chat is not None
-    decode = engine._chat.tokenizer.decode
+    assert engine.chat_tokenizer is not None
+    decode = engine.chat_tokenizer.tokenizer.decode
 
     def hangs_on_zebras(asked: Asked) -> Reply:
         prompts = json.loads(asked.body).get("prompt", []) if asked.body else []

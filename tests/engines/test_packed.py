@@ -129,9 +129,9 @@ def test_a_model_that_packing_would_change_is_as_before(failure: str, monkeypatc
 
 def test_what_is_loaded_is_packed_and_what_is_given_is_not(tiny_model: Path) -> None:
     loaded = HFEngine.load(str(tiny_model), device="cpu")
-    assert layers(loaded._model, PackedLinear) > 0
+    assert layers(loaded.model, PackedLinear) > 0
     model = AutoModelForCausalLM.from_pretrained(tiny_model)
-    HFEngine(model, loaded._chat.tokenizer)
+    HFEngine(model, loaded.chat_tokenizer.tokenizer)
     assert layers(model, PackedLinear) == 0  # may be in training
 
 

@@ -119,7 +119,7 @@ class TestSmolLM2(EngineContract):
 
 def questions(engine: Engine) -> list[Step]:
     """Whole answers after the beginnings of some titles."""
-    wanted = np.arange(len(engine._chat.tokenizer), dtype=np.int64)  # type: ignore[attr-defined]
+    wanted = np.arange(len(engine.chat_tokenizer.tokenizer), dtype=np.int64)  # type: ignore[attr-defined]
     paths = [(), *(path[:depth] for path in engine.spell(["Alien (1979)", "七人の侍"]) for depth in (1, 3))]
     return [Step(prompt, path, wanted, full=True) for prompt in map(engine.tokenize, CHATS) for path in paths]
 
@@ -128,7 +128,7 @@ def test_numbers_equal_those_of_transformers(small: VLLMEngine, small_hf: HFEngi
     steps = questions(small_hf)
     assert largest_difference(small.with_adapter(None).next_logprobs(steps), small_hf.next_logprobs(steps)) < 1e-4
     for folder in adapters:
-        theirs = load_engine(f"hf:{small_hf._model.name_or_path}", adapter=str(folder)).next_logprobs(steps)
+        theirs = load_engine(f"hf:{small_hf.model.name_or_path}", adapter=str(folder)).next_logprobs(steps)
         assert largest_difference(small.with_adapter(str(folder)).next_logprobs(steps), theirs) < 1e-4
 
 
@@ -147,11 +147,11 @@ def test_thoughts_and_what_follows_equal_those_of_transformers(small: VLLMEngine
 
     with pytest.raises(ConfigError, match="knows no thoughts"):
         small.think(CHATS, GenerationConfig(think_tokens=5))
-    tokenizer = copy.deepcopy(small_hf._chat.tokenizer)
+    tokenizer = copy.deepcopy(small_hf.chat_tokenizer.tokenizer)
     tokenizer.chat_template = "{% for m in messages %}{{ m.content }}|{% endfor %}<think>{{ '\\n' }}"
     engines = [small.with_adapter(None), copy.copy(small_hf)]
     for engine in engines:
-        engine._chat = ChatTokenizer(tokenizer)
+        engine.chat_tokenizer = ChatTokenizer(tokenizer)
     config = GenerationConfig(max_new_tokens=6, think_tokens=5)
     thought, expected = (engine.think(CHATS, config) for engine in engines)
     assert thought == expected

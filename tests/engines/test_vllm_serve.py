@@ -105,7 +105,7 @@ def test_numbers_equal_those_of_transformers(
 ) -> None:
     ours, theirs = served[adapter], in_process[adapter]
     assert ours.tokenizer_digest == theirs.tokenizer_digest
-    wanted = np.arange(len(ours._chat.tokenizer), dtype=np.int64)  # type: ignore[union-attr]
+    wanted = np.arange(len(ours.chat_tokenizer.tokenizer), dtype=np.int64)  # type: ignore[union-attr]
     paths = [(), *(path[:depth] for path in ours.spell(["Alien (1979)", "七人の侍"]) for depth in (1, 3))]
     steps = [Step(prompt, path, wanted, full=True) for prompt in map(ours.tokenize, CHATS) for path in paths]
     assert largest_difference(ours.next_logprobs(steps), theirs.next_logprobs(steps)) < 3e-4  # two libraries in float32

@@ -122,7 +122,7 @@ class TestVLLM(EngineContract):
 
 @needs_vllm
 def test_both_engines_agree(vllm: VLLMEngine, exact: HFEngine, adapter: Path) -> None:
-    wanted = np.arange(len(exact._chat.tokenizer), dtype=np.int64)
+    wanted = np.arange(len(exact.chat_tokenizer.tokenizer), dtype=np.int64)
     paths = [(), *(path[:depth] for path in exact.spell(["Alien (1979)", "The Matrix (1999)"]) for depth in (1, 3))]
     steps = [Step(prompt, path, wanted, full=True) for prompt in map(exact.tokenize, CHATS) for path in paths]
     pairs = (

@@ -1046,8 +1046,8 @@ def test_no_title_and_no_wish_adds_a_control_token(llama: HFEngine, titles: list
         [Item(str(i), title, {"genres": (title,)}) for i, title in enumerate(titles)], noun="film", shown=("genres",)
     )
     recommender = Recommender(catalog, llama)
-    control = set(llama._chat.tokenizer.convert_tokens_to_ids(["<|endoftext|>", "<|im_start|>", "<|im_end|>"]))
-    start, end = llama._chat.tokenizer.convert_tokens_to_ids(["<|im_start|>", "<|im_end|>"])
+    control = set(llama.chat_tokenizer.tokenizer.convert_tokens_to_ids(["<|endoftext|>", "<|im_start|>", "<|im_end|>"]))
+    start, end = llama.chat_tokenizer.tokenizer.convert_tokens_to_ids(["<|im_start|>", "<|im_end|>"])
     shown = views(catalog, catalog)
     for name in ("next_item", "cold_start", "rerank", "rate", "explain"):
         messages = recommender.messages(

@@ -30,7 +30,7 @@ def test_what_was_learned_on_the_device_holds_on_a_cpu(settings: dict[str, str],
         data.dataset.catalog, engine, prompt=record.recommender.prompts, max_history=record.recommender.max_history
     )
     found = nats(
-        engine._model,
+        engine.model,
         recommender,
         data.queries,
         data.held_out,

@@ -51,7 +51,7 @@ def test_nats_are_those_of_prior_and_search(tiny_model: Path, prompt: str, named
     recommender = Recommender(named, engine, prompt=prompt)
     weights = [0.0, 0.3, ALONE]
     found = nats(
-        engine._model, recommender, queries, held_out, priors, prompt=prompt, weights=weights, batch=4, quiet=True
+        engine.model, recommender, queries, held_out, priors, prompt=prompt, weights=weights, batch=4, quiet=True
     )
 
     wanted = [named.index(item) for item in held_out]
@@ -70,14 +70,14 @@ def test_nats_are_those_of_prior_and_search(tiny_model: Path, prompt: str, named
         priors,
         queries,
         held_out,
-        engine._chat.tokenizer,
+        engine.chat_tokenizer.tokenizer,
         prompt=prompt,
         max_history=recommender.max_history,
         lm_weights=(0.3, 1.0),
         users=0,
         nats_users=6,
-    )(engine._model)
-    each = nats(engine._model, recommender, queries, held_out, priors, prompt=prompt, weights=[0.3, 1.0], quiet=True)
+    )(engine.model)
+    each = nats(engine.model, recommender, queries, held_out, priors, prompt=prompt, weights=[0.3, 1.0], quiet=True)
     means = dict(zip((0.3, 1.0), each.mean(axis=1), strict=True))
     best = min(means, key=lambda weight: means[weight])
     assert measured == pytest.approx(
