@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import product
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -144,11 +144,11 @@ class Trials:
     def _fit(self, name: str, settings: Settings) -> Prior:
         if name != "transition":
             return fit_prior(name, settings, self.part.known, self.catalog, self.memory)
-        shared = {key: settings[key] for key in ("window", "step_decay") if key in settings}
+        shared: dict[str, Any] = {key: settings[key] for key in ("window", "step_decay") if key in settings}
         key = tuple(shared.items())
         if self._counts[1] is None or self._counts[0] != key:
-            self._counts = key, Transition.count(self.part.known, self.catalog, **cast(dict[str, Any], shared))
-        rest = cast(dict[str, Any], settings)
+            self._counts = key, Transition.count(self.part.known, self.catalog, **shared)
+        rest: Mapping[str, Any] = settings
         return Transition.fit(self.part.known, self.catalog, counts=self._counts[1], **rest)
 
 
@@ -168,7 +168,7 @@ def fit_prior(name: str, settings: Settings, known: pl.DataFrame, catalog: Catal
     """A prior with some settings, fitted."""
     limited = {"max_bytes": memory // 3} if name == "ease" else {}  # what is chosen, what is tried, and all else
     fit = FACTORS[name] if name in FACTORS else kind(name).fit
-    return fit(known, catalog, **cast(dict[str, Any], {**settings, **limited}))
+    return fit(known, catalog, **settings, **limited)
 
 
 def with_floor(prior: Prior, floor: float) -> Prior:
