@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -20,6 +21,15 @@ IDENTIFIER = "identifier"
 
 OF_RECOMMENDER = ("lm_weight", "prompt", "max_history", "label", "priors", "decoding")
 """Settings that records of llmgen 0.1 have beside the others."""
+
+FUSED = "fused"
+"""A decoding of llmgen 0.1: model and prior were multiplied at every node of the trie."""
+NO_FUSED = (
+    "the adapter was to be asked with decoding 'fused', which is gone, as it ranked no better than 'trie'; it is asked "
+    "with 'trie', for which another lm_weight may be best"
+)
+
+logger = logging.getLogger(__name__)
 
 Loss = Literal["catalog", "residual", "lm"]
 
@@ -70,7 +80,10 @@ class AdapterRecord(BaseModel):
         if not isinstance(value, Mapping) or "recommender" in value:
             return value
         own = {name: value[name] for name in OF_RECOMMENDER if name in value}
-        rest = {name: one for name, one in value.items() if name not in own}
+        if own.get("decoding") == FUSED:
+            del own["decoding"]
+            logger.warning("%s", NO_FUSED)
+        rest = {name: one for name, one in value.items() if name not in OF_RECOMMENDER}
         return {**rest, "recommender": {name: one for name, one in own.items() if one not in ("", {})}}
 
     @classmethod

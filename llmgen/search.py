@@ -9,17 +9,9 @@ next-token distribution is renormalised over the node's children, so forced toke
 leaf share its probability equally. In `raw` mode it is the product of the model's own next-token probabilities over
 its whole vocabulary, as most published decoders have it.
 
-In `fused` mode, which is how `training` tunes a model beside a prior (its `residual` loss), model and prior meet at
-every node instead of at the end: the children c of a node share its probability in proportion to
-
-    P_LM(c | node, x) ** lm_weight * (sum of w below c)
-
-and items that share a leaf in proportion to w. score(i) is the logarithm of the probability that item i gets so: a
-distribution over the eligible items, whose scores need no further sum. At lm_weight 0 it is the prior.
-
 `log P_LM` only falls along a path, so `lm_weight * log P_LM(node) + max of log w below the node` bounds every item
-below the node; in `fused` mode the node's own log-probability does. A beam that has pruned nothing with a bound above
-its k-th score has therefore found the exact top k, and says so; `exact=True` goes on until that is the case.
+below the node. A beam that has pruned nothing with a bound above its k-th score has therefore found the exact top k,
+and says so; `exact=True` goes on until that is the case.
 
 `probability` is `exp(score)` over its sum for all eligible items. Below nodes that were not opened, the model's
 probability is taken as spread evenly over the items there: that makes the sum exact where everything was opened, where
@@ -46,7 +38,7 @@ from llmgen.trie.mass import Weighed, intervals, mass_of
 from llmgen.trie.weights import ItemWeights, weights_of
 from llmgen.types import FloatArray, IntArray
 
-Mode = Literal["trie", "raw", "fused"]
+Mode = Literal["trie", "raw"]
 Normalise = Literal["catalog", "eligible"]
 
 
@@ -71,7 +63,7 @@ class SearchConfig:
 
     def __post_init__(self) -> None:
         if self.mode not in get_args(Mode):
-            raise ArgumentError(f"mode must be 'trie', 'raw' or 'fused', not {self.mode!r}")
+            raise ArgumentError(f"mode must be 'trie' or 'raw', not {self.mode!r}")
         if self.normalise not in ("catalog", "eligible"):
             raise ArgumentError(f"normalise must be 'catalog' or 'eligible', not {self.normalise!r}")
         if not 0 <= self.lm_weight < float("inf"):
@@ -214,8 +206,6 @@ class _Nodes(NamedTuple):
     node: IntArray
     lm: FloatArray
     """log P_LM of the node."""
-    score: FloatArray
-    """What the way to the node has: `lm_weight * lm`; in `fused` mode the node's own log-probability."""
     bound: FloatArray
     """No item below scores more."""
     share: FloatArray
@@ -255,7 +245,6 @@ class _Batch:
         self.paths = paths
         self.prompts = [request.prompt for request in requests]
         self.by_eligible = config.normalise == "eligible"
-        self.fused = config.mode == "fused"
         self.mass = mass_of(trie, weights)
         self.need = np.minimum([request.k for request in requests], self.mass.count)
         self.width = np.array([config.num_beams or max(4 * request.k, 32) for request in requests])
@@ -269,7 +258,7 @@ class _Batch:
         self.reserve: list[_Nodes] = []  # nodes that were not chosen
         self.dropped: list[_Nodes] = []  # nodes that can't matter any more
         root, lm = np.zeros_like(self.owners), np.zeros(len(requests))
-        self.pool = self._enter(self.owners, root, lm, lm, self.mass.below(self.owners, root))
+        self.pool = self._enter(self.owners, root, lm, self.mass.below(self.owners, root))
 
     def choose(self) -> _Nodes:
         """Choose the nodes to open next; none if all searches are over."""
@@ -324,13 +313,7 @@ class _Batch:
         if asks_all:
             lm = lm[alive]
         owner, below = chosen.owner[parent], Weighed._make(array[alive] for array in below)
-        if self.fused:
-            local = self.config.lm_weight * lm + below.log_mass
-            score = chosen.score[parent] + local - np.logaddexp.reduceat(local, _starts(parent))[parent]
-        lm = chosen.lm[parent] + lm
-        if not self.fused:
-            score = self.config.lm_weight * lm
-        self.pool = self._enter(owner, children[alive], lm, score, below)
+        self.pool = self._enter(owner, children[alive], chosen.lm[parent] + lm, below)
 
     def results(self) -> list[SearchResult]:
         """The answers, once nothing is chosen any more."""
@@ -359,7 +342,7 @@ class _Batch:
             )
         ]
 
-    def _enter(self, owner: IntArray, node: IntArray, lm: FloatArray, score: FloatArray, below: Weighed) -> _Nodes:
+    def _enter(self, owner: IntArray, node: IntArray, lm: FloatArray, below: Weighed) -> _Nodes:
         """Add nodes that have eligible items: leaves to what is found; the others are returned."""
         raw = self.config.mode == "raw"
         real = self.trie.node_of(node) if raw else node
@@ -377,24 +360,19 @@ class _Batch:
             leaf = self.trie.leaf[first] == self.trie.leaf[last]  # nothing is left to choose
         which = np.flatnonzero(leaf)
         if len(which):
-            before = score[which] - below.log_mass[which] if self.fused else score[which]
-            self._find(owner[which], lm[which], before, node[which], size[which])
+            self._find(owner[which], lm[which], node[which], size[which])
         which = np.flatnonzero(~leaf)
-        owner, lm, score, size, log_mass = owner[which], lm[which], score[which], size[which], below.log_mass[which]
-        if self.fused:
-            return _Nodes(owner, node[which], lm, score, score, score)
+        owner, lm, size, log_mass = owner[which], lm[which], size[which], below.log_mass[which]
+        score = self.config.lm_weight * lm
         share = score + log_mass - self.config.lm_weight * np.log(size)
-        return _Nodes(owner, node[which], lm, score, score + below.best[which], share)
+        return _Nodes(owner, node[which], lm, score + below.best[which], share)
 
-    def _find(self, owner: IntArray, lm: FloatArray, before: FloatArray, node: IntArray, size: IntArray) -> None:
-        """Add the eligible items of leaves, which share the leaf's probability; in `raw` mode each has all of it.
-
-        An item's score is what stands `before` it and its weight.
-        """
+    def _find(self, owner: IntArray, lm: FloatArray, node: IntArray, size: IntArray) -> None:
+        """Add the eligible items of leaves, which share the leaf's probability; in `raw` mode each has all of it."""
+        before = self.config.lm_weight * lm
         if self.config.mode != "raw":
             lm = lm - np.log(size)
-            if not self.fused:
-                before = before - self.config.lm_weight * np.log(size)
+            before = before - self.config.lm_weight * np.log(size)
         leaf, position, log_weight = self.mass.items(owner, node)
         owner, lm = owner[leaf], lm[leaf]
         score = before[leaf] + log_weight

@@ -199,8 +199,7 @@ class Recommendation:
         rank: 1 for the best.
         score: Sum of `terms`; natural logarithm, higher is better.
         probability: In [0, 1], `exp(score)` over its sum for all eligible items; see `llmgen.search`.
-        terms: Name -> part of the score: `lm`, one a prior, and in `fused` decoding `norm`, which makes the sum a
-            log-probability.
+        terms: Name -> part of the score: `lm`, and one a prior.
         grounding: How the item was found.
         prompt: `name@digest` of the prompt template.
         rank_before: Where the item would be without the query's diversity; None where it asked for none.

@@ -41,29 +41,3 @@ def item_logprobs(
                 total += answers[prefix][token]
         result[item] = total - (math.log(counted.count(path)) if mode == "trie" else 0.0)
     return result
-
-
-def fused_logprobs(
-    paths: Sequence[Sequence[int]], next_logprobs: NextLogprobs, lm_weight: float, log_prior: np.ndarray
-) -> np.ndarray:
-    """Log-probability of every item where model and prior are multiplied at each node, straight from the definition."""
-    mass = np.exp(log_prior)
-    whole = [tuple(path) for path in paths]
-    result = np.full(len(paths), -np.inf)
-    for item, path in enumerate(whole):
-        if not mass[item] > 0:
-            continue
-        total = 0.0
-        for depth in range(len(path)):
-            odds = {}
-            for other, weight in zip(whole, mass, strict=True):
-                if len(other) > depth and other[:depth] == path[:depth] and weight > 0:
-                    odds[other[depth]] = odds.get(other[depth], 0.0) + weight
-            if len(odds) == 1:
-                continue
-            says = next_logprobs(path[:depth])
-            scores = {token: lm_weight * says[token] + math.log(weight) for token, weight in odds.items()}
-            total += scores[path[depth]] - math.log(sum(math.exp(score) for score in scores.values()))
-        same = sum(weight for other, weight in zip(whole, mass, strict=True) if other == path)
-        result[item] = total + math.log(mass[item] / same)
-    return result

@@ -118,16 +118,17 @@ def cases(catalog: Catalog, hf: Engine) -> Iterator[tuple[str, str, bool, Recomm
         yield case(None, own, 30)
         yield case(None, own, 20, sparse=True)
     fake = FakeEngine()
-    for decoding in ("trie", "raw", "fused"):
+    how: tuple[dict[str, Any], ...] = ({"decoding": "trie"}, {"decoding": "raw"}, {"max_history": 3})
+    for settings in how:
         for normalise in ("catalog", "eligible"):
-            yield case(fake, "log", 12, decoding=decoding, normalise=normalise, lm_weight=0.3)
-            yield case(fake, "all", 8, decoding=decoding, normalise=normalise, num_beams=3, exact=True)
-            yield case(fake, "words", 8, decoding=decoding, normalise=normalise, sparse=True, num_beams=6)
+            yield case(fake, "log", 12, **settings, normalise=normalise, lm_weight=0.3)
+            yield case(fake, "all", 8, **settings, normalise=normalise, num_beams=3, exact=True)
+            yield case(fake, "words", 8, **settings, normalise=normalise, sparse=True, num_beams=6)
     for own, settings in (
         ("log", {"lm_weight": 0.1}),
         ("flat", {"normalise": "eligible"}),
         ("words", {"decoding": "raw", "lm_weight": 0.5}),
-        ("all", {"decoding": "fused", "max_history": 4}),
+        ("all", {"max_history": 4}),
     ):
         yield case(hf, own, 12, **settings)
     writing = FakeEngine(WRITTEN, constrained=False)

@@ -17,7 +17,6 @@ class DecodingChoice(StrEnum):
 
     trie = "trie"
     raw = "raw"
-    fused = "fused"
     free = "free"
 
 

@@ -9,7 +9,7 @@ from typing import Literal, get_args
 from llmgen.errors import ArgumentError
 from llmgen.search import Mode, Normalise, SearchConfig
 
-Decoding = Literal["trie", "raw", "fused", "free"]
+Decoding = Literal["trie", "raw", "free"]
 MAX_HISTORY = 20
 """Newest items of a history that a prompt shows, where nothing else says how many."""
 
@@ -22,8 +22,8 @@ class RecommenderConfig:
         prompt: Names of prompt templates, at most one a task; tasks that are not named keep their default.
         lm_weight: Weight of the LM's log-probability in the score, 0 or more.
         rating_lm_weight: Weight of the LM's log-probability of a rating, 0 or more.
-        decoding: `trie`, `raw` or `fused` (see `llmgen.search`), or `free`: the model writes a list, and each line is
-            looked up in the catalog.
+        decoding: `trie` or `raw` (see `llmgen.search`), or `free`: the model writes a list, and each line is looked up
+            in the catalog.
         normalise: See `SearchConfig`.
         num_beams: See `SearchConfig`.
         exact: Whether every answer must be proven to be the best one.
@@ -48,7 +48,7 @@ class RecommenderConfig:
 
     def __post_init__(self) -> None:
         if self.decoding not in get_args(Decoding):
-            raise ArgumentError(f"decoding must be 'trie', 'raw', 'fused' or 'free', not {self.decoding!r}")
+            raise ArgumentError(f"decoding must be 'trie', 'raw' or 'free', not {self.decoding!r}")
         if self.max_history < 0:
             raise ArgumentError(f"max_history must be 0 or more, not {self.max_history}")
         if not (math.isfinite(self.rating_lm_weight) and self.rating_lm_weight >= 0):

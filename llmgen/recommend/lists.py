@@ -75,8 +75,6 @@ def _answer(
         # of the priors that were asked for: those that only remove items add nothing to those they leave
         terms |= {name: factors.term(name, number, index) for name in names}
         score = float(result.scores[place])
-        if parts.config.mode == "fused" and not by_prior:
-            terms["norm"] = score - sum(terms.values())
         probability = float(result.probabilities[place])
         places.append(Recommendation(parts.catalog[index], place + 1, score, probability, terms, grounding, reference))
     logger.info("recommended %d items in %d rounds, exact: %s", len(places), result.num_rounds, result.exact)

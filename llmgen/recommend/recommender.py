@@ -88,8 +88,8 @@ class Recommender(Assembled):
         lm_weight: Weight of the LM's log-probability in the score, 0 or more.
         rating_priors: Factors beside the language model where ratings are predicted.
         rating_lm_weight: Weight of the LM's log-probability of a rating, 0 or more.
-        decoding: `trie`, `raw` or `fused` (see `llmgen.search`), or `free`: the model writes a list, and each line is
-            looked up in the catalog. An engine that cannot be constrained is always used that way.
+        decoding: `trie` or `raw` (see `llmgen.search`), or `free`: the model writes a list, and each line is looked up
+            in the catalog. An engine that cannot be constrained is always used that way.
         normalise: See `SearchConfig`.
         num_beams: See `SearchConfig`.
         exact: Whether every answer must be proven to be the best one.

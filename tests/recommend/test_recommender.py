@@ -332,7 +332,7 @@ def test_fewer_eligible_items_than_k_give_a_shorter_answer() -> None:
     assert sum(place.probability for place in answer) == pytest.approx(1)
 
 
-@pytest.mark.parametrize("decoding", ["trie", "raw", "fused", "free"])
+@pytest.mark.parametrize("decoding", ["trie", "raw", "free"])
 @pytest.mark.parametrize("query", [Query(list(FILMS)), Query([FILMS["u"]], filters={"year": 2009})])
 def test_nothing_eligible_is_an_error_and_not_anything_goes(decoding: Any, query: Query) -> None:
     with pytest.raises(SearchError, match="all 6 were seen already or are filtered out"):
@@ -364,19 +364,6 @@ def test_raw_decoding_pays_for_every_token_of_the_whole_vocabulary() -> None:
     answer = Recommender(catalog, FakeEngine(logits=uniform), decoding="raw").recommend(Query())
     assert {place.item.id: place.terms["lm"] for place in answer} == pytest.approx(
         {"1": 4 * math.log(1 / VOCABULARY), "2": 2 * math.log(1 / VOCABULARY)}  # letters and the end
-    )
-
-
-def test_fused_decoding_multiplies_model_and_prior_at_every_node() -> None:
-    catalog = Catalog([Item("1", "Aa"), Item("2", "Ab"), Item("3", "B")])
-    recommender = Recommender(
-        catalog, FakeEngine(logits=uniform), priors=[Table(weights(6, 1, 2))], lm_weight=0.5, decoding="fused"
-    )
-    answer = recommender.recommend(Query(k=3))  # a level model leaves the prior as it is, at each node and in all
-    assert [place.probability for place in answer] == pytest.approx([6 / 9, 2 / 9, 1 / 9])
-    assert [place.score for place in answer] == pytest.approx([math.log(share / 9) for share in (6, 2, 1)])
-    assert answer[0].terms == pytest.approx(
-        {"lm": 0.5 * math.log(1 / 4), "table": math.log(6), "norm": math.log(1 / 9) - 0.5 * math.log(1 / 4)}
     )
 
 

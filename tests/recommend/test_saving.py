@@ -225,7 +225,7 @@ def test_a_prior_that_nobody_can_save_is_named_before_anything_is_written(
     "settings",
     [
         {"lm_weight": 0.3, "max_history": 3, "num_beams": 7, "rating_lm_weight": 0.4},
-        {"decoding": "fused", "exact": True, "prompt": ("next_item_taste", "rate")},
+        {"decoding": "raw", "exact": True, "prompt": ("next_item_taste", "rate")},
         {"decoding": "raw", "lm_weight": 0.1, "normalise": "eligible", "align_prompts": True, "think_tokens": 5},
     ],
 )

@@ -17,10 +17,10 @@ from llmgen.search import Request, SearchConfig, SearchResult, rank_by_prior, se
 from llmgen.trie.core import ItemTrie
 from llmgen.trie.mass import DenseMass, mass_of
 from llmgen.trie.weights import ItemWeights, Shared
-from tests.reference import fused_logprobs, item_logprobs
+from tests.reference import item_logprobs
 
 PROMPT = (9,)
-MODES = list(product(("trie", "raw", "fused"), ("catalog", "eligible")))
+MODES = list(product(("trie", "raw"), ("catalog", "eligible")))
 
 
 def level(prompt: tuple[int, ...], suffix: tuple[int, ...]) -> np.ndarray:
@@ -42,8 +42,6 @@ def true_scores(
 
     mode = "raw" if config.mode == "raw" else "trie"
     lm = item_logprobs(paths, next_logprobs, mode, config.normalise, log_prior)
-    if config.mode == "fused" and config.lm_weight:
-        return fused_logprobs(paths, next_logprobs, config.lm_weight, log_prior), lm
     return np.where(log_prior > -np.inf, config.lm_weight * np.where(np.isneginf(lm), 0, lm) + log_prior, -np.inf), lm
 
 
@@ -288,19 +286,6 @@ def test_opening_everything_gives_probabilities_that_sum_to_one(mode: str, norma
     result = one(paths, FakeEngine(), log_prior, 30, SearchConfig(mode, normalise))
     assert result.probabilities.sum() == pytest.approx(1)
     assert result.probabilities == pytest.approx(np.exp(result.scores) / np.exp(result.scores).sum())
-
-
-def test_fused_scores_of_all_items_are_the_logarithms_of_one_distribution() -> None:
-    rng = np.random.default_rng(9)
-    paths = [(*map(int, rng.integers(1, 4, size=4)), 0) for _ in range(60)]  # some titles repeat
-    log_prior = np.where(rng.random(60) < 0.2, -np.inf, 3 * rng.normal(size=60))
-    for weight in (1e-9, 0.3, 2.0):
-        result = one(paths, FakeEngine(), log_prior, 60, SearchConfig("fused", lm_weight=weight))
-        assert np.exp(result.scores).sum() == pytest.approx(1)
-        assert result.probabilities == pytest.approx(np.exp(result.scores))
-        if weight < 1e-6:  # the prior itself
-            shares = np.exp(log_prior) / np.exp(log_prior).sum()
-            assert result.probabilities == pytest.approx(shares[result.items])
 
 
 def test_with_a_flat_prior_the_probability_is_the_models_own_over_the_catalog() -> None:

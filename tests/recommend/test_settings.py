@@ -144,6 +144,15 @@ def test_a_record_of_an_earlier_adapter_is_read(tmp_path: Path) -> None:
     assert json.loads((tmp_path / FILE).read_text()) == {**about, "recommender": settings}
 
 
+def test_a_decoding_that_is_gone_is_told_and_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    about = {"base_model": "m", "loss": "lm", "prompts": [], "catalog": "c", "tokenizer": "t", "data": "d", "seed": 1}
+    (tmp_path / FILE).write_text(json.dumps({**about, "lm_weight": 0.5, "decoding": "fused"}))
+    record = AdapterRecord.read(tmp_path)
+    assert record is not None
+    assert (record.recommender.lm_weight, record.recommender.decoding) == (0.5, None)
+    assert "decoding 'fused', which is gone" in caplog.text
+
+
 def test_an_earlier_record_without_priors_or_label_asks_for_none_of_its_own(tmp_path: Path) -> None:
     about = {"base_model": "m", "loss": "lm", "prompts": [], "catalog": "c", "tokenizer": "t", "data": "d", "seed": 1}
     old = {**about, "lm_weight": 1.0, "prompt": "next_item", "max_history": 5, "label": "", "priors": {}}

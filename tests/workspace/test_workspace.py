@@ -269,7 +269,7 @@ def test_an_adapter_brings_its_way_of_writing_its_priors_and_its_decoding(
     workspace: Workspace, tables: dict[str, Any], tmp_path: Path
 ) -> None:
     beside = {"transition": {"window": 7, "weight": 0.6}, "popularity": {"weight": -0.3}}
-    record(label="<{title}>", priors=beside, decoding="fused").write(tmp_path)
+    record(label="<{title}>", priors=beside, decoding="raw").write(tmp_path)
     settings = RecommenderSettings(adapter=str(tmp_path))
     own, title = DataSettings(**tables), workspace.catalog[0].title
     assert Workspace(settings.written(replace(own, label=None)).load()).catalog.labels[0] == f"<{title}>"
@@ -277,7 +277,7 @@ def test_an_adapter_brings_its_way_of_writing_its_priors_and_its_decoding(
     priors = workspace.priors(settings)
     assert {prior.name: prior.weight for prior in priors} == {"transition": 0.6, "popularity": -0.3, "wish": 1.0}
     assert [prior.name for prior in workspace.priors(settings.replace(priors={"ease": 1.0}))] == ["ease"]
-    assert workspace.build(settings, priors, FakeEngine(), Choice()).config.mode == "fused"
+    assert workspace.build(settings, priors, FakeEngine(), Choice()).config.mode == "raw"
     assert workspace.build(settings.replace(decoding="trie"), priors, FakeEngine(), Choice()).config.mode == "trie"
 
 
