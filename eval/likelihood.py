@@ -17,18 +17,17 @@ from pathlib import Path
 from typing import Annotated, Any, NamedTuple, cast, get_args
 
 import numpy as np
-import polars as pl
 import typer
 import yaml
 from rich.console import Console
 from rich.table import Table
 
 from llmgen.adapters import AdapterRecord
-from llmgen.datasets import Dataset
-from llmgen.datasets.splits import Ties, histories, leave_one_out, log_digest
+from llmgen.datasets.splits import Ties, log_digest
 from llmgen.engines.hf import HFEngine
 from llmgen.errors import ConfigError
 from llmgen.evaluation.intervals import interval_of_mean, paired_difference
+from llmgen.evaluation.prior_evaluation import Part, parts
 from llmgen.evaluation.questions import refuse_whole_log
 from llmgen.evaluation.terminal import exit_on_error
 from llmgen.priors import kinds as prior_kinds
@@ -38,18 +37,10 @@ from llmgen.recommend.settings import prior_settings
 from llmgen.templates.library import PromptLibrary
 from llmgen.training.sft import fit
 from llmgen.training.validation import ALONE, nats
-from llmgen.types import FloatArray, Query
+from llmgen.types import FloatArray
 from llmgen.workspace.core import DataSettings, wrong_data
 
 WEIGHTS = (0.0, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.6, 1.0)
-
-
-class Part(NamedTuple):
-    """Users with a held-out item each."""
-
-    known: pl.DataFrame
-    queries: list[Query]
-    held_out: list[str]
 
 
 class Measured(NamedTuple):
@@ -128,7 +119,7 @@ def measure(
     record, settings = _checked(adapter, ties, dtype)
     data = DataSettings(**settings["data"]).load()
     refuse_whole_log(f"the adapter {adapter}", record, data)
-    tuning, final = _parts(data, ties)
+    tuning, final = parts(data.interactions, data.catalog, ties=ties)
     if weight is None and record.data == log_digest(final.known):
         raise ConfigError(
             f"{adapter} has learned the validation items, and the LM's weight would be chosen on them; give --weight, "
@@ -207,17 +198,6 @@ def _checked(adapter: Path, ties: str, dtype: str | None) -> tuple[AdapterRecord
     if record is None or wrong:
         raise ConfigError("\n".join(wrong))
     return record, settings
-
-
-def _parts(data: Dataset, ties: Ties) -> tuple[Part, Part]:
-    split = leave_one_out(data.interactions, ties=ties)
-
-    def part(known: pl.DataFrame, held: pl.DataFrame) -> Part:
-        past = histories(known, catalog=data.catalog)
-        users = held["user_id"].to_list()
-        return Part(known, [Query(past[user].items, user_id=user) for user in users], held["item_id"].to_list())
-
-    return part(split.train, split.validation), part(pl.concat([split.train, split.validation]), split.test)
 
 
 def _row(name: str, found: FloatArray) -> dict[str, Any]:
