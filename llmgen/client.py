@@ -1,8 +1,13 @@
 """The old place of `llmgen.http.client`; it goes with the next release."""
 
-import warnings
+from __future__ import annotations
 
-from llmgen.http.async_client import AsyncClient  # noqa: F401
-from llmgen.http.client import *  # noqa: F403
+from llmgen.errors import renamed
 
-warnings.warn("llmgen.client is now llmgen.http.client; the old name goes with the next release", DeprecationWarning, 2)
+
+def __getattr__(name: str) -> object:
+    from llmgen.http import client as moved
+
+    if name.startswith("__") or not hasattr(moved, name):
+        raise AttributeError(f"module 'llmgen.client' has no attribute {name!r}")
+    return renamed(f"llmgen.client.{name}", f"llmgen.http.client.{name}", getattr(moved, name))

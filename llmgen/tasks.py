@@ -1,9 +1,13 @@
 """The old place of `llmgen.templates.tasks`; it goes with the next release."""
 
-import warnings
+from __future__ import annotations
 
-from llmgen.templates.tasks import *  # noqa: F403
+from llmgen.errors import renamed
 
-warnings.warn(
-    "llmgen.tasks is now llmgen.templates.tasks; the old name goes with the next release", DeprecationWarning, 2
-)
+
+def __getattr__(name: str) -> object:
+    from llmgen.templates import tasks as moved
+
+    if name.startswith("__") or not hasattr(moved, name):
+        raise AttributeError(f"module 'llmgen.tasks' has no attribute {name!r}")
+    return renamed(f"llmgen.tasks.{name}", f"llmgen.templates.tasks.{name}", getattr(moved, name))

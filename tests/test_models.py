@@ -113,7 +113,7 @@ def spoil_the_list(folder: Path) -> None:
     (folder / "checksums.json").write_text("[]")
 
 
-@pytest.mark.parametrize("damage", [empty, cut, flip, lose, lose_the_list, spoil_the_list])
+@pytest.mark.parametrize("corrupt", [empty, cut, flip, lose, lose_the_list, spoil_the_list])
 def test_a_damaged_folder_is_made_anew_with_one_warning(
     cache: Path, corrupt: Callable[[Path], None], caplog: pytest.LogCaptureFixture
 ) -> None:

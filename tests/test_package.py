@@ -276,28 +276,9 @@ def test_what_a_command_lacks_is_said(monkeypatch: pytest.MonkeyPatch, capsys: p
     ("old", "new", "name"), [("client", "http.client", "Client"), ("tasks", "templates.tasks", "TaskKind")]
 )
 def test_old_modules_are_there_for_a_release_and_say_so(old: str, new: str, name: str) -> None:
-    sys.modules.pop(f"llmgen.{old}", None)
-    with pytest.warns(DeprecationWarning, match=rf"llmgen\.{old} is now llmgen\.{new}"):
-        module = importlib.import_module(f"llmgen.{old}")
-    assert getattr(module, name) is getattr(importlib.import_module(f"llmgen.{new}"), name)
-
-
-@pytest.mark.parametrize(
-    ("module", "old", "new"),
-    [
-        ("llmgen", "Wish", "TextQuery"),
-        ("llmgen", "WishVectors", "TextQueryVectors"),
-        ("llmgen.priors", "Seen", "ExcludeSeen"),
-        ("llmgen.priors", "SparseCombined", "Product"),
-        ("llmgen.priors", "Where", "AttributeFilter"),
-        ("llmgen.priors", "Wish", "TextQuery"),
-        ("llmgen.priors", "WishVectors", "TextQueryVectors"),
-        ("llmgen.training.data", "Task", "TrainingTask"),
-    ],
-)
-def test_old_names_are_there_for_a_release_and_say_so(module: str, old: str, new: str) -> None:
-    there = importlib.import_module(module)
-    with pytest.warns(DeprecationWarning, match=rf"{module}\.{old} is now called {new}; .* next release"):
-        assert getattr(there, old) is getattr(there, new)
-    with pytest.raises(AttributeError, match="Wisch"):
-        _ = there.Wisch
+    module = importlib.import_module(f"llmgen.{old}")
+    with pytest.warns(DeprecationWarning, match=rf"llmgen\.{old}\.{name} is now called llmgen\.{new}\.{name}"):
+        found = getattr(module, name)
+    assert found is getattr(importlib.import_module(f"llmgen.{new}"), name)
+    with pytest.raises(AttributeError, match="has no attribute 'Nothing'"):
+        _ = module.Nothing

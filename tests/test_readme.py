@@ -16,9 +16,14 @@ README = ROOT / "README.md"
 
 @pytest.mark.slow
 @pytest.mark.network
-def test_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, services: Services) -> None:  # noqa: F811
+def test_examples_run(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    services: Services,  # noqa: F811
+    request: pytest.FixtureRequest,
+) -> None:
     assert [block.language for block in blocks(README)].count("python") == 4
-    run_examples(README, tmp_path, monkeypatch, services)
+    run_examples(README, tmp_path, monkeypatch, services, request)
 
 
 @pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md"])

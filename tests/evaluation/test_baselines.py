@@ -66,12 +66,12 @@ def test_rank_among_all_items_left() -> None:
 
 def test_a_neural_model_is_beside_the_mix_and_in_a_second_one(walks: pl.DataFrame) -> None:
     settings = {
-        "epochs": (12,),
+        "epochs": (20,),
         "dim": (16,),
         "layers": (1,),
-        "lr": (0.01,),
+        "lr": (0.01, 1e-6),
         "batch_size": (16,),
-        "dropout": (0.0, 0.9),
+        "dropout": (0.0,),
     }
     tuning, final = parts(walks, RING)
     classic = {"item_knn": {"neighbours": (5,)}}
@@ -80,7 +80,7 @@ def test_a_neural_model_is_beside_the_mix_and_in_a_second_one(walks: pl.DataFram
     assert [result.name for result in results] == ["item_knn", "sasrec", "mix", "mix+sasrec"]
     _, sasrec, mix, both = results
     assert sasrec.test.hit_rate.mean > 0.9
-    assert sasrec.settings["dropout"] == 0.0 and sasrec.settings["epochs"] == 12
+    assert sasrec.settings["lr"] == 0.01 and sasrec.settings["epochs"] == 20
     assert [prior.name for prior in mix.priors] == ["seen", "item_knn"]
     assert [prior.name for prior in both.priors] == ["seen", "item_knn", "sasrec"]
     assert set(both.settings) == {"floor", "item_knn", "sasrec"}

@@ -111,7 +111,7 @@ def test_slices_divide_the_users(protocol: dict[str, Any]) -> None:
     [
         ("protocol: {users: 1}", "protocol.users: Input should be greater than or equal to 2, not 1"),
         ("protocol: {split: weekly}", "protocol.split"),
-        ("arms: {A: {promt: x}}", "arm 'A', promt: Extra inputs are not permitted; an arm has prompt"),
+        ("arms: {A: {promt: x}}", "arm 'A', promt: Extra inputs are not permitted; an arm has engine"),
         ("- a list", "must hold settings"),
         ("a: [", "is not YAML"),
         ("speed: 9", "speed: Extra inputs"),

@@ -270,46 +270,53 @@ def asked(url: str, key: str, source: str = "127.0.0.1") -> tuple[int, float]:
 
 
 @pytest.fixture
+def patient(small: Catalog) -> Iterator[str]:
+    """A service that waits for a busy machine's requests."""
+    with running(create_app(Recommender(small, None), AppSettings(keys=[KEY]))) as url:
+        yield url
+
+
+@pytest.fixture
 def slow_s(monkeypatch: pytest.MonkeyPatch) -> float:
     """Seconds that a wrong key waits: so many that a busy machine can ask many things meanwhile."""
     monkeypatch.setattr(auth, "SLOW_S", 4.0)
     return 4.0
 
 
-def test_a_wrong_key_waits_and_a_missing_or_right_one_does_not(url: str, slow_s: float) -> None:
-    code, seconds = asked(url, "a-key-that-is-wrong")
+def test_a_wrong_key_waits_and_a_missing_or_right_one_does_not(patient: str, slow_s: float) -> None:
+    code, seconds = asked(patient, "a-key-that-is-wrong")
     assert (code, seconds > 0.9 * slow_s) == (401, True)
-    code, seconds = asked(url, "")
+    code, seconds = asked(patient, "")
     assert (code, seconds < 0.5 * slow_s) == (401, True)
-    code, seconds = asked(url, KEY)
+    code, seconds = asked(patient, KEY)
     assert (code, seconds < 0.5 * slow_s) == (200, True)
 
 
-def test_wrong_keys_of_one_address_are_few_and_hold_up_no_other(url: str, slow_s: float) -> None:
-    assert asked(url, KEY)[0] == 200  # it is known from now on
+def test_wrong_keys_of_one_address_are_few_and_hold_up_no_other(patient: str, slow_s: float) -> None:
+    assert asked(patient, KEY)[0] == 200  # it is known from now on
     with ThreadPoolExecutor(3 * WAITING) as pool:
         start = time.monotonic()
-        wrong = [pool.submit(asked, url, f"a-key-that-is-wrong-{number}") for number in range(3 * WAITING)]
+        wrong = [pool.submit(asked, patient, f"a-key-that-is-wrong-{number}") for number in range(3 * WAITING)]
         time.sleep(0.3 * slow_s)
         for source in ("127.0.0.2", "127.0.0.1"):
-            code, seconds = asked(url, KEY, source)
+            code, seconds = asked(patient, KEY, source)
             assert (code, seconds < 0.4 * slow_s) == (200, True), source
-        assert asked(url, "a-key-that-is-wrong", "127.0.0.2")[0] == 401
+        assert asked(patient, "a-key-that-is-wrong", "127.0.0.2")[0] == 401
         codes = [future.result(30)[0] for future in wrong]
         seconds = time.monotonic() - start
     assert set(codes) == {401, 429}
     assert codes.count(401) <= WAITING * (1 + seconds / slow_s)
-    assert asked(url, "a-key-that-is-wrong")[0] == 401  # it passes
+    assert asked(patient, "a-key-that-is-wrong")[0] == 401  # it passes
 
 
-def test_among_many_wrong_keys_a_guess_is_not_looked_at(url: str, slow_s: float) -> None:
+def test_among_many_wrong_keys_a_guess_is_not_looked_at(patient: str, slow_s: float) -> None:
     """Else who asks with a thousand at once would learn at once which one is right."""
     with ThreadPoolExecutor(WAITING) as pool:
-        wrong = [pool.submit(asked, url, "a-key-that-is-wrong", "127.0.0.3") for _ in range(WAITING)]
+        wrong = [pool.submit(asked, patient, "a-key-that-is-wrong", "127.0.0.3") for _ in range(WAITING)]
         time.sleep(0.6 * slow_s)  # until all of them wait
-        assert asked(url, KEY, "127.0.0.3")[0] == 429
+        assert asked(patient, KEY, "127.0.0.3")[0] == 429
         assert {future.result(20)[0] for future in wrong} == {401}
-    assert asked(url, KEY, "127.0.0.3")[0] == 200
+    assert asked(patient, KEY, "127.0.0.3")[0] == 200
 
 
 @pytest.mark.parametrize(

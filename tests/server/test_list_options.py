@@ -16,7 +16,7 @@ from llmgen.http.async_client import AsyncClient
 from llmgen.http.client import Client
 from llmgen.priors import Content, TextQuery
 from llmgen.recommend.recommender import Recommender
-from llmgen.server import create_app
+from llmgen.server import AppSettings, create_app
 from llmgen.types import Item, Query
 from tests.server.conftest import running
 
@@ -117,7 +117,7 @@ def test_requests_as_the_clients_of_others_send_them(
     # as they came from langchain-community 0.4.2, llama-index-postprocessor-jinaai-rerank 0.6.0, cohere 5.21.1 (which
     # llama-index-postprocessor-cohere-rerank 0.10.0 asks by) and langchain-cohere 0.6.0; they read these fields
     catalog = Catalog([Item("1", "Desk"), Item("2", "Floor lamp"), Item("3", "Chair")])
-    app = create_app(Recommender(catalog, None, priors=[TextQuery(catalog)]), keys=["k" * 20])
+    app = create_app(Recommender(catalog, None, priors=[TextQuery(catalog)]), AppSettings(keys=["k" * 20]))
     with running(app) as url:
         keyed = {**headers, "authorization": "Bearer " + "k" * 20}
         answer = httpx2.post(url + path, json=body, headers=keyed)
