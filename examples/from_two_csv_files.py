@@ -8,8 +8,7 @@ python examples/from_two_csv_files.py --engine hf      # with a language model b
 import argparse
 from pathlib import Path
 
-from llmgen import Popularity, Recommender, Transition, histories, leave_one_out, load_engine, load_tables
-from llmgen.types import Query
+from llmgen import Popularity, Query, Recommender, Transition, histories, leave_one_out, load_engine, load_tables
 
 DATA = Path(__file__).parent / "data"
 

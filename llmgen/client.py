@@ -6,8 +6,9 @@ from llmgen.errors import renamed
 
 
 def __getattr__(name: str) -> object:
-    from llmgen.http import client as moved
+    from llmgen.http import async_client, client
 
-    if name.startswith("__") or not hasattr(moved, name):
-        raise AttributeError(f"module 'llmgen.client' has no attribute {name!r}")
-    return renamed(f"llmgen.client.{name}", f"llmgen.http.client.{name}", getattr(moved, name))
+    for moved in (client, async_client):
+        if not name.startswith("__") and hasattr(moved, name):
+            return renamed(f"llmgen.client.{name}", f"{moved.__name__}.{name}", getattr(moved, name))
+    raise AttributeError(f"module 'llmgen.client' has no attribute {name!r}")

@@ -273,7 +273,12 @@ def test_what_a_command_lacks_is_said(monkeypatch: pytest.MonkeyPatch, capsys: p
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "name"), [("client", "http.client", "Client"), ("tasks", "templates.tasks", "TaskKind")]
+    ("old", "new", "name"),
+    [
+        ("client", "http.client", "Client"),
+        ("client", "http.async_client", "AsyncClient"),
+        ("tasks", "templates.tasks", "TaskKind"),
+    ],
 )
 def test_old_modules_are_there_for_a_release_and_say_so(old: str, new: str, name: str) -> None:
     module = importlib.import_module(f"llmgen.{old}")
