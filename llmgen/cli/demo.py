@@ -92,7 +92,7 @@ def run(*, user: str, engine: str, console: Console) -> None:
     place = next(place.rank for place in ranked if place.item.id == held_out.id)
     console.print(plain_text(f"{catalog.label(held_out)} is number {place} of {NUM_CANDIDATES}."))
 
-    heading(f"{NUM_RATED} ratings, each predicted from the ones before: the model times ratings of like items")
+    heading(f"{NUM_RATED} ratings, each from those before it: the model times similar items")
     start = len(history) - NUM_RATED
     pairs = [(Query(history[:i], ratings=ratings[:i]), history[i]) for i in range(start, len(history))]
     held = pl.col("item_id").is_in([item.id for item in (*history[start:], held_out)])
