@@ -16,9 +16,13 @@ SHORTEST = 4
 VALUE_WORDS = 4
 """Attribute values of more words are descriptions, which no text repeats word for word."""
 
+MANY = 0.25
+"""Share of words with capitals above which a capital says nothing."""
+
 _IDEOGRAMS = r"\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"  # each is a word of its own
 _WORD = re.compile(rf"[{_IDEOGRAMS}]|[^\W_{_IDEOGRAMS}]+(?:['’][^\W\d_]+)*")
 _SENTENCE = re.compile(r"(?:\A|[.!?。\n]['\"’”)]*\s*|[-*•]\s+)['\"‘“(]*\Z")
+_BEGINS = re.compile(rf"(?:{_SENTENCE.pattern}|[:;]\s*['\"‘“(]*\Z)")
 _DECADE = re.compile(r"(\d\d|\d{4})(?:['’]?s)")
 _TAKEN = re.compile(
     r"\b(?:you(?:['’]ve| have| had)?|your)(?: \w+ly| also| already)? "
@@ -56,8 +60,9 @@ class Claims:
     def unfounded(self, text: str, told: str, title: str = "") -> tuple[str, ...]:
         """What the text says that it was not told, as it is written there, in order, each once.
 
-        Found are titles of the catalog, values of its shown attributes, numbers (also decades), names of two words or
-        more, and the claim that the user took the item itself. Everything that stands in `told` is founded. Judgements
+        Found are titles of the catalog, values of its shown attributes, numbers (also decades), names, and the claim
+        that the user took the item itself. A name is a word with a capital inside a sentence; in a language that writes
+        many words so, such as German, two of them side by side. Everything that stands in `told` is founded. Judgements
         ("a classic") cannot be checked.
 
         Args:
@@ -77,11 +82,11 @@ class Claims:
 
     def _claims(self, text: str, words: Sequence[_Word], known: _Told) -> Iterator[tuple[int, int]]:
         """Places of words, from and to, that were not told."""
-        start = 0
+        start, alone = 0, not _has_many_capitals(text, words, known)
         while start < len(words):
             first, end = start, self._title_at(text, words, start) or self._value_at(words, start)
             if not end:
-                first, end = _name_at(text, words, start)
+                first, end = _name_at(text, words, start, alone=alone)
             if end:
                 if not known.has([word.text for word in words[first:end]]):
                     yield first, end
@@ -130,10 +135,17 @@ class _Told:
         return any(year[:3].endswith(decade[1][:-1]) for year in self._years) and decade[1].endswith("0")
 
 
-def _name_at(text: str, words: Sequence[_Word], start: int) -> tuple[int, int]:
+def _has_many_capitals(text: str, words: Sequence[_Word], known: _Told) -> bool:
+    """Whether more than a quarter of the words that were not told, inside sentences, have capitals."""
+    inside = [word.text for word in words if not known.has([word.text]) and not _BEGINS.search(text[: word.start])]
+    return sum(map(_is_name, inside)) > MANY * len(inside)
+
+
+def _name_at(text: str, words: Sequence[_Word], start: int, *, alone: bool) -> tuple[int, int]:
     """Where a name begins and ends, if words with capitals begin here; else an end of 0.
 
-    The first word of a sentence has a capital anyway: it counts as no part of a name.
+    The first word of a sentence has a capital anyway: it counts as no part of a name. Where `alone`, one other word
+    with a capital is a name, unless it is all capitals, as abbreviations are.
     """
     end = start
     while (
@@ -143,7 +155,9 @@ def _name_at(text: str, words: Sequence[_Word], start: int) -> tuple[int, int]:
     ):
         end += 1
     if end - start < 2:
-        return start, 0
+        word = words[start].text
+        name = alone and end > start and not word.isupper() and not _BEGINS.search(text[: words[start].start])
+        return start, end if name else 0
     return (start + 1 if _SENTENCE.search(text[: words[start].start]) else start), end
 
 

@@ -45,7 +45,9 @@ Why would I enjoy The First Wives Club (1996), Comedy?"""
         ("Contact us if you like it.", ()),  # the first word of a sentence has a capital anyway
         ("like 七人の侍", ("七人の侍",)),
         ("I'm sure that you will like it. However, Home Alone is another matter.", ()),
-        ("It was made by Fox.", ()),  # an attribute that is not shown, in one word: nobody can tell
+        ("It was made by Fox.", ("Fox",)),
+        ("It is a classic Disney film that people love: The best of all on TV.", ("Disney",)),
+        ("Dieser Film ist ein Klassiker mit viel Witz und Herz für Kinder.", ()),  # a language of many capitals
         ("", ()),
     ],
 )
