@@ -25,7 +25,7 @@ _SENTENCE = re.compile(r"(?:\A|[.!?。\n]['\"’”)]*\s*|[-*•]\s+)['\"‘“(
 _BEGINS = re.compile(rf"(?:{_SENTENCE.pattern}|[:;]\s*['\"‘“(]*\Z)")
 _DECADE = re.compile(r"(\d\d|\d{4})(?:['’]?s)")
 _TAKEN = re.compile(
-    r"\b(?:you(?:['’]ve| have| had)?|your)(?: \w+ly| also| already)? "
+    r"\byou(?:['’]ve| have| had)?(?: \w+ly| also| already)? "
     r"(?:liked|enjoyed|loved|watched|saw|seen|read|played|bought|heard|rated)(?: (?-i:[a-z]+)){0,3}[\s'\"‘“(]*\Z",
     re.IGNORECASE,
 )
