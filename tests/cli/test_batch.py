@@ -115,7 +115,7 @@ def test_the_command_writes_lists_and_goes_on(tmp_path: Path) -> None:
     assert "2 files were there" in CliRunner().invoke(app, command).output
     frame = pl.read_parquet(tmp_path / "lists" / "part-*.parquet")
     asked = CliRunner().invoke(app, ["recommend", *tables, "--engine", "none", "--user", "w", "-k", "2", "--json"])
-    alone = [(place["item"]["id"], place["score"]) for place in json.loads(asked.output)["recommendations"]]
+    alone = [(place["item"]["id"], place["score"]) for place in json.loads(asked.stdout)["recommendations"]]
     assert frame.filter(pl.col("user_id") == "w").select("item_id", "score").rows() == alone
     (tmp_path / "users.txt").write_text("u\nnobody\n")
     some = [*command, "--users", str(tmp_path / "users.txt")]

@@ -72,7 +72,7 @@ def test_what_is_fitted_with_words_is_served_with_words(named: str, words: Words
     assert workspace.catalog.spellings == shop().identified(words).spellings
     said = CliRunner().invoke(app, ["recommend", "--load", fitted, "--user", "ann", "-k", "3", "--json"])
     assert said.exit_code == 0
-    assert {place["item"]["title"] for place in json.loads(said.output)["recommendations"]} <= set(shop().labels)
+    assert {place["item"]["title"] for place in json.loads(said.stdout)["recommendations"]} <= set(shop().labels)
 
 
 @pytest.mark.parametrize(

@@ -56,14 +56,14 @@ def test_a_store_stands_for_tables(url: str, tables: dict[str, Path]) -> None:
     imported = run(app, ["store", "import", url, *arguments, "--column", "rating=rating", "--as", "buy"])
     assert imported.exit_code == 0, imported.output
     assert "3 items; 4 new events, 0 were known" in imported.output
-    stats = json.loads(run(app, ["store", "stats", url, "--json"]).output)
+    stats = json.loads(run(app, ["store", "stats", url, "--json"]).stdout)
     assert (stats["items"], stats["users"], stats["events"]) == (3, 2, {"buy": 4})
     assert "secret" not in stats["store"]
 
     workspace = Workspace(DataSettings(store=url, kinds=("buy",)).load())
     assert [item.id for item in workspace.query(user="u").items] == ["1", "1", "3"]
     asked = run(app, ["recommend", "--store", url, "--user", "v", "--engine", "none", "-k", "2", "--json"])
-    assert [place["item"]["id"] for place in json.loads(asked.output)["recommendations"]] == ["1", "3"]
+    assert [place["item"]["id"] for place in json.loads(asked.stdout)["recommendations"]] == ["1", "3"]
 
     assert "3 events deleted" in run(app, ["store", "forget", url, "u"]).output
     assert Workspace(DataSettings(store=url).load()).histories.keys() == {"v"}
