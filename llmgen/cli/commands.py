@@ -36,6 +36,7 @@ class Command(NamedTuple):
 COMMANDS: Mapping[str, Command] = {
     "train": Command("llmgen.training.sft", "Fine-tune a model on a catalog and its log.", "train", typed=False),
     "merge": Command("llmgen.training.merge", "Merge an adapter into its base model.", "hf"),
+    "shrink": Command("llmgen.training.shrink", "Write an adapter in half precision, to hand it on.", "hf"),
     "tune": Command("llmgen.evaluation.baselines", "Choose priors and their weights on held-out items of a log."),
     "evaluate": Command("llmgen.evaluation.run", "Measure recommenders on a log, beside the classic baselines."),
     "ab": Command("llmgen.evaluation.ab", "Compare prompts, models or settings on the same users."),
