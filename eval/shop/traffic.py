@@ -160,13 +160,23 @@ class Traffic:
         *,
         fine: Sequence[int] = (200,),
     ) -> tuple[Answer, int]:
-        """Ask any of the services, and any again where that fails, as a load balancer does; the answer, and its try."""
+        """Ask any of the services until one answers; what is cut off goes to another one at once, the first time.
+
+        That is what a load balancer does.
+
+        Returns:
+            The answer, and at which try it came.
+        """
+        failed: Line | None = None
         for number in range(1, TRIES):
-            line = rng.choice(lines)
+            line = rng.choice([one for one in lines if one is not failed] or lines)
             try:
                 answer = await line.ask(method, path, document)
             except FAILURES:
                 self._ledger.counts["requests cut off"] += 1
+                first, failed = failed is None, line
+                if first:
+                    continue
             else:
                 self._ledger.counts["requests"] += 1
                 if answer.status in fine:
@@ -176,5 +186,6 @@ class Traffic:
                         "answer with an error", f"{method} {path}: {answer.status} {answer.body[:300]!r}"
                     )
                 self._ledger.counts["answers 503"] += 1
+                failed = None
             await asyncio.sleep(AGAIN_S)
         raise TimeoutError(f"{method} {path} was not answered at {TRIES} tries")

@@ -12,7 +12,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -37,6 +37,7 @@ from llmgen.server.app import AppSettings, create_app
 from llmgen.server.auth import check_exposure, read_keys
 from llmgen.server.connection import connections
 from llmgen.server.learning import Learning
+from llmgen.server.listening import SharedPort, listen
 from llmgen.server.refitting import fit_apart, fitted_apart
 from llmgen.server.state import Limits, State
 from llmgen.server.together import fit_for_all
@@ -129,19 +130,22 @@ def run(
         if extend is not None:
             raise ConfigError("--playground is of one process; serve it without --workers")
     held = _hold(where.catalog) if where.save_changes and where.catalog is not None else nullcontext()
-    with held, _listen(where.host, where.port) as listener:  # before anything that takes long
+    with held, ExitStack() as open_:  # the port before anything that takes long
         if where.workers == 1:
-            _run(data, settings, where, keys, listener, extend)
+            listener = open_.enter_context(listen(where.host, where.port))
+            _run(data, settings, where, keys, listener.getsockname(), lambda: listener, extend)
             return
-        with TemporaryDirectory(prefix="llmgen-workers-") as folder:
+        port = open_.enter_context(SharedPort(where.host, where.port))
+        folder = Path(open_.enter_context(TemporaryDirectory(prefix="llmgen-workers-")))
 
-            def work(number: int, ready: Callable[[], None]) -> None:
-                try:
-                    _run(data, settings, where, keys, listener, extend, _Worker(number, ready, Path(folder)))
-                except (LLMGenError, ArgumentError, OSError) as error:
-                    sys.exit(f"error: {' '.join(str(error).splitlines())}")
+        def work(number: int, ready: Callable[[], None]) -> None:
+            try:
+                worker = _Worker(number, ready, folder)
+                _run(data, settings, where, keys, port.address, port.listen, extend, worker)
+            except (LLMGenError, ArgumentError, OSError) as error:
+                sys.exit(f"error: {' '.join(str(error).splitlines())}")
 
-            Watcher(where.workers, work, grace_s=WORKER_GRACE_S + where.drain_s).run()
+        Watcher(where.workers, work, grace_s=WORKER_GRACE_S + where.drain_s).run()
 
 
 def _check_workers(settings: RecommenderSettings, where: ServeSettings) -> None:
@@ -174,7 +178,8 @@ def _run(
     settings: RecommenderSettings,
     where: ServeSettings,
     keys: tuple[str, ...],
-    listener: socket.socket,
+    address: tuple[Any, ...],
+    listening: Callable[[], socket.socket],
     extend: Extend | None,
     worker: _Worker | None = None,
 ) -> None:
@@ -226,7 +231,7 @@ def _run(
             ),
         )
         added = None if extend is None else extend(app, workspace, settings)
-    host, port = listener.getsockname()[:2]
+    host, port = address[:2]
     url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
     what = f"{len(workspace.catalog)} items, {engine.name if engine else 'no model'}"
 
@@ -247,7 +252,8 @@ def _run(
     before = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGTERM, signal.SIGINT)}
     sys.setswitchinterval(SWITCH_S)
     try:  # uvicorn stops at these signals, and then raises them again for whoever had them before: a clean exit is ours
-        _Server(config, say, app.state.llmgen, where.drain_s).run(sockets=[listener])
+        with listening() as listener:
+            _Server(config, say, app.state.llmgen, where.drain_s).run(sockets=[listener])
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -319,16 +325,6 @@ def _hold(catalog: Path) -> Iterator[None]:
         file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
         file.flush()
         yield
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    try:
-        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        return socket.create_server((host, port), family=family, backlog=2048)
-    except OSError as error:
-        raise ConfigError(
-            f"cannot listen on {host}, port {port}: {error.strerror}; give another --host or --port"
-        ) from error
 
 
 def _workspace(

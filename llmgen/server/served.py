@@ -124,10 +124,18 @@ class ServedRecommender:
             return self.now
 
     async def refit(self, parts: Parts) -> Snapshot:
-        """Answer by other priors: those of a recommender of the same shop, whose catalog may be an older one."""
+        """Answer by other priors: those of a recommender of the same shop, whose catalog may be an older one.
+
+        They are put on the catalog of now beside all that goes on. Changes that are made meanwhile do not wait; the
+        priors are moved on to what came of them, which takes no longer than a change does.
+        """
+        began = self.now
+        made = await asyncio.to_thread(self._refitted, parts, began)
         async with self._one_change:
-            self.now = await asyncio.to_thread(self._refitted, parts)
-            return self.now
+            if self.now is not began:
+                made = await asyncio.to_thread(self._followed, made)
+            self.now = made
+            return made
 
     async def exchange(self, prior: Prior, catalog: Catalog) -> Snapshot:
         """Answer by another prior in the place of the one of its name.
@@ -147,13 +155,22 @@ class ServedRecommender:
         priors = [prior if one.name == prior.name else one for one in recommender.priors]
         return Snapshot.of(recommender.with_priors(*priors), self.now.gone)
 
-    def _refitted(self, parts: Parts) -> Snapshot:
+    @staticmethod
+    def _refitted(parts: Parts, now: Snapshot) -> Snapshot:
         fitted = Recommender.of(parts)
-        recommender = self.now.recommender
+        recommender = now.recommender
         if fitted.catalog.digest != recommender.catalog.digest:
             fitted = fitted.with_catalog(recommender.catalog)
         made = recommender.with_priors(*fitted.priors).with_rating_priors(*fitted.rating_priors)
-        return Snapshot.of(made, self.now.gone)
+        return Snapshot.of(made, now.gone)
+
+    def _followed(self, made: Snapshot) -> Snapshot:
+        """What was made of an earlier snapshot, for the catalog of now."""
+        catalog = self.now.recommender.catalog
+        recommender = made.recommender
+        if recommender.catalog is not catalog:
+            recommender = recommender.with_catalog(catalog)
+        return Snapshot.of(recommender, self.now.gone)
 
     def _changed(self, made: Callable[[Catalog], Catalog]) -> Snapshot:
         recommender = self.now.recommender

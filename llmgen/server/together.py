@@ -7,7 +7,7 @@ import os
 from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -18,6 +18,8 @@ from llmgen.saved_folders import MANIFEST
 SUMMED = ("counter", "histogram")
 WRITE_S = 1.0
 """A worker writes down its counters so often."""
+LOOK_S = 0.1
+"""A worker looks so often whether another one has ended its fit."""
 Sample = tuple[str, tuple[tuple[str, str], ...]]
 
 
@@ -101,9 +103,9 @@ async def fit_for_all(folder: Path, fit: Callable[[Path], Awaitable[None]], know
         fit: Saves a recommender in a folder.
         known: The time of the one that this worker has, one number; changed.
     """
-    # taken in one thread and given back in another
-    lock = FileLock(folder.with_name(f".{folder.name}.lock"), thread_local=False)
-    await asyncio.to_thread(lock.acquire)
+    lock = FileLock(folder.with_name(f".{folder.name}.lock"))
+    while not _taken(lock):  # a thread that waited for it would be missing to those who ask, for as long as a fit takes
+        await asyncio.sleep(LOOK_S)
     try:
         if _made_at(folder) <= known[0]:
             await fit(folder)
@@ -111,6 +113,14 @@ async def fit_for_all(folder: Path, fit: Callable[[Path], Awaitable[None]], know
         return (await asyncio.to_thread(load_parts, folder, None)).parts
     finally:
         lock.release()
+
+
+def _taken(lock: FileLock) -> bool:
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return False
+    return True
 
 
 def _made_at(folder: Path) -> float:
