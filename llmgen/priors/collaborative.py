@@ -166,6 +166,10 @@ class ItemToItem(Saving):
             similarity[np.ix_(kept, kept)] = self.similarity[np.ix_(before[kept], before[kept])]
             return dataclasses.replace(self, catalog=catalog, similarity=similarity, unknown=None)
         old = np.arange(len(self.catalog)) if self.rows is None else self.rows
+        if np.array_equal(kept, np.arange(len(old))) and np.array_equal(before[kept], kept):  # new items at the end
+            new = n_items - len(old)
+            unknown, rows = np.append(self._unknown, np.ones(new, bool)), np.append(old, np.full(new, -1))
+            return dataclasses.replace(self, catalog=catalog, unknown=unknown, rows=rows, counts=self._counts)
         rows = np.full(n_items, -1)
         rows[kept] = old[before[kept]]
         there, known = np.zeros((2, self.similarity.shape[0]), bool)
