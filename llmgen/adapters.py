@@ -41,20 +41,21 @@ class AdapterRecord(BaseModel):
         base_model: Folder or hub name of the model that the adapter belongs to.
         loss: What was minimised: `catalog`, the softmax over the trie's children; `residual`, the same with the prior
             in it; `lm`, the plain loss over the whole vocabulary.
-        recommender: How it wants to be asked, where nobody says otherwise: the template to recommend with, the newest
-            items in its prompts, how items were written, the priors that it was tuned beside, and its weight beside
-            priors, from validation where there was one. Records that have these settings beside the others are read.
+        recommender: How it is asked, where nobody says otherwise: the prompt template, how many of the newest items its
+            prompts show, how items were written, the priors that it was tuned beside, and its weight beside priors,
+            chosen on validation where there was one. Older records, which have these settings beside the others, are
+            read too.
         identifier: Kind of the identifier by which its items were spelled; `title` for labels. It lies beside the
             record, in the folder `identifier`.
-        identifier_digest: Of that; empty for labels.
+        identifier_digest: Digest of that identifier; empty where items are spelled by their labels.
         prompts: `name@digest` of all templates that were trained on.
         catalog: Digest of the catalog.
         tokenizer: Digest of the tokenizer.
         data: Digest of the interactions.
-        seed: Of the run.
-        steps: Optimiser steps done.
-        versions: Package -> version.
-        metrics: Of the last validation.
+        seed: Seed of the run.
+        steps: Optimiser steps that were done.
+        versions: Package -> its version at training.
+        metrics: Metric -> its value in the last validation.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

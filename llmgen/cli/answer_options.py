@@ -37,20 +37,24 @@ TextOption = Annotated[str | None, typer.Option(help="A wish in words.")]
 
 
 FilterOption = Annotated[
-    list[str] | None, typer.Option("--filter", help="attribute=value; ranges as year=1990..1999. Repeatable.")
+    list[str] | None,
+    typer.Option("--filter", help="attribute=value: only such items; a range as year=1990..1999. Repeatable."),
 ]
 
 
 PriorOption = Annotated[
     list[str] | None,
     typer.Option(
-        help="name=weight, or name:setting=value,setting=value, of those that `llmgen priors` lists. Repeatable; "
-        "'none' for none."
+        help="An item prior: name=weight, or name:setting=value,setting=value; `llmgen priors` lists the names. "
+        "Repeatable; 'none': no priors."
     ),
 ]
 
 
-ENGINES = "hf[:MODEL] or vllm[:MODEL], by default SmolLM2-135M-Instruct; openai:URL[:MODEL]; fake; none."
+ENGINES = (
+    "What runs the language model: hf[:MODEL] or vllm[:MODEL] (without MODEL: SmolLM2-135M-Instruct), "
+    "openai:URL[:MODEL], fake (made-up probabilities) or none (no model)."
+)
 
 
 EngineOption = Annotated[
@@ -62,38 +66,49 @@ EngineOption = Annotated[
 PromptsOption = Annotated[Path | None, typer.Option("--prompt-folder", help="A folder with prompts of your own.")]
 
 
-LMWeightOption = Annotated[float | None, typer.Option(min=0, help="Weight of the model in the score; 0 leaves it out.")]
+LMWeightOption = Annotated[
+    float | None, typer.Option(min=0, help="Weight of the language model in the score; 0: it is not asked.")
+]
 
 
 RatingPriorOption = Annotated[
     list[str] | None,
-    typer.Option(help="name=weight: rating_knn, fitted where the log has ratings. Repeatable; 'none' for none."),
+    typer.Option(
+        help="A prior of ratings: rating_knn=weight, fitted where the log has ratings; 'none': no such prior."
+    ),
 ]
 
 
 RatingLMWeightOption = Annotated[
-    float | None, typer.Option(min=0, help="Weight of the model in a rating; 0 leaves it out.")
+    float | None, typer.Option(min=0, help="Weight of the language model in a rating; 0: it is not asked.")
 ]
 
 
 HistoryLengthOption = Annotated[
-    int | None, typer.Option(min=0, help="Newest items of the history in the prompt; 20, or as the adapter was tuned.")
+    int | None,
+    typer.Option(
+        min=0,
+        help="The prompt shows so many of the newest items of the history. Default: as the adapter was tuned, else 20.",
+    ),
 ]
 
 
-RunsOption = Annotated[Path, typer.Option(help="Folder for what is saved on the page to try prompts on.")]
+RunsOption = Annotated[Path, typer.Option(help="Folder for what you save on the page of the playground.")]
 
 
 AlsoOption = Annotated[
     list[str] | None,
-    typer.Option(help="Another model to choose on that page: hf:MODEL, or '--engine E --adapter FOLDER'. Repeatable."),
+    typer.Option(
+        help="Another model that can be chosen on that page: hf:MODEL, or '--engine E --adapter FOLDER'. Repeatable."
+    ),
 ]
 
 
 AlignOption = Annotated[
     bool,
     typer.Option(
-        "--align-prompts", help="Cut prompts to whole blocks of the KV cache: faster with vLLM, up to 1/4 less history."
+        "--align-prompts",
+        help="Cut prompts to whole blocks of the KV cache: faster with vLLM, with up to a quarter less history.",
     ),
 ]
 
@@ -103,16 +118,16 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object 
 
 def model_options(
     load: Annotated[
-        Path | None, typer.Option(help="A folder of `llmgen fit`, in the place of data; nothing is fitted then.")
+        Path | None, typer.Option(help="A folder that `llmgen fit` wrote, instead of data; nothing is fitted.")
     ] = None,
     prompt: Annotated[str | None, typer.Option(help="Name of a prompt template.")] = None,
     prompt_folder: PromptsOption = None,
     max_history: HistoryLengthOption = None,
     align_prompts: AlignOption = False,
     think_tokens: Annotated[
-        int | None, typer.Option(min=0, help="Tokens that a model which can think may think for before it answers.")
+        int | None, typer.Option(min=0, help="A model that can think may write so many tokens before it answers.")
     ] = None,
-    engine: Annotated[str | None, typer.Option(help=f"{ENGINES} hf, or as it was fitted, by default.")] = None,
+    engine: Annotated[str | None, typer.Option(help=f"{ENGINES} Default: hf, or the engine of --load.")] = None,
     adapter: Annotated[str | None, typer.Option(help="A PEFT adapter for the model.")] = None,
 ) -> dict[str, object]:
     """Which model, and what it reads."""
@@ -132,12 +147,17 @@ def scoring_options(
     prior: PriorOption = None,
     lm_weight: LMWeightOption = None,
     decoding: Annotated[
-        DecodingChoice | None, typer.Option(help="How answers become items; trie, or as the adapter was tuned.")
+        DecodingChoice | None,
+        typer.Option(help="How answers become items. Default: as the adapter was tuned, else trie."),
     ] = None,
     normalise: Annotated[
-        NormaliseChoice | None, typer.Option(help="See llmgen.search; catalog, or as it was fitted.")
+        NormaliseChoice | None,
+        typer.Option(
+            help="Share probabilities among all items of the catalog, or only among those that may be recommended. "
+            "Default: as in --load, else catalog."
+        ),
     ] = None,
-    num_beams: Annotated[int | None, typer.Option(min=1, help="Nodes opened a round.")] = None,
+    num_beams: Annotated[int | None, typer.Option(min=1, help="Nodes of the trie that a round opens.")] = None,
     exact: Annotated[bool, typer.Option("--exact", help="Go on until the answer is proven to be the best.")] = False,
 ) -> dict[str, object]:
     """How answers are scored and searched."""

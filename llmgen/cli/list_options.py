@@ -50,14 +50,18 @@ def list_options(
         list[str] | None,
         typer.Option(help="attribute=value:factor multiplies the weight of such items; 0 removes them. Repeatable."),
     ] = None,
-    diverse_by: Annotated[
-        str | None, typer.Option(help="Attribute of which a list should not have much alike.")
+    diverse_by: Annotated[str | None, typer.Option(help="Attribute whose values should differ within a list.")] = None,
+    most: Annotated[
+        int | None, typer.Option(min=1, help="At most so many items of a list have the same value of --diverse-by.")
     ] = None,
-    most: Annotated[int | None, typer.Option(min=1, help="Items with the same value of --diverse-by at most.")] = None,
     penalty: Annotated[
-        float, typer.Option(min=0, help="Taken off the score of an item that is like one above it, by --diverse-by.")
+        float,
+        typer.Option(
+            min=0,
+            help="Subtracted from the score of an item as far as it shares values of --diverse-by with one above it.",
+        ),
     ] = 0.0,
-    page: Annotated[int, typer.Option(min=1, help="Which page of the list; no item is on two.")] = 1,
+    page: Annotated[int, typer.Option(min=1, help="Page of the list; no item is on two pages.")] = 1,
 ) -> ListOptions:
     """What a list may hold.
 

@@ -78,7 +78,7 @@ def recommend(
     text: TextOption = None,
     k: Annotated[int, typer.Option("-k", min=1, help="How many items.")] = 10,
     filter: FilterOption = None,
-    include_seen: Annotated[bool, typer.Option("--include-seen", help="Items of the history may come again.")] = False,
+    include_seen: Annotated[bool, typer.Option("--include-seen", help="Also recommend items of the history.")] = False,
     explain_scores: Annotated[bool, typer.Option("--explain-scores", help="Show each term of the score.")] = False,
     json_: JsonOption = False,
 ) -> None:
@@ -96,17 +96,17 @@ def batch(
     data: "DataSettings",
     model: dict[str, object],
     scoring: dict[str, object],
-    out: Annotated[Path, typer.Option(help="Folder for the lists; one that was begun is gone on with.")],
+    out: Annotated[Path, typer.Option(help="Folder for the lists; a run that was stopped continues in its folder.")],
     users: Annotated[
         str,
         typer.Option(help="all, or a file that names them: a table with a column user_id, or .txt with one a line."),
     ] = "all",
-    k: Annotated[int, typer.Option("-k", min=1, help="How many items a user.")] = 20,
+    k: Annotated[int, typer.Option("-k", min=1, help="How many items for each user.")] = 20,
     filter: FilterOption = None,
-    include_seen: Annotated[bool, typer.Option("--include-seen", help="Items of the history may come again.")] = False,
-    shard: Annotated[int, typer.Option(min=1, help="Users of a file.")] = 2_000,
+    include_seen: Annotated[bool, typer.Option("--include-seen", help="Also recommend items of the history.")] = False,
+    shard: Annotated[int, typer.Option(min=1, help="Users in each file.")] = 2_000,
 ) -> None:
-    """Recommend to many users of the log: lists as Parquet files, gone on with after a stop."""
+    """Recommend to many users of the log: lists as Parquet files; a run that was stopped continues."""
     from llmgen.cli.batch import read_users, run
     from llmgen.workspace.fitted import open_workspace
 
@@ -211,11 +211,14 @@ def rate(
     user: UserOption = None,
     history: HistoryOption = None,
     labels: Annotated[
-        str | None, typer.Option(help="The possible ratings, separated by commas; those of the log, else 1 to 5.")
+        str | None,
+        typer.Option(help="The possible ratings, separated by commas. Default: those of the log, else 1 to 5."),
     ] = None,
     rating_prior: RatingPriorOption = None,
     rating_lm_weight: RatingLMWeightOption = None,
-    explain_scores: Annotated[bool, typer.Option("--explain-scores", help="Show what each factor expects.")] = False,
+    explain_scores: Annotated[
+        bool, typer.Option("--explain-scores", help="Show the rating that each factor alone expects.")
+    ] = False,
     json_: JsonOption = False,
 ) -> None:
     """Predict the ratings that a user would give, as distributions."""
@@ -279,7 +282,7 @@ def fit(
     data: "DataSettings",
     model: dict[str, object],
     scoring: dict[str, object],
-    out: Annotated[Path, typer.Option(help="Folder to write; one that was fitted before is replaced.")],
+    out: Annotated[Path, typer.Option(help="Folder to write; a folder of an earlier fit is replaced.")],
     rating_prior: RatingPriorOption = None,
     rating_lm_weight: RatingLMWeightOption = None,
 ) -> None:

@@ -40,20 +40,23 @@ def serve(
     ] = False,
     refit: Annotated[
         float | None,
-        typer.Option(min=0.01, help="Minutes after which priors are fitted anew on the events of --store."),
+        typer.Option(min=0.01, help="Fit the priors again on the events of --store after so many minutes."),
     ] = None,
     learn: Annotated[
-        bool, typer.Option("--learn", help="Count on the prior transition with each event of --store, within seconds.")
+        bool, typer.Option("--learn", help="Update the prior transition with each event of --store, within seconds.")
     ] = False,
     workers: Annotated[int, typer.Option(min=1, help="Processes that answer on the one port.")] = 1,
     drain: Annotated[
-        float, typer.Option(min=0, help="Seconds after SIGTERM in which /ready says no and all else is answered.")
+        float,
+        typer.Option(
+            min=0, help="Seconds after SIGTERM in which /ready answers 503 and everything else is answered as before."
+        ),
     ] = 0.0,
     trace: Annotated[
         bool, typer.Option("--trace", help="Send spans of OpenTelemetry to OTEL_EXPORTER_OTLP_ENDPOINT.")
     ] = False,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0: any free one.")] = 8000,
     api_keys: Annotated[
         Path | None,
         typer.Option(help="A file of API keys, one a line; besides LLMGEN_API_KEYS. Wrong keys wait for a second."),
@@ -65,9 +68,11 @@ def serve(
         float, typer.Option(help="Seconds for a client to read its answer; it is cut off after that.")
     ] = 30.0,
     max_batch: Annotated[int, typer.Option(min=1, help="Requests worked on together.")] = 64,
-    gather: Annotated[float, typer.Option(min=0, help="Milliseconds that an idle service waits for company.")] = 2.0,
+    gather: Annotated[
+        float, typer.Option(min=0, help="Milliseconds that an idle service waits for more requests to answer together.")
+    ] = 2.0,
     max_batches: Annotated[
-        int | None, typer.Option(min=1, help="Batches under way at once; 1, and 8 with openai:, where more help.")
+        int | None, typer.Option(min=1, help="Batches answered at the same time. Default: 1, with the engine openai 8.")
     ] = None,
     max_queue: Annotated[int, typer.Option(min=1, help="Requests that may wait; one more is answered 503.")] = 1024,
     max_body: Annotated[int, typer.Option(min=1000, help="Bytes of a body; 413 for more.")] = 1_000_000,
@@ -132,7 +137,7 @@ def playground(
     runs: RunsOption = Path("runs/playground"),
     also: AlsoOption = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0: any free one.")] = 8000,
     api_keys: Annotated[
         Path | None, typer.Option(help="A file of API keys, one a line; besides LLMGEN_API_KEYS.")
     ] = None,

@@ -29,7 +29,7 @@ Key = Annotated[Path | None, typer.Option(help="File of the key by which the sto
 def import_(
     url: URL,
     data: DataSettings,
-    as_: Annotated[str, typer.Option("--as", help="Kind of the events.")] = INTERACTION,
+    as_: Annotated[str, typer.Option("--as", help="Kind of these events, as buy.")] = INTERACTION,
     pseudonyms: Key = None,
 ) -> None:
     """Put tables of items and interactions into a store; rows that it has are not stored twice."""

@@ -33,16 +33,28 @@ KINDS = ("token", "token_seq", "float", "float_seq")  # RecBole writes one behin
 
 
 class MissingColumnError(DataError):
-    """A file lacks a column.
+    """A file lacks columns.
 
     Attributes:
-        column: That one.
+        missing: Those of the wanted ones that it lacks.
         found: Those that it has.
     """
 
-    def __init__(self, message: str, column: str, found: Sequence[str]) -> None:
+    def __init__(self, message: str, missing: Sequence[str], found: Sequence[str]) -> None:
         super().__init__(message)
-        self.column, self.found = column, tuple(found)
+        self.missing, self.found = tuple(missing), tuple(found)
+
+    def naming(self, ours: Mapping[str, str], table: str = "items") -> DataError:
+        """The error with what to say for columns of other names; `ours` has our name for each wanted column."""
+        names = [ours[column] for column in self.missing if column in ours]
+        if not names:
+            return self
+        log = table == "interactions"
+        said = ", ".join(f"{'interactions_' if log and name == 'item_id' else ''}{name}='...'" for name in names)
+        options = " ".join(
+            f"--{'interactions-' if log and name == 'item_id' else ''}column {name}=..." for name in names
+        )
+        return DataError(f"{self}; name yours: load_tables({said}), or {options}")
 
 
 class Columns(NamedTuple):
@@ -365,12 +377,13 @@ def _json_lines(path: Path, content: bytes, wanted: Sequence[str], ids: Sequence
 
 
 def _check_columns(path: Path, found: Sequence[str], wanted: Sequence[str]) -> None:
+    if missing := list(dict.fromkeys(column for column in wanted if column not in found)):
+        free = [name for name in found if name not in wanted]  # a column that is another wanted one is not meant
+        near = difflib.get_close_matches(missing[0], free, 1, 0.5)
+        hint = f"; perhaps {near[0]!r} is meant" if near else ""
+        lacks = f"column{'s' if len(missing) > 1 else ''} {', '.join(map(repr, missing))}"
+        raise MissingColumnError(f"{path} has no {lacks} but {', '.join(map(repr, found[:12]))}{hint}", missing, found)
     for column in wanted:
-        if column not in found:
-            near = difflib.get_close_matches(column, found, 1, 0.5)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            names = ", ".join(map(repr, found[:12]))
-            raise MissingColumnError(f"{path} has no column {column!r} but {names}{hint}", column, found)
         places = [_ordinal(place) for place, name in enumerate(found, start=1) if name == column]
         if len(places) > 1:
             which = f"{', '.join(places[:-1])} and {places[-1]}"

@@ -120,7 +120,10 @@ def load_tables(
             tally.add_many(f"read as {encoding}", table, "noted", found.rows, ())
         return found
 
-    item_table = read(items, "items", [item_id, title, *attributes], (item_id,))
+    try:
+        item_table = read(items, "items", [item_id, title, *attributes], (item_id,))
+    except MissingColumnError as error:
+        raise error.naming({item_id: "item_id", title: "title"}) from None
     judge = _Judge("items", items, on_bad, tally)
     catalog = _catalog(item_table, judge, item_id, title, attributes, list_separator, noun, label, shown)
 
@@ -131,8 +134,8 @@ def load_tables(
     try:
         log_table = read(interactions, "interactions", list(columns.values()), ids)
     except MissingColumnError as error:
-        if error.column != timestamp:
-            raise
+        if error.missing != (timestamp,):
+            raise error.naming({theirs: ours for ours, theirs in columns.items()}, "interactions") from None
         del columns["timestamp"]
         if not set(error.found) <= set(columns.values()):
             more = "name the column of the times, or say timestamp=None (--column timestamp=none) where there is none"

@@ -84,24 +84,49 @@ class FailCondition(NamedTuple):
 @with_options(data=data_given)
 def main(
     data: Mapping[str, object],
-    config: Annotated[Path | None, typer.Option(help="YAML, see llmgen.evaluation.RunConfig.")] = None,
-    arm: Annotated[
-        list[str] | None, typer.Option(help="NAME=PROMPT, or 'NAME=--prompt X --prior Y=1'. Repeatable.")
+    config: Annotated[
+        Path | None, typer.Option(help="YAML file with all settings of the run; options override it.")
     ] = None,
-    prompts: Annotated[str | None, typer.Option(help="An arm for every template of this task.")] = None,
+    arm: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="One recommender to compare: NAME=PROMPT, or 'NAME=--prompt X --prior Y=1' with options of "
+            "`llmgen recommend`. Repeatable."
+        ),
+    ] = None,
+    prompts: Annotated[str | None, typer.Option(help="An arm for every template of this task, as next_item.")] = None,
     out: Annotated[Path, typer.Option(help="Folder of this run; a stopped run continues in its folder.")] = Path(
         "runs/ab"
     ),
-    users: Annotated[int | None, typer.Option(help="How many are asked; all by default.")] = None,
-    k: Annotated[int | None, typer.Option(help="Length of the answers.")] = None,
-    newest: Annotated[int | None, typer.Option(help="Items known of each user; all by default.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Of everything random.")] = None,
-    metric: Annotated[str | None, typer.Option(help="The main one; ndcg@k by default.")] = None,
-    baseline: Annotated[str | None, typer.Option(help="Arm or classic to compare with; the first arm.")] = None,
-    classic: Annotated[str | None, typer.Option("--classics", help="tuned, defaults or none.")] = None,
-    plan: Annotated[bool, typer.Option("--plan", help="Only say what the sample can show.")] = False,
-    stop_early: Annotated[bool, typer.Option("--stop-early", help="Stop once the sign is certain.")] = False,
-    fail_if: Annotated[list[str] | None, typer.Option(help='Such as "ndcg@10 < -0.005". Repeatable.')] = None,
+    users: Annotated[int | None, typer.Option(help="Ask so many users, drawn at random. Default: all.")] = None,
+    k: Annotated[int | None, typer.Option(help="Length of each list. Default: 10.")] = None,
+    newest: Annotated[
+        int | None, typer.Option(help="Only so many of the newest items of each history are known. Default: all.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of all random draws.")] = None,
+    metric: Annotated[
+        str | None, typer.Option(help="The metric that is tested. Default: NDCG at k, as ndcg@10.")
+    ] = None,
+    baseline: Annotated[
+        str | None,
+        typer.Option(help="Arm or classic baseline that the others are compared with. Default: the first arm."),
+    ] = None,
+    classic: Annotated[
+        str | None,
+        typer.Option(
+            "--classics", help="Classic baselines in the report: tuned on validation, with their defaults, or none."
+        ),
+    ] = None,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Only say how small a difference so many users can show; nobody is asked.")
+    ] = False,
+    stop_early: Annotated[
+        bool, typer.Option("--stop-early", help="Stop once it is certain which arm is better.")
+    ] = False,
+    fail_if: Annotated[
+        list[str] | None,
+        typer.Option(help='End with exit code 1 where this holds of a difference, as "ndcg@10 < -0.005". Repeatable.'),
+    ] = None,
     json_output: Annotated[bool, typer.Option("--json", help="Print results.json instead of tables.")] = False,
 ) -> None:
     """Plan, or run, write and print."""

@@ -231,13 +231,15 @@ def _mixed(name: str, results: Sequence[Result], trial: Trials, final: Part) -> 
 @with_options(data=data_settings)
 def main(
     data: DataSettings,
-    ties: Annotated[str, typer.Option(help="What orders interactions of equal time: file or item_id.")] = "file",
-    k: Annotated[int, typer.Option(min=1, help="Cut-off.")] = 10,
-    memory: Annotated[float | None, typer.Option(help="GiB to keep to; a quarter of the machine's by default.")] = None,
-    keep_seen: Annotated[bool, typer.Option("--keep-seen", help="Rank items of the history too.")] = False,
-    json_file: Annotated[
-        Path | None, typer.Option("--json", help="Also write settings, metrics and ranks here.")
+    ties: Annotated[
+        str, typer.Option(help="Order of interactions of equal time: as in the file, or by item_id.")
+    ] = "file",
+    k: Annotated[int, typer.Option(min=1, help="Length of the lists that metrics look at.")] = 10,
+    memory: Annotated[
+        float | None, typer.Option(help="Memory to use at most, in GiB. Default: a quarter of the machine's.")
     ] = None,
+    keep_seen: Annotated[bool, typer.Option("--keep-seen", help="Also rank items of the history.")] = False,
+    json_file: Annotated[Path | None, typer.Option("--json", help="File for settings, metrics and ranks.")] = None,
 ) -> None:
     """Tune the baselines on validation, measure them on test, and show the table."""
     if ties not in get_args(Ties):

@@ -38,20 +38,20 @@ class RunConfig(BaseModel):
     """A run; the YAML file of `--config`.
 
     Attributes:
-        protocol: Who is asked about what.
+        protocol: Which users are asked, and about which items.
         arms: Name -> settings.
         baseline: Arm or classic that the others are compared with; the first arm by default (`llmgen evaluate`: the
             classic that was best on validation).
-        metric: The main one, of which the verdict speaks.
-        classics: `tuned`, `defaults` or `none`.
-        also: More classics: `als`, `bpr`, which need the extra `llmgen[factors]`; `sasrec`, which needs `llmgen[hf]`
-            and long on a CPU, and the mix with it, `mix+sasrec`.
-        lm_weights: Tried where an arm's weight is `tuned`.
-        memory: GiB that tuning and fitting keep to; a quarter of the machine's by default.
-        tuning_users: On so many validation users.
-        latency_users: Asked one at a time for the latency; 0 for none.
-        price_per_hour: Of this machine, in any currency.
-        draws: Of each bootstrap and permutation test.
+        metric: The metric that is tested, and of which the verdict speaks; NDCG at k by default.
+        classics: The classic baselines in the report: `tuned` on validation, with their `defaults`, or `none`.
+        also: More classic baselines: `als`, `bpr`, which need the extra `llmgen[factors]`; `sasrec`, which needs
+            `llmgen[hf]` and long on a CPU, and the mix with it, `mix+sasrec`.
+        lm_weights: Weights of the model that are tried where an arm's `lm_weight` is `tuned`.
+        memory: Memory in GiB that tuning and fitting use at most; a quarter of the machine's by default.
+        tuning_users: Number of validation users on whom weights are tuned.
+        latency_users: Number of users who are asked one at a time to measure the latency; 0: not measured.
+        price_per_hour: Price of an hour of this machine, in any currency.
+        draws: Number of draws of each bootstrap and permutation test.
         stop_early: Ask users in random order until the difference in the main metric is certain for every arm, by a
             test that allows for looking after each batch.
     """

@@ -89,7 +89,7 @@ def improve(
 
     Args:
         config: Of a run with one arm, the original, with a number as its weight of the model.
-        out: The folder; a search in it that was stopped is gone on with.
+        out: The folder; a search that was stopped continues in its folder.
         budget: The first rounds have fewer users where it is small, and hours that are up leave fewer to confirm on.
         proposer: A language model that proposes templates beside the known edits.
         survivors: So many at most are confirmed.
@@ -266,7 +266,9 @@ def _record(found: Improved, name: str) -> dict[str, object]:
 @with_options(data=data_given)
 def main(
     data: Mapping[str, object],
-    config: Annotated[Path | None, typer.Option(help="YAML, see llmgen.evaluation.RunConfig.")] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="YAML file with all settings of the run; options override it.")
+    ] = None,
     arm: Annotated[
         list[str] | None, typer.Option(help="The original: NAME=PROMPT or NAME=key:value,key:value.")
     ] = None,
@@ -276,7 +278,7 @@ def main(
     requests: Annotated[int | None, typer.Option(min=1, help="Budget: questions to all models at most.")] = None,
     hours: Annotated[float | None, typer.Option(help="Budget: hours of asking at most.")] = None,
     money: Annotated[float | None, typer.Option(help="Budget: money at most, in the currency of the prices.")] = None,
-    price_per_hour: Annotated[float | None, typer.Option(help="Of this machine, for --money.")] = None,
+    price_per_hour: Annotated[float | None, typer.Option(help="Price of an hour of this machine, for --money.")] = None,
     propose: Annotated[
         str | None,
         typer.Option(
@@ -286,20 +288,29 @@ def main(
             "OPENAI_API_KEY is its key.",
         ),
     ] = None,
-    number: Annotated[int, typer.Option("--proposals", min=1, max=100, help="How many it is asked for.")] = 8,
+    number: Annotated[int, typer.Option("--proposals", min=1, max=100, help="How many templates it is asked for.")] = 8,
     show_users: Annotated[
         int,
         typer.Option(min=0, help="Send it the histories and lists of so many users, without ids; none by default."),
     ] = 0,
-    read_price: Annotated[float | None, typer.Option(help="Of a million tokens that it reads, for --money.")] = None,
-    written_price: Annotated[float | None, typer.Option(help="Of a million tokens that it writes.")] = None,
-    survivors: Annotated[int, typer.Option(min=1, help="How many are confirmed at most.")] = 2,
-    users: Annotated[
-        int | None, typer.Option(help="Of the log; three in ten to search, the others to confirm. All by default.")
+    read_price: Annotated[
+        float | None, typer.Option(help="Price of a million tokens that it reads, for --money.")
     ] = None,
-    k: Annotated[int | None, typer.Option(help="Length of the answers.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Of everything random.")] = None,
-    metric: Annotated[str | None, typer.Option(help="The one that counts; ndcg@k by default.")] = None,
+    written_price: Annotated[
+        float | None, typer.Option(help="Price of a million tokens that it writes, for --money.")
+    ] = None,
+    survivors: Annotated[
+        int, typer.Option(min=1, help="At most so many templates are confirmed on the other users.")
+    ] = 2,
+    users: Annotated[
+        int | None,
+        typer.Option(
+            help="Users of the log that take part: three in ten to search, the others to confirm. Default: all."
+        ),
+    ] = None,
+    k: Annotated[int | None, typer.Option(help="Length of each list. Default: 10.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of all random draws.")] = None,
+    metric: Annotated[str | None, typer.Option(help="The metric that decides. Default: NDCG at k, as ndcg@10.")] = None,
 ) -> None:
     """Search for a better prompt, and confirm it on other users."""
     with exit_on_error():

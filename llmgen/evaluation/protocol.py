@@ -35,7 +35,7 @@ class Protocol(BaseModel):
         leave_out: `share`, `seed` and `last` of `llmgen.datasets.splits.leave_items_out`, `new_items` only.
         among: What is ranked: the whole `catalog`, or the `new` items alone, `new_items` only.
         users: How many are asked, drawn at random; None for all.
-        seed: Of the draw, and of everything random in a run.
+        seed: Seed of this draw and of all others in a run.
         k: Length of the answers, and cut-off of the metrics.
         seen: `removed`: items of the history are no answer, as for films. `kept`: they are, as where people buy again.
         newest: So many of the newest items are known of each user, as if the user were new; None for all. What is

@@ -64,7 +64,7 @@ def evaluate(
 
     Args:
         config: What to run.
-        out: The folder; a run in it that was stopped is gone on with.
+        out: The folder; a run that was stopped continues in its folder.
         command: For the record.
         against_classic: Whether the arms are compared with the best classic instead of the first arm.
         gates: Metrics of which differences are wanted, whatever comes of it.
@@ -111,21 +111,39 @@ def evaluate(
 def main(
     data: Mapping[str, object],
     out: Annotated[Path, typer.Option(help="Folder of this run; a stopped run continues in its folder.")],
-    config: Annotated[Path | None, typer.Option(help="YAML, see llmgen.evaluation.RunConfig.")] = None,
-    arm: Annotated[
-        list[str] | None, typer.Option(help="NAME=PROMPT, or 'NAME=--prompt X --prior Y=1'. Repeatable.")
+    config: Annotated[
+        Path | None, typer.Option(help="YAML file with all settings of the run; options override it.")
     ] = None,
-    users: Annotated[int | None, typer.Option(help="How many are asked; all by default.")] = None,
-    k: Annotated[int | None, typer.Option(help="Length of the answers.")] = None,
-    newest: Annotated[int | None, typer.Option(help="Items known of each user; all by default.")] = None,
-    among: Annotated[str | None, typer.Option(help="What is ranked of new items: catalog or new.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Of everything random.")] = None,
-    classic: Annotated[str | None, typer.Option("--classics", help="tuned, defaults or none.")] = None,
+    arm: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="One recommender to compare: NAME=PROMPT, or 'NAME=--prompt X --prior Y=1' with options of "
+            "`llmgen recommend`. Repeatable."
+        ),
+    ] = None,
+    users: Annotated[int | None, typer.Option(help="Ask so many users, drawn at random. Default: all.")] = None,
+    k: Annotated[int | None, typer.Option(help="Length of each list. Default: 10.")] = None,
+    newest: Annotated[
+        int | None, typer.Option(help="Only so many of the newest items of each history are known. Default: all.")
+    ] = None,
+    among: Annotated[
+        str | None,
+        typer.Option(help="With new items: rank them among the whole catalog, or among the new ones: catalog or new."),
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of all random draws.")] = None,
+    classic: Annotated[
+        str | None,
+        typer.Option(
+            "--classics", help="Classic baselines in the report: tuned on validation, with their defaults, or none."
+        ),
+    ] = None,
     also: Annotated[
         list[str] | None,
-        typer.Option(help="als or bpr (extra llmgen[factors]), sasrec (extra llmgen[hf]). Repeatable."),
+        typer.Option(help="More baselines: als or bpr (extra llmgen[factors]), sasrec (extra llmgen[hf]). Repeatable."),
     ] = None,
-    memory: Annotated[float | None, typer.Option(help="GiB to keep to; a quarter of the machine's by default.")] = None,
+    memory: Annotated[
+        float | None, typer.Option(help="Memory to use at most, in GiB. Default: a quarter of the machine's.")
+    ] = None,
     json_output: Annotated[bool, typer.Option("--json", help="Print results.json instead of tables.")] = False,
 ) -> None:
     """Run, write and print."""

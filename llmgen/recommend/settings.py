@@ -40,13 +40,14 @@ class CommonSettings(BaseModel):
         prompt: Name of a prompt template, or several for different tasks; the adapter's own by default.
         prompt_folder: Where your own templates lie.
         priors: Name -> weight, or the settings of its fit, `weight` among them; see `llmgen priors`.
-        rating_priors: Name -> weight.
-        rating_lm_weight: Weight of the model in a rating.
-        decoding: See `RecommenderConfig`, as the six below; the adapter's own by default.
+        rating_priors: Name -> weight, of the priors of ratings.
+        rating_lm_weight: Weight of the language model in a rating.
+        decoding: How answers become items: `trie`, `raw` or `free`, see `RecommenderConfig`; the adapter's own by
+            default.
         normalise: Among which children a node's probability is shared: those of the whole `catalog`, or the `eligible`.
-        num_beams: Nodes opened a round.
+        num_beams: Nodes of the trie that a round opens.
         exact: Go on until the answer is proven to be the best.
-        max_history: Newest items of the history in the prompt; the adapter's own by default.
+        max_history: So many of the newest items of the history stand in the prompt; the adapter's own by default.
         align_prompts: Cut prompts to whole blocks of the KV cache.
         think_tokens: Tokens that a model which can think may think for before it answers.
     """

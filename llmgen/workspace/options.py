@@ -49,43 +49,53 @@ def _options(function: Callable[..., object], without: Collection[str] = ()) -> 
 
 def tables_given(
     dataset: Annotated[
-        str | None, typer.Option(help="movielens-100k, the default, or a folder or zip of MovieLens files.")
+        str | None, typer.Option(help="movielens-100k (the default), or a folder or zip of MovieLens files.")
     ] = None,
     items: Annotated[Path | None, typer.Option(help="Your table of items: CSV, TSV, JSON or Parquet.")] = None,
     interactions: Annotated[Path | None, typer.Option(help="Your table of who took what when.")] = None,
     column: Annotated[
         list[str] | None,
-        typer.Option(help="ours=yours for item_id, title, user_id, timestamp (none: no times), rating. Repeatable."),
+        typer.Option(
+            help="OURS=YOURS, the name of a column in your tables, as user_id=customer. Ours are item_id, title, "
+            "user_id, timestamp (timestamp=none: there are no times) and rating. Repeatable."
+        ),
     ] = None,
     items_column: Annotated[
-        list[str] | None, typer.Option(help="The same for --items alone: item_id, title. Repeatable.")
+        list[str] | None, typer.Option(help="As --column, for the table of --items only. Repeatable.")
     ] = None,
     interactions_column: Annotated[
-        list[str] | None, typer.Option(help="The same for --interactions alone. Repeatable.")
+        list[str] | None, typer.Option(help="As --column, for the table of --interactions only. Repeatable.")
     ] = None,
     attribute: Annotated[
-        list[str] | None, typer.Option(help="Column of your items to keep and show. Repeatable.")
+        list[str] | None, typer.Option(help="A column of your items to keep, for filters and prompts. Repeatable.")
     ] = None,
-    noun: Annotated[str | None, typer.Option(help="What one of your items is called in prompts; item.")] = None,
-    label: Annotated[str | None, typer.Option(help="How prompts write one, e.g. '{title} ({year})'.")] = None,
+    noun: Annotated[
+        str | None, typer.Option(help="What prompts call one of your items, as film. Default: item.")
+    ] = None,
+    label: Annotated[
+        str | None,
+        typer.Option(help="How prompts and answers write an item, as '{title} ({year})'. Default: '{title}'."),
+    ] = None,
     identifier: Annotated[
         str | None,
         typer.Option(
-            help="How the model spells one: title, words or codes, with settings as words:encoder=minilm,depth=2; or a "
-            "folder of an identifier, such as that beside an adapter, which is the default with one."
+            help="How the model spells an item: title, words or codes, with settings as words:encoder=minilm,depth=2; "
+            "or a folder of an identifier. Default: that of the adapter, else title."
         ),
     ] = None,
     drop_bad: Annotated[
         bool, typer.Option("--drop-bad", help="Leave bad rows out, instead of stopping at the first.")
     ] = False,
     separator: Annotated[
-        str | None, typer.Option(help="What stands between the cells of your tables, or tab; else their headers tell.")
+        str | None,
+        typer.Option(help="The character between the cells of your tables, or tab. Default: found from their headers."),
     ] = None,
     encoding: Annotated[
-        str | None, typer.Option(help="Of your tables, such as cp1252; UTF-8 where it is not given.")
+        str | None, typer.Option(help="The encoding of your tables, as cp1252. Default: UTF-8.")
     ] = None,
     time_unit: Annotated[
-        str | None, typer.Option(help="Of numbers that are times: s, ms, us or ns; else their size tells.")
+        str | None,
+        typer.Option(help="The unit of times that are numbers: s, ms, us or ns. Default: found from their size."),
     ] = None,
 ) -> dict[str, object]:
     """Which tables or named data set: fields of `llmgen.workspace.core.DataSettings`, those that were given."""
@@ -113,7 +123,8 @@ def store_given(
         str | None, typer.Option(help="Your store, instead of tables: sqlite:///shop.db or postgresql://...")
     ] = None,
     kind: Annotated[
-        list[str] | None, typer.Option(help="Kind of the store's events that count, such as buy; all. Repeatable.")
+        list[str] | None,
+        typer.Option(help="Only events of this kind in the store count, as buy. Repeatable. Default: all kinds."),
     ] = None,
     pseudonyms: Annotated[
         Path | None, typer.Option(help="File of the key by which the store hides its users' ids.")

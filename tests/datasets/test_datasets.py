@@ -626,7 +626,7 @@ def test_bad_row_is_named_or_dropped_and_counted(
         (
             MUGS.replace("title", "Titel"),
             LINES,
-            r"items\.csv has no column 'title' but .*'Titel'.*did you mean 'Titel'",
+            r"items\.csv has no column 'title' but .*'Titel'.*perhaps 'Titel' is meant",
         ),
         (
             MUGS,
@@ -649,6 +649,42 @@ def test_bad_row_is_named_or_dropped_and_counted(
 def test_bad_file_is_always_an_error(tmp_path: Path, items: str, log: str, message: str, on_bad: str) -> None:
     with pytest.raises(DataError, match=message):
         own(tmp_path, items, log, on_bad=on_bad)
+
+
+@pytest.mark.parametrize(
+    ("items", "log", "options", "says"),
+    [
+        (  # 'title' is wanted itself, so it cannot be what was meant by 'item_id'
+            MUGS.replace("item_id", "sku"),
+            LINES,
+            {},
+            "items.csv has no column 'item_id' but 'sku', 'title', 'year'; name yours: load_tables(item_id='...'), "
+            "or --column item_id=...",
+        ),
+        (
+            MUGS,
+            "customer,item_id,bought\nu,1,10\n",
+            {},
+            "log.csv has no columns 'user_id', 'timestamp' but 'customer', 'item_id', 'bought'; perhaps "
+            "'customer' is meant; name yours: "
+            "load_tables(user_id='...', timestamp='...'), or --column user_id=... --column timestamp=...",
+        ),
+        (
+            MUGS,
+            LINES.replace("item_id", "article"),
+            {},
+            "log.csv has no column 'item_id' but 'user_id', 'article', 'timestamp', 'stars'; name yours: "
+            "load_tables(interactions_item_id='...'), or --interactions-column item_id=...",
+        ),
+        (MUGS, LINES, {"attributes": ("price",)}, "items.csv has no column 'price' but 'item_id', 'title', 'year'"),
+    ],
+)
+def test_a_missing_column_says_how_to_name_another(
+    tmp_path: Path, items: str, log: str, options: dict[str, object], says: str
+) -> None:
+    with pytest.raises(DataError) as error:
+        own(tmp_path, items, log, **options)
+    assert str(error.value) == f"{tmp_path}/{says}"
 
 
 def test_nothing_left_after_dropping_is_an_error(tmp_path: Path) -> None:
