@@ -220,7 +220,8 @@ class AttributeFilter(Saving):
         values = self.values.get(attribute)
         if values is None:
             names = ", ".join(repr(name) for name in sorted(self.values)) or "no attributes at all"
-            raise CatalogError(f"no item has an attribute {attribute!r} to filter on; there are: {names}")
+            kept = "columns of your own table are kept by --attribute, or attributes= of load_tables"
+            raise CatalogError(f"no item has an attribute {attribute!r} to filter on; there are: {names}; {kept}")
         return values
 
     def matches(self, attribute: str, wanted: Attribute) -> NDArray[np.bool_]:

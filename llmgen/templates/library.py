@@ -261,7 +261,8 @@ class PromptLibrary:
         """
         if name not in self._templates:
             if name not in self:
-                raise TemplateNotFoundError(f"no prompt is called {name!r}; {near(name, self.names())}")
+                hint = "" if self.own_folders()[0] else "; the folder of your own prompts is named by --prompt-folder"
+                raise TemplateNotFoundError(f"no prompt is called {name!r}; {near(name, self.names())}{hint}")
             self._templates[name] = self._load(f"{name}.jinja")
         return self._templates[name]
 

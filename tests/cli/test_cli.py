@@ -234,6 +234,7 @@ def test_prompts_show_renders_any_template_for_a_user(llmgen: Callable[..., Ran]
         ("rate --user 1 --item zz", "no item has the id 'zz'"),
         ("explain --user 1 --item zz", "no item has the id 'zz'"),
         ("prompts show nope --user 1", "no prompt is called 'nope'"),
+        ("recommend --prompt nope --user 1", "the folder of your own prompts is named by --prompt-folder"),
     ],
 )
 def test_a_wrong_request_is_one_line_on_stderr_and_code_1(llmgen: Callable[..., Ran], command: str, words: str) -> None:

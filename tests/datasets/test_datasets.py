@@ -739,7 +739,7 @@ def test_the_separator_that_is_named_is_the_one(tmp_path: Path, given: str) -> N
     rule = f"cells between {character!r}"
     assert told == {(rule, "items"): ("noted", 2), (rule, "interactions"): ("noted", 2)}
     with pytest.raises(
-        DataError, match=r"items\.csv has no column 'item_id' but 'item_id.{1,2}title,long.{1,2}genres'"
+        DataError, match=r"items\.csv has no columns 'item_id', 'title' but 'item_id.{1,2}title,long.{1,2}genres'"
     ):
         own(tmp_path, items, SHOP_LOG, separator=";")
 
