@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from eval.wishes import read_tags, wishes
 from llmgen.catalog.core import Catalog
 from llmgen.errors import ConfigError
-from llmgen.evaluation.classics import Random
+from llmgen.evaluation.classics import RandomTies
 from llmgen.evaluation.intervals import interval_of_mean, paired_difference
 from llmgen.evaluation.metrics import ndcg_at_k
 from llmgen.evaluation.prior_evaluation import Part, evaluate_priors, parts
@@ -71,16 +71,21 @@ class Row(NamedTuple):
     values: FloatArray
 
 
-def best(said: Sequence[FloatArray], weights: Sequence[float], ids: NDArray[np.str_]) -> list[list[str]]:
-    """Ids of the ten best items of each query by a product of priors, ties in the order of the items.
+def best(
+    said: Sequence[FloatArray], weights: Sequence[float], ids: NDArray[np.str_], tie_order: FloatArray | None = None
+) -> list[list[str]]:
+    """Ids of the ten best items of each query by a product of priors.
 
     Args:
-        said: Log weights of each prior, float64 [n_queries, n_items].
+        said: Log weights of each prior, float64 [n_queries, n_items]; none only with a `tie_order`.
         weights: One a prior.
         ids: Of the items.
+        tie_order: float64 [n_queries, n_items]: of items with equal scores those with the smaller number come first;
+            by default those that come first in `ids`.
     """
-    scores = sum(weight * one for weight, one in zip(weights, said, strict=True))
-    return [ids[np.argsort(-row, kind="stable")[:K]].tolist() for row in np.atleast_2d(scores)]
+    order = np.tile(np.arange(len(ids)), (len(said[0]), 1)) if tie_order is None else tie_order
+    scores = sum((weight * one for weight, one in zip(weights, said, strict=True)), start=np.zeros(order.shape))
+    return [ids[np.lexsort((ties, -row))[:K]].tolist() for row, ties in zip(scores, order, strict=True)]
 
 
 def combinations(names: Sequence[str]) -> list[tuple[str, ...]]:
@@ -89,14 +94,16 @@ def combinations(names: Sequence[str]) -> list[tuple[str, ...]]:
 
 
 def weights_of(
-    said: Sequence[FloatArray], ids: NDArray[np.str_], held_out: Sequence[Sequence[str]], ties: FloatArray | None = None
+    said: Sequence[FloatArray],
+    ids: NDArray[np.str_],
+    held_out: Sequence[Sequence[str]],
+    tie_order: FloatArray | None = None,
 ) -> tuple[float, ...]:
     """The best weights of `WEIGHTS`, the first prior's being 1; see `best`."""
-    beside = [] if ties is None else [ties]
     grid = list(itertools.product((1.0,), *[WEIGHTS] * (len(said) - 1))) if said else [()]
     if len(grid) == 1:
         return grid[0]
-    values = [ndcgs(best([*said, *beside], (*one, *[1.0] * len(beside)), ids), held_out).mean() for one in grid]
+    values = [ndcgs(best(said, one, ids, tie_order), held_out).mean() for one in grid]
     return grid[int(np.argmax(values))]
 
 
@@ -230,23 +237,25 @@ def of_new_items(
     )  # so that all neighbours are new
     ids = np.array(catalog.ids)[new]
     wholes: dict[str, Prior] = {"content": Content(catalog), "texts": HistoryText(catalog)}
-    ties = Random(len(catalog), protocol.seed)
+    ties = RandomTies(len(catalog), protocol.seed)
 
     def said(name: str, temperature: float, sample: Sample) -> FloatArray:
         """What a prior says of the new items, float64 [n_users, n_new]."""
         if name == "vectors":
             near = HistoryVectors(shelf, temperature=temperature, others=[read])
             return near.log_weights(sample.queries)
-        prior = ties if name == "ties" else wholes[name]
         chunks = (sample.queries[start : start + 64] for start in range(0, len(sample.queries), 64))
-        return np.concatenate([prior.log_weights(chunk)[:, new] for chunk in chunks])
+        return np.concatenate([wholes[name].log_weights(chunk)[:, new] for chunk in chunks])
 
     def of(name: str, sample: Sample) -> FloatArray:
         return said(name, temperature, sample)
 
-    chance = 1e-9 * said("ties", 0.0, others)
+    def tie_order(sample: Sample) -> FloatArray:
+        return np.stack([ties(query)[new] for query in sample.queries])
+
+    order = tie_order(others)
     tried = {
-        one: float(ndcgs(best([said("vectors", one, others), chance], (1, 1), ids), others.held_out).mean())
+        one: float(ndcgs(best([said("vectors", one, others)], (1.0,), ids, order), others.held_out).mean())
         for one in TEMPERATURES
     }
     temperature = max(tried, key=tried.__getitem__)
@@ -254,13 +263,13 @@ def of_new_items(
     names = ("content", "texts", "vectors")
     known = {name: of(name, others) for name in names}
     mixes = [(), *combinations(names)]
-    chosen = {mix: weights_of([known[name] for name in mix], ids, others.held_out, chance) for mix in mixes}
+    chosen = {mix: weights_of([known[name] for name in mix], ids, others.held_out, order) for mix in mixes}
     for title, sample in (("drawn", final), ("all, those who chose the weights too", everyone)):
         print(f"\n{title}")
-        known, chance = {name: of(name, sample) for name in names}, 1e-9 * said("ties", 0.0, sample)
+        known, order = {name: of(name, sample) for name in names}, tie_order(sample)
         rows = []
         for mix, weights in chosen.items():
-            found = best([*(known[name] for name in mix), chance], (*weights, 1.0), ids)
+            found = best([known[name] for name in mix], weights, ids, order)
             name = " x ".join(mix) or "chance"
             rows.append(Row(name, dict(zip(mix, weights, strict=True)), ndcgs(found, sample.held_out)))
         table(rows, "texts")

@@ -81,11 +81,14 @@ class Request:
         log_prior: Natural log of the item prior; -inf removes an item: float64 [num_items] in catalog order, or
             `ItemWeights`.
         k: How many items are wanted, 1 or more.
+        tie_order: float64 [num_items]: of items with equal scores those with the smaller number come first; by default
+            those that stand first in the catalog. It changes no score, and the proof is of scores.
     """
 
     prompt: tuple[int, ...]
     log_prior: FloatArray | ItemWeights
     k: int
+    tie_order: FloatArray | None = None
 
 
 class SearchResult(NamedTuple):
@@ -126,7 +129,7 @@ def search(
     for number, (request, one) in enumerate(zip(requests, weights, strict=True)):
         _check(one, request.k, trie.num_items, f" in request {number}" if len(requests) > 1 else "")
     if config.lm_weight == 0:
-        return [rank_by_prior(one, request.k) for request, one in zip(requests, weights, strict=True)]
+        return [rank_by_prior(one, request.k, request.tie_order) for request, one in zip(requests, weights, strict=True)]
     results: dict[int, SearchResult] = {}
     paths = _Paths.of(trie, end)
     for numbers in _batches(requests, engine.batch_tokens):
@@ -138,15 +141,17 @@ def search(
     return [results[number] for number in range(len(requests))]
 
 
-def rank_by_prior(log_prior: FloatArray | ItemWeights, k: int) -> SearchResult:
-    """The search without a language model: the k largest weights, ties in catalog order.
+def rank_by_prior(
+    log_prior: FloatArray | ItemWeights, k: int, tie_order: FloatArray | None = None
+) -> SearchResult:
+    """The search without a language model: the k largest weights, ties as in `Request`.
 
     Raises:
         SearchError: No item has a weight above 0.
     """
     weights = weights_of(log_prior)
     _check(weights, k, weights.num_items)
-    items, scores, total = weights.top(k)
+    items, scores, total = weights.top(k, tie_order)
     return SearchResult(items, scores, np.full(len(items), np.nan), np.exp(scores - total), True, 0)
 
 
@@ -244,6 +249,7 @@ class _Batch:
         self.config = config
         self.paths = paths
         self.prompts = [request.prompt for request in requests]
+        self.tie_orders = {n: request.tie_order for n, request in enumerate(requests) if request.tie_order is not None}
         self.by_eligible = config.normalise == "eligible"
         self.mass = mass_of(trie, weights)
         self.need = np.minimum([request.k for request in requests], self.mass.count)
@@ -329,7 +335,11 @@ class _Batch:
 
         among = np.flatnonzero(score >= self.kth[owner])
         item = self.trie.order[position[among]].astype(np.int64)
-        order = np.lexsort((item, -score[among], owner[among]))
+        second = item.astype(np.float64)
+        for request, tie_order in self.tie_orders.items():
+            own = owner[among] == request
+            second[own] = tie_order[item[own]]
+        order = np.lexsort((second, -score[among], owner[among]))
         among, item = among[order], item[order]
         owner, lm, score = owner[among], lm[among], score[among]
         probability = np.exp(score - total[owner])

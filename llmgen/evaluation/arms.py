@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,7 +23,7 @@ from llmgen.evaluation.baselines import (
     default_grids,
     tune_baselines,
 )
-from llmgen.evaluation.classics import Among, Random, RepeatLast
+from llmgen.evaluation.classics import Among, Random, RandomTies, RepeatLast
 from llmgen.evaluation.exchanged import Own, exchanged
 from llmgen.evaluation.prior_evaluation import Part
 from llmgen.evaluation.protocol import Protocol, Sample
@@ -31,7 +31,7 @@ from llmgen.identifiers.named import identified
 from llmgen.priors import Content, ExcludeSeen, HistoryText, Prior, only
 from llmgen.priors.kinds import kind
 from llmgen.recommend.index import CatalogIndex
-from llmgen.recommend.parts import Parts
+from llmgen.recommend.parts import Parts, TieOrder
 from llmgen.recommend.prompting import Task
 from llmgen.recommend.recommender import Recommender
 from llmgen.recommend.settings import prior_settings
@@ -44,8 +44,6 @@ logger = logging.getLogger(__name__)
 
 MOST_READ = 10_000_000_000
 """Items times users that the classics which read texts may look at: 10,000 users of a million items take an hour."""
-TIES = 1e-9
-"""Weight of a random prior that orders nothing but ties."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,10 +153,10 @@ def classics(
             memory=memory,
         )
     ]
-    everyones = _everyones(final)
-    arms = [classic(prior.name, [prior, *everyones], {}, final.catalog) for prior in fixed]
+    among, ties = _among(final), _tie_order(final)
+    arms = [classic(prior.name, [prior, *among], {}, final.catalog, ties) for prior in fixed]
     for one in found:
-        arms.append(classic(one.name, [*_soft(one.priors), *everyones], one.settings, final.catalog))
+        arms.append(classic(one.name, [*_soft(one.priors), *among], one.settings, final.catalog, ties))
     return arms, found
 
 
@@ -208,14 +206,17 @@ def build(
     engine = engines.get(config.engine, config.adapter) if weight or config.decoding == "free" else None
     task: Task = "recommend" if sample.candidates is None else "rank"
     prompts = config.prompts or (tuned.prompts if tuned and task == "recommend" else ())
-    factors: list[Prior] = [*priors, *_everyones(sample)]
+    factors: list[Prior] = [*priors, *_among(sample)]
     instead: Mapping[str, Query] = {}
     if config.exchanged:
         own = [ExcludeSeen(sample.catalog), *factors]
         factors, instead = [Own(own, dict(zip(sample.users, sample.queries, strict=True)))], exchanged(sample)
     resolved = config.config(tuned, prompt=prompts, lm_weight=weight, rating_lm_weight=1.0)
     index = CatalogIndex(catalog, engine)
-    recommender = Recommender.of(Parts(index, engine, resolved, tuple(factors), (), library or library_of(config)))
+    prompts_read = library or library_of(config)
+    recommender = Recommender.of(
+        Parts(index, engine, resolved, tuple(factors), (), prompts_read, tie_order=_tie_order(sample))
+    )
     if prompts and recommender.template(task).name not in prompts:
         given, wanted = recommender.prompts[prompts[0]].task, recommender.template(task).task
         raise ConfigError(
@@ -277,14 +278,14 @@ def _classic_of(name: str, wanted: str, known: Sequence[Result]) -> Result:
     raise ConfigError(f"arm {name!r}: no classic baseline is called {wanted!r}; there are {there}")
 
 
-def _everyones(sample: Sample) -> list[Prior]:
-    """What stands beside the priors of every arm: what is ranked at all, and in which order what is scored alike."""
-    found: list[Prior] = []
-    if sample.among is not None:
-        found.append(Among(only(sample.catalog, sample.among)))
-    if sample.ties is not None:
-        found.append(Random(len(sample.catalog), sample.ties, weight=TIES, name="ties"))
-    return found
+def _among(sample: Sample) -> list[Prior]:
+    """What stands beside the priors of every arm: what is ranked at all."""
+    return [] if sample.among is None else [Among(only(sample.catalog, sample.among))]
+
+
+def _tie_order(sample: Sample) -> TieOrder | None:
+    """In which order every arm puts what it scores alike."""
+    return None if sample.tie_seed is None else RandomTies(len(sample.catalog), sample.tie_seed)
 
 
 def _soft(priors: Sequence[Prior]) -> list[Prior]:
@@ -292,9 +293,16 @@ def _soft(priors: Sequence[Prior]) -> list[Prior]:
     return [prior for prior in priors if not isinstance(prior, ExcludeSeen)]
 
 
-def classic(name: str, priors: Sequence[Prior], settings: Mapping[str, float], catalog: Catalog) -> Arm:
+def classic(
+    name: str,
+    priors: Sequence[Prior],
+    settings: Mapping[str, float],
+    catalog: Catalog,
+    tie_order: TieOrder | None = None,
+) -> Arm:
     """A baseline of priors alone."""
     recommender = Recommender(catalog, None, priors=priors, lm_weight=0.0)
+    recommender = Recommender.of(replace(recommender.parts, tie_order=tie_order))
     return Arm(name, "baseline", recommender, dict(settings), "", _digest({"classic": name, **settings}, catalog))
 
 

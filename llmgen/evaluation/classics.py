@@ -1,4 +1,4 @@
-"""Priors that need no fit: random, repeat the last item; and the choice of a few."""
+"""Priors that need no fit: random, repeat the last item, the choice of a few; and a random order of ties."""
 
 from __future__ import annotations
 
@@ -45,6 +45,23 @@ class Random:
             first = np.unique(rng.integers(self.n_items, size=FIRST_PLACES))
             rows.append(SparseRow(-1.0, first, -rng.random(len(first))))
         return rows
+
+
+@dataclass(frozen=True)
+class RandomTies:
+    """Each user's own random order of the items that score alike; it is no prior and changes no score.
+
+    Attributes:
+        n_items: Size of the catalog.
+        seed: Another seed, another order.
+    """
+
+    n_items: int
+    seed: int
+
+    def __call__(self, query: Query) -> FloatArray:
+        """See `llmgen.recommend.parts.TieOrder`; the same for a user always."""
+        return np.random.default_rng([self.seed, _number(str(query.user_id))]).random(self.n_items)
 
 
 @dataclass(frozen=True, eq=False)

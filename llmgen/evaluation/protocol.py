@@ -104,8 +104,8 @@ class Sample:
         times: When each user took the first of them, seconds since 1970.
         candidates: Ids that each user has the choice of; None for the whole catalog.
         among: Ids that everybody has the choice of, and no prompt lists; None for the whole catalog.
-        ties: Seed of each user's own random order of the items that an arm scores alike, as it does all of which it
-            knows nothing; None for the order of the catalog.
+        tie_seed: Seed of each user's own random order of the items that an arm scores alike, as it does all of which
+            it knows nothing; None for the order of the catalog. No score depends on it.
         unasked: Users who are not among them, since all that they took next stands in their history.
     """
 
@@ -116,7 +116,7 @@ class Sample:
     times: tuple[float, ...]
     candidates: tuple[tuple[str, ...], ...] | None = None
     among: tuple[str, ...] | None = None
-    ties: int | None = None
+    tie_seed: int | None = None
     unasked: int = 0
 
     @property
@@ -140,8 +140,8 @@ class Sample:
             hashed.update(("\0".join([*parts, str(query.k), str(query.exclude_seen)]) + "\n").encode())
         if self.among is not None:
             hashed.update("\1".join(self.among).encode())
-        if self.ties is not None:
-            hashed.update(f"\2{self.ties}".encode())
+        if self.tie_seed is not None:
+            hashed.update(f"\2{self.tie_seed}".encode())
         return hashed.hexdigest()[:16]
 
     def part(self, numbers: Iterable[int]) -> Sample:
@@ -155,7 +155,7 @@ class Sample:
             tuple(self.times[number] for number in chosen),
             None if self.candidates is None else tuple(self.candidates[number] for number in chosen),
             self.among,
-            self.ties,
+            self.tie_seed,
             self.unasked,
         )
 
@@ -196,7 +196,7 @@ def _drawn(protocol: Protocol, number: int) -> list[int]:
 
 
 def _everyone(protocol: Protocol, dataset: Dataset) -> tuple[Sample, Sample]:
-    recent, among, ties = [], None, None
+    recent, among, tie_seed = [], None, None
     if protocol.among == "new" and protocol.split != "new_items":
         raise ConfigError(f"among: new needs split: new_items, not {protocol.split}: no item is new there")
     if protocol.split == "leave_one_out":
@@ -207,11 +207,12 @@ def _everyone(protocol: Protocol, dataset: Dataset) -> tuple[Sample, Sample]:
     else:
         left = protocol.left_out(dataset)
         train, validation, test, recent = left.train, left.validation, left.test, [left.recent]
-        ties = protocol.seed
+        tie_seed = protocol.seed
         if protocol.among == "new":
             among = tuple(item for item in dataset.catalog.ids if item in left.items)
-    tuning = replace(_sample(protocol, dataset.catalog, [train], validation), ties=ties)
-    final = replace(_sample(protocol, dataset.catalog, [train, validation], test, recent), among=among, ties=ties)
+    tuning = replace(_sample(protocol, dataset.catalog, [train], validation), tie_seed=tie_seed)
+    final = _sample(protocol, dataset.catalog, [train, validation], test, recent)
+    final = replace(final, among=among, tie_seed=tie_seed)
     return tuning, final
 
 

@@ -44,13 +44,16 @@ def searched(
     template = parts.templates[task]
     sizes = [query.k for query in queries] if sizes is None else sizes
     if parts.engine is None or parts.config.lm_weight == 0:
-        results = [rank_by_prior(factors.row(number), size) for number, size in enumerate(sizes)]
+        results = [
+            rank_by_prior(factors.row(number), size, parts.ordered(query))
+            for number, (query, size) in enumerate(zip(queries, sizes, strict=True))
+        ]
         prompts = [Prompt(template, (), (), 0)] * len(queries)
     else:
         prompts = parts.thought_about(parts.engine, parts.prompts_of(task, queries, candidates))
         requests = [
-            Request(prompt.token_ids, factors.row(number), size)
-            for number, (prompt, size) in enumerate(zip(prompts, sizes, strict=True))
+            Request(prompt.token_ids, factors.row(number), size, parts.ordered(query))
+            for number, (query, prompt, size) in enumerate(zip(queries, prompts, sizes, strict=True))
         ]
         trie, end = parts.index.trie_of(continues=template.continues), None
         if template.continues and not joins(parts.engine):  # else the paths themselves end as in a list that goes on
@@ -108,7 +111,7 @@ def _grounded(
     parts: Parts, query: Query, factors: Product, number: int, prompt: Prompt, completion: Completion
 ) -> Recommendations:
     weights = factors.row(number).dense()
-    fallback = rank_by_prior(weights, len(parts.catalog)).items  # raises where nothing is eligible
+    everything = rank_by_prior(weights, len(parts.catalog), parts.ordered(query))  # raises where nothing is eligible
     found: dict[int, Grounding] = {}
     dropped = []
     for match in parts.index.grounder.ground_lines(completion.text, allowed=weights > -np.inf):
@@ -117,7 +120,7 @@ def _grounded(
             dropped.append(match.grounding)
         else:
             found[index] = match.grounding
-    for index in fallback.tolist():
+    for index in everything.items.tolist():
         if len(found) == query.k:
             break
         found.setdefault(index, Grounding("prior", 0.0))

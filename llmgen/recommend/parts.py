@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -15,7 +15,10 @@ from llmgen.recommend.config import Decoding, RecommenderConfig
 from llmgen.recommend.index import CatalogIndex
 from llmgen.recommend.prompting import Prompt, Prompter, Task, templates_for
 from llmgen.templates.library import PromptLibrary, PromptTemplate
-from llmgen.types import Item, Query
+from llmgen.types import FloatArray, Item, Query
+
+TieOrder = Callable[[Query], FloatArray]
+"""Query -> float64 [n_items]: of items with equal scores those with the smaller number come first."""
 
 TOKENS_OF_MARKS = 32  # of thoughts: what begins and ends them
 
@@ -32,6 +35,8 @@ class Parts:
         rating_priors: Factors on ratings.
         prompts: Where templates are looked up.
         histories: User id -> what the user took, where a log is known.
+        tie_order: Which of the items with equal scores come first; by default those that stand first in the catalog.
+            It is for evaluation, and is not saved.
 
     Raises:
         TemplateNotFoundError, TemplateError: A prompt is not there or wrong.
@@ -45,6 +50,7 @@ class Parts:
     rating_priors: tuple[RatingPrior, ...]
     prompts: PromptLibrary
     histories: Mapping[str, History] = field(default_factory=dict)
+    tie_order: TieOrder | None = None
 
     def __post_init__(self) -> None:
         _ = self.templates  # a prompt that is wrong is told at once
@@ -87,6 +93,10 @@ class Parts:
         if self.config.decoding == "free":
             return "free" if self.config.lm_weight > 0 else "trie"
         return "free" if self.only_writes else self.config.decoding
+
+    def ordered(self, query: Query) -> FloatArray | None:
+        """The order of items with equal scores for a query; None for that of the catalog."""
+        return None if self.tie_order is None else self.tie_order(query)
 
     def multiplied(self, queries: Sequence[Query]) -> Product:
         """The product of all priors for some queries, and of their own boosts."""

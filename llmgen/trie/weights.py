@@ -113,8 +113,8 @@ class Shared:
         """The sum of all weights, in units of the largest one; 0 where no item is eligible."""
         return 0.0 if self.top == -np.inf else float(np.exp(self.log_weights - self.top).sum())
 
-    def top_items(self, k: int) -> tuple[IntArray, FloatArray, float]:
-        """The k items with the largest weights, ties in catalog order, their weights, and the log of the sum of all.
+    def top_items(self, k: int, tie_order: FloatArray | None = None) -> tuple[IntArray, FloatArray, float]:
+        """The k items with the largest weights, their weights, and the log of the sum of all; ties as in `top`.
 
         Without the ranking of all, which is worth its time only where many requests share it.
         """
@@ -123,6 +123,13 @@ class Shared:
         if len(eligible) > k:
             kth = np.partition(log_weights[eligible], len(eligible) - k)[len(eligible) - k]
             eligible = eligible[log_weights[eligible] >= kth]
+            if tie_order is not None:  # all items may tie, and only those that get a place need to be sorted
+                tied = log_weights[eligible] == kth
+                places = k - int(np.count_nonzero(~tied))
+                last = np.flatnonzero(tied)[np.argpartition(tie_order[eligible[tied]], places - 1)[places:]]
+                eligible = np.delete(eligible, last)
+        if tie_order is not None:
+            eligible = eligible[np.argsort(tie_order[eligible], kind="stable")]
         items = eligible[np.argsort(-log_weights[eligible], kind="stable")][:k]
         return items, log_weights[items], float(self.top + np.log(np.exp(log_weights - self.top).sum()))
 
@@ -213,10 +220,16 @@ class ItemWeights:
         ahead = bisect_right(self.shared.ranked, -weight, key=lambda one: -(one + self.rest))
         return ahead - int((theirs >= weight).sum()) + int((self.values >= weight).sum())
 
-    def top(self, k: int) -> tuple[IntArray, FloatArray, float]:
-        """The k items with the largest weights, ties in catalog order, their weights, and the log of the sum of all."""
-        if self.alone:
-            return self.shared.top_items(k)
+    def top(self, k: int, tie_order: FloatArray | None = None) -> tuple[IntArray, FloatArray, float]:
+        """The k items with the largest weights, their weights, and the log of the sum of all.
+
+        Args:
+            k: How many, 1 or more.
+            tie_order: float64 [n_items]: of items of equal weight those with the smaller number come first; by default
+                those that stand first in the catalog. With it, the time grows with the catalog.
+        """
+        if self.alone or tie_order is not None:
+            return (self.shared if self.alone else Shared(self.dense())).top_items(k, tie_order)
         eligible = self.values > -np.inf
         others, looked_at = np.zeros(0, np.int64), k
         while len(others) < k:

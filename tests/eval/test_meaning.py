@@ -19,6 +19,9 @@ def test_lists_are_of_the_product_and_ties_stay_in_order() -> None:
     said = [np.array([[0.0, 1.0, 1.0]]), np.array([[3.0, 0.0, 0.0]])]
     assert best(said, (1.0, 0.0), ids) == [["b", "c", "a"]]
     assert best(said, (1.0, 1.0), ids) == [["a", "b", "c"]]
+    order = np.array([[0.9, 0.5, 0.1]])  # c before b before a, where they tie
+    assert best(said, (1.0, 0.0), ids, order) == [["c", "b", "a"]]
+    assert best([], (), ids, order) == [["c", "b", "a"]]
 
 
 def test_the_weight_that_finds_most_is_taken_and_of_equal_ones_the_smallest() -> None:

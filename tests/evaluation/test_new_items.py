@@ -14,11 +14,14 @@ from llmgen.datasets.splits import ItemsLeftOut, leave_items_out, log_digest
 from llmgen.engines.fake import FakeEngine
 from llmgen.errors import ConfigError, DataError
 from llmgen.evaluation import arms
+from llmgen.evaluation.answers import answers_of
 from llmgen.evaluation.arm_config import ArmConfig
+from llmgen.evaluation.classics import RandomTies
 from llmgen.evaluation.config import RunConfig
 from llmgen.evaluation.protocol import Protocol, Sample, samples
 from llmgen.evaluation.questions import from_log
 from llmgen.evaluation.results import Results
+from llmgen.priors import Popularity
 
 LETTERS = "abcdefghij"
 SEEDS = {"ci": 156, "aj": 14}
@@ -132,12 +135,31 @@ def test_the_order_of_the_catalog_says_nothing(protocol: dict[str, Any], tmp_pat
     assert first[0] == first[1] == first[2] == first[3] != first[4] == first[5]
 
 
+def test_the_order_of_ties_is_random_for_each_user_and_no_part_of_a_score(protocol: dict[str, Any]) -> None:
+    _, final, left = load(protocol)
+    some = final.part(range(5))
+    arm = arms.build("known", ArmConfig(lm_weight=0.0, priors={"popularity": 1.0}), some, (), arms.Engines())
+    counts = dict(final.known["item_id"].value_counts().iter_rows())
+    order = RandomTies(len(final.catalog), 0)
+    for query, answer in zip(some.queries, answers_of(arm, some), strict=True):
+        shares = Popularity.fit(final.known, final.catalog).log_weights([query])[0]
+        before = order(query)
+        seen = {item.id for item in query.history}
+        ranked = sorted(
+            (item for item in final.catalog.ids if item not in seen),
+            key=lambda item: (-counts.get(item, 0), before[final.catalog.index(item)]),
+        )
+        assert [place.item.id for place in answer] == ranked[:3]
+        assert [set(place.terms) for place in answer] == [{"popularity"}] * 3
+        assert [place.score for place in answer] == pytest.approx([shares[final.catalog.index(i)] for i in ranked[:3]])
+
+
 def test_who_ranks_among_new_items_is_another_question(protocol: dict[str, Any]) -> None:
     _, final, left = load(protocol)
     _, among, _ = load({**protocol, "among": "new"})
     assert set(among.among or ()) == left.items
     assert among.digest != final.digest
-    assert (among.part([0, 1]).among, among.part([0, 1]).ties) == (among.among, 0)
+    assert (among.part([0, 1]).among, among.part([0, 1]).tie_seed) == (among.among, 0)
     assert load({**protocol, "seed": 1})[1].digest != final.digest  # ties are ordered otherwise
     with pytest.raises(ConfigError, match="among: new needs split: new_items, not leave_one_out"):
         load({**protocol, "among": "new", "split": "leave_one_out"})

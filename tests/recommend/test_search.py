@@ -392,6 +392,31 @@ def test_without_a_model_the_largest_weights_win_and_ties_stay_in_catalog_order(
     assert result.exact
 
 
+def test_a_tie_order_decides_between_equal_weights_and_changes_no_score() -> None:
+    log_prior, order = np.log([0.2, 0.4, 0.2, 0.2, 0.1, 1e-300]), np.array([3.0, 9.0, 1.0, 2.0, 0.0, 0.5])
+    log_prior[5] = -np.inf  # removed, and so nowhere
+    forms = [log_prior, ItemWeights(Shared(np.full(6, np.log(0.2) - 1)), 1.0, np.array([1, 4, 5]), log_prior[[1, 4, 5]])]
+    for form in forms:
+        for k, items in ((1, [1]), (2, [1, 2]), (3, [1, 2, 3]), (4, [1, 2, 3, 0]), (6, [1, 2, 3, 0, 4])):
+            result, before = rank_by_prior(form, k, order), rank_by_prior(form, k)
+            assert result.items.tolist() == items
+            assert result.scores == pytest.approx(before.scores.tolist())
+            assert result.probabilities == pytest.approx(before.probabilities.tolist())
+
+
+def test_a_tie_order_decides_between_items_of_one_spelling_for_each_request_alone() -> None:
+    paths = [(1, 0), (2, 0), (2, 0), (2, 0)]
+    orders = [None, np.array([0.0, 3.0, 1.0, 2.0]), np.array([9.0, 2.0, 3.0, 1.0])]
+    likes_two = np.zeros(VOCABULARY)
+    likes_two[2] = 5.0
+    engine = FakeEngine(logits=lambda prompt, suffix: likes_two)
+    requests = [Request(PROMPT, np.zeros(4), 4, order) for order in orders]
+    results = search(ItemTrie.build(paths), engine, requests, SearchConfig())
+    assert [result.items.tolist() for result in results] == [[1, 2, 3, 0], [2, 3, 1, 0], [3, 1, 2, 0]]
+    assert len({tuple(result.scores) for result in results}) == 1
+    assert all(result.exact for result in results)
+
+
 def test_weight_zero_does_not_ask_the_model() -> None:
     def never(prompt: tuple[int, ...], suffix: tuple[int, ...]) -> np.ndarray:
         raise AssertionError("asked")
