@@ -27,8 +27,10 @@ from llmgen.datasets.splits import Ties, log_digest
 from llmgen.engines.hf import HFEngine
 from llmgen.errors import ConfigError
 from llmgen.evaluation.intervals import interval_of_mean, paired_difference
-from llmgen.evaluation.prior_evaluation import Part, parts
+from llmgen.evaluation.protocol import Protocol, samples
 from llmgen.evaluation.questions import refuse_whole_log
+from llmgen.evaluation.sample import Sample
+from llmgen.evaluation.slices import by_popularity
 from llmgen.evaluation.terminal import exit_on_error
 from llmgen.priors import kinds as prior_kinds
 from llmgen.priors import reweighted
@@ -119,7 +121,7 @@ def measure(
     record, settings = _checked(adapter, ties, dtype)
     data = DataSettings(**settings["data"]).load()
     refuse_whole_log(f"the adapter {adapter}", record, data)
-    tuning, final = parts(data.interactions, data.catalog, ties=ties)
+    tuning, final = samples(Protocol(ties=ties), data)
     if weight is None and record.data == log_digest(final.known):
         raise ConfigError(
             f"{adapter} has learned the validation items, and the LM's weight would be chosen on them; give --weight, "
@@ -129,13 +131,13 @@ def measure(
     config = record.recommender.config()
     recommender = Recommender(data.catalog, engine, prompt=record.recommender.prompts, max_history=config.max_history)
 
-    def read(part: Part, weights: Sequence[float]) -> FloatArray:
-        fitted = fit(settings["priors"], part.known, data)
+    def read(sample: Sample, weights: Sequence[float]) -> FloatArray:
+        fitted = fit(settings["priors"], sample.known, data)
         return nats(
             engine.model,
             recommender,
-            part.queries,
-            part.held_out,
+            sample.queries,
+            sample.targets,
             [reweighted(one, one.weight * prior_scale) for one in fitted],
             prompt=recommender.template().name,
             weights=weights,
@@ -144,23 +146,11 @@ def measure(
 
     chosen, curve = weight, dict[str, float]()
     if chosen is None:
-        some = np.unique(np.linspace(0, len(tuning.queries) - 1, validation_users).round().astype(int)).tolist()
-        asked = Part(tuning.known, [tuning.queries[one] for one in some], [tuning.held_out[one] for one in some])
-        means = read(asked, [*WEIGHTS, ALONE]).mean(axis=1).tolist()
+        means = read(tuning.spread(validation_users), [*WEIGHTS, ALONE]).mean(axis=1).tolist()
         chosen = WEIGHTS[1 + int(np.argmin(means[1 : len(WEIGHTS)]))]
         curve = dict(zip([*(f"{one:g}" for one in WEIGHTS), "alone"], means, strict=True))
     found = read(final, [0.0, chosen, ALONE])
-    counts = final.known["item_id"].value_counts()
-    taken = dict(counts.iter_rows())
-    popularity = np.array([taken.get(item, 0) for item in final.held_out])
-    edges = np.quantile(popularity, [1 / 3, 2 / 3])
-    groups = {
-        "all": np.ones(len(popularity), bool),
-        f"taken up to {edges[0]:.0f} times": popularity <= edges[0],
-        f"up to {edges[1]:.0f}": (popularity > edges[0]) & (popularity <= edges[1]),
-        "more often": popularity > edges[1],
-    }
-    rows = [_row(name, found[:, inside]) for name, inside in groups.items()]
+    rows = [_row("all", found), *(_row(one.value, found[:, one.rows]) for one in by_popularity(final))]
     return Measured(engine.name, chosen, curve, rows, found.tolist())
 
 

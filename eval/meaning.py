@@ -27,8 +27,9 @@ from llmgen.errors import ConfigError
 from llmgen.evaluation.classics import RandomTies
 from llmgen.evaluation.intervals import interval_of_mean, paired_difference
 from llmgen.evaluation.metrics import ndcg_at_k
-from llmgen.evaluation.prior_evaluation import Part, evaluate_priors, parts
-from llmgen.evaluation.protocol import Protocol, Sample, not_drawn, samples
+from llmgen.evaluation.prior_evaluation import evaluate_priors
+from llmgen.evaluation.protocol import Protocol, not_drawn, samples
+from llmgen.evaluation.sample import Sample
 from llmgen.evaluation.significance import holm, permutation_test
 from llmgen.priors import (
     Content,
@@ -171,8 +172,8 @@ def of_wishes(
 
     tried = {}
     for temperature in TEMPERATURES:
-        parts_of = said(temperature, tuning)
-        beside = [parts_of["vectors"], parts_of["popularity"]]
+        by_prior = said(temperature, tuning)
+        beside = [by_prior["vectors"], by_prior["popularity"]]
         tried[temperature] = float(ndcgs(best(beside, (1.0, 1.0), ids), tuning.held_out).mean())
     temperature = max(tried, key=tried.__getitem__)
     print("temperatures on the part for choosing:", {one: round(tried[one], 4) for one in tried}, flush=True)
@@ -225,7 +226,7 @@ def of_new_items(
     final = samples(protocol, dataset)[1]
     others = not_drawn(protocol, dataset)
     if others is None:
-        raise ConfigError(f"--users {users} asks all of {len(final.queries)}, and nobody is left to choose weights on")
+        raise ConfigError(f"--users {users} asks all of {len(final)}, and nobody is left to choose weights on")
     assert final.among is not None  # of this split
     everyone = samples(protocol.model_copy(update={"users": None}), dataset)[1].spread(10_000)
     others = others.spread(most)
@@ -291,21 +292,21 @@ def of_known_users(
     protocol = _protocol(data)
     dataset = protocol.load()
     catalog = dataset.catalog
-    tuning, final = parts(dataset.interactions, catalog)
-    few, asked = _some(tuning, tuning_users, 1), _some(final, users, 0)
+    tuning, final = samples(protocol, dataset)
+    few, asked = tuning.drawn(tuning_users, 1), final.drawn(users, 0)
     read = ItemVectors.make(catalog, load_encoder(encoder), vectors)
 
-    def fitted(part: Part) -> list[Prior]:
+    def fitted(sample: Sample) -> list[Prior]:
         fits: dict[str, Callable[..., Prior]] = {
             "item_knn": ItemKNN.fit,
             "ease": Ease.fit,
             "transition": Transition.fit,
         }
-        own = [fits[name](part.known, catalog, **given) for name, given in settings.items()]
-        return [ExcludeSeen(catalog), Popularity.fit(part.known, catalog), *own]
+        own = [fits[name](sample.known, catalog, **given) for name, given in settings.items()]
+        return [ExcludeSeen(catalog), Popularity.fit(sample.known, catalog), *own]
 
-    def score(priors: Priors, part: Part) -> FloatArray:
-        return evaluate_priors(priors, part.queries, part.held_out, catalog=catalog, k=K, batch_size=256).ndcgs
+    def score(priors: Priors, sample: Sample) -> FloatArray:
+        return evaluate_priors(priors, sample.queries, sample.targets, catalog=catalog, k=K, batch_size=256).ndcgs
 
     near = best_temperature(
         lambda temperature: HistoryVectors(read, temperature=temperature, newest=10),
@@ -315,7 +316,7 @@ def of_known_users(
     before, after = fitted(few), fitted(asked)
     rows = []
     for name, more in (("mix", []), ("mix x texts", [texts]), ("mix x vectors", [near])):
-        tuned = tune_weights([*before, *more], few.queries, few.held_out, catalog=catalog, k=K)
+        tuned = tune_weights([*before, *more], few.queries, few.targets, catalog=catalog, k=K)
         weights = {prior.name: prior.weight for prior in tuned.priors}
         print(f"{name}: NDCG@{K} {tuned.score:.4f} on the part for choosing", flush=True)
         mix = [reweighted(prior, weights[prior.name]) for prior in (*after, *more)]
@@ -336,13 +337,6 @@ def _protocol(data: str, **settings: object) -> Protocol:
     """The protocol of a study; `data` is JSON."""
     given = json.loads(data)
     return Protocol.model_validate({**({"data": given} if given else {}), **settings})
-
-
-def _some(part: Part, users: int, seed: int) -> Part:
-    if len(part.queries) <= users:
-        return part
-    drawn = np.sort(np.random.default_rng(seed).choice(len(part.queries), users, replace=False)).tolist()
-    return Part(part.known, [part.queries[n] for n in drawn], [part.held_out[n] for n in drawn])
 
 
 if __name__ == "__main__":

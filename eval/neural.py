@@ -26,7 +26,9 @@ from rich.table import Table
 
 from llmgen.catalog.core import Catalog
 from llmgen.evaluation.intervals import interval_of_mean, paired_difference
-from llmgen.evaluation.prior_evaluation import Evaluation, Part, parts
+from llmgen.evaluation.prior_evaluation import Evaluation
+from llmgen.evaluation.protocol import Protocol, samples
+from llmgen.evaluation.sample import Sample
 from llmgen.evaluation.significance import permutation_test
 from llmgen.evaluation.terminal import exit_on_error
 from llmgen.priors import ExcludeSeen, Prior
@@ -46,9 +48,9 @@ Weights = Mapping[str, float]
 
 
 def fitted(
-    settings: Mapping[str, Mapping[str, Any]], part: Part, catalog: Catalog, out: Path, name: str
+    settings: Mapping[str, Mapping[str, Any]], sample: Sample, catalog: Catalog, out: Path, name: str
 ) -> list[Prior]:
-    """The priors of a part, `tuning` or `final`; `sasrec` with a file of its own in the folder."""
+    """The priors of a sample, `tuning` or `final`; `sasrec` with a file of its own in the folder."""
     priors = []
     for one, given in settings.items():
         if one == "sasrec":
@@ -57,7 +59,7 @@ def fitted(
                 epochs = int(read(out / "sasrec-tuning.pt")[1]["best_epoch"])
                 given = {**given, "epochs": epochs, "validation_users": 0}
             given = {**given, "checkpoint": file}
-        priors.append(kind(one).fit(part.known, catalog, **given))
+        priors.append(kind(one).fit(sample.known, catalog, **given))
     return priors
 
 
@@ -72,11 +74,11 @@ def with_floor(prior: Prior, floor: float) -> Prior:
 
 
 def ranks(
-    priors: Sequence[Prior], mixes: Mapping[str, Weights], part: Part, users: slice, catalog: Catalog
+    priors: Sequence[Prior], mixes: Mapping[str, Weights], sample: Sample, users: slice, catalog: Catalog
 ) -> dict[str, Evaluation]:
     """Ranks of the held-out items by each prior alone and by each mix; what a prior says is computed once."""
-    queries, held_out = part.queries[users], part.held_out[users]
-    targets = np.array([catalog.index(item) for item in held_out])
+    queries = sample.queries[users]
+    targets = np.array([catalog.index(item) for item in sample.targets[users]])
     products: dict[str, Weights] = {prior.name: {prior.name: 1.0} for prior in priors} | dict(mixes)
     found: dict[str, list[Any]] = {name: [] for name in products}
     seen = ExcludeSeen(catalog)
@@ -95,13 +97,12 @@ def ranks(
 
 
 def weighed(
-    priors: Sequence[Prior], names: Sequence[str], part: Part, users: int, catalog: Catalog, metric: Metric
+    priors: Sequence[Prior], names: Sequence[str], sample: Sample, users: int, catalog: Catalog, metric: Metric
 ) -> tuple[Weights, float]:
     """The weights that are best for the held-out items of some users, and the metric there."""
-    chosen = np.sort(np.random.default_rng(0).permutation(len(part.queries))[:users]).tolist()
-    queries, held_out = ([values[place] for place in chosen] for values in (part.queries, part.held_out))
+    chosen = sample.rows(np.sort(np.random.default_rng(0).permutation(len(sample))[:users]).tolist())
     some = [prior for prior in priors if prior.name in names]
-    tuned = tune_weights([ExcludeSeen(catalog), *some], queries, held_out, catalog=catalog, metric=metric)
+    tuned = tune_weights([ExcludeSeen(catalog), *some], chosen.queries, chosen.targets, catalog=catalog, metric=metric)
     return {prior.name: prior.weight for prior in tuned.priors[1:]}, tuned.score
 
 
@@ -117,7 +118,7 @@ def main(
         out.mkdir(parents=True, exist_ok=True)
         data = DataSettings(**chosen["data"]).load()
         catalog, users = data.catalog, span(chosen.get("users"))
-        tuning, final = parts(data.interactions, catalog)
+        tuning, final = samples(Protocol(), data)
         before = fitted(chosen["priors"], tuning, catalog, out, "tuning")
         everything = [prior.name for prior in before]
         mixes: Mapping[str, Sequence[str]] = chosen["mixes"]

@@ -20,8 +20,9 @@ import json
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from math import nan
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any
 
 import numpy as np
 import polars as pl
@@ -38,15 +39,16 @@ from llmgen.evaluation.arm_config import ArmConfig
 from llmgen.evaluation.arms import Engines, build
 from llmgen.evaluation.checks import check_ratings
 from llmgen.evaluation.intervals import interval_of_mean, paired_difference
-from llmgen.evaluation.protocol import Protocol, Sample, samples
+from llmgen.evaluation.protocol import Protocol, samples
 from llmgen.evaluation.questions import refuse_whole_log
-from llmgen.evaluation.rating_metrics import auc, calibration_error
+from llmgen.evaluation.rating_metrics import auc, calibration_error, rmse
+from llmgen.evaluation.sample import Sample
 from llmgen.evaluation.terminal import exit_on_error
 from llmgen.priors import RatingKNN
 from llmgen.recommend.rating import multiply_shares
 from llmgen.recommend.recommender import Recommender
 from llmgen.recommend.settings import GivenSettings
-from llmgen.types import FloatArray, Item, Query, RatingPrediction
+from llmgen.types import FloatArray, Query, RatingPrediction
 from llmgen.workspace.core import DataSettings, tuned_prompts
 
 MEAN, BIASES, KNN, LM, BOTH = "mean", "user + item bias", "ItemKNN", "LM", "LM x ItemKNN"
@@ -64,56 +66,23 @@ LIKED = 4.0
 CHUNK = 16
 
 
-class Rated(NamedTuple):
-    """Questions about ratings.
-
-    Attributes:
-        sample: Whose item is rated; a user may come several times, then in a row.
-        truth: float64 [questions], the ratings.
-        known: What is fitted on, all with ratings.
-    """
-
-    sample: Sample
-    truth: FloatArray
-    known: pl.DataFrame
-
-    @property
-    def pairs(self) -> list[tuple[Query, Item]]:
-        """Who rates what."""
-        catalog = self.sample.catalog
-        return [
-            (q, catalog[catalog.index(i)]) for q, i in zip(self.sample.queries, self.sample.next_items, strict=True)
-        ]
-
-    def of_some(self, users: int) -> Rated:
-        """The questions of at most so many of the users, evenly spread."""
-        names = list(dict.fromkeys(self.sample.users))
-        places = np.linspace(0, len(names) - 1, min(users, len(names))).round().astype(int)
-        chosen = {names[place] for place in places}
-        which = [number for number, user in enumerate(self.sample.users) if user in chosen]
-        return Rated(self.sample.part(which), self.truth[which], self.known)
-
-
-def rated(sample: Sample, interactions: pl.DataFrame) -> Rated:
-    """The users of a sample who rated everything they took.
+def rated(sample: Sample, interactions: pl.DataFrame) -> Sample:
+    """The users of a sample who rated everything they took, with what they gave; known are ratings alone.
 
     Raises:
         DataError: There are fewer than two.
     """
     given = {(user, item): rating for user, item, rating in interactions.select("user_id", "item_id", "rating").rows()}
-    truth = [given.get((user, item)) for user, item in zip(sample.users, sample.next_items, strict=True)]
-    which = [
-        number
-        for number, rating in enumerate(truth)
-        if rating is not None and sample.queries[number].ratings is not None
-    ]
-    if len(which) < 2:
+    ratings = [given.get(pair) for pair in zip(sample.users, sample.targets, strict=True)]
+    asked = replace(sample, ratings=tuple(nan if one is None else one for one in ratings)).rows(
+        row for row, one in enumerate(ratings) if one is not None and sample.queries[row].ratings is not None
+    )
+    if len(asked) < 2:
         raise DataError("fewer than two users rated all they took; ratings need a column rating without gaps")
-    known = sample.known.filter(pl.col("rating").is_not_null())
-    return Rated(sample.part(which), np.array([truth[number] for number in which]), known)
+    return replace(asked, known=sample.known.filter(pl.col("rating").is_not_null()))
 
 
-def last_questions(dataset: Dataset, users: int | None, seed: int) -> tuple[Rated, Rated]:
+def last_ratings(dataset: Dataset, users: int | None, seed: int) -> tuple[Sample, Sample]:
     """Each user's last item but one, for validation, and last, for the test, from the ratings before it.
 
     Args:
@@ -129,7 +98,7 @@ def last_questions(dataset: Dataset, users: int | None, seed: int) -> tuple[Rate
     return rated(tuning, dataset.interactions), rated(final, dataset.interactions)
 
 
-def random_questions(dataset: Dataset, users: int | None, seed: int, shown: int) -> tuple[Rated, Rated]:
+def random_ratings(dataset: Dataset, users: int | None, seed: int, shown: int) -> tuple[Sample, Sample]:
     """The ratings that `random_split` holds out for validation and for the test, each from the user's others.
 
     Args:
@@ -153,7 +122,7 @@ def random_questions(dataset: Dataset, users: int | None, seed: int, shown: int)
 def around(given: Sequence[float], time: float, shown: int) -> slice:
     """Where the ratings given about a moment stand.
 
-    There is a choice every half of what is shown, so that questions about one time share what the model reads.
+    There is a choice every half of what is shown, so that ratings of about one time share what the model reads.
 
     Args:
         given: When each rating was given, rising.
@@ -169,8 +138,8 @@ def around(given: Sequence[float], time: float, shown: int) -> slice:
     return slice(start, start + shown)
 
 
-def _of_rows(dataset: Dataset, held: pl.DataFrame, before: Sequence[pl.DataFrame], shown: int) -> Rated:
-    """A question a row; those of a user that are about the same time share one query."""
+def _of_rows(dataset: Dataset, held: pl.DataFrame, before: Sequence[pl.DataFrame], shown: int) -> Sample:
+    """The sample of some held-out ratings; those of a user that are about the same time share one query."""
     past = histories(*before, catalog=dataset.catalog)
     ordered = pl.concat(list(before)).sort("user_id", "timestamp", maintain_order=True)
     given = dict(ordered.group_by("user_id", maintain_order=True).agg("timestamp").iter_rows())
@@ -189,16 +158,16 @@ def _of_rows(dataset: Dataset, held: pl.DataFrame, before: Sequence[pl.DataFrame
     return rated(sample, dataset.interactions)
 
 
-def classic(asked: Rated, damping: float) -> tuple[RatingKNN, RatingKNN]:
+def classic(asked: Sample, damping: float) -> tuple[RatingKNN, RatingKNN]:
     """What needs no language model: the biases alone, and ItemKNN."""
     biases = RatingKNN.fit(asked.known, damping=damping, neighbours=0, name=BIASES)
     return biases, replace(biases, neighbours=NEIGHBOURS, name=KNN)
 
 
 def shares(
-    recommender: Recommender, asked: Rated, damping: float, labels: Sequence[str], title: str
+    recommender: Recommender, asked: Sample, damping: float, labels: Sequence[str], title: str
 ) -> tuple[dict[str, FloatArray], list[RatingPrediction]]:
-    """What each row says of each question: name -> float64 [questions, labels]; and the predictions they come from.
+    """What each row of the table says of each rating: name -> float64 [n_rows, n_labels]; and the predictions they come from.
 
     What is asked after the same history is asked together, so that it is read once.
     """
@@ -221,14 +190,14 @@ def shares(
 
 
 def product(said: Mapping[str, FloatArray], weights: tuple[float, float]) -> FloatArray:
-    """ItemKNN times the model, each to the power of its weight, float64 [questions, labels]."""
+    """ItemKNN times the model, each to the power of its weight, float64 [n_rows, n_labels]."""
     parts = {name: np.log(said[name]) for name in (KNN, LM)}
     return multiply_shares(parts, dict(zip((KNN, LM), weights, strict=True)))
 
 
-def surprise(shares: FloatArray, asked: Rated, values: FloatArray) -> FloatArray:
-    """Nats of each rating under distributions over rising values, float64 [questions]."""
-    result: FloatArray = -np.log(shares[np.arange(len(asked.truth)), np.searchsorted(values, asked.truth)])
+def surprise(shares: FloatArray, asked: Sample, values: FloatArray) -> FloatArray:
+    """Nats of each rating under distributions over rising values, float64 [n_rows]."""
+    result: FloatArray = -np.log(shares[np.arange(len(asked)), np.searchsorted(values, np.array(asked.ratings))])
     return result
 
 
@@ -256,18 +225,18 @@ def main(
         given = GivenSettings(max_history=max_history)
         shown = given.config(record.recommender if record else None).max_history
         tuning, final = (
-            last_questions(data, users, seed) if split == "last" else random_questions(data, users, seed, shown)
+            last_ratings(data, users, seed) if split == "last" else random_ratings(data, users, seed, shown)
         )
         if split == "random" and adapter is not None:
             _refuse_what_knows_them(adapter, record, data)
         refuse_whole_log(f"the adapter {adapter}", record, data)
         values = np.array(sorted(set(data.interactions["rating"].drop_nulls().to_list())))
         labels = [f"{value:g}" for value in values.tolist()]
-        scores = {damping: _rmse(classic(tuning, damping)[0].means(tuning.pairs), tuning.truth) for damping in DAMPING}
+        scores = {damping: _rmse(classic(tuning, damping)[0].means(tuning.pairs), tuning) for damping in DAMPING}
         damping = min(scores, key=lambda one: scores[one])
-        some = tuning.of_some(tuning_users)
+        some = tuning.spread(tuning_users)
         config = ArmConfig.of("model", {"engine": engine, "adapter": adapter, "max_history": shown})
-        recommender = build("model", config, final.sample, (), Engines()).recommender
+        recommender = build("model", config, final, (), Engines()).recommender
         if prompt is None and record is not None:
             prompt = tuned_prompts(record, recommender.prompts).get("rate")
         if prompt is not None:
@@ -277,12 +246,12 @@ def main(
         tries = itertools.product(KNN_WEIGHTS, LM_WEIGHTS)
         nats = {pair: float(surprise(product(tried, pair), some, values).mean()) for pair in tries}
         weights = min(nats, key=lambda pair: nats[pair])
-        reference = min((MEAN, BIASES, KNN), key=lambda name: _rmse(tried[name] @ values, some.truth))
+        reference = min((MEAN, BIASES, KNN), key=lambda name: _rmse(tried[name] @ values, some))
         found[BOTH] = product(found, weights)
         more = {
             "split": split,
-            "ratings": len(final.truth),
-            "users": len(set(final.sample.users)),
+            "ratings": len(final),
+            "users": len(set(final.users)),
             "damping": damping,
             "knn_weight": weights[0],
             "lm_weight": weights[1],
@@ -295,9 +264,9 @@ def main(
         _print(rows, more)
         if json_file is not None:
             asked = {
-                "user": final.sample.users,
-                "item": final.sample.next_items,
-                "rating": final.truth.tolist(),
+                "user": final.users,
+                "item": final.targets,
+                "rating": final.ratings,
                 **{name: found[name].round(5).tolist() for name in (KNN, LM)},
             }
             json_file.write_text(
@@ -306,7 +275,7 @@ def main(
 
 
 def _refuse_what_knows_them(adapter: str, record: AdapterRecord | None, dataset: Dataset) -> None:
-    """An adapter must have learned from nothing that `random_questions` asks for.
+    """An adapter must have learned from nothing that `random_ratings` asks for.
 
     Raises:
         ConfigError: Its record does not say so.
@@ -320,9 +289,9 @@ def _refuse_what_knows_them(adapter: str, record: AdapterRecord | None, dataset:
         )
 
 
-def _row(name: str, said: FloatArray, least: FloatArray, asked: Rated, values: FloatArray) -> dict[str, Any]:
-    """What is wrong with distributions, float64 [questions, labels], and how much more than with those of `least`."""
-    truth, users = asked.truth, asked.sample.users
+def _row(name: str, said: FloatArray, least: FloatArray, asked: Sample, values: FloatArray) -> dict[str, Any]:
+    """What is wrong with distributions, float64 [n_rows, n_labels], and how much more than with those of `least`."""
+    truth, users = np.array(asked.ratings), asked.users
     errors = np.abs(said @ values - truth)
     nats = surprise(said, asked, values)
     absolute, squared, unlikely = (interval_of_mean(one, seed=0, clusters=users) for one in (errors, errors**2, nats))
@@ -354,8 +323,8 @@ def _reliability(chance: Sequence[float], liked: Sequence[bool], bins: int = 10)
     ]
 
 
-def _rmse(predicted: FloatArray, truth: FloatArray) -> float:
-    return float(np.sqrt(((predicted - truth) ** 2).mean()))
+def _rmse(predicted: FloatArray, asked: Sample) -> float:
+    return rmse(predicted.tolist(), asked.ratings or ())
 
 
 def _print(rows: Sequence[Mapping[str, Any]], more: Mapping[str, Any]) -> None:

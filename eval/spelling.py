@@ -24,7 +24,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any
 
 import numpy as np
 import polars as pl
@@ -44,6 +44,7 @@ from llmgen.errors import ConfigError
 from llmgen.evaluation.intervals import interval_of_mean, paired_difference
 from llmgen.evaluation.metrics import ndcg_at_k
 from llmgen.evaluation.power import detectable_difference
+from llmgen.evaluation.sample import Sample
 from llmgen.evaluation.significance import permutation_test
 from llmgen.evaluation.terminal import exit_on_error
 from llmgen.identifiers import Codes, Words, save_identifier
@@ -72,25 +73,9 @@ WEIGHTS = "0.05,0.1,0.2,0.4,0.7,1"
 ASKED_AT_ONCE = 64
 
 
-class Asked(NamedTuple):
-    """Questions with known answers.
-
-    Attributes:
-        queries: One a user.
-        held_out: The ids that are right.
-        catalog: What is ranked.
-        priors: That stand beside the model.
-    """
-
-    queries: list[Query]
-    held_out: list[tuple[str, ...]]
-    catalog: Catalog
-    priors: list[Prior]
-
-
 @dataclass(frozen=True)
 class Found:
-    """What became of one arm on some questions.
+    """What became of one arm on a sample.
 
     Attributes:
         alone: float64 [n_users], NDCG@10 of the model alone.
@@ -239,41 +224,40 @@ def curve(folder: Path, a_step: float) -> list[tuple[int, float, float]]:
     return [(round(step * a_step), *nats) for step, nats in sorted(rows.items())]
 
 
-def questions(dataset: Dataset, left: ItemsLeftOut, users: int) -> tuple[Asked, Asked]:
-    """Warm users and new items."""
+def samples(dataset: Dataset, left: ItemsLeftOut, users: int) -> tuple[Sample, Sample]:
+    """Warm users, among the known items, and users of new items, among the new ones; both with all that is known."""
     catalog = dataset.catalog
     known, new = catalog.without(left.items), catalog.like(item for item in catalog if item.id in left.items)
     before = pl.concat([left.train, left.validation])
     past, later = histories(before, catalog=catalog), histories(left.recent, catalog=catalog)
     warm = [(user, past[user].items, (later[user].items[0].id,)) for user in later if user in past]
-    wanted = histories(left.test, catalog=catalog)
+    tested = histories(left.test, catalog=catalog)
     everything = histories(pl.concat([before, left.recent]), catalog=catalog)
     cold = [
-        (user, everything[user].items, tuple(dict.fromkeys(item.id for item in wanted[user].items)))
-        for user in wanted
+        (user, everything[user].items, tuple(dict.fromkeys(item.id for item in tested[user].items)))
+        for user in tested
         if user in everything
     ]
 
-    def asked(rows: Sequence[tuple[str, Any, tuple[str, ...]]], ranked: Catalog, priors: list[Prior]) -> Asked:
-        drawn = np.sort(np.random.default_rng(0).permutation(len(rows))[:users]).tolist()
-        chosen = [rows[number] for number in drawn]
-        return Asked(
-            [Query(items, user_id=user, k=K) for user, items, _ in chosen], [r for *_, r in chosen], ranked, priors
-        )
+    def drawn(rows: Sequence[tuple[str, Any, tuple[str, ...]]], ranked: Catalog) -> Sample:
+        queries = tuple(Query(items, user_id=user, k=K) for user, items, _ in rows)
+        whole = Sample(ranked, before, queries, tuple(ids for *_, ids in rows), (0.0,) * len(rows))
+        return whole.rows(np.sort(np.random.default_rng(0).permutation(len(rows))[:users]).tolist())
 
-    transition = Transition.fit(before, known)
-    return asked(warm, known, [transition]), asked(cold, new, [HistoryText(new)])
+    return drawn(warm, known), drawn(cold, new)
 
 
-def measured(engine: HFEngine, identified: Catalog, prompt: str, length: int, asked: Asked, weight: float) -> Found:
-    """Ask an arm."""
-    catalog = asked.catalog.identified(identified.identifier)
+def measured(
+    engine: HFEngine, identified: Catalog, prompt: str, length: int, sample: Sample, prior: Prior, weight: float
+) -> Found:
+    """Ask an arm, alone and beside a prior."""
+    catalog = sample.catalog.identified(identified.identifier)
     alone = Recommender(catalog, engine, prompt=prompt, max_history=length)
-    beside = alone.with_priors(*(prior_on(prior, catalog) for prior in asked.priors)).configured(lm_weight=weight)
+    beside = alone.with_priors(prior_on(prior, catalog)).configured(lm_weight=weight)
     gains: list[list[float]] = [[], []]
     tokens: list[int] = []
     rounds: list[int] = []
-    queries = iter(zip(asked.queries, asked.held_out, strict=True))
+    queries = iter(zip(sample.queries, sample.held_out, strict=True))
     while some := list(islice(queries, ASKED_AT_ONCE)):
         for arm, found in zip((alone, beside), gains, strict=True):
             answers = arm.recommend_many([query for query, _ in some])
@@ -329,18 +313,16 @@ def main(
         dataset = DataSettings(**given).load()
         left = leave_items_out(dataset.interactions, dataset.catalog.ids, share=0.1)
         known = dataset.catalog.without(left.items)
-        warm, cold = questions(dataset, left, users)
-        print(
-            f"{len(known)} known items, {len(left.items)} new, {len(warm.queries)} and {len(cold.queries)} users asked"
-        )
-        if min(len(warm.queries), len(cold.queries)) < 2:
+        warm, cold = samples(dataset, left, users)
+        print(f"{len(known)} known items, {len(left.items)} new, {len(warm)} and {len(cold)} users asked")
+        if min(len(warm), len(cold)) < 2:
             raise ConfigError(
                 "too few users took something afterwards, or something new, to ask any; give a larger log"
             )
         sd = 0.2
-        for name, asked in (("warm", warm), ("new", cold)):
-            least = detectable_difference(sd, len(asked.queries), comparisons=len(chosen) - 1 or 1)
-            print(f"{name}: {len(asked.queries)} users show a difference of {least:.4f} NDCG@{K} (sd {sd}, power .8)")
+        for name, sample in (("warm", warm), ("new", cold)):
+            least = detectable_difference(sd, len(sample), comparisons=len(chosen) - 1 or 1)
+            print(f"{name}: {len(sample)} users show a difference of {least:.4f} NDCG@{K} (sd {sd}, power .8)")
         base: str | Path = model
         if model == NEW:
             base = out / "base"
@@ -360,6 +342,10 @@ def main(
             if model == NEW
             else json.dumps({"peft_type": "LORA", "r": 16, "target_modules": "all-linear"}),
         }
+        beside: list[tuple[str, Sample, Prior]] = [
+            ("warm", warm, Transition.fit(warm.known, warm.catalog)),
+            ("new", cold, HistoryText(cold.catalog)),
+        ]
         results: dict[str, dict[str, Found]] = {}
         told: dict[str, Any] = {}
         for arm in chosen:
@@ -381,8 +367,8 @@ def main(
             weight = record.metrics["eval_nats_weight"]
             prompt, length = record.recommender.prompts[0], record.recommender.max_history or 20
             results[arm] = {
-                name: measured(engine, written, prompt, length, asked, weight if name == "warm" else 1.0)
-                for name, asked in (("warm", warm), ("new", cold))
+                name: measured(engine, written, prompt, length, sample, prior, weight if name == "warm" else 1.0)
+                for name, sample, prior in beside
             }
             told[arm] = {"curve": curve(folder, a_step), "steps": steps, "tokens_a_step": a_step, "weight": weight}
             print(arm, json.dumps(told[arm]), flush=True)

@@ -28,9 +28,9 @@ from llmgen.evaluation.baselines import Result
 from llmgen.evaluation.classics import Random
 from llmgen.evaluation.config import RunConfig
 from llmgen.evaluation.prior_evaluation import evaluate_priors
-from llmgen.evaluation.protocol import Sample
 from llmgen.evaluation.questions import Questions
 from llmgen.evaluation.run import command_line, evaluate, shown
+from llmgen.evaluation.sample import Sample
 from llmgen.evaluation.terminal import exit_on_error
 from llmgen.priors import Popularity, Prior, TextQuery
 from llmgen.recommend.tuning import tune_weights
@@ -97,14 +97,14 @@ def questions(config: RunConfig, path: Path, films: int) -> Questions:
     tags = {tag: held for tag, held in read_tags(path).items() if len(held) >= films}
     rng = np.random.default_rng(config.protocol.seed)
     order = [sorted(tags)[number] for number in rng.permutation(len(tags))]
-    parts = [
+    tuning, final = (
         wishes(dataset.catalog, dataset.interactions, {tag: tags[tag] for tag in chosen}, config.protocol.k)
         for chosen in (order[: len(order) // 2], order[len(order) // 2 :])
-    ]
-    if min(len(part.queries) for part in parts) < 2:
+    )
+    if min(len(tuning), len(final)) < 2:
         raise DataError(f"{path} has {len(tags)} tags on {films} or more films; that is too few")
-    final = parts[1] if config.protocol.users is None else parts[1].spread(config.protocol.users)
-    both = _known_and_wished(parts[0], final)
+    final = final if config.protocol.users is None else final.spread(config.protocol.users)
+    both = _known_and_wished(tuning, final)
     standing = [
         classic("random", [Random(len(dataset.catalog), config.protocol.seed)], {}, dataset.catalog),
         classic("popularity", [Popularity.fit(dataset.interactions, dataset.catalog)], {}, dataset.catalog),
@@ -115,7 +115,7 @@ def questions(config: RunConfig, path: Path, films: int) -> Questions:
         f"Tags on {films} or more films are the wishes of users of whom nothing else is known; the films that bear a "
         "tag are what is looked for. The texts that are searched hold titles and genres, no tags.",
     )
-    return Questions(dataset, parts[0], final, standing, (both,), notes)
+    return Questions(dataset, tuning, final, standing, (both,), notes)
 
 
 def _known_and_wished(tuning: Sample, final: Sample) -> Result:
@@ -126,7 +126,7 @@ def _known_and_wished(tuning: Sample, final: Sample) -> Result:
     queries, films = zip(*((query, film) for query, films in asked for film in films[:FILMS]), strict=True)
     found = tune_weights(priors, queries, films, catalog=catalog, k=k)
     settings = {prior.name: prior.weight for prior in found.priors}
-    measured = evaluate_priors(found.priors, final.queries, final.next_items, catalog=catalog, k=k)
+    measured = evaluate_priors(found.priors, final.queries, final.targets, catalog=catalog, k=k)
     return Result(BOTH, settings, found.priors, found.priors, found.score, measured)
 
 

@@ -180,7 +180,7 @@ def planned(config: RunConfig) -> Table:
     values = {arm.name: measures.per_user(rows_of(final.users, answers_of(arm, final))) for arm in standing}
     names = list(next(iter(values.values())))
     comparisons = max(1, len(config.arms) - 1)
-    number = len(final.queries)
+    number = len(final)
     table = Table(
         title=f"{dataset.name}: what {number} users can show, power .8, alpha .05, "
         f"{comparisons} arm{'s' if comparisons > 1 else ''} against the baseline"

@@ -22,7 +22,7 @@ import llmgen
 from llmgen.errors import ConfigError, DataError
 from llmgen.evaluation.arms import Arm
 from llmgen.evaluation.measures import Latencies
-from llmgen.evaluation.protocol import Sample
+from llmgen.evaluation.sample import Sample
 from llmgen.progress import Stage
 from llmgen.types import Recommendations
 
@@ -138,16 +138,16 @@ def ask(
     size = BATCH
     if all(arm.recommender.engine is None for arm in arms):
         size = max(BATCH, min(PRIOR_BATCH, PRIOR_CELLS // len(sample.catalog)))
-    starts = range(0, len(sample.queries), size)
+    starts = range(0, len(sample), size)
     done = 0
-    with Stage(label, len(sample.queries), shown=progress) as stage:
+    with Stage(label, len(sample), shown=progress) as stage:
         for turn, start in enumerate(starts):
-            numbers = range(start, min(start + size, len(sample.queries)))
+            numbers = range(start, min(start + size, len(sample)))
             for place in range(len(arms)):
                 which = (place + turn) % len(arms)
                 missing = [number for number in numbers if sample.users[number] not in stores[which]]
                 if missing:
-                    _ask(arms[which], sample.part(missing), stores[which])
+                    _ask(arms[which], sample.rows(missing), stores[which])
             stage.advance(len(numbers))
             done = numbers.stop
             if enough is not None and enough(done):
@@ -162,12 +162,12 @@ def latencies(arm: Arm, sample: Sample, users: int) -> Latencies:
     this one is read as well. One user is asked before anything is timed: a first request costs what no other does.
     """
     chosen, engine = sample.spread(users), arm.recommender.engine
-    answers_of(arm, chosen.part([0]))
+    answers_of(arm, chosen.rows([0]))
     cold: list[float] = []
     warm: list[float] = []
-    for number in range(len(chosen.queries)):
+    for number in range(len(chosen)):
         forgot = engine is None or engine.forget()
-        first, again = (_seconds(arm, chosen.part([number])) for _ in range(2))
+        first, again = (_seconds(arm, chosen.rows([number])) for _ in range(2))
         warm.append(again)
         if forgot:
             cold.append(first)

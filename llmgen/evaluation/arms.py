@@ -25,8 +25,8 @@ from llmgen.evaluation.baselines import (
 )
 from llmgen.evaluation.classics import Among, Random, RandomTies, RepeatLast
 from llmgen.evaluation.exchanged import Own, exchanged
-from llmgen.evaluation.prior_evaluation import Part
-from llmgen.evaluation.protocol import Protocol, Sample
+from llmgen.evaluation.protocol import Protocol
+from llmgen.evaluation.sample import Sample
 from llmgen.identifiers.named import identified
 from llmgen.priors import Content, ExcludeSeen, HistoryText, Prior, only
 from llmgen.priors.kinds import kind
@@ -121,17 +121,16 @@ def classics(
     removed = protocol.seen == "removed"
     # repeats of the history are the point of repeat_last, so it stands only where they are an answer
     fixed: list[Prior] = [Random(len(final.catalog), protocol.seed)]
-    if len(final.catalog) * len(final.queries) <= MOST_READ:
+    if len(final.catalog) * len(final) <= MOST_READ:
         fixed += [HistoryText(final.catalog, name="bm25"), Content(final.catalog)]
     else:
         logger.warning(
             "bm25 and content are left out: a common word leads to most of %s items, for each of %s users; ask fewer",
             f"{len(final.catalog):,}",
-            f"{len(final.queries):,}",
+            f"{len(final):,}",
         )
     if not removed:
         fixed.append(RepeatLast(final.catalog))
-    before, after = (Part(one.known, list(one.queries), one.next_items) for one in (tuning, final))
     grids: Grids = {**default_grids(), **({} if removed else REPEAT_GRID)}
     factorised: Grids = {name: FACTOR_GRIDS[name] for name in also if name in FACTOR_GRIDS}
     neural: Grids = {name: NEURAL_GRIDS[name] for name in also if name in NEURAL_GRIDS}
@@ -141,9 +140,8 @@ def classics(
         result
         for some, mixed, beside in ((grids, True, neural), (factorised, False, None))
         for result in tune_baselines(
-            before,
-            after,
-            final.catalog,
+            tuning,
+            final,
             k=protocol.k,
             exclude_seen=removed,
             grids=some,

@@ -14,7 +14,7 @@ from llmgen.evaluation.arms import Arm, Engines, build
 from llmgen.evaluation.config import RunConfig
 from llmgen.evaluation.measures import Measures
 from llmgen.evaluation.proposer import Shown
-from llmgen.evaluation.protocol import Sample
+from llmgen.evaluation.sample import Sample
 from llmgen.types import FloatArray
 from llmgen.workspace.core import library_of
 
@@ -91,7 +91,7 @@ class Asker:
             query = sample.queries[user]
             lists = {name: self._titles(tables[name][user][:LISTED]) for name in dict.fromkeys((original, best))}
             history = [sample.catalog.label(item) for item in query.items[-TOLD:]]
-            shown.append(Shown(history, self._titles([sample.next_items[user]])[0], lists))
+            shown.append(Shown(history, self._titles([sample.targets[user]])[0], lists))
         return shown
 
     def _titles(self, ids: Sequence[str]) -> list[str]:
@@ -100,7 +100,7 @@ class Asker:
 
     def _asked(self, number: int, names: Sequence[str], users: int) -> dict[str, FloatArray]:
         sample = self._questions[number]
-        part = sample.part(range(users))
+        part = sample.rows(range(users))
         made = [self._made[name][number] for name in names]
         stores = [Store(self._out, arm, sample) for arm in made]
         ask(made, part, stores, f"{len(names)} prompts, {users} users")

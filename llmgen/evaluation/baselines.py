@@ -11,7 +11,8 @@ No result of a language model stands without these beside it. The protocol, leav
    `llmgen.recommend.tuning.tune_weights`, also on validation.
 3. Fit again on train + validation with what was kept; history = both; rank for the test item, once.
 
-An item that ties with others ranks behind all of them.
+Ties are broken against the target: it gets the worst rank of its tie. Where items of the history are left out, a user
+whose held-out item stands there is not asked.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, cast, get_args
 
@@ -29,6 +30,7 @@ from rich.console import Console
 from rich.table import Table
 
 from llmgen.catalog.core import Catalog
+from llmgen.datasets import Dataset
 from llmgen.datasets.splits import Ties
 from llmgen.errors import CatalogTooLargeError
 from llmgen.evaluation.memory import GIB, budget, rows_within
@@ -37,11 +39,11 @@ from llmgen.evaluation.prior_evaluation import (
     HALVING,
     Evaluation,
     Halving,
-    Part,
     Settings,
     evaluate_priors,
-    parts,
 )
+from llmgen.evaluation.protocol import Protocol, samples
+from llmgen.evaluation.sample import Sample
 from llmgen.evaluation.trials import WITH_FLOOR, Trials, fit_prior, with_floor
 from llmgen.priors import (
     ExcludeSeen,
@@ -129,16 +131,14 @@ def run_baselines(
         One result a name of `grids`, in that order, then the mix of them all; without those, and without the mix, for
         which the catalog is too large, which is logged.
     """
-    tuning, final = parts(interactions, catalog, ties=ties, exclude_seen=exclude_seen)
-    return tune_baselines(
-        tuning, final, catalog, k=k, exclude_seen=exclude_seen, grids=grids, halving=halving, memory=memory
-    )
+    protocol = Protocol(ties=ties, k=k, seen="removed" if exclude_seen else "kept")
+    tuning, final = samples(protocol, replace(Dataset.of(catalog), interactions=interactions))
+    return tune_baselines(tuning, final, k=k, exclude_seen=exclude_seen, grids=grids, halving=halving, memory=memory)
 
 
 def tune_baselines(
-    tuning: Part,
-    final: Part,
-    catalog: Catalog,
+    tuning: Sample,
+    final: Sample,
     *,
     k: int = 10,
     exclude_seen: bool = True,
@@ -149,18 +149,19 @@ def tune_baselines(
     halving: Halving | None = None,
     memory: int | None = None,
 ) -> list[Result]:
-    """Steps 1 to 3 of the protocol, on any two parts; see `run_baselines`.
+    """Steps 1 to 3 of the protocol, on any two samples; see `run_baselines`.
 
     Step 2 only if `mixed`. What the grids of `beside` have is tuned after the others and is no part of their mix; a
     second mix, which has its name too (`mix+sasrec`), shows what it adds. Without `keep`, what was fitted for
     validation in a large catalog is not kept as `tuned`: it takes as much memory as what is measured.
     """
+    catalog = final.catalog
     large = len(catalog) > LARGE_CATALOG
     memory, beside = memory or budget(), beside or {}
-    if halving is None and len(tuning.queries) > ALL_USERS:
+    if halving is None and len(tuning) > ALL_USERS:
         halving = HALVING
     seen: list[Prior] = [ExcludeSeen(catalog)] if exclude_seen else []
-    trial = Trials(tuning, catalog, seen, k, memory, halving)
+    trial = Trials(tuning, seen, k, memory, halving)
     logger.info("tuning keeps to %.1f GiB of memory", memory / GIB)
 
     results: list[Result] = []
@@ -172,7 +173,7 @@ def tune_baselines(
             with Stage(f"{name}: the chosen one, for the test", 0):
                 refitted = fit_prior(name, settings, final.known, catalog, memory)
                 measured = evaluate_priors(
-                    [*seen, refitted], final.queries, final.held_out, catalog=catalog, k=k, batch_size=trial.batch
+                    [*seen, refitted], final.queries, final.targets, catalog=catalog, k=k, batch_size=trial.batch
                 )
         except CatalogTooLargeError as error:
             logger.warning("%s is left out: %s", name, error)
@@ -193,27 +194,27 @@ def tune_baselines(
     return [*results, *mixes]
 
 
-def _mixed(name: str, results: Sequence[Result], trial: Trials, final: Part) -> Result:
+def _mixed(name: str, results: Sequence[Result], trial: Trials, final: Sample) -> Result:
     """Step 2 and 3 of the protocol for the product of some results."""
-    seen, catalog, k, halving = trial.seen, trial.catalog, trial.k, trial.halving
+    seen, catalog, k, halving = trial.seen, final.catalog, trial.k, trial.halving
     kept = [result.tuned[-1] for result in results]
     floors: Sequence[float] = FLOORS if any(isinstance(prior, WITH_FLOOR) for prior in kept) else FLOORS[:1]
     # the product, each factor's terms and leads, what is removed, and what a step of the search makes
     fit = rows_within(trial.memory // 4, len(catalog), 3 * (len(kept) + len(seen)) + 4, len(trial.order))
     some = trial.users(min(fit, halving.mix_users) if halving else fit)
-    few = trial.users(max(2, len(some.queries) // 4)) if halving else some
+    few = trial.users(max(2, len(some) // 4)) if halving else some
     floor, best = 0.0, Trial((), -1.0)
     with Stage(f"{name}: floors", len(floors)) as stage:
         for tried in floors:
             mix = [*seen, *(with_floor(prior, tried) for prior in kept)]
-            tuned = tune_weights(mix, few.queries, few.held_out, catalog=catalog, k=k)
+            tuned = tune_weights(mix, few.queries, few.targets, catalog=catalog, k=k)
             if tuned.score > best.score:
                 floor, best = tried, Trial(tuple(prior.weight for prior in tuned.priors), tuned.score)
             stage.advance()
     mix = [*seen, *(with_floor(prior, floor) for prior in kept)]
     if few is not some:
         with Stage(f"{name}: weights", 0):
-            tuned = tune_weights(mix, some.queries, some.held_out, catalog=catalog, k=k)
+            tuned = tune_weights(mix, some.queries, some.targets, catalog=catalog, k=k)
         weighed = [reweighted(prior, one.weight) for prior, one in zip(mix, tuned.priors, strict=True)]
         best = Trial(tuple(prior.weight for prior in tuned.priors), trial.score(weighed, trial.last))
     weights = best.weights[len(seen) :]
@@ -222,7 +223,7 @@ def _mixed(name: str, results: Sequence[Result], trial: Trials, final: Part) -> 
     fitted = [reweighted(with_floor(result.tuned[-1], floor), weight) for result, weight in weighted]
     with Stage(f"{name}: the chosen one, for the test", 0):
         measured = evaluate_priors(
-            [*seen, *priors], final.queries, final.held_out, catalog=catalog, k=k, batch_size=trial.batch
+            [*seen, *priors], final.queries, final.targets, catalog=catalog, k=k, batch_size=trial.batch
         )
     settings = {"floor": floor, **{one.name: weight for one, weight in weighted}}
     return Result(name, settings, (*seen, *priors), (*seen, *fitted), best.score, measured)

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from llmgen.errors import ConfigError
-from llmgen.evaluation.protocol import Sample
+from llmgen.evaluation.sample import Sample
 from llmgen.priors import Prior, combine
 from llmgen.types import FloatArray, Query
 
@@ -21,7 +21,7 @@ def exchanged(sample: Sample) -> dict[str, Query]:
     Raises:
         ConfigError: There is only one user.
     """
-    count = len(sample.queries)
+    count = len(sample)
     if count < 2:
         raise ConfigError("an exchanged arm needs two users at least")
     others = [sample.queries[(number + count // 2) % count] for number in range(count)]

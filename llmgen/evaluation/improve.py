@@ -39,7 +39,8 @@ from llmgen.evaluation.edits import Proposal, proposals
 from llmgen.evaluation.halving import ERROR, FEWEST, SEARCHED, Round, by_lot, claims, first_round, requests, search
 from llmgen.evaluation.measures import span
 from llmgen.evaluation.proposer import Proposed, Proposer
-from llmgen.evaluation.protocol import Sample, samples
+from llmgen.evaluation.protocol import samples
+from llmgen.evaluation.sample import Sample
 from llmgen.evaluation.questions import Questions, from_log
 from llmgen.evaluation.results import Results
 from llmgen.evaluation.run import command_line, evaluate
@@ -110,7 +111,7 @@ def improve(
         dataset = config.protocol.load()
         tuning, final = samples(config.protocol, dataset)
         first, second = parts(tuning, final, config.protocol.seed)
-        users, others = len(first[0].queries), len(second.queries)
+        users, others = len(first[0]), len(second)
         library, prompt = _library(original, out / "prompts"), next(iter(original.prompts), "next_item")
         rated = dataset.interactions["rating"].null_count() < len(dataset.interactions)
         tried = proposals(original, library, detailed=bool(dataset.catalog.shown), rated=rated)
@@ -147,7 +148,7 @@ def improve(
         met = (name, *confirmed)
         if left is not None:  # a number of users that depends on the clock, and on nothing that they answered
             most = int(left / asker.each(met) / len(met))
-            second = second.part(range(max(FEWEST, min(others, most))))
+            second = second.rows(range(max(FEWEST, min(others, most))))
         final_run = config.model_copy(
             update={"arms": {arm: asker.arms[arm] for arm in met}, "baseline": name, "stop_early": False}
         )
@@ -176,13 +177,13 @@ def parts(tuning: Sample, final: Sample, seed: int) -> tuple[tuple[Sample, ...],
         ConfigError: They are too few.
     """
     places = {user: place for place, user in enumerate(tuning.users)}
-    order = np.random.default_rng([seed, 7]).permutation(len(final.queries)).tolist()
+    order = np.random.default_rng([seed, 7]).permutation(len(final)).tolist()
     some = max(FEWEST, round(SEARCHED * len(order)))
     searched = [number for number in order[:some] if final.users[number] in places]
     if len(searched) < FEWEST or len(order) - some < FEWEST:
         raise ConfigError(f"a search needs {2 * FEWEST} users or more, and the protocol has {len(order)}")
-    before = tuning.part(places[final.users[number]] for number in searched)
-    return (before, final.part(searched)), final.part(order[some:])
+    before = tuning.rows(places[final.users[number]] for number in searched)
+    return (before, final.rows(searched)), final.rows(order[some:])
 
 
 def _library(original: ArmConfig, folder: Path) -> PromptLibrary:

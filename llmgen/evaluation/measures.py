@@ -1,26 +1,20 @@
-"""What a run measures: metrics of each user, of all lists together, of the cost, and the parts users fall into."""
+"""What a run measures: metrics of each user, of all lists together, and of the cost."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
 import polars as pl
 
-from llmgen.catalog.core import Catalog
 from llmgen.evaluation import metrics
-from llmgen.evaluation.protocol import Sample
 from llmgen.evaluation.results import Cost
+from llmgen.evaluation.sample import Sample
+from llmgen.evaluation.slices import shared_values
 from llmgen.types import FloatArray
-
-PARTS = 3
-"""Of users, by the length of their histories, the popularity of the held-out item and the time."""
-NAMES = {2: ("early", "late"), 3: ("early", "middle", "late")}
-GENRES = 8
-"""Attribute values that have a slice: the most frequent ones among the held-out items."""
 
 
 def span(metric: str) -> float:
@@ -47,7 +41,7 @@ class Measures:
         self.sample, self.k = sample, k
         self._counts = Counter(sample.known["item_id"].to_list())
         self._users = max(1, sample.known["user_id"].n_unique())
-        self._attributes = kinds(sample.catalog)
+        self._attributes = shared_values(sample.catalog)
 
     @cached_property
     def hits(self) -> list[str]:
@@ -131,64 +125,6 @@ class Measures:
             seconds_per_1000=seconds,
             money_per_1000=None if price is None else seconds / 3600 * price,
         )
-
-    def slices(self) -> Iterator[tuple[str, str, list[int]]]:
-        """What users are divided by, the part, and the numbers of its users; parts with fewer than two are left out."""
-        lengths = np.array([len(query.history) for query in self.sample.queries])
-        counts = np.array([self._counts[item] for item in self.sample.next_items])
-        when = np.array(self.sample.times)
-        for by, numbers, unit in (
-            ("history length", lengths, "items"),
-            ("popularity of the held-out item", counts, "times taken"),
-        ):
-            for low, high, inside in _thirds(numbers):
-                yield by, f"{low:.0f} to {high:.0f} {unit}" if low < high else f"{low:.0f} {unit}", inside
-        times = list(_thirds(when))
-        for name, (_, _, inside) in zip(NAMES.get(len(times), ()), times, strict=False):
-            yield "time of the held-out item", name, inside
-        held = [self._attributes[item] for item in self.sample.next_items]
-        common = Counter(value for one in held for value in one).most_common(GENRES)
-        for value, _ in sorted(common):
-            inside = [number for number, one in enumerate(held) if value in one]
-            if len(inside) > 1:
-                yield "attribute of the held-out item", value, inside
-
-
-def kinds(catalog: Catalog) -> dict[str, frozenset[str]]:
-    """What items can have in common: item id -> values of its attributes that are lists or words, such as genres.
-
-    Words that nearly every item has its own of, such as a description, do not count: an attribute of words counts where
-    half of the items that have it share it with others.
-    """
-    words: dict[str, Counter[str]] = {}
-    for item in catalog:
-        for name, value in item.attributes.items():
-            if isinstance(value, str):
-                words.setdefault(name, Counter())[value] += 1
-    shared = {
-        name
-        for name, counts in words.items()
-        if 2 * sum(count for count in counts.values() if count > 1) >= counts.total()
-    }
-    found = {}
-    for item in catalog:
-        own: set[str] = set()
-        for name, value in item.attributes.items():
-            if isinstance(value, tuple):
-                own.update(value)
-            elif isinstance(value, str) and name in shared:
-                own.add(value)
-        found[item.id] = frozenset(own)
-    return found
-
-
-def _thirds(numbers: FloatArray) -> Iterator[tuple[float, float, list[int]]]:
-    """Parts of nearly equal size, equal numbers never divided: smallest and largest of each, and who is in it."""
-    edges = np.unique(np.quantile(numbers, np.arange(1, PARTS) / PARTS, method="lower"))
-    part = np.searchsorted(edges, numbers, side="left")
-    parts = [inside for number in range(len(edges) + 1) if len(inside := np.flatnonzero(part == number)) > 1]
-    for inside in parts if len(parts) > 1 else ():
-        yield float(numbers[inside].min()), float(numbers[inside].max()), inside.tolist()
 
 
 def _percentile(seconds: Sequence[float], share: float) -> float | None:

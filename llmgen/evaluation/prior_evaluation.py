@@ -7,10 +7,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-import polars as pl
 
 from llmgen.catalog.core import Catalog
-from llmgen.datasets.splits import Ties, histories, leave_one_out
 from llmgen.priors import (
     Prior,
     SharedWeights,
@@ -87,20 +85,6 @@ class Evaluation:
         return _estimate(self.ndcgs)
 
 
-class Part(NamedTuple):
-    """One step of the protocol.
-
-    Attributes:
-        known: Interactions to fit on, and to take the histories from.
-        queries: One a user.
-        held_out: The id of each user's held-out item.
-    """
-
-    known: pl.DataFrame
-    queries: list[Query]
-    held_out: list[str]
-
-
 def evaluate_priors(
     priors: Sequence[Prior],
     queries: Sequence[Query],
@@ -140,28 +124,6 @@ def evaluate_priors(
     return Evaluation(np.concatenate(ranks), k)
 
 
-def parts(
-    interactions: pl.DataFrame, catalog: Catalog, *, ties: Ties = "file", exclude_seen: bool = True
-) -> tuple[Part, Part]:
-    """The two steps of the protocol: what is tuned on, and what is measured on."""
-    split = leave_one_out(interactions, ties=ties)
-    both = pl.concat([split.train, split.validation])
-    return (
-        part_of(split.train, split.validation, catalog, exclude_seen),
-        part_of(both, split.test, catalog, exclude_seen),
-    )
-
-
 def _estimate(values: FloatArray) -> Estimate:
     spread = float(values.std(ddof=1)) if len(values) > 1 else float("nan")
     return Estimate(float(values.mean()), spread / len(values) ** 0.5)
-
-
-def part_of(known: pl.DataFrame, held_out: pl.DataFrame, catalog: Catalog, exclude_seen: bool) -> Part:
-    """Queries of the users whose items are held out."""
-    past = histories(known, catalog=catalog)
-    queries = [
-        Query(history=past[user].items if user in past else (), user_id=user, exclude_seen=exclude_seen)
-        for user in held_out["user_id"]
-    ]
-    return Part(known, queries, held_out["item_id"].to_list())

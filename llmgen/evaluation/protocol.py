@@ -1,12 +1,10 @@
-"""Who is asked about what: the frozen sample of users that every arm of a run answers for."""
+"""Protocol: how a log becomes samples of held-out users."""
 
 from __future__ import annotations
 
-import hashlib
 import itertools
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -17,12 +15,13 @@ from llmgen.catalog.core import Catalog
 from llmgen.datasets import Dataset
 from llmgen.datasets.splits import History, ItemsLeftOut, Ties, global_time, histories, leave_items_out, leave_one_out
 from llmgen.errors import ConfigError, DataError
+from llmgen.evaluation.sample import Sample
 from llmgen.types import Query
 from llmgen.workspace.core import DataSettings
 
 
 class Protocol(BaseModel):
-    """How a log becomes questions with known answers.
+    """How a log becomes samples of held-out users.
 
     Attributes:
         data: Fields of `llmgen.workspace.core.DataSettings`.
@@ -92,79 +91,6 @@ class Protocol(BaseModel):
             raise ConfigError(f"leave_out: {error}; it takes share, seed and last") from None
 
 
-@dataclass(frozen=True, eq=False)
-class Sample:
-    """Questions with known answers.
-
-    Attributes:
-        catalog: What can be answered.
-        known: Interactions to fit on; the queries' histories are theirs.
-        queries: One a user.
-        held_out: Ids that each user took next, in order of time, none twice, at least one.
-        times: When each user took the first of them, seconds since 1970.
-        candidates: Ids that each user has the choice of; None for the whole catalog.
-        among: Ids that everybody has the choice of, and no prompt lists; None for the whole catalog.
-        tie_seed: Seed of each user's own random order of the items that an arm scores alike, as it does all of which
-            it knows nothing; None for the order of the catalog. No score depends on it.
-        unasked: Users who are not among them, since all that they took next stands in their history.
-    """
-
-    catalog: Catalog
-    known: pl.DataFrame
-    queries: tuple[Query, ...]
-    held_out: tuple[tuple[str, ...], ...]
-    times: tuple[float, ...]
-    candidates: tuple[tuple[str, ...], ...] | None = None
-    among: tuple[str, ...] | None = None
-    tie_seed: int | None = None
-    unasked: int = 0
-
-    @property
-    def users(self) -> list[str]:
-        """Ids, in order of the queries."""
-        return [str(query.user_id) for query in self.queries]
-
-    @property
-    def next_items(self) -> list[str]:
-        """The first item that each user took next."""
-        return [items[0] for items in self.held_out]
-
-    @cached_property
-    def digest(self) -> str:
-        """SHA-256 of users, histories, held-out items and what they are ranked among, 16 hex digits."""
-        hashed = hashlib.sha256()
-        offered = self.candidates or ((),) * len(self.queries)
-        for query, items, candidates in zip(self.queries, self.held_out, offered, strict=True):
-            history = [item.id for item in query.items]
-            parts = [str(query.user_id), *("\1".join(ids) for ids in (history, items, candidates))]
-            hashed.update(("\0".join([*parts, str(query.k), str(query.exclude_seen)]) + "\n").encode())
-        if self.among is not None:
-            hashed.update("\1".join(self.among).encode())
-        if self.tie_seed is not None:
-            hashed.update(f"\2{self.tie_seed}".encode())
-        return hashed.hexdigest()[:16]
-
-    def part(self, numbers: Iterable[int]) -> Sample:
-        """Some of the questions."""
-        chosen = list(numbers)
-        return Sample(
-            self.catalog,
-            self.known,
-            tuple(self.queries[number] for number in chosen),
-            tuple(self.held_out[number] for number in chosen),
-            tuple(self.times[number] for number in chosen),
-            None if self.candidates is None else tuple(self.candidates[number] for number in chosen),
-            self.among,
-            self.tie_seed,
-            self.unasked,
-        )
-
-    def spread(self, users: int) -> Sample:
-        """At most so many of the questions, evenly spread over all."""
-        last = len(self.queries) - 1
-        return self.part(np.unique(np.linspace(0, last, min(users, last + 1)).round().astype(int)).tolist())
-
-
 def samples(protocol: Protocol, dataset: Dataset) -> tuple[Sample, Sample]:
     """What settings are chosen on, of all users, and what is measured on, of the users that the protocol draws.
 
@@ -173,7 +99,7 @@ def samples(protocol: Protocol, dataset: Dataset) -> tuple[Sample, Sample]:
         DataError: The split leaves nobody to ask.
     """
     tuning, everyone = _everyone(protocol, dataset)
-    return tuning, everyone.part(_drawn(protocol, len(everyone.queries)))
+    return tuning, everyone if protocol.users is None else everyone.drawn(protocol.users, protocol.seed)
 
 
 def not_drawn(protocol: Protocol, dataset: Dataset) -> Sample | None:
@@ -182,17 +108,12 @@ def not_drawn(protocol: Protocol, dataset: Dataset) -> Sample | None:
     Raises:
         LLMGenError: See `samples`.
     """
+    if protocol.users is None:
+        return None
     _, everyone = _everyone(protocol, dataset)
-    number = len(everyone.queries)
-    others = sorted(set(range(number)).difference(_drawn(protocol, number)))
-    return everyone.part(others) if others else None
-
-
-def _drawn(protocol: Protocol, number: int) -> list[int]:
-    if protocol.users is None or protocol.users >= number:
-        return list(range(number))
-    chosen: list[int] = np.random.default_rng(protocol.seed).choice(number, protocol.users, replace=False).tolist()
-    return sorted(chosen)
+    drawn = set(everyone.drawn(protocol.users, protocol.seed).users)
+    others = [row for row, user in enumerate(everyone.users) if user not in drawn]
+    return everyone.rows(others) if others else None
 
 
 def _everyone(protocol: Protocol, dataset: Dataset) -> tuple[Sample, Sample]:
@@ -235,28 +156,33 @@ def _sample(
         if not rows:
             unasked += 1
             continue
-        wanted = tuple(dict.fromkeys(item for _, item, _ in rows))
+        targets = tuple(dict.fromkeys(item for _, item, _ in rows))
         if protocol.newest is not None:
             shown = slice(max(0, len(items) - protocol.newest), None)
             items, ratings = items[shown], None if ratings is None else ratings[shown]
         queries.append(Query(items, None, user, k=protocol.k, ratings=ratings, exclude_seen=removed))
-        held_out.append(wanted)
+        held_out.append(targets)
         times.append(float(rows[0][2]))
         if protocol.candidates is not None:
-            candidates.append(_candidates(catalog, user, wanted, taken, protocol))
+            candidates.append(_candidates(catalog, user, targets, taken, protocol))
     if not queries:
         raise DataError("the split leaves no user with an item to look for; hold out more, or keep seen items")
-    offered = tuple(candidates) if protocol.candidates is not None else None
     return Sample(
-        catalog, pl.concat(list(before)), tuple(queries), tuple(held_out), tuple(times), offered, unasked=unasked
+        catalog,
+        pl.concat(list(before)),
+        tuple(queries),
+        tuple(held_out),
+        tuple(times),
+        candidates=tuple(candidates) if protocol.candidates is not None else None,
+        unasked=unasked,
     )
 
 
 def _candidates(
-    catalog: Catalog, user: str, wanted: Sequence[str], taken: Collection[str], protocol: Protocol
+    catalog: Catalog, user: str, targets: Sequence[str], taken: Collection[str], protocol: Protocol
 ) -> tuple[str, ...]:
     rng = np.random.default_rng([protocol.seed, *user.encode()])
-    others = [item for item in catalog.ids if item not in taken and item not in set(wanted)]
-    count = min(len(others), max(0, (protocol.candidates or 0) - len(wanted)))
-    chosen = [*wanted, *(others[number] for number in rng.choice(len(others), count, replace=False))]
+    others = [item for item in catalog.ids if item not in taken and item not in set(targets)]
+    count = min(len(others), max(0, (protocol.candidates or 0) - len(targets)))
+    chosen = [*targets, *(others[number] for number in rng.choice(len(others), count, replace=False))]
     return tuple(chosen[number] for number in rng.permutation(len(chosen)))

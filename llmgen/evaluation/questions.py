@@ -14,7 +14,8 @@ from llmgen.evaluation.arms import Arm, classics
 from llmgen.evaluation.baselines import Result
 from llmgen.evaluation.config import RunConfig
 from llmgen.evaluation.memory import budget
-from llmgen.evaluation.protocol import Protocol, Sample, not_drawn, samples
+from llmgen.evaluation.protocol import Protocol, not_drawn, samples
+from llmgen.evaluation.sample import Sample
 
 logger = logging.getLogger(__name__)
 

@@ -34,7 +34,7 @@ from llmgen.evaluation.checks import check
 from llmgen.evaluation.config import RunConfig
 from llmgen.evaluation.environment import environment
 from llmgen.evaluation.measures import Measures, span
-from llmgen.evaluation.protocol import Sample
+from llmgen.evaluation.sample import Sample
 from llmgen.evaluation.questions import Questions, from_log
 from llmgen.evaluation.results import Results
 from llmgen.evaluation.sequential import Sequential
@@ -84,8 +84,8 @@ def evaluate(
         found = questions(config)
         final, standing = found.final, found.classics
         if config.stop_early:
-            order = np.random.default_rng(config.protocol.seed).permutation(len(final.queries))
-            final = final.part(order.tolist())
+            order = np.random.default_rng(config.protocol.seed).permutation(len(final))
+            final = final.rows(order.tolist())
         engines = engines or Engines()
         arms = [_arm(name, one, config, found, final, engines, out) for name, one in config.arms.items()]
         if taken := {arm.name for arm in arms} & {arm.name for arm in standing}:
@@ -234,7 +234,7 @@ def _ask_all(config: RunConfig, arms: Sequence[Arm], sample: Sample, baseline: s
     quick = [arm for arm in arms if arm.recommender.engine is None]
     if quick:
         ask(quick, sample, [stores[arm.name] for arm in quick], "Baselines")
-    done = len(sample.queries)
+    done = len(sample)
     for arm in slow:
         with Stage(f"{arm.name}: making the trie", 0):
             _ = arm.recommender.trie  # made once, and no part of what an answer takes
@@ -242,7 +242,7 @@ def _ask_all(config: RunConfig, arms: Sequence[Arm], sample: Sample, baseline: s
         names = [arm.name for arm in arms if arm.kind == "arm"]
         enough = _watch(config, names, stores, sample, baseline, look) if config.stop_early else None
         done = ask(slow, sample, [stores[arm.name] for arm in slow], "Asking", enough=enough)
-    sample = sample.part(range(done))
+    sample = sample.rows(range(done))
     measures = Measures(sample, config.protocol.k)
     answers = {name: store.table(sample.users) for name, store in stores.items()}
     return Asked(arms, sample, answers, {name: measures.per_user(table) for name, table in answers.items()})
@@ -258,7 +258,7 @@ def _watch(
 
     def enough(done: int) -> bool:
         nonlocal seen
-        fresh = sample.part(range(seen, done))
+        fresh = sample.rows(range(seen, done))
         measures = Measures(fresh, config.protocol.k)
         values = {
             name: measures.per_user(stores[name].table(fresh.users))[config.main_metric] for name in {*names, baseline}

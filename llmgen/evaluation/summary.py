@@ -17,7 +17,6 @@ from llmgen.evaluation.config import RunConfig
 from llmgen.evaluation.intervals import interval_of_mean, paired_difference
 from llmgen.evaluation.measures import Latencies, Measures, span
 from llmgen.evaluation.power import detectable_difference
-from llmgen.evaluation.protocol import Sample
 from llmgen.evaluation.questions import Questions
 from llmgen.evaluation.results import (
     ArmSummary,
@@ -30,6 +29,8 @@ from llmgen.evaluation.results import (
     Shown,
     SliceRow,
 )
+from llmgen.evaluation.sample import Sample
+from llmgen.evaluation.slices import slices
 from llmgen.evaluation.stats import compare
 from llmgen.templates.views import views
 from llmgen.types import FloatArray
@@ -128,18 +129,18 @@ def summarise(
     early: tuple[str, ...] = ()
     if config.stop_early:
         early = (
-            f"{len(asked.sample.queries)} users were asked, in random order, until the sign of every difference in "
+            f"{len(asked.sample)} users were asked, in random order, until the sign of every difference in "
             f"{_spoken(metric)} was certain, nobody was left, or the asking was ended. All intervals and p-values hold "
             "whenever one stops (confidence sequences by betting; those of differences hold for all arms together).",
         )
     dataset = questions.dataset
     return Results(
-        verdict=verdict(differences, metric, baseline, len(asked.sample.queries)) + _beaten(asked, config, baseline),
+        verdict=verdict(differences, metric, baseline, len(asked.sample)) + _beaten(asked, config, baseline),
         metric=metric,
         baseline=baseline,
         sample=SampleSummary(
             dataset=dataset.name,
-            users=len(asked.sample.queries),
+            users=len(asked.sample),
             items=len(dataset.catalog),
             digest=asked.sample.digest,
             catalog=dataset.catalog.digest,
@@ -150,7 +151,7 @@ def summarise(
         anytime=config.stop_early,
         arms=tuple(_arm_summary(arm, asked, measures, latency, config) for arm in asked.arms),
         differences=differences,
-        slices=tuple(_slices(measures, asked, compared, baseline, metric, config)),
+        slices=tuple(_slices(asked, compared, baseline, metric, config)),
         per_user={
             name: sorted((asked.values[name][metric] - asked.values[baseline][metric]).tolist()) for name in others
         },
@@ -252,11 +253,11 @@ def _arm_summary(
 
 
 def _slices(
-    measures: Measures, asked: Asked, compared: Sequence[str], baseline: str, metric: str, config: RunConfig
+    asked: Asked, compared: Sequence[str], baseline: str, metric: str, config: RunConfig
 ) -> Iterable[SliceRow]:
-    for by, value, inside in measures.slices():
+    for one in slices(asked.sample):
         for name in compared:
-            mine, theirs = asked.values[name][metric][inside], asked.values[baseline][metric][inside]
+            mine, theirs = asked.values[name][metric][one.rows], asked.values[baseline][metric][one.rows]
             difference = None
             if name != baseline:
                 found = paired_difference(
@@ -268,9 +269,9 @@ def _slices(
                 )
                 difference = Interval(mean=found.mean, low=found.low, high=found.high)
             yield SliceRow(
-                by=by,
-                value=value,
-                users=len(inside),
+                by=one.by,
+                value=one.value,
+                users=len(one.rows),
                 arm=name,
                 metric=metric,
                 arm_mean=float(mine.mean()),

@@ -13,7 +13,8 @@ import polars as pl
 from llmgen.catalog.core import Catalog
 from llmgen.evaluation.matrix_factorization import Als, Bpr
 from llmgen.evaluation.memory import rows_within
-from llmgen.evaluation.prior_evaluation import Halving, Part, Settings, evaluate_priors
+from llmgen.evaluation.prior_evaluation import Halving, Settings, evaluate_priors
+from llmgen.evaluation.sample import Sample
 from llmgen.priors import (
     ExcludeSeen,
     ItemKNN,
@@ -36,8 +37,7 @@ class Trials:
     """Settings tried on validation.
 
     Args:
-        part: What is fitted and asked.
-        catalog: All items.
+        sample: What is fitted on, and who is asked.
         seen: What stands beside every model.
         k: Cut-off of NDCG.
         memory: Bytes that may be taken.
@@ -45,33 +45,29 @@ class Trials:
     """
 
     def __init__(
-        self, part: Part, catalog: Catalog, seen: Sequence[Prior], k: int, memory: int, halving: Halving | None
+        self, sample: Sample, seen: Sequence[Prior], k: int, memory: int, halving: Halving | None
     ) -> None:
-        self.part, self.catalog, self.seen, self.k = part, catalog, seen, k
+        self.sample, self.catalog, self.seen, self.k = sample, sample.catalog, seen, k
         self.memory, self.halving = memory, halving
-        self.order = np.random.default_rng(0).permutation(len(part.queries)).tolist()
-        self.batch = rows_within(memory // 8, len(catalog), 8, 1024)
+        self.order = np.random.default_rng(0).permutation(len(sample)).tolist()
+        self.batch = rows_within(memory // 8, len(self.catalog), 8, 1024)
         sizes = [min(size, len(self.order)) for size in halving.users] if halving else [len(self.order)]
         self.rounds = [self.users(size) for size in dict.fromkeys(sizes)]
         self._counts: tuple[tuple[tuple[str, float], ...], Any] = (), None
 
     @property
-    def last(self) -> Part:
+    def last(self) -> Sample:
         """The users that what was chosen is measured on."""
         return self.rounds[-1]
 
-    def users(self, number: int) -> Part:
+    def users(self, number: int) -> Sample:
         """So many of the users, the same ones always; all in their own order."""
-        if number >= len(self.order):
-            return self.part
-        some = self.order[:number]
-        queries, held_out = self.part.queries, self.part.held_out
-        return Part(self.part.known, [queries[place] for place in some], [held_out[place] for place in some])
+        return self.sample if number >= len(self.order) else self.sample.rows(self.order[:number])
 
-    def score(self, priors: Sequence[Prior], part: Part) -> float:
+    def score(self, priors: Sequence[Prior], some: Sample) -> float:
         """NDCG of a product."""
         found = evaluate_priors(
-            priors, part.queries, part.held_out, catalog=self.catalog, k=self.k, batch_size=self.batch
+            priors, some.queries, some.targets, catalog=self.catalog, k=self.k, batch_size=self.batch
         )
         return found.ndcg.mean
 
@@ -84,17 +80,17 @@ class Trials:
             tried = self._ridge(tried)
         fits = {tuple(value for key, value in one.items() if key != "decay") for one in tried}
         rounds = self.rounds if len(fits) > 1 else self.rounds[-1:]  # one fit would only be made again
-        for number, part in enumerate(rounds, 1):
+        for number, some in enumerate(rounds, 1):
             last = number == len(rounds) or len(tried) == 1
             if last:
-                part = self.last
-            label = f"{name}: settings, round {number} of {len(rounds)}, {len(part.queries):,} users"
+                some = self.last
+            label = f"{name}: settings, round {number} of {len(rounds)}, {len(some):,} users"
             scores = [-1.0] * len(tried)
             best: tuple[float, int] = (-1.0, 0)
             chosen: Prior | None = None
             with Stage(label, len(tried)) as stage:
                 for place, prior in self._fitted(name, tried):
-                    scores[place] = self.score([*self.seen, prior], part)
+                    scores[place] = self.score([*self.seen, prior], some)
                     if last and (scores[place], -place) > best:
                         best, chosen = (scores[place], -place), prior
                     stage.advance()
@@ -108,23 +104,24 @@ class Trials:
     def _ridge(self, tried: list[Settings]) -> list[Settings]:
         """Of EASE's settings those with the ridge that is best among the items taken most: n^3 steps, so few items."""
         assert self.halving is not None
-        taken = self.part.known["item_id"].value_counts(sort=True).sort(["count", "item_id"], descending=[True, False])
+        taken = self.sample.known["item_id"].value_counts(sort=True).sort(["count", "item_id"], descending=[True, False])
         if len(taken) <= self.halving.items:
             return tried
-        known = self.part.known.join(taken.head(self.halving.items), on="item_id", how="semi")
+        known = self.sample.known.join(taken.head(self.halving.items), on="item_id", how="semi")
         past = set(known["item_id"])
         catalog = Catalog(item for item in self.catalog if item.id in past)
-        inside = Part(known, [], [])
-        for query, item in zip(self.last.queries, self.last.held_out, strict=True):
-            if item in past:
-                history = tuple(one for one in query.items if one.id in past)
-                inside.queries.append(dataclasses.replace(query, history=history, ratings=None))
-                inside.held_out.append(item)
-        if not inside.queries:
+        inside = self.last.rows(row for row, item in enumerate(self.last.targets) if item in past)
+        if not len(inside):
             return tried
+        asked = (
+            dataclasses.replace(query, history=tuple(one for one in query.items if one.id in past), ratings=None)
+            for query in inside.queries
+        )
+        targets = tuple((item,) for item in inside.targets)
+        inside = dataclasses.replace(inside, catalog=catalog, known=known, queries=tuple(asked), held_out=targets)
         seen = [ExcludeSeen(catalog)] if self.seen else []
         grid = {key: list(dict.fromkeys(one[key] for one in tried)) for key in tried[0]}
-        settings, _, _ = Trials(inside, catalog, seen, self.k, self.memory, None).choose("ease", grid)
+        settings, _, _ = Trials(inside, seen, self.k, self.memory, None).choose("ease", grid)
         return [one for one in tried if one["l2"] == settings["l2"]]
 
     def _fitted(self, name: str, tried: Sequence[Settings]) -> Iterator[tuple[int, Prior]]:
@@ -143,13 +140,13 @@ class Trials:
 
     def _fit(self, name: str, settings: Settings) -> Prior:
         if name != "transition":
-            return fit_prior(name, settings, self.part.known, self.catalog, self.memory)
+            return fit_prior(name, settings, self.sample.known, self.catalog, self.memory)
         shared: dict[str, Any] = {key: settings[key] for key in ("window", "step_decay") if key in settings}
         key = tuple(shared.items())
         if self._counts[1] is None or self._counts[0] != key:
-            self._counts = key, Transition.count(self.part.known, self.catalog, **shared)
+            self._counts = key, Transition.count(self.sample.known, self.catalog, **shared)
         rest: Mapping[str, Any] = settings
-        return Transition.fit(self.part.known, self.catalog, counts=self._counts[1], **rest)
+        return Transition.fit(self.sample.known, self.catalog, counts=self._counts[1], **rest)
 
 
 def _changed(prior: Prior, before: Settings, settings: Settings) -> Prior | None:

@@ -11,7 +11,7 @@ from typer import Typer
 from typer.testing import CliRunner, Result
 
 import eval.ratings
-from eval.ratings import around, product, random_questions
+from eval.ratings import around, product, random_ratings
 from llmgen.datasets import load_dataset
 from llmgen.datasets.splits import History, histories, random_split
 
@@ -76,29 +76,30 @@ def test_the_program_measures_what_it_says(split: str, films: Path, tmp_path: Pa
     assert (found["users"], found["prompt"].partition("@")[0]) == (9, "rate_list")
 
 
-def test_a_random_question_knows_the_users_other_ratings_and_no_held_out_one(films: Path) -> None:
+def test_a_random_rating_knows_the_users_other_ratings_and_no_held_out_one(films: Path) -> None:
     dataset = load_dataset(str(films))
     split = random_split(dataset.interactions)
-    tuning, final = random_questions(dataset, None, 0, 3)
+    tuning, final = random_ratings(dataset, None, 0, 3)
     given = {
         (user, item): rating
         for user, item, rating in dataset.interactions.select("user_id", "item_id", "rating").rows()
     }
     for asked, known, held in ((tuning, [split.train], split.validation), (final, split[:2], split.test)):
         before = histories(*known, catalog=dataset.catalog)
-        questions = list(zip(asked.sample.users, asked.sample.next_items, strict=True))
-        assert sorted(questions) == sorted(held.select("user_id", "item_id").rows())
-        assert asked.truth.tolist() == [given[question] for question in questions]
-        for query in asked.sample.queries:
+        rows = list(zip(asked.users, asked.targets, strict=True))
+        assert sorted(rows) == sorted(held.select("user_id", "item_id").rows())
+        assert asked.ratings == tuple(given[row] for row in rows)
+        for query in asked.queries:
             history = before.get(str(query.user_id), History((), ()))
             known_ratings = list(zip(history.items, history.ratings or (), strict=True))
             asked_with = list(zip(query.history, query.ratings or (), strict=True))
             assert sorted(asked_with, key=str) == sorted(known_ratings, key=str)  # all, in another order
             at = [known_ratings.index(one) for one in asked_with]
             assert at[-3:] == list(range(at[-3], at[-3] + 3))  # that the last three stood side by side
-    some = final.of_some(5)
-    assert len(set(some.sample.users)) == 5
-    assert len(some.truth) == sum(user in set(some.sample.users) for user in final.sample.users)
+    some = final.spread(5)
+    assert len(set(some.users)) == 5
+    assert len(some) == sum(user in set(some.users) for user in final.users)
+    assert some.ratings == tuple(given[row] for row in zip(some.users, some.targets, strict=True))
 
 
 @pytest.mark.parametrize(

@@ -30,9 +30,9 @@ from llmgen.evaluation.arms import Engines, build, classics
 from llmgen.evaluation.comparison import compare, compatible
 from llmgen.evaluation.config import RunConfig
 from llmgen.evaluation.intervals import paired_difference
-from llmgen.evaluation.measures import kinds
 from llmgen.evaluation.protocol import Protocol, samples
 from llmgen.evaluation.questions import from_log
+from llmgen.evaluation.slices import shared_values
 from llmgen.evaluation.results import Difference, Results
 from llmgen.evaluation.sequential import Sequential
 from llmgen.evaluation.summary import verdict
@@ -448,8 +448,8 @@ def test_what_items_have_in_common() -> None:
         Item(str(number), "x", {"group": group, "text": text, "price": 3, "tags": ("new",)})
         for number, (group, text) in enumerate(rows)
     ]
-    assert kinds(Catalog(items))["0"] == {"Cups", "new"}
-    assert kinds(Catalog([Item("a", "x", {"text": "one"}), Item("b", "x", {"text": "two"})])) == {
+    assert shared_values(Catalog(items))["0"] == {"Cups", "new"}
+    assert shared_values(Catalog([Item("a", "x", {"text": "one"}), Item("b", "x", {"text": "two"})])) == {
         "a": set(),
         "b": set(),
     }

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import NamedTuple
@@ -12,12 +13,14 @@ import typer
 from typer.testing import CliRunner
 
 from llmgen.catalog.core import Catalog
-from llmgen.datasets.splits import Ties, leave_one_out
+from llmgen.datasets import Dataset
+from llmgen.datasets.splits import Ties
 from llmgen.errors import ConfigError, UnknownItemError
-from llmgen.evaluation import baselines, prior_evaluation, trials
+from llmgen.evaluation import baselines, trials
 from llmgen.evaluation.baselines import NEURAL_GRIDS, run_baselines, tune_baselines
 from llmgen.evaluation.memory import budget, rows_within
-from llmgen.evaluation.prior_evaluation import Evaluation, Halving, evaluate_priors, parts
+from llmgen.evaluation.prior_evaluation import Evaluation, Halving, evaluate_priors
+from llmgen.evaluation.protocol import Protocol, samples
 from llmgen.priors import Ease, ExcludeSeen, ItemKNN, Popularity, sparse
 from llmgen.priors.kinds import PriorKind
 from llmgen.types import Item, Query
@@ -44,6 +47,10 @@ def walks() -> pl.DataFrame:
     ]
     log = pl.DataFrame(rows, schema={"user_id": pl.String, "item_id": pl.String, "timestamp": pl.Float64}, orient="row")
     return log.with_columns(rating=pl.lit(None, dtype=pl.Float64))
+
+
+def dataset_of(log: pl.DataFrame) -> Dataset:
+    return replace(Dataset.of(RING), interactions=log)
 
 
 def test_metrics_follow_from_ranks() -> None:
@@ -73,10 +80,10 @@ def test_a_neural_model_is_beside_the_mix_and_in_a_second_one(walks: pl.DataFram
         "batch_size": (16,),
         "dropout": (0.0,),
     }
-    tuning, final = parts(walks, RING)
+    tuning, final = samples(Protocol(), dataset_of(walks))
     classic = {"item_knn": {"neighbours": (5,)}}
     assert list(NEURAL_GRIDS) == ["sasrec"]
-    results = tune_baselines(tuning, final, RING, k=1, grids=classic, beside={"sasrec": settings})
+    results = tune_baselines(tuning, final, k=1, grids=classic, beside={"sasrec": settings})
     assert [result.name for result in results] == ["item_knn", "sasrec", "mix", "mix+sasrec"]
     _, sasrec, mix, both = results
     assert sasrec.test.hit_rate.mean > 0.9
@@ -135,11 +142,18 @@ def test_ties_decide_what_is_held_out() -> None:
         schema_overrides={"rating": pl.Float64},
     )
     for ties, last, order in (("file", "8", ["7", "10", "9"]), ("item_id", "10", ["7", "8", "9"])):
-        split = leave_one_out(log, ties=ties)  # type: ignore[arg-type]
-        part = prior_evaluation.part_of(pl.concat([split.train, split.validation]), split.test, RING, True)
-        asked = {query.user_id: query for query in part.queries}
-        assert dict(zip(asked, part.held_out, strict=True)) == {"u": last, "v": "3"}
+        _, final = samples(Protocol.model_validate({"ties": ties}), dataset_of(log))
+        asked = {query.user_id: query for query in final.queries}
+        assert dict(zip(asked, final.targets, strict=True)) == {"u": last, "v": "3"}
         assert [item.id for item in asked["u"].history] == order
+
+
+def test_who_looks_for_a_seen_item_is_asked_only_where_seen_items_are_kept(walks: pl.DataFrame) -> None:
+    again = walks.group_by("user_id", maintain_order=True).first().head(7)  # seven take their first item once more
+    log = pl.concat([walks, again.with_columns(timestamp=pl.lit(9.0)).select(walks.columns)])
+    for exclude_seen, users in ((True, 53), (False, 60)):
+        (result, *_) = run_baselines(log, RING, exclude_seen=exclude_seen, grids={"popularity": {}})
+        assert len(result.test.ranks) == users
 
 
 def test_repeats_can_be_kept(walks: pl.DataFrame) -> None:
@@ -278,13 +292,13 @@ def test_neighbours_are_found_once_for_all_settings_that_share_them(
             fitted.append(settings)
             return ItemKNN.fit(interactions, catalog, **settings)
 
-    tuning, final = prior_evaluation.parts(walks, RING)
+    tuning, final = samples(Protocol(), dataset_of(walks))
     for settings in product(*grid.values()):
         prior = ItemKNN.fit(tuning.known, RING, **dict(zip(grid, settings, strict=True)))  # type: ignore[arg-type]
-        found = evaluate_priors([ExcludeSeen(RING), prior], tuning.queries, tuning.held_out, catalog=RING, k=5)
+        found = evaluate_priors([ExcludeSeen(RING), prior], tuning.queries, tuning.targets, catalog=RING, k=5)
         scores[settings] = found.ndcg.mean
     monkeypatch.setattr(trials, "kind", lambda name: PriorKind(name, Spy.fit, ""))
-    (result,) = baselines.tune_baselines(tuning, final, RING, k=5, grids={"item_knn": grid}, mixed=False)
+    (result,) = baselines.tune_baselines(tuning, final, k=5, grids={"item_knn": grid}, mixed=False)
     best = max(scores, key=lambda settings: scores[settings])  # of equally good ones the first
     assert tuple(result.settings.values()) == best
     assert result.validation == scores[best]

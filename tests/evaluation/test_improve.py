@@ -178,7 +178,7 @@ def test_users_to_search_on_are_asked_twice_and_the_others_once(log: dict[str, A
     (before, last), others = parts(tuning, final, seed=0)
     assert before.users == last.users and len(last.users) == 18 and len(others.users) == 42
     assert set(last.users) | set(others.users) == set(final.users)
-    for user, query, item, next_query in zip(last.users, before.queries, before.next_items, last.queries, strict=True):
+    for user, query, item, next_query in zip(last.users, before.queries, before.targets, last.queries, strict=True):
         assert str(query.user_id) == user
         assert [one.id for one in next_query.history] == [*(one.id for one in query.history), item]
     again, _ = parts(tuning, final, seed=1)

@@ -18,9 +18,10 @@ from llmgen.evaluation.answers import answers_of
 from llmgen.evaluation.arm_config import ArmConfig
 from llmgen.evaluation.classics import RandomTies
 from llmgen.evaluation.config import RunConfig
-from llmgen.evaluation.protocol import Protocol, Sample, samples
+from llmgen.evaluation.protocol import Protocol, samples
 from llmgen.evaluation.questions import from_log
 from llmgen.evaluation.results import Results
+from llmgen.evaluation.sample import Sample
 from llmgen.priors import Popularity
 
 LETTERS = "abcdefghij"
@@ -137,7 +138,7 @@ def test_the_order_of_the_catalog_says_nothing(protocol: dict[str, Any], tmp_pat
 
 def test_the_order_of_ties_is_random_for_each_user_and_no_part_of_a_score(protocol: dict[str, Any]) -> None:
     _, final, left = load(protocol)
-    some = final.part(range(5))
+    some = final.rows(range(5))
     arm = arms.build("known", ArmConfig(lm_weight=0.0, priors={"popularity": 1.0}), some, (), arms.Engines())
     counts = dict(final.known["item_id"].value_counts().iter_rows())
     order = RandomTies(len(final.catalog), 0)
@@ -159,7 +160,7 @@ def test_who_ranks_among_new_items_is_another_question(protocol: dict[str, Any])
     _, among, _ = load({**protocol, "among": "new"})
     assert set(among.among or ()) == left.items
     assert among.digest != final.digest
-    assert (among.part([0, 1]).among, among.part([0, 1]).tie_seed) == (among.among, 0)
+    assert (among.rows([0, 1]).among, among.rows([0, 1]).tie_seed) == (among.among, 0)
     assert load({**protocol, "seed": 1})[1].digest != final.digest  # ties are ordered otherwise
     with pytest.raises(ConfigError, match="among: new needs split: new_items, not leave_one_out"):
         load({**protocol, "among": "new", "split": "leave_one_out"})

@@ -6,15 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 
 from llmgen.datasets import Dataset
 from llmgen.errors import ConfigError
 from llmgen.evaluation.classics import Random, RepeatLast
 from llmgen.evaluation.config import RunConfig
-from llmgen.evaluation.measures import Measures
-from llmgen.evaluation.prior_evaluation import parts
 from llmgen.evaluation.protocol import Protocol, samples
+from llmgen.evaluation.sample import Sample
+from llmgen.evaluation.slices import slices
 from llmgen.types import Query
 from tests.conftest import films
 
@@ -39,12 +40,44 @@ def load(settings: dict[str, Any]) -> tuple[Protocol, Dataset]:
     return made, made.load()
 
 
-def test_leave_one_out_is_that_of_the_baselines(protocol: dict[str, Any]) -> None:
-    made, data = load(protocol)
-    for mine, theirs in zip(samples(made, data), parts(data.interactions, data.catalog), strict=True):
-        assert [query.history for query in mine.queries] == [query.history for query in theirs.queries]
-        assert mine.next_items == theirs.held_out
-        assert len(mine.known) == len(theirs.known)
+def test_leave_one_out_by_hand(tmp_path: Path) -> None:
+    (tmp_path / "items.csv").write_text("\n".join(["item_id,title", *(f"{item},Title {item}" for item in "abcde")]))
+    log = {"u": "abcd", "v": "eabe", "w": "dc"}  # v took e twice, w too little
+    rows = [f"{user},{item},{time},{time + 1}" for user, items in log.items() for time, item in enumerate(items)]
+    (tmp_path / "log.csv").write_text("\n".join(["user_id,item_id,timestamp,rating", *rows]))
+    data = {"items": tmp_path / "items.csv", "interactions": tmp_path / "log.csv"}
+    for seen, users in (("removed", ["u"]), ("kept", ["u", "v"])):
+        tuning, final = samples(*load({"data": data, "seen": seen}))
+        assert (tuning.users, final.users, final.unasked) == (["u", "v"], users, 2 - len(users))
+        assert [(query.user_id, item.id) for query, item in tuning.pairs] == [("u", "c"), ("v", "b")]
+        assert (final.targets[0], final.times[0]) == ("d", 3.0)
+        history = final.queries[0]
+        assert ([item.id for item in history.items], history.ratings) == (["a", "b", "c"], (1.0, 2.0, 3.0))
+        assert (len(tuning.known), len(final.known)) == (6, 8)  # all of w, who is not asked
+
+
+def test_rows_of_a_sample_keep_what_belongs_together() -> None:
+    catalog = films(9)
+    users = ["a", "a", "b", "c", "c", "d"]
+    sample = Sample(
+        catalog,
+        pl.DataFrame(),
+        tuple(Query((), user_id=user) for user in users),
+        tuple((item.id,) for item in list(catalog)[:6]),
+        tuple(map(float, range(6))),
+        ratings=(5.0, 4.0, 3.0, 2.0, 1.0, 0.0),
+        candidates=tuple((item.id, "x") for item in list(catalog)[:6]),
+        tie_seed=3,
+    )
+    some = sample.rows([4, 1])
+    assert (some.users, some.times, some.ratings, some.tie_seed) == (["c", "a"], (4.0, 1.0), (1.0, 4.0), 3)
+    assert some.targets == [sample.targets[4], sample.targets[1]]
+    assert some.candidates == ((some.targets[0], "x"), (some.targets[1], "x"))
+    assert sample.spread(2).times == (0.0, 1.0, 5.0)  # the first and the last user, with all their rows
+    assert sample.spread(9).times == sample.times
+    assert len(sample.drawn(3, 0)) == 3 and sample.drawn(3, 0).times == sample.drawn(3, 0).times
+    assert list(sample.drawn(4, 1).times) == sorted(sample.drawn(4, 1).times)
+    assert sample.drawn(6, 0) is sample
 
 
 def test_a_draw_of_users_is_the_same_always_and_another_with_another_seed(protocol: dict[str, Any]) -> None:
@@ -67,8 +100,7 @@ def test_a_split_in_time_looks_for_all_that_came_later_and_knows_nothing_of_it(p
         for query, wanted in zip(sample.queries, sample.held_out, strict=True):
             assert not {item.id for item in query.history} & set(wanted)
     assert any(len(wanted) > 1 for wanted in final.held_out)
-    measures = Measures(final, 10)
-    assert {by for by, _, _ in measures.slices()} >= {"popularity of the held-out item", "time of the held-out item"}
+    assert {one.by for one in slices(final)} >= {"popularity of the held-out item", "time of the held-out item"}
 
 
 def test_of_new_users_only_the_newest_items_are_known(protocol: dict[str, Any]) -> None:
@@ -100,10 +132,10 @@ def test_candidates_hold_what_is_looked_for_and_nothing_of_the_history(protocol:
 def test_slices_divide_the_users(protocol: dict[str, Any]) -> None:
     _, final = samples(*load(protocol))
     by: dict[str, list[int]] = {}
-    for name, _, inside in Measures(final, 10).slices():
-        by.setdefault(name, []).extend(inside)
+    for one in slices(final):
+        by.setdefault(one.by, []).extend(one.rows)
     for name in ("history length", "popularity of the held-out item"):
-        assert sorted(by[name]) == list(range(len(final.queries)))
+        assert sorted(by[name]) == list(range(len(final)))
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ import typer
 from typer.testing import CliRunner
 
 from eval import likelihood
-from llmgen.evaluation.prior_evaluation import parts
+from llmgen.evaluation.protocol import Protocol, samples
 from llmgen.priors import ExcludeSeen, Transition, combine
 from llmgen.recommend.settings import GivenSettings
 from llmgen.training import sft
@@ -43,9 +43,9 @@ def test_the_prior_alone_costs_what_it_says_and_the_weight_is_the_best_on_valida
     assert f"{found['weight']:g}" == min((name for name in curve if name not in ("0", "alone")), key=curve.__getitem__)
 
     data = DataSettings(**json.loads(settings["data"])).load()
-    _, test = parts(data.interactions, data.catalog)
+    _, test = samples(Protocol(), data)
     total = combine([ExcludeSeen(data.catalog), Transition.fit(test.known, data.catalog)], test.queries).total
-    wanted = [data.catalog.index(item) for item in test.held_out]
+    wanted = [data.catalog.index(item) for item in test.targets]
     expected = np.logaddexp.reduce(total, axis=1) - total[np.arange(len(wanted)), wanted]
     users = found["users"]
     assert isinstance(users, list)
