@@ -40,11 +40,11 @@ class Found(NamedTuple):
 
 
 def values(
-    rng: np.random.Generator, arms: int, users: int, gain: float, changed: float, questions: int
+    rng: np.random.Generator, arms: int, users: int, gain: float, changed: float, samples: int
 ) -> dict[str, FloatArray]:
-    """NDCG@10 by arm, the mean of each user's questions: original, `arms` equal ones, with a gain the planted one."""
+    """NDCG@10 by arm, a mean over samples for each user: original, `arms` equal ones, with a gain the planted one."""
     worth = 1 / np.log2(np.arange(10) + 2)
-    shape = users, questions
+    shape = users, samples
     likely = rng.beta(1, 1 / HIT - 1, (users, 1))
 
     def drawn() -> FloatArray:

@@ -26,9 +26,9 @@ from llmgen.adapters import AdapterRecord
 from llmgen.datasets.splits import Ties, log_digest
 from llmgen.engines.hf import HFEngine
 from llmgen.errors import ConfigError
+from llmgen.evaluation.experiment import refuse_whole_log
 from llmgen.evaluation.intervals import interval_of_mean, paired_difference
 from llmgen.evaluation.protocol import Protocol, samples
-from llmgen.evaluation.questions import refuse_whole_log
 from llmgen.evaluation.sample import Sample
 from llmgen.evaluation.slices import by_popularity
 from llmgen.evaluation.terminal import exit_on_error
@@ -121,7 +121,7 @@ def measure(
     record, settings = _checked(adapter, ties, dtype)
     data = DataSettings(**settings["data"]).load()
     refuse_whole_log(f"the adapter {adapter}", record, data)
-    tuning, final = samples(Protocol(ties=ties), data)
+    tuning, final = samples(Protocol.model_validate({"ties": ties}), data)
     if weight is None and record.data == log_digest(final.known):
         raise ConfigError(
             f"{adapter} has learned the validation items, and the LM's weight would be chosen on them; give --weight, "

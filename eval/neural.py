@@ -118,7 +118,7 @@ def main(
         out.mkdir(parents=True, exist_ok=True)
         data = DataSettings(**chosen["data"]).load()
         catalog, users = data.catalog, span(chosen.get("users"))
-        tuning, final = samples(Protocol(), data)
+        tuning, final = samples(Protocol.model_validate({}), data)
         before = fitted(chosen["priors"], tuning, catalog, out, "tuning")
         everything = [prior.name for prior in before]
         mixes: Mapping[str, Sequence[str]] = chosen["mixes"]

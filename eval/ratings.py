@@ -38,9 +38,9 @@ from llmgen.errors import ConfigError, DataError
 from llmgen.evaluation.arm_config import ArmConfig
 from llmgen.evaluation.arms import Engines, build
 from llmgen.evaluation.checks import check_ratings
+from llmgen.evaluation.experiment import refuse_whole_log
 from llmgen.evaluation.intervals import interval_of_mean, paired_difference
 from llmgen.evaluation.protocol import Protocol, samples
-from llmgen.evaluation.questions import refuse_whole_log
 from llmgen.evaluation.rating_metrics import auc, calibration_error, rmse
 from llmgen.evaluation.sample import Sample
 from llmgen.evaluation.terminal import exit_on_error
@@ -167,7 +167,7 @@ def classic(asked: Sample, damping: float) -> tuple[RatingKNN, RatingKNN]:
 def shares(
     recommender: Recommender, asked: Sample, damping: float, labels: Sequence[str], title: str
 ) -> tuple[dict[str, FloatArray], list[RatingPrediction]]:
-    """What each row of the table says of each rating: name -> float64 [n_rows, n_labels]; and the predictions they come from.
+    """What each row of the table says of each rating, name -> float64 [n_rows, n_labels], and the predictions.
 
     What is asked after the same history is asked together, so that it is read once.
     """
@@ -224,9 +224,7 @@ def main(
         record = None if adapter is None else AdapterRecord.read(adapter)
         given = GivenSettings(max_history=max_history)
         shown = given.config(record.recommender if record else None).max_history
-        tuning, final = (
-            last_ratings(data, users, seed) if split == "last" else random_ratings(data, users, seed, shown)
-        )
+        tuning, final = last_ratings(data, users, seed) if split == "last" else random_ratings(data, users, seed, shown)
         if split == "random" and adapter is not None:
             _refuse_what_knows_them(adapter, record, data)
         refuse_whole_log(f"the adapter {adapter}", record, data)

@@ -27,8 +27,8 @@ from llmgen.evaluation.arms import classic
 from llmgen.evaluation.baselines import Result
 from llmgen.evaluation.classics import Random
 from llmgen.evaluation.config import RunConfig
+from llmgen.evaluation.experiment import Experiment
 from llmgen.evaluation.prior_evaluation import evaluate_priors
-from llmgen.evaluation.questions import Questions
 from llmgen.evaluation.run import command_line, evaluate, shown
 from llmgen.evaluation.sample import Sample
 from llmgen.evaluation.terminal import exit_on_error
@@ -82,7 +82,7 @@ def wishes(catalog: Catalog, known: pl.DataFrame, tags: Mapping[str, tuple[str, 
     return Sample(catalog, known, queries, tuple(held[tag] for tag in asked), (0.0,) * len(asked))
 
 
-def questions(config: RunConfig, path: Path, films: int) -> Questions:
+def experiment(config: RunConfig, path: Path, films: int) -> Experiment:
     """The wishes of a release.
 
     Args:
@@ -115,7 +115,7 @@ def questions(config: RunConfig, path: Path, films: int) -> Questions:
         f"Tags on {films} or more films are the wishes of users of whom nothing else is known; the films that bear a "
         "tag are what is looked for. The texts that are searched hold titles and genres, no tags.",
     )
-    return Questions(dataset, tuning, final, standing, (both,), notes)
+    return Experiment(dataset, tuning, final, standing, (both,), notes)
 
 
 def _known_and_wished(tuning: Sample, final: Sample) -> Result:
@@ -149,7 +149,10 @@ def main(
         changes = {"arms": settings.arms or arms(adapter), "baseline": BOTH, "metric": f"recall@{settings.protocol.k}"}
         chosen = settings.model_copy(update=changes)
         found = evaluate(
-            chosen, out, command=command_line("eval.wishes"), questions=lambda config: questions(config, release, films)
+            chosen,
+            out,
+            command=command_line("eval.wishes"),
+            experiment=lambda config: experiment(config, release, films),
         )
         shown(found, out, json_output)
 

@@ -129,7 +129,9 @@ def search(
     for number, (request, one) in enumerate(zip(requests, weights, strict=True)):
         _check(one, request.k, trie.num_items, f" in request {number}" if len(requests) > 1 else "")
     if config.lm_weight == 0:
-        return [rank_by_prior(one, request.k, request.tie_order) for request, one in zip(requests, weights, strict=True)]
+        return [
+            rank_by_prior(one, request.k, request.tie_order) for request, one in zip(requests, weights, strict=True)
+        ]
     results: dict[int, SearchResult] = {}
     paths = _Paths.of(trie, end)
     for numbers in _batches(requests, engine.batch_tokens):
@@ -141,9 +143,7 @@ def search(
     return [results[number] for number in range(len(requests))]
 
 
-def rank_by_prior(
-    log_prior: FloatArray | ItemWeights, k: int, tie_order: FloatArray | None = None
-) -> SearchResult:
+def rank_by_prior(log_prior: FloatArray | ItemWeights, k: int, tie_order: FloatArray | None = None) -> SearchResult:
     """The search without a language model: the k largest weights, ties as in `Request`.
 
     Raises:

@@ -1,7 +1,7 @@
 """Answers of a run: asked for, written as they come, and found again after a stop.
 
 A run's folder holds `answers/<arm>-<digest>/`, one Parquet file a batch of users, and a lock. The digest stands for the
-sample, the arm and the code, so an answer is only ever used again for the very question that it answered.
+sample, the arm and the code, so an answer is only ever used again for the very request that it answered.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ def ask(
     arms: Sequence[Arm],
     sample: Sample,
     stores: Sequence[Store],
-    label: str,
+    title: str,
     *,
     enough: Callable[[int], bool] | None = None,
     progress: bool = True,
@@ -128,7 +128,7 @@ def ask(
         arms: Who answers.
         sample: Who is asked.
         stores: One an arm.
-        label: Of the progress bar.
+        title: Of the progress bar.
         enough: Given how many users have been answered, whether that will do; asked after each batch.
         progress: Whether to show a bar.
 
@@ -140,7 +140,7 @@ def ask(
         size = max(BATCH, min(PRIOR_BATCH, PRIOR_CELLS // len(sample.catalog)))
     starts = range(0, len(sample), size)
     done = 0
-    with Stage(label, len(sample), shown=progress) as stage:
+    with Stage(title, len(sample), shown=progress) as stage:
         for turn, start in enumerate(starts):
             numbers = range(start, min(start + size, len(sample)))
             for place in range(len(arms)):

@@ -162,7 +162,7 @@ def build(
     name: str,
     config: ArmConfig,
     sample: Sample,
-    known: Sequence[Result],
+    baselines: Sequence[Result],
     engines: Engines,
     *,
     lm_weight: float | None = None,
@@ -175,7 +175,7 @@ def build(
         name: What it is called.
         config: Its settings.
         sample: Its catalog and its known interactions.
-        known: The classics, where the arm's priors name one.
+        baselines: The classics, where the arm's priors name one.
         engines: Where the model comes from.
         lm_weight: Instead of the setting.
         tuning: Whether the sample is the one to choose on: the classics are then those fitted before it.
@@ -193,7 +193,7 @@ def build(
     catalog = catalog if chosen is None else identified(catalog, chosen)
     if record is not None:
         record.check_identifier(catalog, str(config.adapter))
-    priors = _priors(name, config, sample, known, tuning)
+    priors = _priors(name, config, sample, baselines, tuning)
     weight = config.lm_weight if lm_weight is None else lm_weight
     if weight == "tuned":
         raise ConfigError(f"arm {name!r} wants a tuned lm_weight, and none was chosen")
@@ -216,9 +216,9 @@ def build(
         Parts(index, engine, resolved, tuple(factors), (), prompts_read, tie_order=_tie_order(sample))
     )
     if prompts and recommender.template(task).name not in prompts:
-        given, wanted = recommender.prompts[prompts[0]].task, recommender.template(task).task
+        of_prompt, of_run = recommender.prompts[prompts[0]].task, recommender.template(task).task
         raise ConfigError(
-            f"arm {name!r}: the prompt {prompts[0]!r} is for the task {given}, and this run wants {wanted}"
+            f"arm {name!r}: the prompt {prompts[0]!r} is for the task {of_prompt}, and this run wants {of_run}"
         )
     settings = config.model_dump(mode="json", exclude_defaults=True)
     settings |= {
@@ -229,7 +229,7 @@ def build(
     if priors:
         settings["prior_weights"] = {prior.name: prior.weight for prior in priors}
         if config.priors_of:  # chosen elsewhere: other settings of the same name give other answers
-            settings["prior_settings"] = dict(_classic_of(name, config.priors_of, known).settings)
+            settings["prior_settings"] = dict(_classic_of(name, config.priors_of, baselines).settings)
     if engine is not None:
         settings |= {"model": engine.name, "tokenizer": engine.tokenizer_digest}
     if config.adapter is not None:
@@ -248,32 +248,32 @@ def folder_digest(folder: Path) -> str:
     return hashed.hexdigest()[:16]
 
 
-def _priors(name: str, config: ArmConfig, sample: Sample, known: Sequence[Result], tuning: bool) -> list[Prior]:
+def _priors(name: str, config: ArmConfig, sample: Sample, baselines: Sequence[Result], tuning: bool) -> list[Prior]:
     if config.priors_of:
-        chosen = _classic_of(name, config.priors_of, known)
+        chosen = _classic_of(name, config.priors_of, baselines)
         return _soft(chosen.tuned if tuning else chosen.priors)
-    fitted: list[Prior] = []
+    priors: list[Prior] = []
     for one, settings in prior_settings(config.priors or {}).items():
         try:
-            fitted.append(kind(one).fit(sample.known, sample.catalog, **settings))
+            priors.append(kind(one).fit(sample.known, sample.catalog, **settings))
         except (TypeError, ArgumentError) as error:
             raise ConfigError(f"arm {name!r}, prior {one}: {error}") from None
-    return fitted
+    return priors
 
 
-def _classic_of(name: str, wanted: str, known: Sequence[Result]) -> Result:
-    """The baseline whose priors an arm wants.
+def _classic_of(name: str, baseline: str, baselines: Sequence[Result]) -> Result:
+    """The baseline whose priors an arm has.
 
     Raises:
         ConfigError: There is none of that name.
     """
-    by_name = {result.name: result for result in known}
-    if wanted == BEST and known:
-        return max(known, key=lambda result: result.validation)
-    if wanted in by_name:
-        return by_name[wanted]
-    there = ", ".join([*([BEST] if known else []), *by_name]) or "none"
-    raise ConfigError(f"arm {name!r}: no classic baseline is called {wanted!r}; there are {there}")
+    by_name = {result.name: result for result in baselines}
+    if baseline == BEST and baselines:
+        return max(baselines, key=lambda result: result.validation)
+    if baseline in by_name:
+        return by_name[baseline]
+    there = ", ".join([*([BEST] if baselines else []), *by_name]) or "none"
+    raise ConfigError(f"arm {name!r}: no classic baseline is called {baseline!r}; there are {there}")
 
 
 def _among(sample: Sample) -> list[Prior]:

@@ -27,7 +27,7 @@ class Asker:
     """Asks arms about the first users.
 
     Args:
-        questions: Samples of the same users in the same order.
+        samples: Of the same users in the same order, each with another target.
         config: The metric and the length of the lists.
         out: Folder of the answers.
 
@@ -36,11 +36,11 @@ class Asker:
         engines: That answer.
     """
 
-    def __init__(self, questions: Sequence[Sample], config: RunConfig, out: Path) -> None:
+    def __init__(self, samples: Sequence[Sample], config: RunConfig, out: Path) -> None:
         self.arms: dict[str, ArmConfig] = {}
         self.engines = Engines()
         self._made: dict[str, list[Arm]] = {}
-        self._questions, self._out = questions, out
+        self._samples, self._out = samples, out
         self._metric, self._k = config.main_metric, config.protocol.k
         self._answers: dict[str, list[pl.DataFrame]] = {}
 
@@ -50,14 +50,14 @@ class Asker:
         for name, one in arms.items():
             library = libraries[one.prompt_folder]
             self._made[name] = [
-                build(name, one, sample, [], self.engines, tuning=True, library=library) for sample in self._questions
+                build(name, one, sample, [], self.engines, tuning=True, library=library) for sample in self._samples
             ]
         self.arms |= arms
 
     def __call__(self, names: Sequence[str], users: int) -> dict[str, FloatArray]:
-        """Of some arms, the mean of each user's questions, a value a user."""
+        """Of some arms, the mean over the samples of each user's values, one a user."""
         self._answers |= {name: [] for name in names}
-        found = [self._asked(number, names, users) for number in range(len(self._questions))]
+        found = [self._asked(number, names, users) for number in range(len(self._samples))]
         return {name: np.mean([values[name] for values in found], axis=0) for name in names}
 
     @property
@@ -78,7 +78,7 @@ class Asker:
             values: What the last call gave.
             count: Of users at most.
         """
-        sample, names = self._questions[-1], list(values)
+        sample, names = self._samples[-1], list(values)
         tables = {name: self._answers[name][-1]["items"].to_list() for name in names}
         by_user = np.stack([values[name] for name in names])
         first = [
@@ -95,19 +95,19 @@ class Asker:
         return shown
 
     def _titles(self, ids: Sequence[str]) -> list[str]:
-        catalog = self._questions[-1].catalog
+        catalog = self._samples[-1].catalog
         return [catalog.label(catalog[catalog.index(one)]) for one in ids]
 
     def _asked(self, number: int, names: Sequence[str], users: int) -> dict[str, FloatArray]:
-        sample = self._questions[number]
-        part = sample.rows(range(users))
+        sample = self._samples[number]
+        some = sample.rows(range(users))
         made = [self._made[name][number] for name in names]
         stores = [Store(self._out, arm, sample) for arm in made]
-        ask(made, part, stores, f"{len(names)} prompts, {users} users")
-        measures = Measures(part, self._k)
+        ask(made, some, stores, f"{len(names)} prompts, {users} users")
+        measures = Measures(some, self._k)
         found = {}
         for arm, store in zip(made, stores, strict=True):
-            table = store.table(part.users)
+            table = store.table(some.users)
             self._answers[arm.name].append(table)
             found[arm.name] = measures.per_user(table)[self._metric]
         return found

@@ -131,7 +131,7 @@ def run_baselines(
         One result a name of `grids`, in that order, then the mix of them all; without those, and without the mix, for
         which the catalog is too large, which is logged.
     """
-    protocol = Protocol(ties=ties, k=k, seen="removed" if exclude_seen else "kept")
+    protocol = Protocol.model_validate({"ties": ties, "k": k, "seen": "removed" if exclude_seen else "kept"})
     tuning, final = samples(protocol, replace(Dataset.of(catalog), interactions=interactions))
     return tune_baselines(tuning, final, k=k, exclude_seen=exclude_seen, grids=grids, halving=halving, memory=memory)
 
@@ -220,13 +220,13 @@ def _mixed(name: str, results: Sequence[Result], trial: Trials, final: Sample) -
     weights = best.weights[len(seen) :]
     weighted = list(zip(results, weights, strict=True))
     priors = [reweighted(with_floor(result.priors[-1], floor), weight) for result, weight in weighted]
-    fitted = [reweighted(with_floor(result.tuned[-1], floor), weight) for result, weight in weighted]
+    earlier = [reweighted(with_floor(result.tuned[-1], floor), weight) for result, weight in weighted]
     with Stage(f"{name}: the chosen one, for the test", 0):
         measured = evaluate_priors(
             [*seen, *priors], final.queries, final.targets, catalog=catalog, k=k, batch_size=trial.batch
         )
     settings = {"floor": floor, **{one.name: weight for one, weight in weighted}}
-    return Result(name, settings, (*seen, *priors), (*seen, *fitted), best.score, measured)
+    return Result(name, settings, (*seen, *priors), (*seen, *earlier), best.score, measured)
 
 
 @with_options(data=data_settings)

@@ -45,11 +45,11 @@ def bootstrapped(units: Units, draws: int, seed: Seed) -> _Bootstrap:
     n, mean = len(units.sums), mean_of(units)
     check_several(n)
     kinds, counts = np.unique(np.column_stack(units), axis=0, return_counts=True)
-    rng, parts = np.random.default_rng(seed), []
+    rng, means_of_chunks = np.random.default_rng(seed), list[FloatArray]()
     for count in chunks(draws, len(kinds)):
         totals = rng.multinomial(n, counts / n, size=count) @ kinds
-        parts.append(totals[:, 0] / totals[:, 1])
-    means: FloatArray = np.concatenate(parts)
+        means_of_chunks.append(totals[:, 0] / totals[:, 1])
+    means: FloatArray = np.concatenate(means_of_chunks)
     left_out: FloatArray = (units.sums.sum() - units.sums) / (units.sizes.sum() - units.sizes)
     below = float((means < mean).mean() + (means <= mean).mean()) / 2
     if np.ptp(left_out) == 0 or not 0 < below < 1:
@@ -84,9 +84,9 @@ def mean_of(units: Units) -> float:
 
 
 def chunks(draws: int, width: int) -> list[int]:
-    """Sizes of parts of the draws that are each held at once."""
-    part = max(1, CELLS // width)
-    return [min(part, draws - start) for start in range(0, draws, part)]
+    """Sizes of the chunks of draws that are each held at once."""
+    chunk = max(1, CELLS // width)
+    return [min(chunk, draws - start) for start in range(0, draws, chunk)]
 
 
 def paired_differences(a: ArrayLike, b: ArrayLike) -> FloatArray:

@@ -1,4 +1,4 @@
-"""What a search for a better prompt may cost: questions, hours of asking, money."""
+"""What a search for a better prompt may cost: requests, hours of asking, money."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class Budget:
     """Bounds of a search; None for no bound.
 
     Attributes:
-        requests: Questions to the model that is asked, and to the one that proposes.
+        requests: Requests to the model that is asked, and to the one that proposes.
         hours: Of asking, on this machine. Earlier starts of the same search count.
         money: In any currency, for hours at `price_per_hour` and for the tokens of the model that proposes.
         price_per_hour: Of this machine.
@@ -42,7 +42,7 @@ class Budget:
 
     @property
     def is_timed(self) -> bool:
-        """Whether it must be known how long a question takes."""
+        """Whether it must be known how long a request takes."""
         return self.hours is not None or (self.money is not None and self.price_per_hour is not None)
 
     def price(self, read: int, written: int) -> float:
@@ -61,8 +61,8 @@ class Budget:
             bounds.append(3600 * (self.money - money) / self.price_per_hour)
         return min(bounds) - seconds if bounds else None
 
-    def questions(self, each: float, proposed: int, money: float, seconds: float) -> int | None:
-        """Questions that all of it allows, first ones included.
+    def most_requests(self, each: float, proposed: int, money: float, seconds: float) -> int | None:
+        """Requests that all of it allows, first ones included.
 
         Args:
             each: Seconds that one takes.

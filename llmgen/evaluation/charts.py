@@ -70,13 +70,13 @@ def pareto(points: Sequence[tuple[float, float]], *, lower_is_better: bool = Fal
     gains = [(-cost, sign * value) for cost, value in points]
     return [
         place
-        for place, (saving, value) in enumerate(gains)
-        if not any(s >= saving and v >= value and (s, v) != (saving, value) for s, v in gains)
+        for place, one in enumerate(gains)
+        if not any(other[0] >= one[0] and other[1] >= one[1] and other != one for other in gains)
     ]
 
 
 def scale_of(values: Iterable[float], start: float = LEFT, end: float = RIGHT, *, zero: bool = True) -> Scale:
-    """A linear scale over the finite values, with zero if wanted and a little room at both ends."""
+    """A linear scale over the finite values, with zero if `zero` and a little room at both ends."""
     found = [value for value in values if isfinite(value)] + [0.0] * zero
     low, high = min(found, default=0.0), max(found, default=0.0)
     room = (high - low) * 0.04 or abs(high) * 0.1 or 0.01
@@ -105,19 +105,19 @@ def forest(id: str, title: str, rows: Sequence[Row], scale: Scale, *, ends: tupl
             LEFT if stacked else RIGHT, top + (30 if stacked else 14), row.note, "note" if stacked else "note end"
         )
         said = f"{row.label}: {signed(row.mean)}, 95 % interval {signed(row.low)} to {signed(row.high)}, {row.note}"
-        parts = [label, note, Markup("<title>{}</title>").format(said)]
+        elements = [label, note, Markup("<title>{}</title>").format(said)]
         if row.band > 0 and isfinite(row.band):
             left, right = max(scale(-row.band), LEFT), min(scale(row.band), RIGHT)
-            parts.append(
+            elements.append(
                 Markup('<rect class="band" x="{:.1f}" y="{:.1f}" width="{:.1f}" height="20"/>').format(
                     left, y - 10, right - left
                 )
             )
-        parts.append(draw_line(zero, y - 10, zero, y + 10, "zero"))
+        elements.append(draw_line(zero, y - 10, zero, y + 10, "zero"))
         if all(map(isfinite, (row.mean, row.low, row.high))):
-            parts.append(draw_line(scale(row.low), y, scale(row.high), y, f"whisker {row.mark}"))
-            parts.append(draw_mark(scale(row.mean), y, row.mark, diamond=row.mark in ("better", "worse", "differs")))
-        drawn.append(Markup('<g class="row">{}</g>').format(Markup("").join(parts)))
+            elements.append(draw_line(scale(row.low), y, scale(row.high), y, f"whisker {row.mark}"))
+            elements.append(draw_mark(scale(row.mean), y, row.mark, diamond=row.mark in ("better", "worse", "differs")))
+        drawn.append(Markup('<g class="row">{}</g>').format(Markup("").join(elements)))
     axis = draw_axis(scale, bottom + 2, sign=True, ends=ends)
     told = "; ".join(
         f"{row.label} {signed(row.mean)} [{signed(row.low)}, {signed(row.high)}] {row.note}" for row in rows
@@ -138,7 +138,7 @@ def histogram(id: str, title: str, values: Sequence[float], scale: Scale, talles
     """
     losses, wins = sum(value < 0 for value in values), sum(value > 0 for value in values)
     ties = len(values) - losses - wins
-    parts = [
+    elements = [
         draw_text(LEFT, 14, f"{losses:,} lose", "note"),
         draw_text(WIDTH / 2, 14, f"{ties:,} same", "note mid"),
         draw_text(RIGHT, 14, f"{wins:,} gain", "note end"),
@@ -146,7 +146,7 @@ def histogram(id: str, title: str, values: Sequence[float], scale: Scale, talles
     x = LEFT
     for part, name in ((losses, "worse"), (ties, "same"), (wins, "better")):
         width = (RIGHT - LEFT) * part / max(len(values), 1)
-        parts.append(draw_rect(x, 21, width, 9, name))
+        elements.append(draw_rect(x, 21, width, 9, name))
         x += width
     base, top = 144.0, 54.0
     step = (RIGHT - LEFT) / bins
@@ -157,19 +157,19 @@ def histogram(id: str, title: str, values: Sequence[float], scale: Scale, talles
             side = "worse" if place < bins / 2 else "better"
             said = Markup("<title>{}</title>").format(f"{count:,} users")
             bar = draw_rect(LEFT + place * step + 0.75, base - tall, step - 1.5, tall, side, said)
-            parts.append(bar)
+            elements.append(bar)
     if highest := max(found):
         words = f"{highest:,} users" if highest > 1 else "1 user"
         half = text_width(words) / 2
         at = min(max(LEFT + (found.index(highest) + 0.5) * step, LEFT + half), RIGHT - half)
-        parts.append(draw_text(at, base - (base - top) * highest / max(tallest, 1) - 5, words, "note mid halo"))
-    parts += [
+        elements.append(draw_text(at, base - (base - top) * highest / max(tallest, 1) - 5, words, "note mid halo"))
+    elements += [
         draw_line(LEFT, base, RIGHT, base, "rule"),
         draw_line(scale(0), base, scale(0), base + 6, "zero"),
         draw_axis(scale, base, sign=True, ends=("← loses", "gains →")),
     ]
     told = f"{losses} users lose, {ties} are the same, {wins} gain."
-    return draw_chart(id, title, told, 186, parts)
+    return draw_chart(id, title, told, 186, elements)
 
 
 def counts(values: Sequence[float], scale: Scale, *, bins: int = 20) -> list[int]:
@@ -211,26 +211,26 @@ def cost_quality(
         x = scale_of(costs, left, right)
         x = x._replace(low=0.0)
     y = scale_of([*heights, *([reference[1]] if reference else [])], bottom, top, zero=False)
-    parts = [draw_text(LEFT, 12, axes[1], "note")]
+    elements = [draw_text(LEFT, 12, axes[1], "note")]
     for value, text in labelled(y.ticks(4)):
-        parts += [
+        elements += [
             draw_line(left, y(value), right, y(value), "gridline"),
             draw_text(left - 6, y(value) + 4, text, "tick end"),
         ]
     for value in x.ticks(4):
-        parts += [
+        elements += [
             draw_line(x(value), bottom, x(value), bottom + 4, "rule"),
             draw_text(x(value), bottom + 17, amount(value), "tick mid"),
         ]
-    parts += [draw_line(left, bottom, right, bottom, "rule"), draw_text(right, bottom + 35, axes[0], "note end")]
+    elements += [draw_line(left, bottom, right, bottom, "rule"), draw_text(right, bottom + 35, axes[0], "note end")]
     taken = [(x(p.cost) - 7, y(p.mean) - 7, x(p.cost) + 7, y(p.mean) + 7) for p in points] * 5  # worse than a line
     taken += [(x(p.cost) - 2, min(y(p.low), y(p.high)), x(p.cost) + 2, max(y(p.low), y(p.high))) for p in points]
     if reference:
         name, value = reference
         said = fit(f"{name} {number(value)}", right - left - 8)
-        parts.append(draw_line(left, y(value), right, y(value), "reference"))
+        elements.append(draw_line(left, y(value), right, y(value), "reference"))
         below = y(value) + 15 < bottom
-        parts.append(draw_text(left + 4, y(value) + (13 if below else -5), said, "note halo"))
+        elements.append(draw_text(left + 4, y(value) + (13 if below else -5), said, "note halo"))
         taken.append((left, y(value) - 2, right, y(value) + 2))
         edge = y(value) + (2 if below else -16)
         taken.append((left, edge, left + 4 + text_width(said), edge + 14))
@@ -238,13 +238,13 @@ def cost_quality(
         pareto([(p.cost, p.mean) for p in points], lower_is_better=lower_is_better), key=lambda i: points[i].cost
     )
     corners = " ".join(f"{x(points[i].cost):.1f},{y(points[i].mean):.1f}" for i in best)
-    parts.append(Markup('<polyline class="front" points="{}"/>').format(corners))
+    elements.append(Markup('<polyline class="front" points="{}"/>').format(corners))
     for place, point in enumerate(points):
         kind: Mark = "better" if place in best else "unclear"
         said = (
             f"{point.label}: {amount(point.cost)} s, {number(point.mean)} [{number(point.low)}, {number(point.high)}]"
         )
-        parts.append(
+        elements.append(
             Markup("<g><title>{}</title>{}{}</g>").format(
                 said,
                 draw_line(x(point.cost), y(point.low), x(point.cost), y(point.high), f"whisker {kind}"),
@@ -255,12 +255,12 @@ def cost_quality(
         label = fit(point.label, 190 if len(points) < 6 else 100, label_width)
         box = _room(x(point.cost), y(point.mean), label_width(label), taken, (2.0, 14.0, WIDTH - 2.0, bottom))
         taken.append(box)
-        parts.append(draw_text(box[0], box[3] - 4, label, "label halo"))
+        elements.append(draw_text(box[0], box[3] - 4, label, "label halo"))
     told = "; ".join(
         f"{point.label}: {amount(point.cost)}, {number(point.mean)}{', not beaten' if place in best else ''}"
         for place, point in enumerate(points)
     )
-    return draw_chart(id, title, told, 280, parts)
+    return draw_chart(id, title, told, 280, elements)
 
 
 def spark(mean: float, low: float, high: float, within: Scale, reference: float | None = None) -> Markup:
@@ -268,13 +268,15 @@ def spark(mean: float, low: float, high: float, within: Scale, reference: float 
     if not all(map(isfinite, (mean, low, high))):
         return Markup("")
     there = reference is not None and isfinite(reference)
-    parts = [
+    elements = [
         draw_line(0, 6, 88, 6, "gridline"),
         draw_line(within(reference or 0), 0, within(reference or 0), 12, "zero") if there else Markup(""),
         draw_line(within(low), 6, within(high), 6, "whisker plain"),
         Markup('<circle class="dot plain" cx="{:.1f}" cy="6" r="3"/>').format(within(mean)),
     ]
-    return Markup('<svg class="spark" viewBox="0 0 88 12" aria-hidden="true">{}</svg>').format(Markup("").join(parts))
+    return Markup('<svg class="spark" viewBox="0 0 88 12" aria-hidden="true">{}</svg>').format(
+        Markup("").join(elements)
+    )
 
 
 Box = tuple[float, float, float, float]

@@ -26,7 +26,7 @@ def check(config: RunConfig, *, gates: Sequence[str] = (), from_log: bool = True
     Args:
         config: Of the run.
         gates: Metrics that a gate asks for.
-        from_log: Whether the questions and the classics are those of `questions.from_log`; others have classics and
+        from_log: Whether the samples and the classics are those of `experiment.from_log`; others have classics and
             metrics of their own, which only they know.
         wrong: What is known to be wrong already, which is told first.
 
@@ -58,7 +58,7 @@ def check_ratings(*, dataset: str, split: str, engine: str, prompt: str | None) 
 
 
 def metrics(protocol: Protocol) -> list[str]:
-    """The metrics of each user that a run by this protocol may have; those with several wanted items among them."""
+    """The metrics of each user that a run by this protocol may have; those for several held-out items among them."""
     names = ["hr", "ndcg", "mrr", *([] if protocol.split == "leave_one_out" else ["recall", "precision", "map"])]
     return [*(f"{name}@{protocol.k}" for name in names), *([] if protocol.candidates is None else ["position_bias"])]
 
@@ -137,7 +137,7 @@ def _of_arm(arm: ArmConfig, config: RunConfig, from_log: bool, unsure: Set[str])
         library = library_of(arm)
         tasks = {task_of(library[prompt]) for prompt in prompts}
         if prompts and task not in tasks and "candidates" not in unsure:
-            given, wanted = library[prompts[0]].task, "next_item" if task == "recommend" else "rerank"
-            yield f": the prompt {prompts[0]!r} is for the task {given}, and this run wants {wanted}"
+            of_prompt, of_run = library[prompts[0]].task, "next_item" if task == "recommend" else "rerank"
+            yield f": the prompt {prompts[0]!r} is for the task {of_prompt}, and this run wants {of_run}"
     except LLMGenError as error:
         yield f": {error}"

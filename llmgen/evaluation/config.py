@@ -121,10 +121,10 @@ class RunConfig(BaseModel):
                 raise ConfigError(f"{path} must hold settings such as protocol and arms, not {type(found).__name__}")
         wrong: list[str] = []
         unsure: set[str] = set()
-        for part in ("arms", "protocol"):
-            if not isinstance(found.get(part) or {}, Mapping):
-                wrong.append(f"{path}, {part}: must hold settings by name, not {found.pop(part)!r}")
-                unsure |= {part, *Protocol.model_fields}
+        for section in ("arms", "protocol"):
+            if not isinstance(found.get(section) or {}, Mapping):
+                wrong.append(f"{path}, {section}: must hold settings by name, not {found.pop(section)!r}")
+                unsure |= {section, *Protocol.model_fields}
         parsed: dict[str, ArmConfig] = {}
         for given in list(arms) or (found.get("arms") or {}).items():
             name, arm, said = ArmConfig.parsed(given) if isinstance(given, str) else ArmConfig.named(*given)

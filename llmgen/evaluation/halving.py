@@ -24,7 +24,7 @@ FEWEST = 16
 SEARCHED = 0.3
 """Share of the users who are searched on; the others are there to confirm. See eval/RESULTS.md."""
 EACH = 2
-"""Questions to each user who is searched on: for the last item, and for the one before."""
+"""Requests for each user who is searched on: for the last item, and for the one before."""
 STEP = 4.0
 """How many times the error of the next one each arm has in the confirmation, in the order of the search."""
 
@@ -79,11 +79,11 @@ def halving(arms: int, users: int, start: int, survivors: int) -> list[tuple[int
 
 
 def requests(arms: int, users: int, start: int, survivors: int, others: int) -> int:
-    """How many questions a search and its confirmation ask at most.
+    """How many requests a search and its confirmation make at most.
 
     Args:
         arms: The original not counted.
-        users: To search on, each asked `EACH` questions.
+        users: To search on, each asked `EACH` times.
         start: Users of the first round.
         survivors: Confirmed at most.
         others: Users of the confirmation, each asked once.
@@ -103,7 +103,7 @@ def first_round(arms: int, users: int, others: int, survivors: int, limit: int |
         users: To search on.
         others: To confirm on.
         survivors: Confirmed at most.
-        limit: Questions at most; None for all that are wanted.
+        limit: Requests at most; None for no limit.
 
     Returns:
         None where not even the smallest search keeps to the limit.

@@ -36,14 +36,14 @@ from llmgen.evaluation.asker import Asker
 from llmgen.evaluation.budget import Budget
 from llmgen.evaluation.config import RunConfig
 from llmgen.evaluation.edits import Proposal, proposals
+from llmgen.evaluation.experiment import Experiment, from_log
 from llmgen.evaluation.halving import ERROR, FEWEST, SEARCHED, Round, by_lot, claims, first_round, requests, search
 from llmgen.evaluation.measures import span
 from llmgen.evaluation.proposer import Proposed, Proposer
 from llmgen.evaluation.protocol import samples
-from llmgen.evaluation.sample import Sample
-from llmgen.evaluation.questions import Questions, from_log
 from llmgen.evaluation.results import Results
 from llmgen.evaluation.run import command_line, evaluate
+from llmgen.evaluation.sample import Sample
 from llmgen.evaluation.terminal import exit_on_error
 from llmgen.templates.library import PromptLibrary
 from llmgen.workspace.core import library_of
@@ -110,7 +110,7 @@ def improve(
     with locked(out):
         dataset = config.protocol.load()
         tuning, final = samples(config.protocol, dataset)
-        first, second = parts(tuning, final, config.protocol.seed)
+        first, second = divided(tuning, final, config.protocol.seed)
         users, others = len(first[0]), len(second)
         library, prompt = _library(original, out / "prompts"), next(iter(original.prompts), "next_item")
         rated = dataset.interactions["rating"].null_count() < len(dataset.interactions)
@@ -134,7 +134,7 @@ def improve(
                 proposed = proposer.propose(library[prompt], library, done, shown, out)
                 tried += proposed.proposals
                 asker.add(_arms(proposed.proposals, original, out / "prompts"))
-            limit = budget.questions(asker.each(), proposed.requests, proposed.money, proposed.seconds)
+            limit = budget.most_requests(asker.each(), proposed.requests, proposed.money, proposed.seconds)
         start = _start(len(tried), users, others, survivors, limit)
         lot = np.random.default_rng([config.protocol.seed, 8]).permutation(len(tried)).tolist()
         rounds = search(
@@ -153,25 +153,25 @@ def improve(
             update={"arms": {arm: asker.arms[arm] for arm in met}, "baseline": name, "stop_early": False}
         )
 
-        def of_others(given: RunConfig) -> Questions:
+        def of_others(given: RunConfig) -> Experiment:
             return replace(from_log(given), final=second)
 
-        results = evaluate(final_run, out / "confirmed", command=command, questions=of_others, engines=asker.engines)
+        results = evaluate(final_run, out / "confirmed", command=command, experiment=of_others, engines=asker.engines)
     found = _found(name, rounds, tried, confirmed, results, proposed.dropped, config.main_metric, out)
     (out / FILE).write_text(json.dumps(_record(found, name), ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
     return found
 
 
-def parts(tuning: Sample, final: Sample, seed: int) -> tuple[tuple[Sample, ...], Sample]:
+def divided(tuning: Sample, final: Sample, seed: int) -> tuple[tuple[Sample, ...], Sample]:
     """The users of a log in random order: some to search on, the others to confirm on.
 
     Args:
-        tuning: Questions for the item before the last.
-        final: Questions for the last item.
+        tuning: All users, with the item before the last.
+        final: The same with the last item.
         seed: Of the order.
 
     Returns:
-        Both questions to the users to search on, and the last one to the others.
+        The users to search on, with either item, and the others with the last one.
 
     Raises:
         ConfigError: They are too few.
@@ -276,7 +276,7 @@ def main(
     out: Annotated[Path, typer.Option(help="Folder of this search; a stopped one continues in its folder.")] = Path(
         "runs/improve"
     ),
-    requests: Annotated[int | None, typer.Option(min=1, help="Budget: questions to all models at most.")] = None,
+    requests: Annotated[int | None, typer.Option(min=1, help="Budget: requests to all models at most.")] = None,
     hours: Annotated[float | None, typer.Option(help="Budget: hours of asking at most.")] = None,
     money: Annotated[float | None, typer.Option(help="Budget: money at most, in the currency of the prices.")] = None,
     price_per_hour: Annotated[float | None, typer.Option(help="Price of an hour of this machine, for --money.")] = None,

@@ -26,8 +26,8 @@ def recall_at_k(ranked: Sequence[str], relevant: Collection[str], k: int) -> flo
     >>> recall_at_k(["b", "a"], {"a", "c"}, k=2)
     0.5
     """
-    wanted = _wanted(ranked, relevant, k)
-    return len(wanted.intersection(ranked[:k])) / len(wanted)
+    held_out = _checked(ranked, relevant, k)
+    return len(held_out.intersection(ranked[:k])) / len(held_out)
 
 
 def hit_rate_at_k(ranked: Sequence[str], relevant: Collection[str], k: int) -> float:
@@ -47,7 +47,7 @@ def hit_rate_at_k(ranked: Sequence[str], relevant: Collection[str], k: int) -> f
     >>> hit_rate_at_k(["b", "a"], {"a"}, k=1)
     0.0
     """
-    return float(not _wanted(ranked, relevant, k).isdisjoint(ranked[:k]))
+    return float(not _checked(ranked, relevant, k).isdisjoint(ranked[:k]))
 
 
 def ndcg_at_k(ranked: Sequence[str], relevant: Collection[str], k: int) -> float:
@@ -69,9 +69,9 @@ def ndcg_at_k(ranked: Sequence[str], relevant: Collection[str], k: int) -> float
     >>> ndcg_at_k(["b", "a"], {"a"}, k=2) == 1 / log2(3)
     True
     """
-    wanted = _wanted(ranked, relevant, k)
-    gained = sum(1 / log2(rank + 1) for rank, item_id in enumerate(ranked[:k], start=1) if item_id in wanted)
-    ideal = sum(1 / log2(rank + 1) for rank in range(1, min(k, len(wanted)) + 1))
+    held_out = _checked(ranked, relevant, k)
+    gained = sum(1 / log2(rank + 1) for rank, item_id in enumerate(ranked[:k], start=1) if item_id in held_out)
+    ideal = sum(1 / log2(rank + 1) for rank in range(1, min(k, len(held_out)) + 1))
     return gained / ideal
 
 
@@ -92,8 +92,8 @@ def mrr_at_k(ranked: Sequence[str], relevant: Collection[str], k: int) -> float:
     >>> mrr_at_k(["b", "a"], {"a"}, k=2)
     0.5
     """
-    wanted = _wanted(ranked, relevant, k)
-    return next((1 / rank for rank, item_id in enumerate(ranked[:k], start=1) if item_id in wanted), 0.0)
+    held_out = _checked(ranked, relevant, k)
+    return next((1 / rank for rank, item_id in enumerate(ranked[:k], start=1) if item_id in held_out), 0.0)
 
 
 def precision_at_k(ranked: Sequence[str], relevant: Collection[str], k: int) -> float:
@@ -113,7 +113,7 @@ def precision_at_k(ranked: Sequence[str], relevant: Collection[str], k: int) -> 
     >>> precision_at_k(["b", "a"], {"a"}, k=4)
     0.25
     """
-    return len(_wanted(ranked, relevant, k).intersection(ranked[:k])) / k
+    return len(_checked(ranked, relevant, k).intersection(ranked[:k])) / k
 
 
 def average_precision_at_k(ranked: Sequence[str], relevant: Collection[str], k: int) -> float:
@@ -133,13 +133,13 @@ def average_precision_at_k(ranked: Sequence[str], relevant: Collection[str], k: 
     >>> average_precision_at_k(["a", "x", "b"], {"a", "b"}, k=3) == (1 + 2 / 3) / 2
     True
     """
-    wanted = _wanted(ranked, relevant, k)
+    held_out = _checked(ranked, relevant, k)
     found, gained = 0, 0.0
     for place, item_id in enumerate(ranked[:k], start=1):
-        if item_id in wanted:
+        if item_id in held_out:
             found += 1
             gained += found / place
-    return gained / len(wanted)
+    return gained / len(held_out)
 
 
 def repetition_at_k(ranked: Sequence[str], history: Collection[str], k: int) -> float:
@@ -355,7 +355,7 @@ def _lines(answer: Recommendations) -> list[str]:
     return [*placed, *(line.method for line in answer.dropped)]
 
 
-def _wanted(ranked: Sequence[str], relevant: Collection[str], k: int) -> frozenset[str]:
+def _checked(ranked: Sequence[str], relevant: Collection[str], k: int) -> frozenset[str]:
     _cut_off(k)
     if not relevant:
         raise ValueError("relevant is empty: a user without a held-out item has no score; leave the user out")

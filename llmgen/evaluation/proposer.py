@@ -44,12 +44,12 @@ class Shown(NamedTuple):
 
     Attributes:
         history: Titles, oldest first.
-        wanted: What the user took next.
+        target: What the user took next.
         lists: Name of an arm -> the first titles of its list.
     """
 
     history: Sequence[str]
-    wanted: str
+    target: str
     lists: Mapping[str, Sequence[str]]
 
 
@@ -235,7 +235,7 @@ def messages(
     task = kinds()[original.task]
     variables = {"noun": "what one item is called", "nouns": "what several items are called", **VARIABLES}
     known = [f"- {one}: {variables.get(one, 'see the template')}" for one in (*ALWAYS, *task.variables)]
-    parts = [
+    paragraphs = [
         f"The task {task.name}: {task.description}. Its templates may use these variables and no others:\n"
         + "\n".join(known)
         + "\nItems of `history` have `title`, `details` and `rating` (both may be empty).",
@@ -245,16 +245,16 @@ def messages(
     ]
     for number, user in enumerate(shown, 1):
         lists = "\n".join(f"{arm} ranks first: {'; '.join(titles)}" for arm, titles in user.lists.items())
-        parts.append(f"User {number} took: {'; '.join(user.history)}\nThen took: {user.wanted}\n{lists}")
+        paragraphs.append(f"User {number} took: {'; '.join(user.history)}\nThen took: {user.target}\n{lists}")
     if before:
-        parts.append(
+        paragraphs.append(
             "You proposed these already; differ from them:\n" + "\n\n".join(f"```jinja\n{one}\n```" for one in before)
         )
-    parts.append(
+    paragraphs.append(
         f"Write one template that will do better: a whole file with `name: {name}`, `version: 1`, and a `description`, "
         "one sentence that says what differs. Answer with the file alone, in a block from ```jinja to ```."
     )
-    return [{"role": "system", "content": SYSTEM}, {"role": "user", "content": "\n\n".join(parts)}]
+    return [{"role": "system", "content": SYSTEM}, {"role": "user", "content": "\n\n".join(paragraphs)}]
 
 
 def _template(answer: Answer, name: str) -> str:

@@ -40,7 +40,7 @@ from llmgen.evaluation.terminal import exit_on_error
 from llmgen.evaluation.terminal_report import show
 
 PAGE = "report.html"
-PARTS, DIVISIONS = 12, 8  # of the users; more would be scrolled past, and every one is another chance to be fooled
+SLICES, DIVISIONS = 12, 8  # of the users; more would be scrolled past, and every one is another chance to be fooled
 MEANINGS: Mapping[str, str] = {
     "coverage": "share of the catalog that stands in anybody's list",
     "gini": "0 where all items are shown equally often, near 1 where one item fills all places",
@@ -72,8 +72,8 @@ class Division(NamedTuple):
 
     Attributes:
         by: The property.
-        rows: Part -> arm -> its row, at most `PARTS` of them.
-        left_out: How many smaller parts are not among them.
+        rows: Value of the slice -> arm -> its row, at most `SLICES` of them.
+        left_out: How many smaller slices are not among them.
     """
 
     by: str
@@ -134,7 +134,7 @@ def render(results: Results) -> str:
         more_divisions=more,
         slices=_slice_forests(results, divisions),
         histograms=_histograms(results),
-        parts=PARTS,
+        most_slices=SLICES,
         file=FILE,
     )
 
@@ -180,7 +180,7 @@ def _forests(results: Results) -> list[Panel]:
 
 def _slice_forests(results: Results, divisions: Sequence[Division]) -> dict[str, list[Panel]]:
     """Arm -> a forest for each division of the users, all on one scale."""
-    rows = [row for division in divisions for part in division.rows.values() for row in part.values()]
+    rows = [row for division in divisions for by_arm in division.rows.values() for row in by_arm.values()]
     known = [row.difference for row in rows if row.difference]
     scale = charts.scale_of(value for found in known for value in (found.low, found.high))
     metric = rows[0].metric if rows else results.metric
@@ -189,8 +189,8 @@ def _slice_forests(results: Results, divisions: Sequence[Division]) -> dict[str,
         for place, division in enumerate(divisions):
             lines = [
                 Row(value, f"{signed(found.mean)}  {row.users:,} users", found.mean, found.low, found.high)
-                for value, part in division.rows.items()
-                if (row := part.get(arm)) and (found := row.difference)
+                for value, by_arm in division.rows.items()
+                if (row := by_arm.get(arm)) and (found := row.difference)
             ]
             if lines:
                 title = f"{arm}, {metric_label(metric)} by {division.by}: difference to {results.baseline}"
@@ -208,11 +208,11 @@ def _divisions(results: Results) -> tuple[list[Division], int]:
         if row.metric == metric:
             found.setdefault(row.by, {}).setdefault(row.value, {})[row.arm] = row
     divisions: list[Division] = []
-    for by, parts in list(found.items())[:DIVISIONS]:
-        sizes = {value: max(row.users for row in rows.values()) for value, rows in parts.items()}
-        kept = set(sorted(sizes, key=lambda value: -sizes[value])[:PARTS])
-        shown = {value: rows for value, rows in parts.items() if value in kept}
-        divisions.append(Division(by, shown, len(parts) - len(shown)))
+    for by, of_values in list(found.items())[:DIVISIONS]:
+        sizes = {value: max(row.users for row in rows.values()) for value, rows in of_values.items()}
+        kept = set(sorted(sizes, key=lambda value: -sizes[value])[:SLICES])
+        shown = {value: rows for value, rows in of_values.items() if value in kept}
+        divisions.append(Division(by, shown, len(of_values) - len(shown)))
     return divisions, len(found) - len(divisions)
 
 
@@ -312,7 +312,7 @@ def _words(value: object) -> str:
     if isinstance(value, float):
         return f"{value:g}" if isfinite(value) else MISSING
     if isinstance(value, Mapping):
-        return ", ".join(f"{name} {_words(part)}" for name, part in value.items()) or MISSING
+        return ", ".join(f"{name} {_words(one)}" for name, one in value.items()) or MISSING
     if isinstance(value, list | tuple):
         return ", ".join(map(_words, value)) or MISSING
     return MISSING if value is None or value == "" else str(value)

@@ -118,15 +118,15 @@ class Difference(_Frozen):
 
 
 class SliceRow(_Frozen):
-    """The difference within a part of the users.
+    """The difference in a slice, which is `llmgen.evaluation.slices.Slice`.
 
     Attributes:
         by: What the users are divided by: `history length`, `popularity of the held-out item`, `genres`, ...
-        value: The part: `1-20 items`, `head`, `Comedy`.
+        value: The slice: `1-20 items`, `head`, `Comedy`.
         users: How many.
         arm: The arm.
         metric: The metric.
-        arm_mean: Its mean in the part.
+        arm_mean: Its mean in the slice.
         difference: Arm - baseline; None for the baseline itself.
     """
 

@@ -25,7 +25,7 @@ import yaml
 from rich.console import Console
 
 from llmgen.adapters import AdapterRecord
-from llmgen.errors import ConfigError
+from llmgen.errors import ConfigError, renamed
 from llmgen.evaluation import report
 from llmgen.evaluation.answers import Store, ask, latencies, locked
 from llmgen.evaluation.arm_config import ArmConfig
@@ -33,10 +33,10 @@ from llmgen.evaluation.arms import Arm, Engines, build
 from llmgen.evaluation.checks import check
 from llmgen.evaluation.config import RunConfig
 from llmgen.evaluation.environment import environment
+from llmgen.evaluation.experiment import Experiment, from_log
 from llmgen.evaluation.measures import Measures, span
-from llmgen.evaluation.sample import Sample
-from llmgen.evaluation.questions import Questions, from_log
 from llmgen.evaluation.results import Results
+from llmgen.evaluation.sample import Sample
 from llmgen.evaluation.sequential import Sequential
 from llmgen.evaluation.summary import Asked, summarise
 from llmgen.evaluation.terminal import exit_on_error
@@ -56,9 +56,10 @@ def evaluate(
     command: str = "llmgen.evaluation.evaluate",
     against_classic: bool = False,
     gates: Sequence[str] = (),
-    questions: Callable[[RunConfig], Questions] = from_log,
+    experiment: Callable[[RunConfig], Experiment] = from_log,
     engines: Engines | None = None,
     look: Look = lambda done, watched: False,
+    questions: Callable[[RunConfig], Experiment] | None = None,
 ) -> Results:
     """Ask, measure, compare, and write everything into a folder.
 
@@ -68,20 +69,23 @@ def evaluate(
         command: For the record.
         against_classic: Whether the arms are compared with the best classic instead of the first arm.
         gates: Metrics of which differences are wanted, whatever comes of it.
-        questions: What is asked.
+        experiment: Who is asked about what, from the settings; the users of the log by default.
         engines: Where models come from; each is loaded where it is first needed by default.
         look: With `stop_early`, called after each batch of users with how many have been asked, and the confidence
             sequence of each arm's difference to the baseline; true ends the asking, and the report is of those asked.
+        questions: The old name of `experiment`, which goes with the next release.
 
     Raises:
         LLMGenError: Settings, data, models or files are not what they should be.
     """
-    check(config, gates=gates, from_log=questions is from_log)
+    if questions is not None:
+        experiment = renamed("evaluate(questions=...)", "experiment", questions)
+    check(config, gates=gates, from_log=experiment is from_log)
     started = datetime.now(UTC).isoformat(timespec="seconds")
     with locked(out):
         settings = config.model_dump(mode="json")
         (out / "config.yaml").write_text(yaml.safe_dump(settings, sort_keys=False, allow_unicode=True), "utf-8")
-        found = questions(config)
+        found = experiment(config)
         final, standing = found.final, found.classics
         if config.stop_early:
             order = np.random.default_rng(config.protocol.seed).permutation(len(final))
@@ -190,26 +194,26 @@ def _arm(
     name: str,
     settings: ArmConfig,
     config: RunConfig,
-    questions: Questions,
+    experiment: Experiment,
     final: Sample,
     engines: Engines,
     out: Path,
 ) -> Arm:
     if settings.lm_weight != "tuned":
-        return build(name, settings, final, questions.known, engines)
-    before = questions.weighing is None  # what is fitted then knows no more than the sample to choose on
-    some = replace((questions.weighing or questions.tuning).spread(config.tuning_users), candidates=None)
+        return build(name, settings, final, experiment.baselines, engines)
+    before = experiment.weighing is None  # what is fitted then knows no more than the sample to choose on
+    some = replace((experiment.weighing or experiment.tuning).spread(config.tuning_users), candidates=None)
     measures = Measures(some, config.protocol.k)
     sibling = settings.model_copy(update={"adapter": settings.tuning_adapter or settings.adapter})
     tried = [
-        build(f"{name} {weight:g}", sibling, some, questions.known, engines, lm_weight=weight, tuning=before)
+        build(f"{name} {weight:g}", sibling, some, experiment.baselines, engines, lm_weight=weight, tuning=before)
         for weight in config.lm_weights
     ]
     stores = [Store(out, arm, some) for arm in tried]
     ask(tried, some, stores, f"{name}: choosing the LM's weight")
     scores = [measures.per_user(store.table(some.users))[f"ndcg@{config.protocol.k}"].mean() for store in stores]
     chosen = config.lm_weights[int(np.argmax(scores))]
-    arm = build(name, settings, final, questions.known, engines, lm_weight=chosen)
+    arm = build(name, settings, final, experiment.baselines, engines, lm_weight=chosen)
     curve = {f"{weight:g}": round(float(score), 4) for weight, score in zip(config.lm_weights, scores, strict=True)}
     return replace(arm, settings={**arm.settings, "validation_by_lm_weight": curve})
 

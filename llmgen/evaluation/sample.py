@@ -1,4 +1,4 @@
-"""Sample: held-out users, and what is right for each. Evaluation, A/B tests, tuning and the studies of `eval/` share it."""
+"""Sample: held-out users, and what is right for each. All of evaluation, tuning and the studies of `eval/` share it."""
 
 from __future__ import annotations
 
@@ -64,7 +64,10 @@ class Sample:
     @property
     def pairs(self) -> list[tuple[Query, Item]]:
         """Each query with its target."""
-        return [(query, self.catalog[self.catalog.index(item)]) for query, item in zip(self.queries, self.targets, strict=True)]
+        return [
+            (query, self.catalog[self.catalog.index(item)])
+            for query, item in zip(self.queries, self.targets, strict=True)
+        ]
 
     @cached_property
     def digest(self) -> str:

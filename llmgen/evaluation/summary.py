@@ -14,10 +14,10 @@ from llmgen.datasets.splits import log_digest
 from llmgen.errors import ConfigError
 from llmgen.evaluation.arms import Arm
 from llmgen.evaluation.config import RunConfig
+from llmgen.evaluation.experiment import Experiment
 from llmgen.evaluation.intervals import interval_of_mean, paired_difference
 from llmgen.evaluation.measures import Latencies, Measures, span
 from llmgen.evaluation.power import detectable_difference
-from llmgen.evaluation.questions import Questions
 from llmgen.evaluation.results import (
     ArmSummary,
     Difference,
@@ -72,7 +72,7 @@ class Asked:
 
 def summarise(
     config: RunConfig,
-    questions: Questions,
+    experiment: Experiment,
     asked: Asked,
     baseline: str,
     latency: Mapping[str, Latencies],
@@ -82,7 +82,7 @@ def summarise(
 
     Args:
         config: Of the run.
-        questions: What was asked.
+        experiment: What was measured on.
         asked: The answers.
         baseline: Arm or classic that the others are compared with.
         latency: Arm -> those of users who were asked alone.
@@ -133,7 +133,7 @@ def summarise(
             f"{_spoken(metric)} was certain, nobody was left, or the asking was ended. All intervals and p-values hold "
             "whenever one stops (confidence sequences by betting; those of differences hold for all arms together).",
         )
-    dataset = questions.dataset
+    dataset = experiment.dataset
     return Results(
         verdict=verdict(differences, metric, baseline, len(asked.sample)) + _beaten(asked, config, baseline),
         metric=metric,
@@ -156,7 +156,7 @@ def summarise(
             name: sorted((asked.values[name][metric] - asked.values[baseline][metric]).tolist()) for name in others
         },
         examples=tuple(_examples(asked, compared, baseline, metric)),
-        notes=questions.notes + early,
+        notes=experiment.notes + early,
     )
 
 
@@ -252,9 +252,7 @@ def _arm_summary(
     )
 
 
-def _slices(
-    asked: Asked, compared: Sequence[str], baseline: str, metric: str, config: RunConfig
-) -> Iterable[SliceRow]:
+def _slices(asked: Asked, compared: Sequence[str], baseline: str, metric: str, config: RunConfig) -> Iterable[SliceRow]:
     for one in slices(asked.sample):
         for name in compared:
             mine, theirs = asked.values[name][metric][one.rows], asked.values[baseline][metric][one.rows]
@@ -288,7 +286,7 @@ def _examples(asked: Asked, compared: Sequence[str], baseline: str, metric: str)
     for number in np.argsort(-spread, kind="stable")[:EXAMPLES].tolist():
         if not spread[number] > 0:
             return
-        query, wanted = asked.sample.queries[number], asked.sample.held_out[number]
+        query, held_out = asked.sample.queries[number], asked.sample.held_out[number]
         catalog = asked.sample.catalog
         answers = {}
         for row, name in enumerate(compared):
@@ -297,20 +295,20 @@ def _examples(asked: Asked, compared: Sequence[str], baseline: str, metric: str)
             if by_name[name].prompt:
                 shown: dict[str, Any] = {}
                 if asked.sample.candidates is not None:
-                    offered = [recommender.catalog[item] for item in asked.sample.candidates[number]]
-                    shown["candidates"] = views(recommender.catalog, offered)
+                    candidates = [recommender.catalog[item] for item in asked.sample.candidates[number]]
+                    shown["candidates"] = views(recommender.catalog, candidates)
                 template = by_name[name].prompt.partition("@")[0]
                 messages = recommender.messages(by_name[name].asked(query), prompt=template, **shown).messages
                 prompt = "\n\n".join(f"{message.role}: {message.content}" for message in messages)
             answers[name] = Shown(
                 prompt=prompt,
                 items=tuple(recommender.catalog.label(catalog[item]) for item in items),
-                hits=tuple(item in wanted for item in items),
+                hits=tuple(item in held_out for item in items),
                 value=float(table[row, number]),
             )
         yield Example(
             user=str(query.user_id),
             history=tuple(catalog.label(item) for item in query.items[-SHOWN_HISTORY:]),
-            held_out=tuple(catalog.label(catalog[item]) for item in wanted),
+            held_out=tuple(catalog.label(catalog[item]) for item in held_out),
             answers=answers,
         )

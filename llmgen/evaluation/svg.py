@@ -125,23 +125,23 @@ def fit(text: str, room: float, width: Callable[[str], float] = text_width) -> s
     return shorter
 
 
-def draw_chart(id: str, title: str, told: str, height: float, parts: Sequence[Markup]) -> Markup:
+def draw_chart(id: str, title: str, told: str, height: float, elements: Sequence[Markup]) -> Markup:
     """A chart with its title and what it tells to those who do not see it."""
     return Markup(
         '<svg class="chart" role="img" aria-labelledby="{id}-title {id}-desc" viewBox="0 0 {width} {height:.0f}">'
-        '<title id="{id}-title">{title}</title><desc id="{id}-desc">{told}</desc>{parts}</svg>'
-    ).format(id=id, title=title, told=told, width=WIDTH, height=height, parts=Markup("\n").join(parts))
+        '<title id="{id}-title">{title}</title><desc id="{id}-desc">{told}</desc>{elements}</svg>'
+    ).format(id=id, title=title, told=told, width=WIDTH, height=height, elements=Markup("\n").join(elements))
 
 
 def draw_axis(scale: Scale, y: float, *, sign: bool, ends: tuple[str, str]) -> Markup:
     """An axis with its ticks."""
-    parts = [draw_line(scale.start, y, scale.end, y, "rule")]
+    elements = [draw_line(scale.start, y, scale.end, y, "rule")]
     for value, text in labelled(scale.ticks(4), sign=sign):
         half = text_width(text) / 2
         at = min(max(scale(value), half), WIDTH - half)
-        parts += [draw_line(scale(value), y, scale(value), y + 4, "rule"), draw_text(at, y + 17, text, "tick mid")]
-    parts += [draw_text(scale.start, y + 34, ends[0], "note"), draw_text(scale.end, y + 34, ends[1], "note end")]
-    return Markup("").join(parts)
+        elements += [draw_line(scale(value), y, scale(value), y + 4, "rule"), draw_text(at, y + 17, text, "tick mid")]
+    elements += [draw_text(scale.start, y + 34, ends[0], "note"), draw_text(scale.end, y + 34, ends[1], "note end")]
+    return Markup("").join(elements)
 
 
 def labelled(ticks: Sequence[float], *, sign: bool = False) -> list[tuple[float, str]]:

@@ -44,9 +44,7 @@ class Trials:
         halving: How few users settings are tried on; None for all.
     """
 
-    def __init__(
-        self, sample: Sample, seen: Sequence[Prior], k: int, memory: int, halving: Halving | None
-    ) -> None:
+    def __init__(self, sample: Sample, seen: Sequence[Prior], k: int, memory: int, halving: Halving | None) -> None:
         self.sample, self.catalog, self.seen, self.k = sample, sample.catalog, seen, k
         self.memory, self.halving = memory, halving
         self.order = np.random.default_rng(0).permutation(len(sample)).tolist()
@@ -84,11 +82,11 @@ class Trials:
             last = number == len(rounds) or len(tried) == 1
             if last:
                 some = self.last
-            label = f"{name}: settings, round {number} of {len(rounds)}, {len(some):,} users"
+            title = f"{name}: settings, round {number} of {len(rounds)}, {len(some):,} users"
             scores = [-1.0] * len(tried)
             best: tuple[float, int] = (-1.0, 0)
             chosen: Prior | None = None
-            with Stage(label, len(tried)) as stage:
+            with Stage(title, len(tried)) as stage:
                 for place, prior in self._fitted(name, tried):
                     scores[place] = self.score([*self.seen, prior], some)
                     if last and (scores[place], -place) > best:
@@ -104,7 +102,9 @@ class Trials:
     def _ridge(self, tried: list[Settings]) -> list[Settings]:
         """Of EASE's settings those with the ridge that is best among the items taken most: n^3 steps, so few items."""
         assert self.halving is not None
-        taken = self.sample.known["item_id"].value_counts(sort=True).sort(["count", "item_id"], descending=[True, False])
+        taken = (
+            self.sample.known["item_id"].value_counts(sort=True).sort(["count", "item_id"], descending=[True, False])
+        )
         if len(taken) <= self.halving.items:
             return tried
         known = self.sample.known.join(taken.head(self.halving.items), on="item_id", how="semi")

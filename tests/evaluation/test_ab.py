@@ -29,12 +29,12 @@ from llmgen.evaluation.arm_config import ArmConfig
 from llmgen.evaluation.arms import Engines, build, classics
 from llmgen.evaluation.comparison import compare, compatible
 from llmgen.evaluation.config import RunConfig
+from llmgen.evaluation.experiment import from_log
 from llmgen.evaluation.intervals import paired_difference
 from llmgen.evaluation.protocol import Protocol, samples
-from llmgen.evaluation.questions import from_log
-from llmgen.evaluation.slices import shared_values
 from llmgen.evaluation.results import Difference, Results
 from llmgen.evaluation.sequential import Sequential
+from llmgen.evaluation.slices import shared_values
 from llmgen.evaluation.summary import verdict
 from llmgen.types import Item
 

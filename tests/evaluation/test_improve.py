@@ -21,7 +21,7 @@ from llmgen.evaluation.budget import Budget
 from llmgen.evaluation.config import RunConfig
 from llmgen.evaluation.edits import proposals
 from llmgen.evaluation.halving import by_lot, claims, first_round, halving, requests, search
-from llmgen.evaluation.improve import Improved, improve, parts
+from llmgen.evaluation.improve import Improved, divided, improve
 from llmgen.evaluation.proposer import Proposer
 from llmgen.evaluation.protocol import samples
 from llmgen.templates.library import PromptLibrary
@@ -175,13 +175,13 @@ def test_a_better_prompt_is_found_and_confirmed_on_other_users(
 def test_users_to_search_on_are_asked_twice_and_the_others_once(log: dict[str, Any]) -> None:  # noqa: F811
     chosen = config(log, "next_item").protocol
     tuning, final = samples(chosen, chosen.load())
-    (before, last), others = parts(tuning, final, seed=0)
+    (before, last), others = divided(tuning, final, seed=0)
     assert before.users == last.users and len(last.users) == 18 and len(others.users) == 42
     assert set(last.users) | set(others.users) == set(final.users)
     for user, query, item, next_query in zip(last.users, before.queries, before.targets, last.queries, strict=True):
         assert str(query.user_id) == user
         assert [one.id for one in next_query.history] == [*(one.id for one in query.history), item]
-    again, _ = parts(tuning, final, seed=1)
+    again, _ = divided(tuning, final, seed=1)
     assert again[0].users != before.users
 
 

@@ -18,8 +18,8 @@ from llmgen.evaluation.answers import answers_of
 from llmgen.evaluation.arm_config import ArmConfig
 from llmgen.evaluation.classics import RandomTies
 from llmgen.evaluation.config import RunConfig
+from llmgen.evaluation.experiment import from_log
 from llmgen.evaluation.protocol import Protocol, samples
-from llmgen.evaluation.questions import from_log
 from llmgen.evaluation.results import Results
 from llmgen.evaluation.sample import Sample
 from llmgen.priors import Popularity
@@ -137,7 +137,7 @@ def test_the_order_of_the_catalog_says_nothing(protocol: dict[str, Any], tmp_pat
 
 
 def test_the_order_of_ties_is_random_for_each_user_and_no_part_of_a_score(protocol: dict[str, Any]) -> None:
-    _, final, left = load(protocol)
+    _, final, _ = load(protocol)
     some = final.rows(range(5))
     arm = arms.build("known", ArmConfig(lm_weight=0.0, priors={"popularity": 1.0}), some, (), arms.Engines())
     counts = dict(final.known["item_id"].value_counts().iter_rows())

@@ -158,9 +158,9 @@ def test_a_model_that_the_server_lacks_is_said(served: Stub, tmp_path: Path) -> 
 
 
 def test_a_budget_is_what_its_tightest_bound_allows() -> None:
-    assert Budget().questions(1.0, 5, 0.0, 0.0) is None
-    assert Budget(requests=100).questions(1.0, 5, 0.0, 0.0) == 95
-    assert Budget(hours=1).questions(2.0, 5, 0.0, 600.0) == 1500  # 3,000 seconds are left
+    assert Budget().most_requests(1.0, 5, 0.0, 0.0) is None
+    assert Budget(requests=100).most_requests(1.0, 5, 0.0, 0.0) == 95
+    assert Budget(hours=1).most_requests(2.0, 5, 0.0, 600.0) == 1500  # 3,000 seconds are left
     both = Budget(requests=100, money=3.0, price_per_hour=4.0, read_price=0.0, written_price=0.0)
-    assert both.questions(30.0, 0, 1.0, 0.0) == 60  # half an hour
-    assert both.questions(3.0, 0, 1.0, 0.0) == 100
+    assert both.most_requests(30.0, 0, 1.0, 0.0) == 60  # half an hour
+    assert both.most_requests(3.0, 0, 1.0, 0.0) == 100

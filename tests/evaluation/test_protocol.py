@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from llmgen.catalog.core import Catalog
 from llmgen.datasets import Dataset
 from llmgen.errors import ConfigError
 from llmgen.evaluation.classics import Random, RepeatLast
@@ -16,7 +17,7 @@ from llmgen.evaluation.config import RunConfig
 from llmgen.evaluation.protocol import Protocol, samples
 from llmgen.evaluation.sample import Sample
 from llmgen.evaluation.slices import slices
-from llmgen.types import Query
+from llmgen.types import Item, Query
 from tests.conftest import films
 
 USERS, ITEMS = 40, 30
@@ -52,7 +53,7 @@ def test_leave_one_out_by_hand(tmp_path: Path) -> None:
         assert [(query.user_id, item.id) for query, item in tuning.pairs] == [("u", "c"), ("v", "b")]
         assert (final.targets[0], final.times[0]) == ("d", 3.0)
         history = final.queries[0]
-        assert ([item.id for item in history.items], history.ratings) == (["a", "b", "c"], (1.0, 2.0, 3.0))
+        assert ([item.id for item in history.items], history.exclude_seen) == (["a", "b", "c"], seen == "removed")
         assert (len(tuning.known), len(final.known)) == (6, 8)  # all of w, who is not asked
 
 
@@ -136,6 +137,24 @@ def test_slices_divide_the_users(protocol: dict[str, Any]) -> None:
         by.setdefault(one.by, []).extend(one.rows)
     for name in ("history length", "popularity of the held-out item"):
         assert sorted(by[name]) == list(range(len(final)))
+
+
+def test_slices_by_hand() -> None:
+    """Six users: histories of 0 to 5 items, targets taken once to three times, at one time, in two genres."""
+    catalog = Catalog(Item(item, item, {"genres": ("War",) if item in "ab" else ("Comedy",)}) for item in "abcdef")
+    known = pl.DataFrame({"item_id": list("abbcdddef"), "user_id": ["x"] * 9})
+    queries = tuple(Query(tuple(catalog)[:size], user_id=str(size)) for size in range(6))
+    sample = Sample(catalog, known, queries, tuple((item,) for item in "aabbdd"), (0.0,) * 6)
+    assert list(slices(sample)) == [
+        ("history length", "0 to 1 items", [0, 1]),
+        ("history length", "2 to 3 items", [2, 3]),
+        ("history length", "4 to 5 items", [4, 5]),
+        ("popularity of the held-out item", "1 times taken", [0, 1]),
+        ("popularity of the held-out item", "2 times taken", [2, 3]),
+        ("popularity of the held-out item", "3 times taken", [4, 5]),
+        ("attribute of the held-out item", "Comedy", [4, 5]),
+        ("attribute of the held-out item", "War", [0, 1, 2, 3]),
+    ]
 
 
 @pytest.mark.parametrize(

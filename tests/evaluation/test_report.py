@@ -389,7 +389,7 @@ def test_a_thousand_slices_are_cut_and_said_to_be() -> None:
     page = Page(report.render(given))
     rows = [label for label, _ in rows_of(page.chart("slices-0-0"))]
     assert rows == [f"part {number}" for number in range(30, 42)]  # the largest, in the order given
-    assert "the 12 largest parts are shown; 30 smaller ones are in results.json" in page.text
+    assert "the 12 largest slices are shown; 30 smaller ones are in results.json" in page.text
 
 
 def test_numbers_that_are_none_become_dashes() -> None:

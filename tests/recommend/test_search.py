@@ -395,7 +395,10 @@ def test_without_a_model_the_largest_weights_win_and_ties_stay_in_catalog_order(
 def test_a_tie_order_decides_between_equal_weights_and_changes_no_score() -> None:
     log_prior, order = np.log([0.2, 0.4, 0.2, 0.2, 0.1, 1e-300]), np.array([3.0, 9.0, 1.0, 2.0, 0.0, 0.5])
     log_prior[5] = -np.inf  # removed, and so nowhere
-    forms = [log_prior, ItemWeights(Shared(np.full(6, np.log(0.2) - 1)), 1.0, np.array([1, 4, 5]), log_prior[[1, 4, 5]])]
+    forms = [
+        log_prior,
+        ItemWeights(Shared(np.full(6, np.log(0.2) - 1)), 1.0, np.array([1, 4, 5]), log_prior[[1, 4, 5]]),
+    ]
     for form in forms:
         for k, items in ((1, [1]), (2, [1, 2]), (3, [1, 2, 3]), (4, [1, 2, 3, 0]), (6, [1, 2, 3, 0, 4])):
             result, before = rank_by_prior(form, k, order), rank_by_prior(form, k)

@@ -19,8 +19,8 @@ from llmgen.datasets.splits import histories, random_split
 from llmgen.engines.fake import FakeEngine
 from llmgen.errors import ConfigError
 from llmgen.evaluation.config import RunConfig
+from llmgen.evaluation.experiment import from_log
 from llmgen.evaluation.protocol import Protocol, samples
-from llmgen.evaluation.questions import from_log
 from llmgen.evaluation.run import evaluate
 from llmgen.recommend.recommender import Recommender
 from llmgen.training import sft
@@ -176,8 +176,8 @@ def test_an_evaluation_takes_the_adapter_that_left_them_out_and_no_other(
         arms = {"tuned": {"adapter": str(tmp_path / folder), "engine": f"hf:{settings['model']}"}}
         return RunConfig.model_validate({"protocol": asked, "arms": arms, "classics": "none", "draws": 100})
 
-    questions = from_log(config("run"))
-    assert len(questions.final.queries) > 2
+    experiment = from_log(config("run"))
+    assert len(experiment.final) > 2
     found = evaluate(config("run").model_copy(update={"latency_users": 0}), tmp_path / "out", command="test")
     assert not any("may do badly" in note for note in found.notes)  # another catalog is what was asked for
     for folder in ("whole", "later"):

@@ -1,4 +1,4 @@
-"""What a run asks: a data set, its questions with known answers, and the classics that stand beside every arm."""
+"""Experiment: a data set, its samples, and the classic baselines that stand beside every arm."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ LARGE = frozenset({"bm25", "content", "ease", "mix"})
 
 
 @dataclass(frozen=True, eq=False)
-class Questions:
-    """What a run asks.
+class Experiment:
+    """What a run measures on.
 
     Attributes:
         dataset: Where from.
         tuning: What settings are chosen on.
         final: What is measured on.
         classics: Arms that stand beside those of the run.
-        known: The classics that an arm's priors may name.
+        baselines: The classics that an arm's priors may name.
         notes: What a reader must know of all this.
         weighing: What the LM's weight is chosen on, where that is not `tuning`: new items, asked of other users. A
             weight that is right for items that the model has learned is too much for those that it has not.
@@ -42,17 +42,17 @@ class Questions:
     tuning: Sample
     final: Sample
     classics: Sequence[Arm]
-    known: Sequence[Result]
+    baselines: Sequence[Result]
     notes: tuple[str, ...]
     weighing: Sample | None = None
 
     @property
     def best(self) -> str:
         """Name of the classic that was best on validation; empty where none was measured there."""
-        return max(self.known, key=lambda result: result.validation).name if self.known else ""
+        return max(self.baselines, key=lambda result: result.validation).name if self.baselines else ""
 
 
-def from_log(config: RunConfig) -> Questions:
+def from_log(config: RunConfig) -> Experiment:
     """What people took next, by the protocol of a run.
 
     Raises:
@@ -68,10 +68,10 @@ def from_log(config: RunConfig) -> Questions:
         notes += _unsure(config, dataset, tuning, final)
         _refuse_weights_on_learned_items(config, tuning, final)
     keep = any(arm.lm_weight == "tuned" for arm in config.arms.values())
-    standing, known = classics(
+    standing, baselines = classics(
         config.classics, config.protocol, tuning, final, config.also, keep=keep, memory=budget(config.memory)
     )
-    notes = [*_notes(config, config.protocol, known), *notes]
+    notes = [*_notes(config, config.protocol, baselines), *notes]
     if final.unasked:
         notes.append(
             f"{final.unasked} users are not asked: all that is looked for stands in their history already, and seen "
@@ -81,7 +81,7 @@ def from_log(config: RunConfig) -> Questions:
         notes.append(f"Too large for {', '.join(missing)}, which are left out.")
     if weighing is not None:
         notes.append("An LM's weight is chosen on new items too, which users who are not asked here took.")
-    return Questions(dataset, tuning, final, standing, known, tuple(notes), weighing)
+    return Experiment(dataset, tuning, final, standing, baselines, tuple(notes), weighing)
 
 
 def _refuse_adapters_that_know_them(config: RunConfig, dataset: Dataset, tuning: Sample, final: Sample) -> None:
@@ -164,7 +164,7 @@ def refuse_whole_log(who: str, record: AdapterRecord | None, dataset: Dataset) -
         )
 
 
-def _notes(config: RunConfig, protocol: Protocol, known: Sequence[Result]) -> Iterator[str]:
+def _notes(config: RunConfig, protocol: Protocol, baselines: Sequence[Result]) -> Iterator[str]:
     if protocol.split == "leave_one_out":
         yield (
             "Leave-one-out: the last item of each user is looked for; settings are chosen on the one before. Equal "
@@ -194,6 +194,6 @@ def _notes(config: RunConfig, protocol: Protocol, known: Sequence[Result]) -> It
         yield "The whole catalog is ranked."
     else:
         yield f"Each user chooses from {protocol.candidates} candidates drawn at random."
-    if known:
-        best = max(known, key=lambda result: result.validation)
+    if baselines:
+        best = max(baselines, key=lambda result: result.validation)
         yield f"Classic baselines, {config.classics}: {best.name} was best on validation ({best.validation:.4f})."

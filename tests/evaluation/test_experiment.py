@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,10 @@ import pytest
 from llmgen.adapters import AdapterRecord
 from llmgen.datasets.splits import global_time, leave_one_out, log_digest
 from llmgen.errors import ConfigError
+from llmgen.evaluation import evaluate
 from llmgen.evaluation.arm_config import ArmConfig
 from llmgen.evaluation.config import RunConfig
-from llmgen.evaluation.questions import from_log
+from llmgen.evaluation.experiment import Experiment, from_log
 
 
 @pytest.fixture
@@ -42,6 +44,19 @@ def record(folder: Path, log: pl.DataFrame, **changes: Any) -> Path:
     made = {**settings, "prompts": (), "tokenizer": "t", "data": log_digest(log), **changes}
     AdapterRecord.model_validate(made).write(folder)
     return folder
+
+
+def test_the_old_name_of_what_is_measured_on_is_there_for_a_release(data: dict[str, str], tmp_path: Path) -> None:
+    settings = {"protocol": {"data": data, "k": 3}, "classics": "defaults", "draws": 200, "latency_users": 0}
+    run = RunConfig.model_validate(settings)
+
+    def first_three(config: RunConfig) -> Experiment:
+        found = from_log(config)
+        return replace(found, final=found.final.rows(range(3)))
+
+    assert evaluate(run, tmp_path / "new", experiment=first_three).sample.users == 3
+    with pytest.warns(DeprecationWarning, match=r"evaluate\(questions=\.\.\.\) is now called experiment"):
+        assert evaluate(run, tmp_path / "old", questions=first_three).sample.users == 3
 
 
 @pytest.mark.parametrize("split", ["leave_one_out", "time"])
