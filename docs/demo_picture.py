@@ -11,7 +11,7 @@ from rich.text import Text
 from llmgen.cli import demo
 
 PICTURE = Path(__file__).parent / "images" / "demo.svg"
-PARTS = ("Ten recommendations", "A new user", "One reason")
+PARTS = ("Ten films", "Ten recommendations", "A new user", "One reason")
 WIDTH = 96
 
 

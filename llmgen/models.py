@@ -1,4 +1,4 @@
-"""Small models that can be had without an account: one that writes, and one that makes vectors of texts."""
+"""Small models that can be had without an account: one that writes, its adapter, one that makes vectors of texts."""
 
 from __future__ import annotations
 
@@ -82,6 +82,14 @@ def demo_model() -> Path:
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return target
+
+
+def demo_adapter() -> Path:
+    """Folder of the adapter of SmolLM2-135M-Instruct that comes with llmgen: it knows the films of MovieLens-100K.
+
+    Its card says how it was tuned and what may be done with it: demonstration and research, nothing commercial.
+    """
+    return Path(__file__).parent / "demo_adapter"
 
 
 def demo_encoder() -> Path:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 
 from rich import box
 from rich.console import Group, RenderableType
@@ -14,6 +15,8 @@ from rich.text import Text
 from llmgen.catalog.core import Catalog
 from llmgen.text.normalization import without_controls
 from llmgen.types import Explanation, Item, Message, RatingPrediction, Recommendations
+
+CERTIFIED = "certified: no other item scores higher"
 
 
 def answer_table(catalog: Catalog, answer: Recommendations, *, title: str, scores: bool) -> RenderableType:
@@ -36,6 +39,19 @@ def answer_table(catalog: Catalog, answer: Recommendations, *, title: str, score
         row: list[RenderableType] = [str(place.rank), plain_text(catalog.label(place.item)), probability]
         table.add_row(*row, *terms, *([f"{place.score:+z.2f}"] if scores else []), route)
     return Group(table, plain_text(_verdict(answer), style="dim"))
+
+
+def lists_table(catalog: Catalog, answers: Mapping[str, Recommendations]) -> RenderableType:
+    """The items of several answers beside each other, a column each, by name. Below them, whether they are proven."""
+    table = Table()
+    table.add_column("#", justify="right")
+    for name in answers:
+        table.add_column(plain_text(name.capitalize()), overflow="fold")
+    for rank, places in enumerate(zip_longest(*answers.values()), 1):
+        table.add_row(str(rank), *(plain_text("" if one is None else catalog.label(one.item)) for one in places))
+    open_ = [name for name, answer in answers.items() if not answer.exact]
+    said = f"not certified to be the exact best: {', '.join(open_)}" if open_ else CERTIFIED
+    return Group(table, plain_text(said, style="dim"))
 
 
 def ratings_table(
@@ -107,7 +123,7 @@ def messages_text(messages: Sequence[Message]) -> RenderableType:
 
 
 def _verdict(answer: Recommendations) -> str:
-    words = ["certified: no other item scores higher" if answer.exact else "not certified to be the exact best"]
+    words = [CERTIFIED if answer.exact else "not certified to be the exact best"]
     if answer.prompt:
         rounds = f"{answer.num_rounds} model round{'' if answer.num_rounds == 1 else 's'}"
         words += [f"prompt {answer.prompt}", f"{answer.prompt_tokens} tokens", rounds]
