@@ -5,7 +5,7 @@
 # make results       the first table of the README; trains the two adapters first, where they are not there
 # make bench         speed and size beside what people use today, about twenty minutes
 # make gpu-check    on a CUDA machine: the engines' speed and tests
-# make docs    the documentation as pages in site/
+# make docs    the documentation as pages in site/; to search in them: python -m http.server -d site
 # make test-vllm VERSION=0.26.0    the vLLM engine's tests on another release of vLLM's CPU build
 SHELL := /bin/bash
 PYTHON ?= python3

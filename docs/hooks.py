@@ -24,7 +24,7 @@ MARK = re.compile(r"^\[\[generated: (\w+)\]\]$", re.MULTILINE)
 ELSEWHERE = re.compile(r"""<(?:script|img|iframe|source)[^>]+src=["']?(?:https?:)?//|<link[^>]+stylesheet[^>]+//""")
 COPIED = {"results-log.md": "eval/RESULTS.md", "changelog.md": "CHANGELOG.md", "contributing.md": "CONTRIBUTING.md"}
 """Pages that are files elsewhere in the repository."""
-WIDTH = 110
+WIDTH = 80
 """Columns of the help texts."""
 
 

@@ -239,7 +239,7 @@ class Ease(ItemToItem):
     solution is B[i, j] = -P[i, j] / P[j, j] off the diagonal. Histories are weighted by recency when scoring, which
     the published model does not do.
 
-    With `words` there is + words |B - S|^2 too, S[i, j] the share of item i among the `LIKE` items whose texts are most
+    With `words` there is + words |B - S|^2 too, S[i, j] the share of item i among the 20 items whose texts are most
     like that of j. Then P = (X'X + (l2 + words) I)^-1, D = words P S, and off the diagonal
     B[i, j] = D[i, j] - P[i, j] (1 + D[j, j]) / P[j, j].
 

@@ -77,7 +77,7 @@ class Transition(ItemToItem):
             column_power: 0 or more; more prefers rarer items.
             neighbours: How many items one leads to at most, the strongest, 1 or more: what a popular item of a large
                 catalog costs a request.
-            words: 0 or more: so many transitions more are counted from and to each item, as those of the `LIKE` items
+            words: 0 or more: so many transitions more are counted from and to each item, as those of the 20 items
                 whose titles and attributes are most like its own go. It speaks for items that few people took, and
                 for those that nobody took.
             decay: In (0, 1], of the history with age.
