@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from llmgen.priors import Transition as Transition
     from llmgen.priors import load_prior as load_prior
     from llmgen.recommend.recommender import Recommender as Recommender
+    from llmgen.recommend.request_weight import RequestWeight as RequestWeight
     from llmgen.templates.library import PromptLibrary as PromptLibrary
     from llmgen.types import Explanation as Explanation
     from llmgen.types import Item as Item
@@ -74,6 +75,7 @@ _HOMES = {
     "Recommendation": "types",
     "Recommendations": "types",
     "Recommender": "recommend.recommender",
+    "RequestWeight": "recommend.request_weight",
     "SASRec": "priors",
     "Scores": "priors",
     "TextQuery": "priors",

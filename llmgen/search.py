@@ -4,6 +4,8 @@ The score of item i for a request with prompt x and item prior w is
 
     score(i) = lm_weight * log P_LM(i | x) + log w(i)
 
+where `lm_weight` is one number for all items of a request.
+
 `P_LM` depends on the mode. In `trie` mode it is a probability over the catalog: at every node of the trie the model's
 next-token distribution is renormalised over the node's children, so forced tokens cost nothing, and items that share a
 leaf share its probability equally. In `raw` mode it is the product of the model's own next-token probabilities over
@@ -50,7 +52,8 @@ class SearchConfig:
         mode: See the module.
         normalise: Outside `raw` mode, whether a node's probability is shared among all of its children, or only among
             those that lead to an item with a weight above 0.
-        lm_weight: Weight of the language model's log-probability, 0 or more. With 0 it is not asked.
+        lm_weight: Weight of the language model's log-probability, 0 or more, for requests without one of their own.
+            With 0 it is not asked.
         num_beams: Nodes opened a round; `max(4 * k, 32)` by default.
         exact: Go on until the answer is proven.
     """
@@ -66,8 +69,7 @@ class SearchConfig:
             raise ArgumentError(f"mode must be 'trie' or 'raw', not {self.mode!r}")
         if self.normalise not in ("catalog", "eligible"):
             raise ArgumentError(f"normalise must be 'catalog' or 'eligible', not {self.normalise!r}")
-        if not 0 <= self.lm_weight < float("inf"):
-            raise ArgumentError(f"lm_weight must be 0 or more and finite, not {self.lm_weight}")
+        _check_lm_weight(self.lm_weight)
         if self.num_beams is not None and self.num_beams < 1:
             raise ArgumentError(f"num_beams must be 1 or more, not {self.num_beams}")
 
@@ -83,12 +85,14 @@ class Request:
         k: How many items are wanted, 1 or more.
         tie_order: float64 [num_items]: of items with equal scores those with the smaller number come first; by default
             those that stand first in the catalog. It changes no score, and the proof is of scores.
+        lm_weight: Instead of the one of `SearchConfig`.
     """
 
     prompt: tuple[int, ...]
     log_prior: FloatArray | ItemWeights
     k: int
     tie_order: FloatArray | None = None
+    lm_weight: float | None = None
 
 
 class SearchResult(NamedTuple):
@@ -123,20 +127,21 @@ def search(
 
     Raises:
         SearchError: No item of a request has a weight above 0.
-        ValueError: A prior of the wrong length, or with NaN or +inf in it.
+        ValueError: A prior of the wrong length, or with NaN or +inf in it; a weight of the model below 0.
     """
     weights = [weights_of(request.log_prior) for request in requests]
+    lm_weights = np.array([config.lm_weight if one.lm_weight is None else one.lm_weight for one in requests])
     for number, (request, one) in enumerate(zip(requests, weights, strict=True)):
         _check(one, request.k, trie.num_items, f" in request {number}" if len(requests) > 1 else "")
-    if config.lm_weight == 0:
-        return [
-            rank_by_prior(one, request.k, request.tie_order) for request, one in zip(requests, weights, strict=True)
-        ]
+        _check_lm_weight(float(lm_weights[number]))
     results: dict[int, SearchResult] = {}
+    for number in np.flatnonzero(lm_weights == 0).tolist():
+        results[number] = rank_by_prior(weights[number], requests[number].k, requests[number].tie_order)
+    asking = np.flatnonzero(lm_weights).tolist()
     paths = _Paths.of(trie, end)
-    for numbers in _batches(requests, engine.batch_tokens):
+    for numbers in _batches(requests, engine.batch_tokens, asking):
         own = [weights[number] for number in numbers]
-        batch = _Batch(trie, [requests[number] for number in numbers], own, config, paths)
+        batch = _Batch(trie, [requests[number] for number in numbers], own, lm_weights[numbers], config, paths)
         while len((chosen := batch.choose()).node):
             batch.open(chosen, engine)
         results.update(zip(numbers, batch.results(), strict=True))
@@ -242,10 +247,12 @@ class _Batch:
         trie: ItemTrie,
         requests: Sequence[Request],
         weights: Sequence[ItemWeights],
+        lm_weights: FloatArray,
         config: SearchConfig,
         paths: _Paths,
     ) -> None:
         self.trie = trie
+        self.lm_weights = lm_weights
         self.config = config
         self.paths = paths
         self.prompts = [request.prompt for request in requests]
@@ -373,16 +380,16 @@ class _Batch:
             self._find(owner[which], lm[which], node[which], size[which])
         which = np.flatnonzero(~leaf)
         owner, lm, size, log_mass = owner[which], lm[which], size[which], below.log_mass[which]
-        score = self.config.lm_weight * lm
-        share = score + log_mass - self.config.lm_weight * np.log(size)
+        score = self.lm_weights[owner] * lm
+        share = score + log_mass - self.lm_weights[owner] * np.log(size)
         return _Nodes(owner, node[which], lm, score + below.best[which], share)
 
     def _find(self, owner: IntArray, lm: FloatArray, node: IntArray, size: IntArray) -> None:
         """Add the eligible items of leaves, which share the leaf's probability; in `raw` mode each has all of it."""
-        before = self.config.lm_weight * lm
+        before = self.lm_weights[owner] * lm
         if self.config.mode != "raw":
             lm = lm - np.log(size)
-            before = before - self.config.lm_weight * np.log(size)
+            before = before - self.lm_weights[owner] * np.log(size)
         leaf, position, log_weight = self.mass.items(owner, node)
         owner, lm = owner[leaf], lm[leaf]
         score = before[leaf] + log_weight
@@ -461,12 +468,17 @@ def _check(weights: ItemWeights, k: int, num_items: int, where: str = "") -> Non
         )
 
 
-def _batches(requests: Sequence[Request], batch_tokens: int) -> Iterator[list[int]]:
+def _check_lm_weight(lm_weight: float) -> None:
+    if not 0 <= lm_weight < float("inf"):
+        raise ArgumentError(f"lm_weight must be 0 or more and finite, not {lm_weight}")
+
+
+def _batches(requests: Sequence[Request], batch_tokens: int, numbers: Sequence[int]) -> Iterator[list[int]]:
     """Numbers of requests, those with the same prompt side by side."""
     batch: list[int] = []
     total = 0
     previous: tuple[int, ...] | None = None
-    for number in sorted(range(len(requests)), key=lambda n: (len(requests[n].prompt), requests[n].prompt)):
+    for number in sorted(numbers, key=lambda n: (len(requests[n].prompt), requests[n].prompt)):
         prompt = requests[number].prompt
         tokens = 0 if prompt == previous else len(prompt)
         if batch and total + tokens > batch_tokens:

@@ -229,6 +229,8 @@ class Recommendations(Sequence[Recommendation]):
         dropped: Lines of a free-text answer that matched no item, or one already in the list.
         warnings: Sentences on what a free-text answer lacks: that its text ended by the token budget, inside thoughts
             or in the list, or that it named no item. Empty where the model named an item for every place.
+        lm_weight: Weight of the model's log-probability in the scores, which may differ between requests; 0 where it
+            was not asked, None where it wrote the list, or where the server is older than this field.
     """
 
     places: tuple[Recommendation, ...]
@@ -239,6 +241,7 @@ class Recommendations(Sequence[Recommendation]):
     history_used: int = 0
     dropped: tuple[Grounding, ...] = ()
     warnings: tuple[str, ...] = ()
+    lm_weight: float | None = None
 
     @overload
     def __getitem__(self, index: int) -> Recommendation: ...

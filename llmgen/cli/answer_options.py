@@ -66,8 +66,26 @@ EngineOption = Annotated[
 PromptsOption = Annotated[Path | None, typer.Option("--prompt-folder", help="A folder with prompts of your own.")]
 
 
+def checked_lm_weight(text: str) -> str:
+    """The value of --lm-weight, looked at before anything is loaded."""
+    from pydantic import ValidationError
+
+    from llmgen.recommend.settings import GivenSettings
+
+    try:
+        GivenSettings.model_validate({"lm_weight": text})
+    except ValidationError as error:
+        raise typer.BadParameter(error.errors()[0]["msg"].removeprefix("Value error, ")) from None
+    return text
+
+
 LMWeightOption = Annotated[
-    float | None, typer.Option(min=0, help="Weight of the language model in the score; 0: it is not asked.")
+    str | None,
+    typer.Option(
+        metavar="NUMBER|FILE",
+        parser=checked_lm_weight,
+        help="Weight of the language model in the score; 0: it is not asked. A JSON file: a weight for each request.",
+    ),
 ]
 
 

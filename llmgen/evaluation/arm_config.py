@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic import BaseModel, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_core import ErrorDetails
 
 from llmgen.errors import ConfigError
+from llmgen.recommend.request_weight import LMWeight
 from llmgen.recommend.settings import CommonSettings
 from llmgen.workspace.options import read_options
 
@@ -24,6 +25,9 @@ Also = Literal["als", "bpr", "sasrec"]
 
 NONE, BEST = "none", "best"
 
+CHOSEN = "tuned", "fitted"
+"""What an arm's `lm_weight` says where validation users choose it."""
+
 
 class ArmConfig(CommonSettings):
     """One recommender; whatever differs between two of them is what an A/B test compares.
@@ -34,16 +38,16 @@ class ArmConfig(CommonSettings):
 
     Attributes:
         lm_weight: Weight of the model in the score, by default as `llmgen recommend` has it; `tuned` chooses it on
-            validation users.
+            validation users, `fitted` a weight for each request, by likelihood (`llmgen.recommend.weighing`).
         priors_of: In the place of `priors`, those of a classic baseline as it was tuned on validation: its name, or
             `best` for the one that was best there.
-        tuning_adapter: The adapter that a `tuned` weight is chosen with, where `adapter` has learned the validation
-            items too (`learn_from: train+validation`): one of the same recipe that has not.
+        tuning_adapter: The adapter that a `tuned` or `fitted` weight is chosen with, where `adapter` has learned the
+            validation items too (`learn_from: train+validation`): one of the same recipe that has not.
         exchanged: A control: the model is told of another user, and the priors are the user's own. See
             `llmgen.evaluation.exchanged`.
     """
 
-    lm_weight: Annotated[float, Field(ge=0, allow_inf_nan=False)] | Literal["tuned"] | None = None
+    lm_weight: Literal["tuned", "fitted"] | LMWeight | None = None
     priors_of: str = ""
     tuning_adapter: str | None = None
     exchanged: bool = False
@@ -68,7 +72,7 @@ class ArmConfig(CommonSettings):
     @classmethod
     def _tuned(cls, value: str | None, info: ValidationInfo) -> str | None:
         weight = info.data.get("lm_weight", "tuned")  # not there where it is wrong itself
-        if value is not None and weight != "tuned":
+        if value is not None and weight not in CHOSEN:
             told = "without lm_weight" if weight is None else f"with {weight}"
             raise ValueError(f"tuning_adapter goes with lm_weight: tuned, not {told}")
         return value

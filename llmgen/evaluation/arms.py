@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from llmgen.adapters import AdapterRecord
 from llmgen.catalog.core import Catalog
+from llmgen.datasets.splits import histories
 from llmgen.engines import Engine, load_engine
 from llmgen.errors import ArgumentError, ConfigError
 from llmgen.evaluation.arm_config import BEST, Also, ArmConfig, Classics
@@ -34,6 +35,7 @@ from llmgen.recommend.index import CatalogIndex
 from llmgen.recommend.parts import Parts, TieOrder
 from llmgen.recommend.prompting import Task
 from llmgen.recommend.recommender import Recommender
+from llmgen.recommend.request_weight import RequestWeight, plain
 from llmgen.recommend.settings import prior_settings
 from llmgen.templates.library import PromptLibrary
 from llmgen.types import Query
@@ -165,7 +167,7 @@ def build(
     baselines: Sequence[Result],
     engines: Engines,
     *,
-    lm_weight: float | None = None,
+    lm_weight: float | RequestWeight | None = None,
     tuning: bool = False,
     library: PromptLibrary | None = None,
 ) -> Arm:
@@ -182,7 +184,7 @@ def build(
         library: The prompts of the arm's folder and llmgen's, where many arms have the same; read by default.
 
     Raises:
-        ConfigError: Priors that there are not; `tuned` without a chosen weight.
+        ConfigError: Priors that there are not; `tuned` or `fitted` without a chosen weight.
         LLMGenError: The engine or the prompt is not there.
     """
     record = None if config.adapter is None else AdapterRecord.read(config.adapter)
@@ -195,8 +197,8 @@ def build(
         record.check_identifier(catalog, str(config.adapter))
     priors = _priors(name, config, sample, baselines, tuning)
     weight = config.lm_weight if lm_weight is None else lm_weight
-    if weight == "tuned":
-        raise ConfigError(f"arm {name!r} wants a tuned lm_weight, and none was chosen")
+    if weight == "tuned" or weight == "fitted":
+        raise ConfigError(f"arm {name!r} wants a {weight} lm_weight, and none was chosen")
     if config.engine == "none":
         weight = 0.0
     elif weight is None:
@@ -211,9 +213,11 @@ def build(
         factors, instead = [Own(own, dict(zip(sample.users, sample.queries, strict=True)))], exchanged(sample)
     resolved = config.config(tuned, prompt=prompts, lm_weight=weight, rating_lm_weight=1.0)
     index = CatalogIndex(catalog, engine)
+    fits = config.lm_weight == "fitted" or (isinstance(weight, RequestWeight) and weight.reads_log)
+    log = histories(sample.known, catalog=catalog) if fits else {}
     prompts_read = library or library_of(config)
     recommender = Recommender.of(
-        Parts(index, engine, resolved, tuple(factors), (), prompts_read, tie_order=_tie_order(sample))
+        Parts(index, engine, resolved, tuple(factors), (), prompts_read, log, tie_order=_tie_order(sample))
     )
     if prompts and recommender.template(task).name not in prompts:
         of_prompt, of_run = recommender.prompts[prompts[0]].task, recommender.template(task).task
@@ -224,7 +228,7 @@ def build(
     settings |= {
         "prompt": recommender.template(task).ref,
         "max_history": resolved.max_history,
-        "lm_weight": weight,
+        "lm_weight": plain(weight),
     }
     if priors:
         settings["prior_weights"] = {prior.name: prior.weight for prior in priors}

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from llmgen.adapters import AdapterRecord
 from llmgen.engines import kinds as engine_kinds
 from llmgen.errors import ConfigError, LLMGenError
-from llmgen.evaluation.arm_config import BEST, ArmConfig
+from llmgen.evaluation.arm_config import BEST, CHOSEN, ArmConfig
 from llmgen.evaluation.baselines import NEURAL_GRIDS, REPEAT_GRID, default_grids
 from llmgen.evaluation.config import NONE_WRONG, Mistakes, RunConfig
 from llmgen.evaluation.memory import budget
@@ -109,7 +109,7 @@ def _of_engine(name: str) -> Iterator[str]:
 
 def _of_arm(arm: ArmConfig, config: RunConfig, from_log: bool, unsure: Set[str]) -> Iterator[str]:
     yield from (f": {said}" for said in _of_engine(arm.engine))
-    if arm.engine == "none" and arm.lm_weight == "tuned":
+    if arm.engine == "none" and arm.lm_weight in CHOSEN:
         yield ": the engine is none, so there is no model whose weight could be tuned; leave lm_weight out"
     if arm.engine == "none" and arm.decoding == "free":
         yield ": free decoding needs an engine that writes the text, and the engine is none"

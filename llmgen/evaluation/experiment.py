@@ -10,6 +10,7 @@ from llmgen.adapters import AdapterRecord
 from llmgen.datasets import Dataset
 from llmgen.datasets.splits import log_digest
 from llmgen.errors import ConfigError
+from llmgen.evaluation.arm_config import CHOSEN
 from llmgen.evaluation.arms import Arm, classics
 from llmgen.evaluation.baselines import Result
 from llmgen.evaluation.config import RunConfig
@@ -67,7 +68,7 @@ def from_log(config: RunConfig) -> Experiment:
     else:
         notes += _unsure(config, dataset, tuning, final)
         _refuse_weights_on_learned_items(config, tuning, final)
-    keep = any(arm.lm_weight == "tuned" for arm in config.arms.values())
+    keep = any(arm.lm_weight in CHOSEN for arm in config.arms.values())
     standing, baselines = classics(
         config.classics, config.protocol, tuning, final, config.also, keep=keep, memory=budget(config.memory)
     )
@@ -143,7 +144,7 @@ def _refuse_weights_on_learned_items(config: RunConfig, tuning: Sample, final: S
     """
     for name, arm in config.arms.items():
         adapter = arm.tuning_adapter or arm.adapter
-        record = AdapterRecord.read(adapter) if adapter and arm.lm_weight == "tuned" else None
+        record = AdapterRecord.read(adapter) if adapter and arm.lm_weight in CHOSEN else None
         if record is not None and record.data == log_digest(final.known) != log_digest(tuning.known):
             raise ConfigError(
                 f"arm {name!r}: the adapter {adapter} has learned the validation items, and lm_weight would be chosen "

@@ -31,7 +31,7 @@ import typer
 
 from llmgen.errors import ConfigError
 from llmgen.evaluation.answers import locked
-from llmgen.evaluation.arm_config import ArmConfig
+from llmgen.evaluation.arm_config import CHOSEN, ArmConfig
 from llmgen.evaluation.asker import Asker
 from llmgen.evaluation.budget import Budget
 from llmgen.evaluation.config import RunConfig
@@ -103,7 +103,7 @@ def improve(
     if len(config.arms) != 1:
         raise ConfigError(f"one arm is improved, and there are {len(config.arms)}; give --arm NAME=PROMPT once")
     ((name, original),) = config.arms.items()
-    if original.lm_weight == "tuned":
+    if original.lm_weight in CHOSEN:
         raise ConfigError(
             "a weight that is tuned for each proposal would need users of its own; give lm_weight a number"
         )

@@ -28,7 +28,7 @@ from llmgen.adapters import AdapterRecord
 from llmgen.errors import ConfigError, renamed
 from llmgen.evaluation import report
 from llmgen.evaluation.answers import Store, ask, latencies, locked
-from llmgen.evaluation.arm_config import ArmConfig
+from llmgen.evaluation.arm_config import CHOSEN, ArmConfig
 from llmgen.evaluation.arms import Arm, Engines, build
 from llmgen.evaluation.checks import check
 from llmgen.evaluation.config import RunConfig
@@ -42,6 +42,7 @@ from llmgen.evaluation.summary import Asked, summarise
 from llmgen.evaluation.terminal import exit_on_error
 from llmgen.evaluation.terminal_report import show
 from llmgen.progress import Stage
+from llmgen.recommend.weighing import CANDIDATES, FittedWeight, choices_of, fit_weight
 from llmgen.workspace.options import data_given, with_options
 
 logger = logging.getLogger(__name__)
@@ -199,12 +200,17 @@ def _arm(
     engines: Engines,
     out: Path,
 ) -> Arm:
-    if settings.lm_weight != "tuned":
+    if settings.lm_weight not in CHOSEN:
         return build(name, settings, final, experiment.baselines, engines)
     before = experiment.weighing is None  # what is fitted then knows no more than the sample to choose on
     some = replace((experiment.weighing or experiment.tuning).spread(config.tuning_users), candidates=None)
     measures = Measures(some, config.protocol.k)
     sibling = settings.model_copy(update={"adapter": settings.tuning_adapter or settings.adapter})
+    if settings.lm_weight == "fitted":
+        asked = build(name, sibling, some, experiment.baselines, engines, lm_weight=1.0, tuning=before)
+        fitted = _fitted(asked, some)
+        arm = build(name, settings, final, experiment.baselines, engines, lm_weight=fitted.weight)
+        return replace(arm, settings={**arm.settings, "fitted_lm_weight": _told(fitted)})
     tried = [
         build(f"{name} {weight:g}", sibling, some, experiment.baselines, engines, lm_weight=weight, tuning=before)
         for weight in config.lm_weights
@@ -216,6 +222,28 @@ def _arm(
     arm = build(name, settings, final, experiment.baselines, engines, lm_weight=chosen)
     curve = {f"{weight:g}": round(float(score), 4) for weight, score in zip(config.lm_weights, scores, strict=True)}
     return replace(arm, settings={**arm.settings, "validation_by_lm_weight": curve})
+
+
+def _fitted(arm: Arm, sample: Sample) -> FittedWeight:
+    """The weight for each request of an arm, fitted on a sample.
+
+    Raises:
+        ConfigError: No held-out item is eligible.
+    """
+    parts = arm.recommender.parts
+    queries = [parts.catalog.resolved(arm.asked(query)) for query in sample.queries]
+    found = choices_of(parts, queries, sample.targets, candidates=CANDIDATES, progress=True)
+    choices = [one for one in found if one is not None]
+    if not choices:
+        raise ConfigError(f"arm {arm.name!r}: no weight can be fitted, since no validation item is eligible")
+    return fit_weight(choices)
+
+
+def _told(fitted: FittedWeight) -> dict[str, float]:
+    """What the results say of a fit."""
+    told = {"constant": fitted.constant, "nats": fitted.nats, "nats_constant": fitted.nats_constant}
+    told |= {"nats_prior": fitted.nats_prior, "requests": fitted.requests}
+    return {name: round(float(value), 4) for name, value in told.items()}
 
 
 def _warnings(config: RunConfig, arms: Sequence[Arm]) -> Iterator[str]:

@@ -304,6 +304,9 @@ class RecommendationsBody(_Body):
     warnings: list[str] = Field(
         [], description="What free text lacks: it ended by the token budget, or named no item. Else empty."
     )
+    lm_weight: float | None = Field(
+        None, description="Weight of the model in the scores of this request; 0: not asked. Null: it wrote the list."
+    )
 
     @staticmethod
     def dump(answer: Recommendations, labels: Sequence[str]) -> Document:
@@ -317,6 +320,7 @@ class RecommendationsBody(_Body):
             "num_rounds": answer.num_rounds,
             "dropped": [GroundingBody.dump(line) for line in answer.dropped],
             "warnings": list(answer.warnings),
+            "lm_weight": answer.lm_weight,
         }
 
     def value(self) -> Recommendations:
@@ -342,6 +346,7 @@ class RecommendationsBody(_Body):
             self.history_used,
             tuple(line.value() for line in self.dropped),
             tuple(self.warnings),
+            self.lm_weight,
         )
 
 

@@ -305,7 +305,7 @@ def _told(name: str, recommender: Recommender) -> Document:
     return {
         "name": name,
         "engine": None if engine is None else engine.name,
-        "lm_weight": recommender.config.lm_weight,
+        "lm_weight": recommender.config.usual_lm_weight,  # the page has one for all
         "max_history": recommender.max_history,
     }
 

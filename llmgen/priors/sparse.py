@@ -110,15 +110,7 @@ class Product:
 
     def among(self, candidates: Sequence[IntArray]) -> Product:
         """The same with nothing left but some items of each query: their catalog indices, int64, none twice."""
-        rows = []
-        for row, items in zip(self.rows, candidates, strict=True):
-            items = np.sort(items)
-            if row.alone:
-                left = np.full(row.num_items, -np.inf)
-                left[items] = row.at(items)
-                rows.append(ItemWeights.whole(left))
-            else:
-                rows.append(ItemWeights(self.nothing, 0.0, items, row.at(items)))
+        rows = [row.among(items, self.nothing) for row, items in zip(self.rows, candidates, strict=True)]
         return Product(rows, self.part, self.nothing)
 
 

@@ -20,6 +20,7 @@ from llmgen.priors.sparse import LARGE_CATALOG
 from llmgen.recommend.config import Decoding, RecommenderConfig
 from llmgen.recommend.parts import Parts
 from llmgen.recommend.prompting import Task, task_of
+from llmgen.recommend.request_weight import RequestWeight
 from llmgen.templates.fitting import Fitted
 from llmgen.templates.library import PromptLibrary, PromptTemplate
 from llmgen.templates.views import ItemView
@@ -137,7 +138,7 @@ class Assembled:
         kept = [name for name in self.config.prompt if task_of(library[name]) not in given]
         return self._with(prompts=library, config=replace(self.config, prompt=(*kept, *names)))
 
-    def with_priors(self, *priors: Prior, lm_weight: float | None = None) -> Self:
+    def with_priors(self, *priors: Prior, lm_weight: float | RequestWeight | None = None) -> Self:
         """The same recommender with other priors, and another weight of the LM where one is given."""
         weight = self.config.lm_weight if lm_weight is None else lm_weight
         return self._with(priors=priors, config=replace(self.config, lm_weight=weight))

@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Literal, get_args
 
 from llmgen.errors import ArgumentError
+from llmgen.recommend.request_weight import RequestWeight
 from llmgen.search import Mode, Normalise, SearchConfig
 
 Decoding = Literal["trie", "raw", "free"]
@@ -20,7 +21,7 @@ class RecommenderConfig:
 
     Attributes:
         prompt: Names of prompt templates, at most one a task; tasks that are not named keep their default.
-        lm_weight: Weight of the LM's log-probability in the score, 0 or more.
+        lm_weight: Weight of the LM's log-probability in the score, 0 or more; or one for each request.
         rating_lm_weight: Weight of the LM's log-probability of a rating, 0 or more.
         decoding: `trie` or `raw` (see `llmgen.search`), or `free`: the model writes a list, and each line is looked up
             in the catalog.
@@ -36,7 +37,7 @@ class RecommenderConfig:
     """
 
     prompt: tuple[str, ...] = ()
-    lm_weight: float = 1.0
+    lm_weight: float | RequestWeight = 1.0
     rating_lm_weight: float = 1.0
     decoding: Decoding = "trie"
     normalise: Normalise = "catalog"
@@ -80,5 +81,15 @@ class RecommenderConfig:
 
     @property
     def search(self) -> SearchConfig:
-        """The part that the search reads."""
-        return SearchConfig(self.mode, self.normalise, self.lm_weight, self.num_beams, self.exact)
+        """The part that the search reads; each request may have a weight of its own beside it."""
+        return SearchConfig(self.mode, self.normalise, self.usual_lm_weight, self.num_beams, self.exact)
+
+    @property
+    def usual_lm_weight(self) -> float:
+        """The weight of the LM, for places that have room for one number; see `RequestWeight.usual`."""
+        return self.lm_weight.usual if isinstance(self.lm_weight, RequestWeight) else self.lm_weight
+
+    @property
+    def asks_model(self) -> bool:
+        """Whether the LM has a weight in the score."""
+        return isinstance(self.lm_weight, RequestWeight) or self.lm_weight > 0

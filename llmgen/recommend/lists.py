@@ -8,12 +8,23 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from llmgen.engines import GenerationConfig, joins, line_break
+from llmgen.engines import Engine, GenerationConfig, joins, line_break
 from llmgen.priors import Product
 from llmgen.recommend.parts import Parts
 from llmgen.recommend.prompting import Prompt, Task, needs_engine
 from llmgen.search import Request, SearchResult, rank_by_prior, search
-from llmgen.types import Completion, Grounding, Item, Query, Recommendation, Recommendations
+from llmgen.templates.library import PromptTemplate
+from llmgen.trie.weights import ItemWeights
+from llmgen.types import (
+    Completion,
+    FloatArray,
+    Grounding,
+    IntArray,
+    Item,
+    Query,
+    Recommendation,
+    Recommendations,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -43,30 +54,76 @@ def searched(
     """
     template = parts.templates[task]
     sizes = [query.k for query in queries] if sizes is None else sizes
-    if parts.engine is None or parts.config.lm_weight == 0:
+    if parts.engine is None or not parts.config.asks_model:
+        weights = [0.0] * len(queries)
         results = [
             rank_by_prior(factors.row(number), size, parts.ordered(query))
             for number, (query, size) in enumerate(zip(queries, sizes, strict=True))
         ]
         prompts = [Prompt(template, (), (), 0)] * len(queries)
     else:
+        weights = parts.lm_weights(queries, factors)
         prompts = parts.thought_about(parts.engine, parts.prompts_of(task, queries, candidates))
+        orders = [parts.ordered(query) for query in queries]
         requests = [
-            Request(prompt.token_ids, factors.row(number), size, parts.ordered(query))
-            for number, (query, prompt, size) in enumerate(zip(queries, prompts, sizes, strict=True))
+            Request(prompt.token_ids, row, size, order, weight)
+            for prompt, row, size, order, weight in zip(prompts, factors.rows, sizes, orders, weights, strict=True)
         ]
-        trie, end = parts.index.trie_of(continues=template.continues), None
-        if template.continues and not joins(parts.engine):  # else the paths themselves end as in a list that goes on
-            end = line_break(parts.engine)[0]
-        results = search(trie, parts.engine, requests, parts.config.search, end=end)
+        results = _searched(parts, parts.engine, template, requests)
     return [
-        _answer(parts, number, query, result, prompt, factors)
-        for number, (query, result, prompt) in enumerate(zip(queries, results, prompts, strict=True))
+        _answer(parts, number, query, result, prompt, factors, weight)
+        for number, (query, result, prompt, weight) in enumerate(zip(queries, results, prompts, weights, strict=True))
     ]
 
 
+def lm_logprobs(
+    parts: Parts, queries: Sequence[Query], rows: Sequence[ItemWeights], items: Sequence[IntArray]
+) -> list[FloatArray]:
+    """What the model says of some items of each query, asked as for a list of recommendations.
+
+    Args:
+        parts: Of the recommender.
+        queries: At least one.
+        rows: The product of the priors for each query.
+        items: Catalog indices for each query, none twice and all eligible.
+
+    Returns:
+        log P_LM, not weighted, float64 [len(items)] for each query, in the order of the items.
+
+    Raises:
+        ConfigError: There is no engine.
+    """
+    engine = needs_engine(parts.engine, "log-probabilities")
+    prompts = parts.thought_about(engine, parts.prompts_of("recommend", queries, ()))
+    requests = [
+        Request(prompt.token_ids, row.among(some), len(some), lm_weight=1.0)
+        for prompt, row, some in zip(prompts, rows, items, strict=True)
+    ]
+    found = _searched(parts, engine, parts.templates["recommend"], requests)
+    answers = []
+    for wanted, result in zip(items, found, strict=True):
+        order = np.argsort(result.items)
+        answers.append(result.lm_logprobs[order][np.searchsorted(result.items[order], wanted)])
+    return answers
+
+
+def _searched(
+    parts: Parts, engine: Engine, template: PromptTemplate, requests: Sequence[Request]
+) -> list[SearchResult]:
+    trie, end = parts.index.trie_of(continues=template.continues), None
+    if template.continues and not joins(engine):  # else the paths themselves end as in a list that goes on
+        end = line_break(engine)[0]
+    return search(trie, engine, requests, parts.config.search, end=end)
+
+
 def _answer(
-    parts: Parts, number: int, query: Query, result: SearchResult, prompt: Prompt, factors: Product
+    parts: Parts,
+    number: int,
+    query: Query,
+    result: SearchResult,
+    prompt: Prompt,
+    factors: Product,
+    weight: float,
 ) -> Recommendations:
     by_prior = math.isnan(result.lm_logprobs[0])
     grounding = Grounding("prior", 0.0) if by_prior else Grounding("trie", 1.0)
@@ -74,7 +131,7 @@ def _answer(
     names = [prior.name for prior in parts.priors] + [parts.index.boosts.name] * bool(query.boosts)
     places = []
     for place, index in enumerate(result.items.tolist()):
-        terms = {} if by_prior else {"lm": parts.config.lm_weight * float(result.lm_logprobs[place])}
+        terms = {} if by_prior else {"lm": weight * float(result.lm_logprobs[place])}
         # of the priors that were asked for: those that only remove items add nothing to those they leave
         terms |= {name: factors.term(name, number, index) for name in names}
         score = float(result.scores[place])
@@ -82,7 +139,13 @@ def _answer(
         places.append(Recommendation(parts.catalog[index], place + 1, score, probability, terms, grounding, reference))
     logger.info("recommended %d items in %d rounds, exact: %s", len(places), result.num_rounds, result.exact)
     return Recommendations(
-        tuple(places), result.exact, reference, len(prompt.token_ids), result.num_rounds, prompt.num_items
+        tuple(places),
+        result.exact,
+        reference,
+        len(prompt.token_ids),
+        result.num_rounds,
+        prompt.num_items,
+        lm_weight=0.0 if by_prior else weight,
     )
 
 

@@ -6,14 +6,19 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
+import numpy as np
+from numpy.typing import NDArray
+
 from llmgen.catalog.core import Catalog
 from llmgen.datasets.splits import History
 from llmgen.engines import Engine, GenerationConfig
+from llmgen.errors import ConfigError
 from llmgen.priors import Prior, Product, RatingPrior, multiply
 from llmgen.priors.base import check_priors
 from llmgen.recommend.config import Decoding, RecommenderConfig
 from llmgen.recommend.index import CatalogIndex
 from llmgen.recommend.prompting import Prompt, Prompter, Task, templates_for
+from llmgen.recommend.request_weight import RequestWeight, features_of
 from llmgen.templates.library import PromptLibrary, PromptTemplate
 from llmgen.types import FloatArray, Item, Query
 
@@ -40,7 +45,7 @@ class Parts:
 
     Raises:
         TemplateNotFoundError, TemplateError: A prompt is not there or wrong.
-        ConfigError: Two prompts for one task.
+        ConfigError: Two prompts for one task, or a weight for each request that reads a log which is not there.
     """
 
     index: CatalogIndex
@@ -54,6 +59,12 @@ class Parts:
 
     def __post_init__(self) -> None:
         _ = self.templates  # a prompt that is wrong is told at once
+        weight = self.config.lm_weight
+        if isinstance(weight, RequestWeight) and weight.reads_log and not self.histories:
+            raise ConfigError(
+                "lm_weight goes by the share of items that nobody took (cold_share), and this recommender has no log: "
+                "make it with histories=..., or fit the weight without a log, so that cold_share has the slope 0"
+            )
 
     @property
     def catalog(self) -> Catalog:
@@ -80,7 +91,7 @@ class Parts:
     @property
     def asks_model(self) -> bool:
         """Whether recommending asks the language model."""
-        return self.engine is not None and self.config.lm_weight > 0
+        return self.engine is not None and self.config.asks_model
 
     @property
     def only_writes(self) -> bool:
@@ -91,7 +102,7 @@ class Parts:
     def decoding(self) -> Decoding:
         """How lists are made: at weight 0 nothing is written, and an engine that can only write is asked to write."""
         if self.config.decoding == "free":
-            return "free" if self.config.lm_weight > 0 else "trie"
+            return "free" if self.config.asks_model else "trie"
         return "free" if self.only_writes else self.config.decoding
 
     def ordered(self, query: Query) -> FloatArray | None:
@@ -105,6 +116,23 @@ class Parts:
             check_priors(self.priors, taken=(self.index.boosts.name,))
             factors = (*factors, self.index.boosts)
         return multiply(factors, queries, len(self.catalog), self.index.shared)
+
+    @cached_property
+    def taken(self) -> NDArray[np.bool_] | None:
+        """Whether anybody of the log took each item, bool [n_items]; None without a log."""
+        if not self.histories:
+            return None
+        known = {item.id for history in self.histories.values() for item in history.items}
+        return np.array([item_id in known for item_id in self.catalog.ids], dtype=bool)
+
+    def lm_weights(self, queries: Sequence[Query], factors: Product) -> list[float]:
+        """The weight of the language model for each query; `factors` are the priors' product for them."""
+        weight = self.config.lm_weight
+        if not isinstance(weight, RequestWeight):
+            return [weight] * len(queries)
+        taken = self.taken if weight.reads_log else None
+        rows = (factors.row(number).dense() if weight.reads_prior else None for number in range(len(queries)))
+        return [weight.at(features_of(query, row, taken)) for query, row in zip(queries, rows, strict=True)]
 
     def prompt(self, task: Task, query: Query, room: int = 0, **variables: object) -> Prompt:
         """The prompt of a query; `room` tokens are kept free for the answer, by default those of the longest item."""

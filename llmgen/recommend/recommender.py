@@ -28,9 +28,11 @@ from llmgen.recommend.lists import searched, written
 from llmgen.recommend.parts import Parts
 from llmgen.recommend.prompting import needs_engine
 from llmgen.recommend.rating import check_rates, rated
+from llmgen.recommend.request_weight import RequestWeight
 from llmgen.recommend.reranking import Documents
 from llmgen.recommend.similar import parts_of_similar, similar_items
-from llmgen.recommend.tuning import GRID, LM_WEIGHTS, Metric, TunedWeights, tune_lm_weight, tune_weights
+from llmgen.recommend.tuning import GRID, LM_WEIGHTS, Metric, TunedWeights, spread, tune_lm_weight, tune_weights
+from llmgen.recommend.weighing import CANDIDATES, FittedWeight, check_fits, choices_of, fit_weight
 from llmgen.search import Normalise
 from llmgen.templates.library import PromptLibrary
 from llmgen.types import (
@@ -51,11 +53,11 @@ class Choice(NamedTuple):
 
     Attributes:
         prompt: Name of the template; None for the recommender's own.
-        lm_weight: None for the recommender's own.
+        lm_weight: None for the recommender's own; or one for each request.
     """
 
     prompt: str | None = None
-    lm_weight: float | None = None
+    lm_weight: float | RequestWeight | None = None
 
 
 class Tuned(NamedTuple):
@@ -66,12 +68,14 @@ class Tuned(NamedTuple):
         score: The metric of the priors alone, mean of all queries; optimistic, since it was chosen for. NaN without
             priors.
         lm_scores: LM weight -> the metric on the queries that the LM was tried on; 0 is the priors alone. Empty
-            without a language model.
+            without a language model, and where a weight for each request was fitted.
+        fitted: That weight with its likelihood, beside the best constant; None where none was asked for.
     """
 
     recommender: Recommender
     score: float
     lm_scores: Mapping[float, float]
+    fitted: FittedWeight | None = None
 
 
 class Recommender(Assembled):
@@ -85,7 +89,8 @@ class Recommender(Assembled):
             `explain`.
         priors: Factors beside the language model. Seen items and filters need no mention: they are always in force.
         prompts: Where templates are looked up; those that come with llmgen by default.
-        lm_weight: Weight of the LM's log-probability in the score, 0 or more.
+        lm_weight: Weight of the LM's log-probability in the score, 0 or more; or a `RequestWeight`, by which each
+            request has its own.
         rating_priors: Factors beside the language model where ratings are predicted.
         rating_lm_weight: Weight of the LM's log-probability of a rating, 0 or more.
         decoding: `trie` or `raw` (see `llmgen.search`), or `free`: the model writes a list, and each line is looked up
@@ -117,7 +122,7 @@ class Recommender(Assembled):
         prompt: str | Sequence[str] = (),
         priors: Sequence[Prior] = (),
         prompts: PromptLibrary | None = None,
-        lm_weight: float = 1.0,
+        lm_weight: float | RequestWeight = 1.0,
         rating_priors: Sequence[RatingPrior] = (),
         rating_lm_weight: float = 1.0,
         decoding: Decoding = "trie",
@@ -440,13 +445,16 @@ class Recommender(Assembled):
         grid: Sequence[float] = GRID,
         lm_weights: Sequence[float] = LM_WEIGHTS,
         lm_queries: int = 200,
+        lm_weight: Literal["constant", "fitted"] = "constant",
+        candidates: int = CANDIDATES,
         progress: bool = False,
     ) -> Tuned:
         """Choose the weights of the priors, then of the language model, on held-out items.
 
         The priors' weights come first, by coordinate search on all queries
         (`llmgen.recommend.tuning.tune_weights`); then the LM's, on some of the queries through the real search. 0 is
-        always tried, so a model that does not help is left out.
+        always tried, so a model that does not help is left out. With `lm_weight="fitted"` it is a weight for each
+        request, by the likelihood of the held-out items (`llmgen.recommend.weighing`).
 
         Args:
             queries: With the history before the held-out item.
@@ -456,12 +464,19 @@ class Recommender(Assembled):
             grid: Weights to try for each prior.
             lm_weights: Weights to try for the LM.
             lm_queries: How many of the queries the LM is tried on, evenly spread over them.
+            lm_weight: `constant`, or `fitted` for a `RequestWeight`; then `lm_weights` are not tried.
+                Items are cold that no history of `histories` has, so it must not hold the held-out items.
+            candidates: Where it is fitted, of how many items each held-out one was chosen at most, 2 or more: the
+                model is asked about so many, and where more are eligible, they are sampled.
             progress: Whether to tell how far it is, see `llmgen.progress`.
 
         Raises:
             UnknownItemError: A held-out item is not in the catalog.
+            ConfigError: A weight is to be fitted, and there is no engine, or one that can only write.
             ValueError: Nothing to tune on, or lengths that do not agree.
         """
+        if lm_weight == "fitted":
+            check_fits(self.parts)
         queries = [self.catalog.resolved(query) for query in queries]
         if not self.priors and self.engine is not None:
             tuned = TunedWeights((), math.nan, ())
@@ -473,6 +488,12 @@ class Recommender(Assembled):
         best = self.with_priors(*(prior for prior in tuned.priors if prior.name in names))
         if self.engine is None:
             return Tuned(best, tuned.score, {})
+        if lm_weight == "fitted":
+            sample = spread(len(queries), lm_queries)
+            some, wanted = [replace(queries[one], k=k) for one in sample], [held_out[one] for one in sample]
+            asked = choices_of(best.parts, some, wanted, candidates=candidates, progress=progress)
+            fitted = fit_weight([one for one in asked if one is not None])
+            return Tuned(best.with_priors(*best.priors, lm_weight=fitted.weight), tuned.score, {}, fitted)
         arms = {weight: best.with_priors(*best.priors, lm_weight=weight) for weight in (0.0, *lm_weights)}
         scores = tune_lm_weight(
             lambda weight, chunk: arms[weight].recommend_many(chunk),

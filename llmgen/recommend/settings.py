@@ -20,6 +20,7 @@ from typing import Self
 from pydantic import BaseModel, ConfigDict, Field
 
 from llmgen.recommend.config import Decoding, RecommenderConfig
+from llmgen.recommend.request_weight import LMWeight
 from llmgen.search import Normalise
 
 PriorValue = bool | int | float | str
@@ -109,10 +110,11 @@ class GivenSettings(CommonSettings):
 
     Attributes:
         lm_weight: Weight of the model in the score. By default 1 where no prior answers the query; beside one that
-            does, the weight that the adapter was tuned for, and a small one without an adapter.
+            does, the weight that the adapter was tuned for, and a small one without an adapter. A mapping, or the
+            name of a JSON file, is a weight for each request, see `llmgen.recommend.request_weight`.
     """
 
-    lm_weight: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    lm_weight: LMWeight | None = None
 
 
 def prior_settings(priors: PriorSettings) -> dict[str, dict[str, PriorValue]]:

@@ -81,7 +81,7 @@ def tune_lm_weight(
     Returns:
         Weight -> mean NDCG@k.
     """
-    sample = np.unique(np.linspace(0, len(queries) - 1, min(most, len(queries))).round().astype(int))
+    sample = spread(len(queries), most)
     gains: dict[float, list[float]] = {weight: [] for weight in weights}
     with Stage("Tuning the LM's weight", len(sample), shown=progress) as stage:
         for start in range(0, len(sample), USERS_AT_ONCE):
@@ -93,6 +93,12 @@ def tune_lm_weight(
                     found.append(1 / math.log2(rank + 1) if rank else 0.0)
             stage.advance(len(numbers))
     return {weight: float(np.mean(values)) for weight, values in gains.items()}
+
+
+def spread(number: int, most: int) -> IntArray:
+    """Places of so many at most, evenly over `number` of them, rising; int64."""
+    places: IntArray = np.unique(np.linspace(0, number - 1, min(most, number)).round().astype(np.int64))
+    return places
 
 
 def target_ranks(scores: FloatArray, targets: IntArray) -> IntArray:

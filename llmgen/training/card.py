@@ -86,7 +86,7 @@ def write_card(
         prompts=", ".join(f"`{prompt}`" for prompt in record.prompts),
         steps=record.steps,
         seed=record.seed,
-        lm_weight=record.recommender.config().lm_weight,
+        lm_weight=record.recommender.config().usual_lm_weight,
         versions=", ".join(f"{name} {version}" for name, version in record.versions.items()),
         metrics=table,
     )

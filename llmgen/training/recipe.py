@@ -115,6 +115,13 @@ class Recipe:
         },
     )
     lm_weights: str = field(default="0.05,0.1,0.2,0.4,1", metadata={"help": "Tried on them beside the priors."})
+    request_weight: bool = field(
+        default=False,
+        metadata={
+            "help": "In the end, fit a weight of the model for each request on them, see "
+            "`llmgen.recommend.request_weight`, and record it in the place of the best of those."
+        },
+    )
 
     def __post_init__(self) -> None:
         if wrong := [*self._parsed(), *self._mistakes()]:
@@ -165,6 +172,8 @@ class Recipe:
                 yield f"{name} is a share, from 0 to 1, not {share}"
         if self.lm_weight is not None and not self.lm_weight > 0:
             yield f"lm_weight must be above 0, not {self.lm_weight}: a model of weight 0 learns nothing"
+        if self.request_weight and not (self.validation_users and self.priors and self.learn_from == "train"):
+            yield "request_weight is fitted on validation users beside priors; give both, and learn_from: train"
         if self.max_history is not None and self.max_history < 1:
             yield f"max_history must be 1 or more, not {self.max_history}; leave it out for the first task's"
 

@@ -16,6 +16,7 @@ import logging
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from typing import Any, NamedTuple, cast
 
 import peft
@@ -182,7 +183,7 @@ def run(recipe: Recipe, args: SFTConfig) -> AdapterRecord:
         batches,
         tokenizer,
         record,
-        lm_weight=asked.config().lm_weight,
+        lm_weight=asked.config().usual_lm_weight,
         lm_weight_rate=recipe.lm_weight_rate,
         measure=measure,
         identifier=catalog.identifier,
@@ -200,6 +201,8 @@ def run(recipe: Recipe, args: SFTConfig) -> AdapterRecord:
     trainer.train(resume_from_checkpoint=None if last is None else str(last))
     if measure is not None and not args.load_best_model_at_end:
         trainer.evaluate()
+    if recipe.request_weight and measure is not None:
+        trainer.fit_request_weight(partial(measure.request_weight, log=histories(data.known, catalog=catalog)))
     trainer.save_model(str(folder))
     if not first_process:
         return trainer.record()

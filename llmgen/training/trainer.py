@@ -25,6 +25,8 @@ from llmgen.catalog.core import Identifier
 from llmgen.errors import ConfigError, TrainingError
 from llmgen.identifiers import save_identifier
 from llmgen.progress import Stage
+from llmgen.recommend.request_weight import RequestWeight
+from llmgen.recommend.weighing import FittedWeight
 from llmgen.training.answers import check_head, losses
 from llmgen.training.batches import Batches, Plan
 
@@ -103,6 +105,7 @@ class CatalogTrainer(SFTTrainer):
         self._record = record
         self._identifier = identifier
         self._lm_weight_rate = lm_weight_rate
+        self._request_weight: RequestWeight | None = None
         super().__init__(
             model=model,
             args=args,
@@ -206,6 +209,20 @@ class CatalogTrainer(SFTTrainer):
         self._record = self._record.model_copy(update={"metrics": dict(found)})
         return found
 
+    def fit_request_weight(self, fit: Callable[[PreTrainedModel], FittedWeight]) -> None:
+        """Put a weight for each request into the record, in the place of the one for all.
+
+        Args:
+            fit: Of the model as it is served, see `Validation.request_weight`.
+        """
+        model = self.accelerator.unwrap_model(self.model)
+        model.eval()
+        with _as_served(model):
+            fitted = fit(model)
+        self._request_weight = fitted.weight
+        found = {f"request_weight_{name}": getattr(fitted, name) for name in ("nats", "nats_constant", "nats_prior")}
+        self._record = self._record.model_copy(update={"metrics": {**self._record.metrics, **found}})
+
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """The adapter, its record, and how items are spelled."""
         super().save_model(output_dir, _internal_call)
@@ -219,7 +236,7 @@ class CatalogTrainer(SFTTrainer):
         """The record of the run as it stands."""
         # not by nats: what is likeliest at every node says nothing of the search that multiplies whole titles
         weight = self._record.metrics.get("eval_lm_weight", self.lm_weight)
-        asked = self._record.recommender.replace(lm_weight=weight)
+        asked = self._record.recommender.replace(lm_weight=self._request_weight or weight)
         return self._record.model_copy(update={"steps": self.state.global_step, "recommender": asked})
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, cast
 
@@ -11,9 +11,12 @@ import torch
 from rich.progress import track
 
 from llmgen.catalog.core import Catalog
+from llmgen.datasets.splits import History
 from llmgen.engines.hf import HFEngine
+from llmgen.errors import ConfigError
 from llmgen.priors import ExcludeSeen, Prior
 from llmgen.recommend.recommender import Recommender
+from llmgen.recommend.weighing import CANDIDATES, FittedWeight, choices_of, fit_weight
 from llmgen.training.answers import losses
 from llmgen.training.batches import Plan, Planner
 from llmgen.training.data import ahead
@@ -123,6 +126,23 @@ class Validation:
         """
         engine = HFEngine(model, self.tokenizer)
         return {**(self._ranked(engine) if self.queries else {}), **(self._read(model, engine) if self.read else {})}
+
+    def request_weight(self, model: PreTrainedModel, log: Mapping[str, History]) -> FittedWeight:
+        """A weight of the model for each request, fitted on the users who are asked for a ranking.
+
+        Args:
+            model: As it will be served.
+            log: What was known before the held-out items, by user.
+
+        Raises:
+            ConfigError: No held-out item is eligible.
+        """
+        made = self._recommender(HFEngine(model, self.tokenizer), self.priors, 1.0).with_histories(log)
+        asked = choices_of(made.parts, self.queries, self.held_out, candidates=CANDIDATES)
+        choices = [one for one in asked if one is not None]
+        if not choices:
+            raise ConfigError("no weight for each request can be fitted, since no validation item is eligible")
+        return fit_weight(choices)
 
     def _read(self, model: PreTrainedModel, engine: HFEngine) -> dict[str, float]:
         queries, held_out = zip(*self.read, strict=True)

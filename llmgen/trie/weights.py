@@ -206,6 +206,20 @@ class ItemWeights:
         """The log weights of some items, float64 [len(items)]."""
         return overwritten(self.shared.log_weights[items] + self.rest, items, self.items, self.values)
 
+    def among(self, items: IntArray, nothing: Shared | None = None) -> ItemWeights:
+        """The same with nothing left but some items.
+
+        Args:
+            items: Catalog indices, none twice.
+            nothing: Log weights that remove every item, where weights that share an array share this one then.
+        """
+        items = np.sort(items)
+        if nothing is None or self.alone:
+            left = np.full(self.num_items, -np.inf)
+            left[items] = self.at(items)
+            return ItemWeights.whole(left)
+        return ItemWeights(nothing, 0.0, items, self.at(items))
+
     def rank(self, item: int) -> int | None:
         """How many items weigh at least as much as the one at a catalog index, itself included; None if it is removed.
 

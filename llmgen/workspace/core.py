@@ -26,6 +26,7 @@ from llmgen.recommend.index import CatalogIndex
 from llmgen.recommend.parts import Parts
 from llmgen.recommend.prompting import Task, task_of
 from llmgen.recommend.recommender import Choice, Recommender
+from llmgen.recommend.request_weight import RequestWeight
 from llmgen.recommend.settings import CommonSettings, GivenSettings, PriorValue, prior_settings
 from llmgen.templates.library import PromptLibrary
 from llmgen.templates.tasks import answers
@@ -353,7 +354,9 @@ class Workspace:
         if record and engine is not None:
             record.check_identifier(self.catalog, str(settings.adapter))
         index = CatalogIndex(self.catalog, engine)
-        recommender = Recommender.of(Parts(index, engine, config, tuple(priors), tuple(rating_priors), library))
+        both = config.lm_weight, record.recommender.lm_weight if record else None
+        log = self.histories if any(isinstance(one, RequestWeight) and one.reads_log for one in both) else {}
+        recommender = Recommender.of(Parts(index, engine, config, tuple(priors), tuple(rating_priors), library, log))
         if record and engine is not None:
             used = {"catalog": self.catalog.digest, "tokenizer": engine.tokenizer_digest}
             for difference in record.differences(**used, prompts=[recommender.template().ref]):
@@ -414,7 +417,7 @@ def choose(settings: RecommenderSettings, priors: Sequence[Prior], query: Query)
 
 def default_lm_weight(
     adapter: str | None, record: AdapterRecord | None, priors: Sequence[Prior], queries: Sequence[Query]
-) -> float:
+) -> float | RequestWeight:
     """The model's weight for some queries, where nobody gives one.
 
     It is 1 where no prior knows the users or the wishes. Beside one that does it is the weight of the adapter's record,

@@ -269,6 +269,7 @@ def test_missing_data_is_code_1(llmgen: Callable[..., Ran], command: str, words:
         ("recommend -k many", "Invalid value for '-k'"),
         ("recommend --decoding beam", "Invalid value for '--decoding'"),
         ("recommend --lm-weight -1", "Invalid value for '--lm-weight'"),
+        ("recommend --lm-weight gone.json", "Invalid value for '--lm-weight': lm_weight is a number, or a JSON file"),
         ("recommend --lm-weight nan", "lm-weight"),
         ("recommend --max-history -1", "Invalid value for '--max-history'"),
         ("recommend --num-beams 0", "Invalid value for '--num-beams'"),
@@ -413,6 +414,15 @@ def test_a_real_model_leaves_the_pipe_to_the_answer(tmp_path: Path, tiny_model: 
 
 if __name__ == "__main__":
     SNAPSHOT.write_text(json.dumps(current_schemas(), indent=1) + "\n", encoding="utf-8")
+
+
+def test_a_file_gives_each_request_its_own_weight(llmgen: Callable[..., Ran], tmp_path: Path) -> None:
+    path = tmp_path / "weight.json"
+    path.write_text('{"bias": 0, "history_length": {"slope": -1, "low": 0, "high": 9}}')
+    for asked, items in (("--user 1", 2), ("--history a", 1)):
+        ran = llmgen(f"recommend {asked} --json --lm-weight {path}")
+        assert ran.json["lm_weight"] == pytest.approx(1 / (1 + items))  # exp(-log(1 + items))
+    assert llmgen("recommend --user 1 --json --lm-weight 0.5").json["lm_weight"] == 0.5
 
 
 def test_control_characters_do_not_reach_a_terminal(llmgen: Callable[..., Ran], tmp_path: Path) -> None:

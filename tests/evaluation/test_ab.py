@@ -36,6 +36,7 @@ from llmgen.evaluation.results import Difference, Results
 from llmgen.evaluation.sequential import Sequential
 from llmgen.evaluation.slices import shared_values
 from llmgen.evaluation.summary import verdict
+from llmgen.recommend.request_weight import RequestWeight
 from llmgen.types import Item
 
 TITLES = [f"{first}{second}" for first in ("Red", "Blue", "Gold", "Grey") for second in (" Sun", " Sea", " Fox")]
@@ -573,6 +574,24 @@ def test_a_weight_is_tuned_on_validation_users(log: dict[str, Any], engine: Read
     # on validation, the last of five different items, what stands last in the prompt is never taken: weight 0
     assert found.arms[0].settings["lm_weight"] == 0.0
     assert set(found.arms[0].settings["validation_by_lm_weight"]) == {"0", "1"}
+
+
+def test_a_weight_for_each_request_is_fitted_on_validation_users(
+    log: dict[str, Any], engine: Reads, tmp_path: Path
+) -> None:
+    arm = ArmConfig(prompt="next_item", priors={"popularity": {"weight": 1.0}}, lm_weight="fitted")
+    settings = config(log, tuning_users=30).model_copy(update={"arms": {"fitted": arm}})
+    found = evaluate(settings, tmp_path / "out").arms[0].settings
+    # on validation, the last of five different items, what stands last in the prompt is never taken
+    assert found["fitted_lm_weight"]["constant"] < 0.01
+    assert found["fitted_lm_weight"]["requests"] == 30
+    assert found["fitted_lm_weight"]["nats"] <= found["fitted_lm_weight"]["nats_constant"]
+    weight = RequestWeight.model_validate(found["lm_weight"])
+    again = ArmConfig.of(
+        "again", {"prompt": "next_item", "priors": {"popularity": 1.0}, "lm_weight": weight.model_dump()}
+    )
+    settings = settings.model_copy(update={"arms": {"again": again}})
+    assert evaluate(settings, tmp_path / "again").arms[0].settings["lm_weight"] == found["lm_weight"]
 
 
 def test_candidates_are_ranked_and_their_order_is_looked_at(log: dict[str, Any], engine: Reads, tmp_path: Path) -> None:

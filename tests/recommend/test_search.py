@@ -73,7 +73,8 @@ def batches(draw: st.DrawFn, most: int = 6) -> tuple[list[tuple[int, ...]], Fake
         exact=draw(st.booleans()),
     )
     prompts = st.lists(st.integers(1, 3), min_size=1, max_size=2).map(tuple) if most > 1 else st.just(PROMPT)
-    request = st.builds(Request, prompts, log_priors(len(paths)), st.sampled_from([1, 2, 3, 8, 40]))
+    own = st.sampled_from([None, None, 0.0, 0.2, 1.7])  # a weight of the model for this request
+    request = st.builds(Request, prompts, log_priors(len(paths)), st.sampled_from([1, 2, 3, 8, 40]), lm_weight=own)
     requests = draw(st.lists(request, min_size=1, max_size=most))
     logits = draw(st.sampled_from([None, None, level]))
     engine = FakeEngine(logits=logits, seed=draw(st.integers(0, 1000)), batch_tokens=draw(st.sampled_from([1, 4, 99])))
@@ -84,6 +85,7 @@ def check(
     paths: list[tuple[int, ...]], engine: FakeEngine, request: Request, config: SearchConfig, result: SearchResult
 ) -> None:
     """That a result agrees with scoring every item."""
+    config = config if request.lm_weight is None else replace(config, lm_weight=request.lm_weight)
     scores, lm = true_scores(paths, engine, request.log_prior, config, request.prompt)
     assert len(result.items) == min(request.k, int((request.log_prior > -np.inf).sum()))
     assert len(set(result.items.tolist())) == len(result.items)

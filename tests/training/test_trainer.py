@@ -31,6 +31,7 @@ from llmgen.engines import Step
 from llmgen.engines.hf import HFEngine
 from llmgen.errors import ConfigError, TrainingError
 from llmgen.recommend.recommender import Recommender
+from llmgen.recommend.request_weight import RequestWeight
 from llmgen.recommend.settings import GivenSettings
 from llmgen.training import sft
 from llmgen.training.answers import _logits, losses
@@ -76,6 +77,17 @@ def test_a_run_leaves_adapter_record_card_and_settings(
         HFEngine.load(settings["model"], adapter=adapter).next_logprobs([step])[0] for adapter in (None, str(folder))
     )
     assert np.abs(plain - tuned).max() > 1e-4
+
+
+def test_a_weight_for_each_request_is_fitted_in_the_end_and_recorded(settings: dict[str, str]) -> None:
+    record = train(settings, validation_users="24", lm_weights="0.3", request_weight="true", max_steps="1")
+    weight = record.recommender.lm_weight
+    assert isinstance(weight, RequestWeight)
+    assert AdapterRecord.read(settings["output_dir"]) == record
+    assert record.metrics["request_weight_nats"] <= record.metrics["request_weight_nats_constant"] + 1e-6
+    assert record.metrics["request_weight_nats_constant"] <= record.metrics["request_weight_nats_prior"] + 1e-3
+    assert weight.history_length.low < weight.history_length.high
+    assert f"{weight.usual:g}" in (Path(settings["output_dir"]) / "README.md").read_text()
 
 
 def test_likelihood_on_validation_chooses_the_checkpoint(
@@ -259,6 +271,7 @@ def test_all_weights_can_be_tuned(settings: dict[str, str]) -> None:
         ({"dtype": "float8"}, "dtype must be float32 or bfloat16"),
         ({"folds": "1"}, "too few for 1 folds"),
         ({"lm_weights": "a"}, "lm_weights are numbers"),
+        ({"request_weight": "true", "validation_users": "0"}, "request_weight is fitted on validation users"),
         ({"output_dir": "pyproject.toml"}, "is a file"),
     ],
 )
