@@ -62,6 +62,7 @@ def test_recommend_prints_a_stable_object(llmgen: Callable[..., Ran]) -> None:
     assert ran.code == 0
     assert set(ran.json) == {
         "recommendations", "exact", "prompt", "prompt_tokens", "history_used", "num_rounds", "dropped", "warnings",
+        "lm_weight",
     }  # fmt: skip
     first, second = ran.json["recommendations"]
     assert set(first) == {"item", "label", "rank", "probability", "score", "terms", "grounding"}
