@@ -29,7 +29,7 @@ def shrink(adapter: Path, target: Path, *, dtype: str = "float16") -> None:
 
     Checkpoints, optimiser states and settings of the run stay behind, and so does the tokenizer, which is the base
     model's. Where the configuration has a folder of this machine as its base model, the record's name of that model
-    takes its place.
+    takes its place. So `llmgen merge` takes the folder of the run, and not this one.
 
     Args:
         adapter: Folder of a PEFT adapter.
