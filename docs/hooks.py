@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import logging
 import re
@@ -56,6 +57,9 @@ def command_lines() -> Iterator[str]:
 
     yield from _help()
     for name, command in typer.main.get_command(app).commands.items():  # type: ignore[attr-defined]
+        if name in COMMANDS and COMMANDS[name].group:
+            command = typer.main.get_command(importlib.import_module(COMMANDS[name].module).app)
+            yield from _help(name)
         for part in getattr(command, "commands", ("",)):
             if name not in COMMANDS or COMMANDS[name].typed:
                 yield from _help(name, *filter(None, [part]))

@@ -82,7 +82,7 @@ def recommend(
     explain_scores: Annotated[bool, typer.Option("--explain-scores", help="Show each term of the score.")] = False,
     json_: JsonOption = False,
 ) -> None:
-    """Recommend items to a user of the log, for a history, or for a wish in words."""
+    """Recommend items for a user, a history or a wish in words."""
     settings = settings_given(**model, **scoring)
     with output_aside():
         asked = ask(data, settings, user, history, text, k=k, filter=filter, include_seen=include_seen)
@@ -106,7 +106,7 @@ def batch(
     include_seen: Annotated[bool, typer.Option("--include-seen", help="Also recommend items of the history.")] = False,
     shard: Annotated[int, typer.Option(min=1, help="Users in each file.")] = 2_000,
 ) -> None:
-    """Recommend to many users of the log: lists as Parquet files; a run that was stopped continues."""
+    """Recommend to many users, as Parquet files. A run that was stopped continues in its folder."""
     from llmgen.cli.batch import read_users, run
     from llmgen.workspace.fitted import open_workspace
 
@@ -161,7 +161,7 @@ def similar(
     explain_scores: Annotated[bool, typer.Option("--explain-scores", help="Show each term of the score.")] = False,
     json_: JsonOption = False,
 ) -> None:
-    """Find items like an item, by what people took and by what items say of themselves."""
+    """Find items like an item. What people took with it counts, and what items say of themselves."""
     settings = settings_given(engine="none", priors=None if prior is None else read_priors(prior))
     with output_aside():
         asked = ask(data, settings, None, [item], None, k=k, filter=filter)
@@ -185,7 +185,7 @@ def rerank(
     lm_weight: LMWeightOption = None,
     json_: JsonOption = False,
 ) -> None:
-    """Put documents in order for a wish and for who asks, as the route /v1/rerank does."""
+    """Put documents in order for a wish. Who asks counts too, as for the route /v1/rerank."""
     from llmgen.http.list_schemas import RerankedBody
     from llmgen.http.schemas import to_json
 
@@ -286,7 +286,7 @@ def fit(
     rating_prior: RatingPriorOption = None,
     rating_lm_weight: RatingLMWeightOption = None,
 ) -> None:
-    """Fit the priors on a log, and write catalog, priors, users and settings into a folder, for --load."""
+    """Fit the priors on a log, and save them. The folder has catalog, priors, users and settings, for --load."""
     from llmgen.workspace.fitted import main_fit
 
     ratings = {"rating_priors": rating_priors_given(rating_prior), "rating_lm_weight": rating_lm_weight}

@@ -62,7 +62,7 @@ def prompts_list(prompt_folder: PromptsOption = None, json_: JsonOption = False)
 def prompts_tasks(
     json_: JsonOption = False,
 ) -> None:
-    """List what prompts may be for, and the variables that their templates may use."""
+    """List the tasks of prompts, and the variables of each."""
     from rich.table import Table
 
     from llmgen.templates.tasks import ALWAYS, kinds
@@ -116,7 +116,7 @@ def prompts_show(
     engine: EngineOption = "hf",
     json_: JsonOption = False,
 ) -> None:
-    """Show the messages of a prompt as the model would get them, and how many tokens they are."""
+    """Show a prompt as the model would get it. The number of its tokens is told too."""
     from llmgen.cli.display import messages_text
     from llmgen.templates.views import views
 

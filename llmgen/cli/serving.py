@@ -88,7 +88,7 @@ def serve(
     runs: RunsOption = Path("runs/playground"),
     also: AlsoOption = None,
 ) -> None:
-    """Serve recommendations over HTTP: recommend, rank, rate, explain, and the catalog; see /docs there."""
+    """Serve recommendations over HTTP. A running service lists its routes at /docs."""
     from llmgen.server import Limits, ServeSettings, run
 
     ratings = {"rating_priors": rating_priors_given(rating_prior), "rating_lm_weight": rating_lm_weight}
@@ -144,7 +144,7 @@ def playground(
     insecure: Annotated[bool, typer.Option("--insecure", help="Let other machines in without a key.")] = False,
     timeout: Annotated[float, typer.Option(help="Seconds that an answer may take.")] = 120.0,
 ) -> None:
-    """Open a page to try prompts, weights and users on; what is good can be saved and A/B-tested from there."""
+    """Open a page on which to try prompts and weights. What is good can be saved and A/B-tested from there."""
     from llmgen.server import Limits, ServeSettings, run
 
     where = ServeSettings(host, port, api_keys, insecure, limits=Limits(timeout))

@@ -32,7 +32,7 @@ def import_(
     as_: Annotated[str, typer.Option("--as", help="Kind of these events, as buy.")] = INTERACTION,
     pseudonyms: Key = None,
 ) -> None:
-    """Put tables of items and interactions into a store; rows that it has are not stored twice."""
+    """Put tables into a store. Rows that it has already are not stored twice."""
     loaded = data.load()
     with closing(_open(url, pseudonyms, create=True)) as store:
         new, known = import_dataset(store, loaded, kind=as_)
@@ -45,7 +45,7 @@ def export_(
     out: Annotated[Path, typer.Option(help="Folder for items.jsonl and events.jsonl.")],
     pseudonyms: Key = None,
 ) -> None:
-    """Write a store's items and events as tables that can be loaded again."""
+    """Write items and events as tables. They can be loaded again."""
     with closing(_open(url, pseudonyms)) as store:
         items, events = export(store, out)
     typer.echo(f"{items:,} items and {events:,} events in {out}")

@@ -318,6 +318,17 @@ def test_help_of_every_command_is_code_0(llmgen: Callable[..., Ran], command: st
     assert ("--interactions" in ran.out) == (command not in ("", "demo"))
 
 
+@pytest.mark.parametrize("group", ["", "prompts", "store"])
+def test_what_each_command_does_fits_into_80_columns(
+    llmgen: Callable[..., Ran], group: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    ran = llmgen(group, "--help", data=False, engine=None)
+    lines = ran.out.partition("Commands:\n")[2].splitlines()
+    assert len(lines) > 3
+    assert [line for line in lines if line.endswith("...")] == []
+
+
 def test_json_schemas_are_what_they_were() -> None:
     """`python -m tests.cli.test_cli` writes them anew."""
     assert json.loads(SNAPSHOT.read_text(encoding="utf-8")) == current_schemas()
