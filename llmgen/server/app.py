@@ -6,19 +6,18 @@ import asyncio
 import logging
 import math
 import signal
+import warnings
 from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI
 
 from llmgen import __version__
 from llmgen.catalog.core import Catalog
-from llmgen.errors import (
-    LLMGenError,
-)
+from llmgen.errors import ArgumentError, LLMGenError
 from llmgen.recommend.recommender import Choice, Recommender
 from llmgen.server.auth import AuthMiddleware
 from llmgen.server.events import add_events
@@ -80,17 +79,32 @@ class AppSettings:
     tracer: Tracer | None = None
 
 
-def create_app(recommender: Recommender, settings: AppSettings | None = None) -> FastAPI:
+def create_app(recommender: Recommender, settings: AppSettings | None = None, **old: Any) -> FastAPI:
     """The service, for any ASGI server, in one process.
 
     Args:
         recommender: Answers; its catalog can be changed while it does.
         settings: See `AppSettings`; its defaults without.
+        old: Fields of `AppSettings` by name, as this function took them before; with a DeprecationWarning, until the
+            next release.
 
     Raises:
+        ArgumentError: Both settings and fields of them by name.
         ConfigError: `limits` allow several batches at once, and the model runs in this process.
+        TypeError: A keyword that is no field of `AppSettings`.
     """
     chosen = settings or AppSettings()
+    if old:
+        names = ", ".join(old)
+        if settings is not None:
+            raise ArgumentError(f"create_app was given settings, and {names} beside them; put these into AppSettings")
+        chosen = AppSettings(**{name: value for name, value in old.items() if (name, value) != ("limits", None)})
+        warnings.warn(
+            f"{names}: give create_app(recommender, AppSettings({', '.join(f'{name}=...' for name in old)})) instead; "
+            "keywords go with the next release",
+            DeprecationWarning,
+            stacklevel=2,
+        )
     live = (
         ServedRecommender(recommender, save=chosen.save)
         if chosen.store is None

@@ -441,6 +441,22 @@ def test_a_model_in_the_process_is_asked_by_one_batch_at_a_time(recommender: Rec
     assert create_app(priors_alone, AppSettings(limits=Limits(max_batches=3))).state.llmgen.batcher.workers == 3
 
 
+def test_settings_by_keyword_work_for_a_release_and_say_so(recommender: Recommender) -> None:
+    with pytest.warns(DeprecationWarning, match=r"keys, limits: give .* AppSettings\(keys=\.\.\., limits=\.\.\.\)") as said:
+        app = create_app(recommender, keys=[KEY], limits=Limits(max_queue=3))
+    assert said[0].filename == __file__
+    assert app.state.llmgen.limits == Limits(max_queue=3)
+    with running(app) as url:
+        assert httpx2.post(f"{url}/v1/recommend", json={}).status_code == 401
+        assert httpx2.post(f"{url}/v1/recommend", json={}, headers={"authorization": f"Bearer {KEY}"}).is_success
+    with pytest.warns(DeprecationWarning, match="limits"):
+        assert create_app(recommender, limits=None).state.llmgen.limits == Limits()
+    with pytest.raises(TypeError, match="unexpected keyword argument 'key'"):
+        create_app(recommender, key=[KEY])
+    with pytest.raises(ValueError, match=r"given settings, and keys beside them; put these into AppSettings"):
+        create_app(recommender, AppSettings(), keys=[KEY])
+
+
 # A catalog that changes
 
 
