@@ -13,6 +13,7 @@ Command line, service, arms of an evaluation, recipes of training and records of
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
@@ -72,6 +73,16 @@ class PriorKind:
             object.__setattr__(self, "settings", tuple(inspect.signature(self.fit).parameters)[2:])
 
 
+def _told(fit: Callable[..., Prior], of: Callable[..., Prior]) -> Callable[..., Prior]:
+    """A fit whose signature has the settings that it passes on, in the place of `**settings`."""
+    own = [one for one in inspect.signature(fit).parameters.values() if one.kind is not one.VAR_KEYWORD]
+    known = {"interactions", *(one.name for one in own)}
+    passed = [one for one in inspect.signature(of).parameters.values() if one.name not in known]
+    signature = inspect.Signature([*own, *(one.replace(kind=one.KEYWORD_ONLY) for one in passed)])
+    vars(fit)["__signature__"] = signature
+    return fit
+
+
 def _sasrec(interactions: pl.DataFrame, catalog: Catalog, *, trained: str = "", **settings: Any) -> Prior:
     """Trained on the log, or by an earlier training, whose file is given."""
     return SASRec.load(trained, catalog, **settings) if trained else SASRec.fit(interactions, catalog, **settings)
@@ -84,7 +95,7 @@ def _of_file(interactions: object, catalog: Catalog, *, path: str, **settings: A
 
 def _of_catalog(prior: Callable[..., Prior]) -> Callable[..., Prior]:
     """The fit of a prior that needs no log."""
-    return lambda interactions, catalog, **settings: prior(catalog, **settings)
+    return _told(lambda interactions, catalog, **settings: prior(catalog, **settings), prior)
 
 
 UNNAMED = ("interactions", "catalog", "vectors")
@@ -147,7 +158,7 @@ OURS = (
     ),
     PriorKind(
         "sasrec",
-        _sasrec,
+        _told(_sasrec, SASRec.fit),
         "history",
         settings=("trained", *(one for one in inspect.signature(SASRec.fit).parameters if one not in UNNAMED)),
         save=save_sasrec,
@@ -155,7 +166,7 @@ OURS = (
     ),
     PriorKind(
         "scores",
-        _of_file,
+        _told(_of_file, Scores.read),
         "history",
         settings=("path", "weight", "floor", "logits"),
         save=save_scores,
@@ -197,6 +208,28 @@ def wrong(priors: Mapping[str, Mapping[str, object] | None]) -> Iterator[str]:
             continue
         if unknown := sorted(set(settings or {}) - set(known)):
             yield f"prior {name}: there is no setting {unknown[0]!r}; there are {', '.join(known)}"
+        yield from wrong_values(kind(name), settings or {})
         for one in inspect.signature(kind(name).fit).parameters.values():
             if one.kind is one.KEYWORD_ONLY and one.default is one.empty and one.name not in (settings or {}):
                 yield f"prior {name} needs the setting {one.name!r}"
+
+
+def wrong_values(kind: PriorKind, settings: Mapping[str, object]) -> Iterator[str]:
+    """Which values are of another kind than the fit's parameters are annotated with; one line each."""
+    parameters = inspect.signature(kind.fit).parameters
+    for name, value in settings.items():
+        annotation = parameters[name].annotation if name in parameters else "float" if name == "weight" else ""
+        if wanted := _other_kind(getattr(annotation, "__name__", str(annotation)), value):
+            yield f"prior {kind.name}: {name} must be {wanted}, not {value!r}"
+
+
+def _other_kind(annotation: str, value: object) -> str:
+    """What a value should be, where it is none of its parameter's annotation; other annotations take any value."""
+    if annotation == "bool":
+        return "" if isinstance(value, bool) else "true or false"
+    number = value if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
+    if annotation == "float":
+        return "" if math.isfinite(number) else "a finite number"
+    if annotation == "int":
+        return "" if float(number).is_integer() else "a whole number"
+    return ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -77,7 +78,10 @@ def _chosen(saved: Mapping[str, Any], wanted: PriorSettings, what: str) -> list[
                 f"the {what} {name!r} is fitted already, so {other[0]!r} cannot be set; give its weight alone, or fit "
                 "it anew with llmgen fit"
             )
-        found.append(reweighted(saved[name], float(chosen["weight"])) if chosen else saved[name])
+        weight = chosen.get("weight", saved[name].weight)
+        if isinstance(weight, bool | str) or not math.isfinite(weight):
+            raise ConfigError(f"the weight of the {what} {name!r} must be a finite number, not {weight!r}")
+        found.append(reweighted(saved[name], weight) if chosen else saved[name])
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from importlib.metadata import EntryPoint
 from pathlib import Path
@@ -83,6 +84,29 @@ def test_an_offered_prior_is_the_last_of_the_list(monkeypatch: pytest.MonkeyPatc
         "prior cheap: there is no setting 'least'; there are weight, most",
         f"no prior is called 'chaep'; there are {', '.join(kinds.kinds())}",
     ]
+
+
+@pytest.mark.parametrize(
+    ("name", "setting", "value", "wanted"),
+    [
+        ("transition", "weight", "abc", "a finite number"),
+        ("ease", "weight", True, "a finite number"),
+        ("ease", "l2", math.nan, "a finite number"),
+        ("transition", "window", 2.5, "a whole number"),
+        ("wish", "floor", "low", "a finite number"),
+        ("sasrec", "epochs", "many", "a whole number"),
+        ("scores", "logits", "perhaps", "true or false"),
+    ],
+)
+def test_a_value_of_another_kind_is_told_before_anything_is_fitted(
+    name: str, setting: str, value: object, wanted: str
+) -> None:
+    settings = {"path": "top.csv", setting: value} if name == "scores" else {setting: value}
+    assert list(kinds.wrong({name: settings})) == [f"prior {name}: {setting} must be {wanted}, not {value!r}"]
+
+
+def test_whole_numbers_are_numbers_and_what_is_not_annotated_takes_anything() -> None:
+    assert list(kinds.wrong({"transition": {"weight": 1, "window": 3}, "sasrec": {"trained": "x.pt"}})) == []
 
 
 @pytest.mark.parametrize(

@@ -432,6 +432,8 @@ def test_other_weights_are_given_to_what_is_fitted(run: Any) -> None:
     assert "no prior 'ease' was saved; there are transition, popularity; fit it with llmgen fit" in told
     told = run("recommend", "--load", "fitted", "--user", "1", "--prior", "transition:window=3", code=1)
     assert "the prior 'transition' is fitted already, so 'window' cannot be set" in told
+    told = run("recommend", "--load", "fitted", "--user", "1", "--prior", "transition:weight=abc", code=1)
+    assert "the weight of the prior 'transition' must be a finite number, not 'abc'" in told
 
 
 def test_a_folder_stands_for_data(run: Any) -> None:
