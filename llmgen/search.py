@@ -18,15 +18,12 @@ and says so; `exact=True` goes on until that is the case.
 `probability` is `exp(score)` over its sum for all eligible items. Below nodes that were not opened, the model's
 probability is taken as spread evenly over the items there: that makes the sum exact where everything was opened, where
 `lm_weight` is 0, and where it is 1 and the prior is flat below every node that was not opened.
-
-More than 400 lines: the search is one loop over arrays, and its proof is read beside it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from itertools import repeat
 from typing import Literal, NamedTuple, get_args
 
@@ -35,13 +32,17 @@ from numpy.typing import NDArray
 
 from llmgen.engines import Engine, Step
 from llmgen.errors import ArgumentError, GenerationError, SearchError
+from llmgen.trie.branching import Branching, OverCatalog, OverEligible, OverVocabulary
 from llmgen.trie.core import ItemTrie
-from llmgen.trie.mass import Weighed, intervals, mass_of
+from llmgen.trie.mass import Weighed, mass_of
+from llmgen.trie.paths import Paths
 from llmgen.trie.weights import ItemWeights, weights_of
 from llmgen.types import FloatArray, IntArray
 
 Mode = Literal["trie", "raw"]
 Normalise = Literal["catalog", "eligible"]
+SHARED: Mapping[Normalise, type[OverCatalog | OverEligible]] = {"catalog": OverCatalog, "eligible": OverEligible}
+"""Among which children a node's probability is shared, outside `raw` mode."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +139,7 @@ def search(
     for number in np.flatnonzero(lm_weights == 0).tolist():
         results[number] = rank_by_prior(weights[number], requests[number].k, requests[number].tie_order)
     asking = np.flatnonzero(lm_weights).tolist()
-    paths = _Paths.of(trie, end)
+    paths = Paths.of(trie, end)
     for numbers in _batches(requests, engine.batch_tokens, asking):
         own = [weights[number] for number in numbers]
         batch = _Batch(trie, [requests[number] for number in numbers], own, lm_weights[numbers], config, paths)
@@ -160,52 +161,8 @@ def rank_by_prior(log_prior: FloatArray | ItemWeights, k: int, tie_order: FloatA
     return SearchResult(items, scores, np.full(len(items), np.nan), np.exp(scores - total), True, 0)
 
 
-class _Paths(NamedTuple):
-    """What is asked about nodes again and again, each looked up once a search."""
-
-    spelling: Callable[[int], tuple[int, ...]]
-    """Tokens from the root to a node or a place in a tail."""
-    below: Callable[[int], IntArray]
-    """Tokens of all children of a node; always the same array, so that engines need look at it only once."""
-    end: Callable[[int], int]
-    """The first node, from this one on downwards, that has not just one child."""
-    tokens: Callable[[IntArray], IntArray]
-    """Tokens on the edges into some nodes and places, as the model is asked for them."""
-
-    @staticmethod
-    def of(trie: ItemTrie, ending: int | None) -> _Paths:
-        own = trie.path(0)[-1]
-
-        def tokens(nodes: IntArray) -> IntArray:
-            found = trie.token[nodes].astype(np.int64)
-            return found if ending is None else np.where(found == own, ending, found)
-
-        # element by element, a memoryview is three times as quick as an array
-        token, parent, first, num_nodes = trie.token.data, trie.parent.data, trie.first.data, trie.num_nodes
-        spelled: dict[int, tuple[int, ...]] = {0: ()}
-
-        @cache
-        def spelling(node: int) -> tuple[int, ...]:
-            if node >= num_nodes:
-                return trie.spelling(node)
-            rest, above = [], node
-            while above not in spelled:
-                rest.append(token[above])
-                above = parent[above]
-            spelled[node] = (*spelled[above], *reversed(rest))
-            return spelled[node]
-
-        @cache
-        def below(node: int) -> IntArray:
-            return tokens(np.arange(first[node], first[node + 1]))
-
-        @cache
-        def end(node: int) -> int:
-            while first[node + 1] - first[node] == 1:
-                node = first[node]
-            return node
-
-        return _Paths(spelling, below, end, tokens)
+def _branching(config: SearchConfig) -> type[Branching]:
+    return OverVocabulary if config.mode == "raw" else SHARED[config.normalise]
 
 
 class _Nodes(NamedTuple):
@@ -249,7 +206,7 @@ class _Batch:
         weights: Sequence[ItemWeights],
         lm_weights: FloatArray,
         config: SearchConfig,
-        paths: _Paths,
+        paths: Paths,
     ) -> None:
         self.trie = trie
         self.lm_weights = lm_weights
@@ -257,8 +214,8 @@ class _Batch:
         self.paths = paths
         self.prompts = [request.prompt for request in requests]
         self.tie_orders = {n: request.tie_order for n, request in enumerate(requests) if request.tie_order is not None}
-        self.by_eligible = config.normalise == "eligible"
         self.mass = mass_of(trie, weights)
+        self.branching = _branching(config)(trie, paths, self.mass)
         self.need = np.minimum([request.k for request in requests], self.mass.count)
         self.width = np.array([config.num_beams or max(4 * request.k, 32) for request in requests])
         self.owners = np.arange(len(requests))
@@ -292,41 +249,20 @@ class _Batch:
     def open(self, chosen: _Nodes, engine: Engine) -> None:
         """Ask the model about the chosen nodes, and put their children where they belong."""
         self.num_rounds += self.working
-        if self.config.mode != "raw" and not self.by_eligible:  # go down while there is no choice
-            chosen = chosen._replace(node=np.array(list(map(self.paths.end, chosen.node.tolist()))))
-        raw = self.config.mode == "raw"
-        if raw:  # every token counts, also where nothing is left to choose
-            children, splits = self.trie.children(chosen.node)
-            parent = np.arange(len(chosen.node)).repeat(np.diff(splits))
-        else:
-            children, parent = intervals(self.trie.first[chosen.node], self.trie.first[chosen.node + 1])
-        below = self.mass.below(chosen.owner[parent], self.trie.node_of(children) if raw else children)
-        alive = np.flatnonzero(below.best > -np.inf)
-
-        asks_all = not raw and not self.by_eligible
-        asked = parent if asks_all else parent[alive]
-        wanted: Iterable[IntArray]
-        if asks_all:
-            wanted = map(self.paths.below, chosen.node.tolist())
-        else:
-            wanted = np.split(self.paths.tokens(children[alive]), _starts(asked)[1:])
-        spellings = map(self.paths.spelling, chosen.node.tolist())
+        opened = self.branching.open(chosen.owner, chosen.node)
+        spellings = map(self.paths.spelling, opened.node.tolist())
         prompts = [self.prompts[owner] for owner in chosen.owner.tolist()]
-        lm = np.concatenate(engine.next_logprobs(list(map(Step, prompts, spellings, wanted, repeat(raw)))))
+        whole = repeat(self.branching.whole_vocabulary)
+        lm = np.concatenate(engine.next_logprobs(list(map(Step, prompts, spellings, opened.tokens, whole))))
         if not (lm < np.inf).all():  # NaN is not below it either; -inf is a token that the model rules out
-            broken = np.unique(chosen.owner[asked[~(lm < np.inf)]]).tolist()
+            broken = np.unique(chosen.owner[opened.asked[~(lm < np.inf)]]).tolist()
             raise GenerationError(
                 f"{engine.name} gave log-probabilities that are NaN or +inf after {len(broken)} of "
                 f"{len(self.prompts)} prompts (numbers {', '.join(map(str, broken[:5]))} of the batch, from 0); its "
                 "weights are damaged, or too large for its dtype: try float32"
             )
-        if not raw:
-            lm = lm - np.logaddexp.reduceat(lm, _starts(asked))[asked]
-        parent = parent[alive]
-        if asks_all:
-            lm = lm[alive]
-        owner, below = chosen.owner[parent], Weighed._make(array[alive] for array in below)
-        self.pool = self._enter(owner, children[alive], chosen.lm[parent] + lm, below)
+        lm = chosen.lm[opened.parent] + self.branching.children_logprobs(opened, lm)
+        self.pool = self._enter(chosen.owner[opened.parent], opened.child, lm, opened.below)
 
     def results(self) -> list[SearchResult]:
         """The answers, once nothing is chosen any more."""
@@ -361,20 +297,7 @@ class _Batch:
 
     def _enter(self, owner: IntArray, node: IntArray, lm: FloatArray, below: Weighed) -> _Nodes:
         """Add nodes that have eligible items: leaves to what is found; the others are returned."""
-        raw = self.config.mode == "raw"
-        real = self.trie.node_of(node) if raw else node
-        first, last = self.trie.lo[real], self.trie.hi[real] - 1
-        size = below.size if self.by_eligible else (last - first + 1).astype(np.int64)
-        if raw:
-            leaf = np.diff(self.trie.children(node).splits) == 0
-            node = np.where(leaf, real, node)
-        elif self.by_eligible:
-            leaf = size == 1  # nothing is left to choose
-            several = np.flatnonzero(~leaf)
-            node[several] = self._follow(node[several], owner[several])
-            leaf[several] = self.trie.is_leaf(node[several])
-        else:
-            leaf = self.trie.leaf[first] == self.trie.leaf[last]  # nothing is left to choose
+        node, leaf, size = self.branching.enter(owner, node, below)
         which = np.flatnonzero(leaf)
         if len(which):
             self._find(owner[which], lm[which], node[which], size[which])
@@ -385,11 +308,9 @@ class _Batch:
         return _Nodes(owner, node[which], lm, score + below.best[which], share)
 
     def _find(self, owner: IntArray, lm: FloatArray, node: IntArray, size: IntArray) -> None:
-        """Add the eligible items of leaves, which share the leaf's probability; in `raw` mode each has all of it."""
-        before = self.lm_weights[owner] * lm
-        if self.config.mode != "raw":
-            lm = lm - np.log(size)
-            before = before - self.lm_weights[owner] * np.log(size)
+        """Add the eligible items of leaves; `size` items share the leaf's probability evenly."""
+        before = self.lm_weights[owner] * lm - self.lm_weights[owner] * np.log(size)
+        lm = lm - np.log(size)
         leaf, position, log_weight = self.mass.items(owner, node)
         owner, lm = owner[leaf], lm[leaf]
         score = before[leaf] + log_weight
@@ -399,18 +320,6 @@ class _Batch:
         most = self.best.shape[1]
         self.best = np.sort(np.concatenate([self.best, table], axis=1), axis=1)[:, -most:]
         self.kth = self.best[self.owners, most - self.need]
-
-    def _follow(self, node: IntArray, owner: IntArray) -> IntArray:
-        """Go down while there is no choice but items that are not eligible."""
-        going = np.arange(len(node))
-        while len(going):
-            children, parent = intervals(self.trie.first[node[going]], self.trie.first[node[going] + 1])
-            alive = self.mass.below(owner[going][parent], children).size > 0
-            children, parent = children[alive], parent[alive]
-            forced = np.bincount(parent, minlength=len(going))[parent] == 1
-            going = going[parent[forced]]
-            node[going] = children[forced]
-        return node
 
     def _widest(self, nodes: _Nodes) -> _Nodes:
         """The nodes with the largest bounds, as many as a beam of each request holds, ties as they came in."""
@@ -446,13 +355,6 @@ def _table(owner: IntArray, values: FloatArray, num_owners: int, fill: float) ->
     table = np.full((num_owners, counts.max()), fill)
     table[owner, np.arange(len(owner)) - (counts.cumsum() - counts)[owner]] = values
     return table, counts
-
-
-def _starts(which: IntArray) -> IntArray:
-    """Where the run of each number begins, of the numbers from 0 on, rising, each once at least."""
-    counts = np.bincount(which)
-    starts: IntArray = counts.cumsum() - counts
-    return starts
 
 
 def _check(weights: ItemWeights, k: int, num_items: int, where: str = "") -> None:
