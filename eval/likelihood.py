@@ -119,7 +119,7 @@ def measure(
         ConfigError: Settings that are wrong, one line each; or the adapter learned what it would be measured on.
     """
     record, settings = _checked(adapter, ties, dtype)
-    data = DataSettings(**settings["data"]).load()
+    data = DataSettings.parse(settings["data"]).load()
     refuse_whole_log(f"the adapter {adapter}", record, data)
     tuning, final = samples(Protocol.model_validate({"ties": ties}), data)
     if weight is None and record.data == log_digest(final.known):

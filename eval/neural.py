@@ -116,7 +116,7 @@ def main(
     with exit_on_error():
         chosen = yaml.safe_load(config.read_text(encoding="utf-8"))
         out.mkdir(parents=True, exist_ok=True)
-        data = DataSettings(**chosen["data"]).load()
+        data = DataSettings.parse(chosen["data"]).load()
         catalog, users = data.catalog, span(chosen.get("users"))
         tuning, final = samples(Protocol.model_validate({}), data)
         before = fitted(chosen["priors"], tuning, catalog, out, "tuning")

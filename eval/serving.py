@@ -35,7 +35,6 @@ from rich.console import Console
 from rich.table import Table
 
 from llmgen.catalog.core import Catalog
-from llmgen.engines import load_engine
 from llmgen.grounding import Grounder
 from llmgen.recommend.recommender import Recommender
 from llmgen.search import Request, SearchConfig, search
@@ -232,8 +231,10 @@ def run(
         default_blocks: Users on an engine with vLLM's default block size; 0 for none. Only on a CPU.
         options: Of the engine.
     """
+    from llmgen.engines.vllm import VLLMEngine
+
     catalog, queries = queries_of(dataset, max(users, together))
-    engine: VLLMEngine = load_engine(f"vllm:{model}", **(options or {}))  # type: ignore[assignment]
+    engine = VLLMEngine.load(model or None, **(options or {}))
     recommender = Recommender(catalog, engine, num_beams=K)
     grounder = recommender.grounder
     titles = [len(path) for path in engine.spell(catalog.labels)]
@@ -261,7 +262,7 @@ def run(
     }
     engine.close()
     if default_blocks and record["machine"]["cuda"] is None:
-        plain: VLLMEngine = load_engine(f"vllm:{model}", **{**(options or {}), "block_size": None})  # type: ignore[assignment]
+        plain = VLLMEngine.load(model or None, **{**(options or {}), "block_size": None})
         others = vllm_arms(plain, prompts, grounder, {BEAM_DEFAULT: mean, GREEDY_DEFAULT: mean})
         measure(plain, others, [[0]])
         slow = measure(plain, others, [[number] for number in range(default_blocks)])

@@ -309,8 +309,8 @@ def main(
         chosen = arms.split(",")
         if unknown := [arm for arm in chosen if arm not in ARMS]:
             raise ConfigError(f"no arm is called {unknown[0]!r}; there are {', '.join(ARMS)}")
-        given: dict[str, Any] = json.loads(data)
-        dataset = DataSettings(**given).load()
+        given: dict[str, object] = json.loads(data)
+        dataset = DataSettings.parse(given).load()
         left = leave_items_out(dataset.interactions, dataset.catalog.ids, share=0.1)
         known = dataset.catalog.without(left.items)
         warm, cold = samples(dataset, left, users)

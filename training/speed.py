@@ -12,6 +12,7 @@ import json
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, cast
 
@@ -31,7 +32,7 @@ from llmgen.engines.hf import HFEngine
 from llmgen.recommend.recommender import Recommender
 from llmgen.training import sft
 from llmgen.training.answers import losses
-from llmgen.training.batches import Batches, Plan
+from llmgen.training.batches import Batches
 from llmgen.training.data import Example, Mixture
 from llmgen.training.loss import ItemPaths
 from llmgen.training.parsing import parse
@@ -71,7 +72,7 @@ def main(
             )
         }
         for name, maker in makers.items():
-            steps[name] = lambda examples, maker=maker: _ours(tuned, maker, examples)  # type: ignore[misc]
+            steps[name] = partial(_ours, tuned, maker)
         tuned.train()
         seconds: dict[str, list[float]] = {name: [] for name in steps}
         tokens = []
@@ -92,7 +93,7 @@ def main(
 
 def _ours(model: torch.nn.Module, maker: Batches, examples: list[Example]) -> Tensor:
     batch = maker.batch(examples, [True] * len(examples))
-    (found,) = losses(model, cast(Tensor, batch["input_ids"]), [(cast(Plan, batch["plan"]), 0.3)])
+    (found,) = losses(model, batch["input_ids"], [(batch["plan"], 0.3)])
     return torch.cat(found).mean()
 
 

@@ -51,7 +51,7 @@ USERS = (64, 256, 16, 1)
 BEAM_SEARCH_USERS = 16
 """Above this `LLM.beam_search` would take the time of all other arms together."""
 TRANSFORMERS_USERS = 64
-SHAPES = {
+SHAPES: Mapping[str, Mapping[str, Any]] = {
     "1.5b": {"hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 24, "num_attention_heads": 32},
     "8b": {"hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32, "num_attention_heads": 32},
 }
@@ -136,7 +136,7 @@ def model_of(shape: str | None, folder: Path, model: str | None = None) -> tuple
         num_key_value_heads=8,
         max_position_embeddings=4096,
         eos_token_id=tokenizer.eos_token_id,
-        **SHAPES[shape],  # type: ignore[arg-type]
+        **SHAPES[shape],
     )
     config.architectures, config.dtype = ["LlamaForCausalLM"], "bfloat16"
     config.save_pretrained(folder)
@@ -215,7 +215,10 @@ def arms_of(
     from vllm import SamplingParams
     from vllm.sampling_params import BeamSearchParams
 
-    engine: VLLMEngine = recommender.engine  # type: ignore[assignment]
+    from llmgen.engines.vllm import VLLMEngine
+
+    engine = recommender.engine
+    assert isinstance(engine, VLLMEngine)
     title = int(np.ceil(np.mean([len(path) for path in engine.spell(recommender.catalog.labels[:2000])])))
     inputs: Any = [{"prompt_token_ids": list(prompt)} for prompt in prompts]
 
@@ -301,17 +304,20 @@ def equal(dtypes: Sequence[str], *, users: int, model: str | None = None, **opti
         model: Folder; SmolLM2 by default.
         options: Of vLLM.
     """
+    from llmgen.engines.hf import HFEngine
+    from llmgen.engines.vllm import VLLMEngine
+
     catalog, asked = queries_of("movielens-100k", users)
     config = SearchConfig(num_beams=4 * K, exact=True)
     requests: list[Request] = []
     steps: list[Step] = []
 
-    def ask(engine: Engine) -> tuple[list[SearchResult], list[FloatArray]]:
+    def ask(engine: HFEngine | VLLMEngine) -> tuple[list[SearchResult], list[FloatArray]]:
         recommender = Recommender(catalog, engine)
         if not requests:
             prompts = [engine.tokenize(recommender.messages(query).messages) for query in asked]
             requests.extend(Request(prompt, np.zeros(len(catalog)), K) for prompt in prompts)
-            known = len(engine.chat_tokenizer.tokenizer)  # type: ignore[attr-defined]
+            known = len(engine.chat_tokenizer.tokenizer)
             wanted: IntArray = np.arange(min(1000, known), dtype=np.int64)
             steps.extend(Step(prompt, path, wanted, full=True) for prompt in prompts[:8] for path in ((), prompt[:3]))
         try:
@@ -319,8 +325,8 @@ def equal(dtypes: Sequence[str], *, users: int, model: str | None = None, **opti
         finally:
             engine.close()
 
-    by_dtype = {dtype: ask(load_engine(f"vllm:{model or ''}", dtype=dtype, **options)) for dtype in dtypes}
-    expected, truth = ask(load_engine(f"hf:{model or demo_model()}", dtype="float32"))
+    by_dtype = {dtype: ask(VLLMEngine.load(model, dtype=dtype, **options)) for dtype in dtypes}
+    expected, truth = ask(HFEngine.load(model or str(demo_model()), dtype="float32"))
     for dtype, (found, answers) in by_dtype.items():
         apart = [np.abs(one - other) for one, other in zip(answers, truth, strict=True)]
         lists = [(ours.items.tolist(), theirs.items.tolist()) for ours, theirs in zip(found, expected, strict=True)]
@@ -380,12 +386,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
             tell(finding)
         tell({"stage": "machine", **machine()})
         return
+    from llmgen.engines.vllm import VLLMEngine
+
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         model, needed = model_of(options.shape, Path(folder), options.model)
         dtype = (options.dtype or ["auto"])[0]
         needed = needed if options.dtype is None else {**needed, "dtype": dtype}
-        engine: VLLMEngine = load_engine(f"vllm:{model}", **{**needed, **extra})  # type: ignore[assignment]
+        engine = VLLMEngine.load(model, **{**needed, **extra})
         dtype = str(engine.llm.model_config.dtype).removeprefix("torch.")
         name = options.shape or Path(model).name
         tell({"stage": "machine", **machine()})  # not before: where CUDA was touched, vLLM starts its core afresh

@@ -20,7 +20,7 @@ from eval.bench.timing import Arm, interleave
 from llmgen.catalog.core import Catalog
 from llmgen.priors import Ease, ItemKNN, Prior, TextQuery, Transition
 from llmgen.recommend.recommender import Recommender
-from llmgen.text.bm25 import BM25Index
+from llmgen.text.bm25 import Backend, BM25Index
 from llmgen.types import FloatArray, IntArray, Query
 
 Answer = list[int]
@@ -140,9 +140,9 @@ def worded(catalog: Catalog, asked: Sequence[Query]) -> list[Row]:
     titles = catalog.labels
     indices: dict[str, BM25Index] = {}
 
-    def indexing(backend: str) -> Callable[[int], Answer]:
+    def indexing(backend: Backend) -> Callable[[int], Answer]:
         def index(turn: int) -> Answer:
-            indices[backend] = BM25Index(titles, backend=backend)  # type: ignore[arg-type]
+            indices[backend] = BM25Index(titles, backend=backend)
             return []
 
         return index
@@ -150,7 +150,7 @@ def worded(catalog: Catalog, asked: Sequence[Query]) -> list[Row]:
     def asking(backend: str) -> Callable[[int], Answer]:
         return lambda turn: [match.index for match in indices[backend].top(asked[turn].text or "", K)]
 
-    names = ("bm25s", "rank-bm25")
+    names: tuple[Backend, ...] = ("bm25s", "rank-bm25")
     count = len(catalog)
     built = interleave([Arm(name, indexing(name)) for name in names], 3, label=f"BM25, {count:,} items")
     found = interleave([Arm(name, asking(name)) for name in names], REQUESTS, loops=LOOPS)

@@ -1,8 +1,9 @@
 """Options of the commands that answer: who asks, with which model, prompt, priors and search."""
 
+from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -189,12 +190,12 @@ def scoring_options(
     }
 
 
-def filters_given(given: list[str] | None) -> dict[str, "Attribute"]:
+def filters_given(given: list[str] | None) -> Mapping[str, "Attribute"]:
     """The values of --filter."""
-    filters: dict[str, Attribute] = {}
+    filters: dict[str, tuple[str, ...]] = {}
     for words in given or []:
         name, value = pair(words, "--filter", "attribute=value")
-        filters[name] = (*cast(tuple[str, ...], filters.get(name, ())), value)  # given twice: one of them
+        filters[name] = (*filters.get(name, ()), value)  # given twice: one of them
     return filters
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -62,12 +62,12 @@ def output_aside() -> Iterator[None]:
 
 def settings_given(**given: object) -> "RecommenderSettings":
     """What was given; the rest as it was fitted, or by default."""
-    load = cast("Path | None", given.pop("load", None))
     from llmgen.workspace.core import RecommenderSettings
     from llmgen.workspace.fitted import settings_of
 
+    load = given.pop("load", None)
     told = {name: value for name, value in given.items() if value is not None}
-    return RecommenderSettings.model_validate(told) if load is None else settings_of(load, told)
+    return settings_of(load, told) if isinstance(load, Path) else RecommenderSettings.model_validate(told)
 
 
 def ask(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import entry_points
 from typing import NamedTuple, Protocol, runtime_checkable
@@ -225,16 +225,19 @@ def load_engine(name: str, *, adapter: str | None = None, **options: object) -> 
     'fake'
     """
     kind, _, model = name.partition(":")
+    make: Callable[..., Engine]
     if kind == "fake":
         from llmgen.engines.fake import FakeEngine
 
         if adapter is not None:
             raise ConfigError(f"the fake engine has no weights, so it cannot take the adapter {adapter!r}")
-        return FakeEngine(**options)  # type: ignore[arg-type]
+        make = FakeEngine
+        return make(**options)
     if kind == "hf":
         from llmgen.engines.hf import HFEngine
 
-        return HFEngine.load(model or None, adapter=adapter, **options)  # type: ignore[arg-type]
+        make = HFEngine.load
+        return make(model or None, adapter=adapter, **options)
     if kind == "vllm":
         from llmgen.engines.vllm import VLLMEngine
 
@@ -243,10 +246,11 @@ def load_engine(name: str, *, adapter: str | None = None, **options: object) -> 
         from llmgen.engines.openai import OpenAIEngine
 
         url, served = server_of(model)
-        return OpenAIEngine.load(url, served, adapter=adapter, **options)  # type: ignore[arg-type]
+        make = OpenAIEngine.load
+        return make(url, served, adapter=adapter, **options)
     for entry in entry_points(group=GROUP, name=kind):
         try:
-            make: EngineKind = entry.load()
+            make = entry.load()
         except ImportError as error:
             raise EngineUnavailableError(f"the engine {kind!r} cannot be loaded: {error}") from error
         return make(model or None, adapter=adapter, **options)

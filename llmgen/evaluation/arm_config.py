@@ -130,13 +130,10 @@ class ArmConfig(CommonSettings):
     @classmethod
     def named(cls, name: str, settings: object) -> tuple[str, ArmConfig, list[str]]:
         """An arm from a file's settings, without those that are wrong, and a line for each of these."""
-        if not isinstance(settings or {}, Mapping):
-            return (
-                name,
-                cls(),
-                [f"arm {name!r}: must hold settings such as prompt: next_item, not {settings!r}"],
-            )
-        arm, errors = repaired(cls, dict(settings or {}))  # type: ignore[call-overload]
+        given = settings or {}
+        if not isinstance(given, Mapping):
+            return name, cls(), [f"arm {name!r}: must hold settings such as prompt: next_item, not {settings!r}"]
+        arm, errors = repaired(cls, given)
         known, lines = ", ".join(cls.model_fields), []
         for one in errors:
             where = f", {'.'.join(map(str, one['loc']))}" if one["loc"] else ""

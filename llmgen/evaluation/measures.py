@@ -95,7 +95,7 @@ class Measures:
         }
         if any(self._attributes.values()):  # else all items would count as alike
             found[f"diversity@{k}"] = _mean([metrics.diversity_at_k(one, self._attributes, k) for one in lists])
-        found["exact"] = float(answers["exact"].mean() or 0.0)  # type: ignore[arg-type]
+        found["exact"] = _mean(answers["exact"].to_list())
         places = Counter(method for methods in answers["methods"].to_list() for method in methods)
         found |= {f"route_{name}": count / places.total() for name, count in sorted(places.items())}
         dropped = [method for methods in answers["dropped"].to_list() for method in methods]

@@ -73,10 +73,7 @@ class Protocol(BaseModel):
         Raises:
             ConfigError: A setting of `data` that there is not.
         """
-        try:
-            return DataSettings(**self.data)
-        except TypeError as error:
-            raise ConfigError(f"data: {error}; it takes the fields of llmgen.workspace.core.DataSettings") from None
+        return DataSettings.parse(self.data)
 
     def left_out(self, dataset: Dataset) -> ItemsLeftOut:
         """The parts of the log where items are new.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Protocol, runtime_checkable
@@ -293,7 +293,8 @@ class Bench:
 
     def _held_out(self, asked: Question, shown: Sequence[str]) -> Document:
         held_out = None if asked.user is None else self.people.persons[asked.user].held_out
-        if held_out is None or held_out not in self.catalog:  # type: ignore[comparison-overlap]
+        known: Container[object] = self.catalog  # of ids too
+        if held_out is None or held_out not in known:
             return {"held_out": None}
         item = self.catalog[held_out]
         rank = shown.index(held_out) + 1 if held_out in shown else None

@@ -7,6 +7,7 @@ import hashlib
 import re
 from functools import cache
 from importlib.resources import files
+from importlib.resources.abc import Traversable
 from typing import NamedTuple
 
 SCRIPTS = ("dom.js", "state.js", "server.js", "editor.js", "who.js", "arms.js", "answers.js", "users.js", "trial.js",
@@ -61,9 +62,8 @@ REPORT = {
 """Of the report of an A/B test: a page of styles and pictures, without scripts."""
 
 
-def _text(path) -> str:  # type: ignore[no-untyped-def]  # of importlib.resources, whose name differs by version
-    text: str = path.read_text(encoding="utf-8")
-    return text
+def _text(path: Traversable) -> str:
+    return path.read_text(encoding="utf-8")
 
 
 def _digest(text: str) -> str:

@@ -11,7 +11,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeVar, cast, runtime_checkable
+from typing import Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 
@@ -52,7 +52,7 @@ class Prior(Protocol):
 class Saving:
     """What llmgen's own priors have: they can be saved."""
 
-    def save(self, folder: Path | str) -> None:
+    def save(self: Prior, folder: Path | str) -> None:
         """Write the fitted prior into a folder; `llmgen.load_prior` reads it.
 
         Args:
@@ -63,7 +63,7 @@ class Saving:
         """
         from llmgen.priors.stored import save_prior
 
-        save_prior(cast(Any, self), folder)
+        save_prior(self, folder)
 
 
 @runtime_checkable
@@ -121,22 +121,21 @@ def combine(priors: Sequence[Prior], queries: Sequence[Query], n_items: int | No
         ValueError: A name twice, no prior and no `n_items`, or a prior that answers with the wrong shape, NaN or +inf.
     """
     check_priors(priors)
-    if not priors and n_items is None:
-        raise ValueError("no prior and no n_items: the size of the catalog is not known; give one of them")
+    total = None if n_items is None else np.zeros((len(queries), n_items))
     terms: dict[str, FloatArray] = {}
     for prior in priors:
         log_w = np.asarray(prior.log_weights(queries), dtype=np.float64)
-        n_items = log_w.shape[-1] if n_items is None else n_items
-        if log_w.shape != (len(queries), n_items):
-            raise ArgumentError(f"prior {prior.name!r} gave an array {log_w.shape}, not {(len(queries), n_items)}")
+        total = np.zeros((len(queries), log_w.shape[-1])) if total is None else total
+        if log_w.shape != total.shape:
+            raise ArgumentError(f"prior {prior.name!r} gave an array {log_w.shape}, not {total.shape}")
         if log_w.size and not (log_w.min() >= -np.inf and log_w.max() < np.inf):  # the minimum of a NaN is NaN
             raise ArgumentError(
                 f"prior {prior.name!r} gave NaN or +inf; a log weight is finite, or -inf for an item removed"
             )
         terms[prior.name] = weighted(log_w, prior.weight)
-    total = np.zeros((len(queries), cast(int, n_items)))
-    for term in terms.values():
-        total += term
+        total += terms[prior.name]
+    if total is None:
+        raise ValueError("no prior and no n_items: the size of the catalog is not known; give one of them")
     return Combined(total, terms)
 
 
@@ -148,7 +147,7 @@ def reweighted(prior: PriorT, weight: float) -> PriorT:
     """
     if not dataclasses.is_dataclass(prior) or isinstance(prior, type):
         raise TypeError(f"{type(prior).__name__} is not a dataclass instance; its weight cannot be replaced")
-    return cast(PriorT, dataclasses.replace(cast(Any, prior), weight=float(weight)))
+    return dataclasses.replace(prior, weight=float(weight))
 
 
 def weighted(log_weights: FloatArray, weight: float) -> FloatArray:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable, Mapping
-from typing import cast
 
 import numpy as np
 from scipy import sparse
@@ -100,12 +99,12 @@ def negative_power(sums: FloatArray, power: float) -> FloatArray:
 def compact(matrix: sparse.csr_array) -> FloatArray | sparse.csr_array:
     """As an array where most entries are there."""
     n_cells = matrix.shape[0] * matrix.shape[1]
-    return cast(FloatArray, matrix.toarray()) if matrix.nnz > DENSE_SHARE * n_cells else matrix
+    return matrix.toarray() if matrix.nnz > DENSE_SHARE * n_cells else matrix
 
 
 def _lapack(name: str) -> Callable[..., None]:
     """A routine of LAPACK (uplo, n, a, lda, info); scipy's own wrapper holds up all other threads for minutes."""
-    capsule = cast(Mapping[str, object], cython_lapack.__pyx_capi__)[name]
+    capsule = cython_lapack.__pyx_capi__[name]
     name_of = ctypes.PYFUNCTYPE(ctypes.c_char_p, ctypes.py_object)(("PyCapsule_GetName", ctypes.pythonapi))
     pointer_of = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object, ctypes.c_char_p)(
         ("PyCapsule_GetPointer", ctypes.pythonapi)

@@ -124,7 +124,7 @@ class Assembled:
         Raises:
             ArgumentError: There is no such setting, or a value is out of range.
         """
-        return self._with(config=self.config.replace(**settings))
+        return self.of(replace(self.parts, config=self.config.replace(**settings)))
 
     def with_prompt(self, *names: str, prompts: PromptLibrary | None = None) -> Self:
         """The same recommender with other prompts for the tasks of the named templates.
@@ -136,21 +136,23 @@ class Assembled:
         library = prompts or self.prompts
         given = {task_of(library[name]) for name in names}
         kept = [name for name in self.config.prompt if task_of(library[name]) not in given]
-        return self._with(prompts=library, config=replace(self.config, prompt=(*kept, *names)))
+        config = replace(self.config, prompt=(*kept, *names))
+        return self.of(replace(self.parts, prompts=library, config=config))
 
     def with_priors(self, *priors: Prior, lm_weight: float | RequestWeight | None = None) -> Self:
         """The same recommender with other priors, and another weight of the LM where one is given."""
         weight = self.config.lm_weight if lm_weight is None else lm_weight
-        return self._with(priors=priors, config=replace(self.config, lm_weight=weight))
+        return self.of(replace(self.parts, priors=priors, config=replace(self.config, lm_weight=weight)))
 
     def with_rating_priors(self, *priors: RatingPrior, lm_weight: float | None = None) -> Self:
         """The same recommender with other rating priors, and another weight of the LM in ratings where one is given."""
         weight = self.config.rating_lm_weight if lm_weight is None else lm_weight
-        return self._with(rating_priors=priors, config=replace(self.config, rating_lm_weight=weight))
+        config = replace(self.config, rating_lm_weight=weight)
+        return self.of(replace(self.parts, rating_priors=priors, config=config))
 
     def with_histories(self, histories: Mapping[str, History]) -> Self:
         """The same recommender that knows what the users of a log took, see `histories` of the class."""
-        return self._with(histories=histories)
+        return self.of(replace(self.parts, histories=histories))
 
     def with_catalog(self, catalog: Catalog) -> Self:
         """The same recommender for a changed catalog; items are the same if their ids are.
@@ -175,11 +177,8 @@ class Assembled:
                     "on_catalog, see llmgen.priors.Movable"
                 )
             moved.append(prior.on_catalog(catalog, before))
-        return self._with(index=self.parts.index.on_catalog(catalog, before), priors=tuple(moved))
-
-    def _with(self, **changes: object) -> Self:
-        """Of these parts, but for some."""
-        return self.of(replace(self.parts, **changes))  # type: ignore[arg-type]  # mypy knows no fields by name
+        index = self.parts.index.on_catalog(catalog, before)
+        return self.of(replace(self.parts, index=index, priors=tuple(moved)))
 
     def prepare(self) -> None:
         """Build what is costly and otherwise waits for its first use: trie or index of titles, index of filters."""

@@ -224,7 +224,9 @@ def multiply_shares(parts: Mapping[str, FloatArray], weights: Mapping[str, float
     Returns:
         float64 [..., n_labels], probabilities that sum to 1.
     """
-    total: FloatArray = sum(weights[name] * logprobs for name, logprobs in parts.items())  # type: ignore[assignment]
+    total: FloatArray = np.zeros(())
+    for name, logprobs in parts.items():
+        total = total + weights[name] * logprobs
     shares = np.exp(total - total.max(axis=-1, keepdims=True))
     result: FloatArray = shares / shares.sum(axis=-1, keepdims=True)
     return result

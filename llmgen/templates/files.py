@@ -149,14 +149,13 @@ class Source:
         lines = (self.front or "").split("\n")
         return next((place for place, line in enumerate(lines, start=2) if line.startswith(f"{field}:")), 1)
 
-    def references(self, node: nodes.Node) -> Iterator[str]:
+    def references(self, node: nodes.Extends | nodes.Include | nodes.Import | nodes.FromImport) -> Iterator[str]:
         """The file names that an extends, import or include states.
 
         Raises:
             TemplateError: They are computed, not written out.
         """
-        template: nodes.Expr = node.template  # type: ignore[attr-defined]
-        parts = template.items if isinstance(template, nodes.Tuple | nodes.List) else [template]
+        parts = node.template.items if isinstance(node.template, nodes.Tuple | nodes.List) else [node.template]
         for part in parts:
             if not (isinstance(part, nodes.Const) and isinstance(part.value, str)):
                 raise self.error(node.lineno, "name the file in quotes; which file is used must not depend on values")

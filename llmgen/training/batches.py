@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypedDict
 
 import numpy as np
 import torch
@@ -43,6 +44,18 @@ class Plan:
     num_tokens: int
 
 
+class Batch(TypedDict):
+    """What a model and the loss are given.
+
+    Attributes:
+        input_ids: int64 [batch, length].
+        plan: Where the answers are decided.
+    """
+
+    input_ids: Tensor
+    plan: Plan
+
+
 class Planner:
     """Puts examples side by side.
 
@@ -65,8 +78,8 @@ class Planner:
     ) -> None:
         self.paths, self.lines, self.loss, self.priors, self.pad = paths, lines or paths, loss, priors or {}, pad
 
-    def batch(self, examples: Sequence[Example], informed: Sequence[bool]) -> dict[str, object]:
-        """The batch of some examples: `input_ids`, int64 [batch, length], and `plan`.
+    def batch(self, examples: Sequence[Example], informed: Sequence[bool]) -> Batch:
+        """The batch of some examples.
 
         Args:
             examples: At least one.
@@ -172,7 +185,7 @@ class Batches(Planner):
         super().__init__(paths, loss, lines=lines, priors=priors, pad=pad)
         self.mixture, self.prior_dropout = mixture, prior_dropout
 
-    def __call__(self, features: Sequence[Mapping[str, int]]) -> dict[str, object]:
+    def __call__(self, features: Sequence[Mapping[str, int]]) -> Batch:
         """The batch of the examples `number` of some features."""
         numbers = [int(feature["number"]) for feature in features]
         return self.batch([self.mixture[number] for number in numbers], [self._informed(number) for number in numbers])

@@ -243,7 +243,7 @@ def _recommends(recommender: Recommender, prompt: str) -> bool:
 
 def load(recipe: Recipe) -> Data:
     """The data, and what of it is held out."""
-    dataset = DataSettings(**recipe.parsed("data")).load()
+    dataset = DataSettings.parse(recipe.parsed("data")).load()
     if recipe.learn_from == "all":
         return Data(dataset, dataset.interactions, [], [])
     ties = cast(Ties, recipe.ties)

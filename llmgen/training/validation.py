@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from llmgen.priors import ExcludeSeen, Prior
 from llmgen.recommend.recommender import Recommender
 from llmgen.recommend.weighing import CANDIDATES, FittedWeight, choices_of, fit_weight
 from llmgen.training.answers import losses
-from llmgen.training.batches import Plan, Planner
+from llmgen.training.batches import Planner
 from llmgen.training.data import ahead
 from llmgen.training.loss import ItemPaths
 from llmgen.types import FloatArray, Query
@@ -69,9 +69,9 @@ def nats(
         chunk = numbers[start : start + batch]
         examples = [ahead(recommender, prompt, queries[one], catalog[held_out[one]]) for one in chunk]
         informed, alone = (planner.batch(examples, [speaks] * len(examples)) for speaks in (True, False))
-        plans = [(cast(Plan, (alone if weight == ALONE else informed)["plan"]), abs(weight)) for weight in weights]
+        plans = [((alone if weight == ALONE else informed)["plan"], abs(weight)) for weight in weights]
         with torch.no_grad():
-            answers = losses(model, cast(torch.Tensor, informed["input_ids"]), plans)
+            answers = losses(model, informed["input_ids"], plans)
         for row, answer in zip(found, answers, strict=True):
             row[chunk] = answer.items.cpu().numpy()
     return found

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import fields
 
 from llmgen.engines import kinds as engine_kinds
 from llmgen.errors import ConfigError, LLMGenError
 from llmgen.priors import kinds as prior_kinds
 from llmgen.recommend.prompting import templates_for
 from llmgen.templates.library import PromptLibrary
-from llmgen.workspace.core import RATING_PRIORS, DataSettings, RecommenderSettings, wrong_data
+from llmgen.workspace.core import RATING_PRIORS, DataSettings, RecommenderSettings, wrong_in
 
 
 def check(data: DataSettings | None, settings: RecommenderSettings) -> None:
@@ -23,7 +22,7 @@ def check(data: DataSettings | None, settings: RecommenderSettings) -> None:
     Raises:
         ConfigError: Two mistakes or more.
     """
-    found = [] if data is None else list(wrong_data({one.name: getattr(data, one.name) for one in fields(data)}))
+    found = [] if data is None else list(wrong_in(data))
     found += _of(settings)
     if len(found) > 1:
         raise ConfigError(f"{len(found)} settings are wrong: {'; '.join(found)}")

@@ -11,7 +11,9 @@ from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from llmgen.adapters import AdapterRecord
 from llmgen.catalog.core import Catalog
@@ -52,6 +54,8 @@ MOST_LABELS = 21
 class DataSettings:
     """Which data: a named data set or MovieLens path, two tables of one's own, or a store."""
 
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
     dataset: str = "movielens-100k"
     items: Path | None = None
     interactions: Path | None = None
@@ -80,6 +84,19 @@ class DataSettings:
     """Events of these kinds are the log of a store; all where none is named."""
     pseudonyms: Path | None = None
     """The file of the key by which a store hides its users."""
+
+    @classmethod
+    def parse(cls, settings: Mapping[str, object]) -> DataSettings:
+        """Of plain values by name, such as those of a YAML file.
+
+        Raises:
+            ConfigError: A name that there is not, or a value of another kind.
+        """
+        try:
+            return TypeAdapter(cls).validate_python(settings)
+        except ValidationError as error:
+            said = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}, not {one['input']!r}" for one in error.errors())
+            raise ConfigError(f"data: {said}; it takes the fields of llmgen.workspace.core.DataSettings") from None
 
     def opened(self) -> Store:
         """The store, which must be there.
@@ -139,15 +156,18 @@ class DataSettings:
         ):
             if unknown := sorted(set(given) - known):
                 raise ConfigError(f"{option} knows {', '.join(sorted(known))}; not {unknown[0]!r}")
-        columns: dict[str, str | None] = {**self.columns, **self.items_columns}
-        columns |= {name: theirs for name, theirs in self.interactions_columns.items() if name != "item_id"}
-        if columns.get("timestamp") == "none":
-            columns["timestamp"] = None
+        columns = {name: name for name in ("item_id", "title", "user_id", "timestamp")}
+        columns |= self.columns
+        in_items, in_log = {**columns, **self.items_columns}, {**columns, **self.interactions_columns}
         return load_tables(
             self.items,
             self.interactions,
-            **columns,  # type: ignore[arg-type]  # the names are checked
-            interactions_item_id=self.interactions_columns.get("item_id", self.columns.get("item_id", "item_id")),
+            item_id=in_items["item_id"],
+            title=in_items["title"],
+            user_id=in_log["user_id"],
+            timestamp=None if in_log["timestamp"] == "none" else in_log["timestamp"],
+            rating=in_log.get("rating"),
+            interactions_item_id=in_log["item_id"],
             attributes=self.attributes,
             noun=self.noun,
             label="{title}" if self.label is None else self.label,
@@ -162,10 +182,15 @@ class DataSettings:
 def wrong_data(settings: Mapping[str, object]) -> Iterator[str]:
     """What can be known to be wrong with fields of `DataSettings` before any data is read; one line each."""
     try:
-        found = DataSettings(**settings)  # type: ignore[arg-type]
-    except TypeError as error:
-        yield f"data: {error}; it takes the fields of llmgen.workspace.core.DataSettings"
-        return
+        found = DataSettings.parse(settings)
+    except ConfigError as error:
+        yield str(error)
+    else:
+        yield from wrong_in(found)
+
+
+def wrong_in(found: DataSettings) -> Iterator[str]:
+    """What can be known to be wrong with some data before any is read; one line each."""
     if found.identifier is not None and (said := wrong_identifier(found.identifier)):
         yield f"data: {said}"
     tables = [path for path in (found.items, found.interactions) if path is not None]

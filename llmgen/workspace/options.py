@@ -151,7 +151,7 @@ def table_settings(**given: Any) -> DataSettings:
     """Tables or a named data set as settings, with the defaults for what was not given."""
     from llmgen.workspace.core import DataSettings
 
-    return DataSettings(**tables_given(**given))  # type: ignore[arg-type]
+    return DataSettings.parse(tables_given(**given))
 
 
 @wraps(data_given)
@@ -159,7 +159,7 @@ def data_settings(**given: Any) -> DataSettings:
     """Any data as settings, with the defaults for what was not given."""
     from llmgen.workspace.core import DataSettings
 
-    return DataSettings(**data_given(**given))  # type: ignore[arg-type]
+    return DataSettings.parse(data_given(**given))
 
 
 def pair(text: str, option: str, form: str) -> tuple[str, str]:
