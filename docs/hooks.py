@@ -174,10 +174,10 @@ def _fields(kind: type[BaseModel], heading: str) -> Iterator[str]:
 
 def recipe() -> Iterator[str]:
     """Fields of a training recipe, with the help that the flags show."""
-    from llmgen.training.recipe import Recipe
+    from llmgen.training.recipe import RecipeFlags
 
     yield from ("| Field | Default | Meaning |", "|---|---|---|")
-    for one in fields(Recipe):
+    for one in fields(RecipeFlags):
         yield f"| `{one.name}` | `{_cell(repr(one.default))}` | {_cell(one.metadata.get('help', ''))} |"
 
 

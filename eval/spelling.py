@@ -203,7 +203,7 @@ def tokens_a_step(settings: dict[str, str], draws: int = 200) -> float:
     data = sft.load(recipe)
     catalog = data.dataset.catalog
     add_item_tokens(model, tokenizer, catalog)
-    tasks = recipe.mixture()
+    tasks = recipe.tasks
     recommender = Recommender(
         catalog, HFEngine(model, tokenizer), max_history=max(task.max_history for task in tasks.values())
     )

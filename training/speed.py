@@ -50,12 +50,12 @@ def main(
         recipe, args = parse(["--config", str(config), "--output_dir", scratch])
         data = sft.load(recipe)
         model, tokenizer = sft.load_model(recipe)
-        tasks = {"list": recipe.mixture()["list"]}
+        tasks = {"list": recipe.tasks["list"]}
         recommender = Recommender(
             data.dataset.catalog, HFEngine(model, tokenizer), max_history=tasks["list"].max_history
         )
         past = histories(data.known, catalog=data.dataset.catalog)
-        fitted = sft.fit(recipe.priors_given(), data.known, data.dataset)
+        fitted = sft.fit(recipe.priors, data.known, data.dataset)
         size = args.per_device_train_batch_size
         mixture = Mixture(recommender, past, tasks, group=size, folds=recipe.folds)
         crossed = sft.cross_fit(recipe, data, mixture.fold_of, fitted)

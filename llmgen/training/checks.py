@@ -15,7 +15,7 @@ from llmgen.recommend.settings import prior_settings
 from llmgen.templates.library import PromptLibrary
 from llmgen.training.data import wrong_tasks
 from llmgen.training.recipe import Recipe
-from llmgen.workspace.core import wrong_data
+from llmgen.workspace.core import wrong_in
 
 
 def check(recipe: Recipe) -> None:
@@ -42,23 +42,16 @@ def peft_config(settings: Mapping[str, Any]) -> peft.PeftConfig:
 
 def mistakes(recipe: Recipe) -> Iterator[str]:
     """What is wrong with what the settings of a recipe name, one line each."""
-    yield from wrong_data(recipe.parsed("data"))
-    priors = prior_settings(recipe.priors_given())
+    yield from wrong_in(recipe.data)
+    priors = prior_settings(recipe.priors)
     for name in priors:
         if name in prior_kinds.kinds() and prior_kinds.kind(name).reads == "text":
             yield f"the prior {name} reads the words of a query, and nobody in a log wishes; leave it out"
     yield from prior_kinds.wrong(priors)
     library = PromptLibrary.default()
-    try:
-        yield from wrong_tasks(recipe.mixture(), library)
-    except ConfigError as error:
-        yield str(error)
+    yield from wrong_tasks(recipe.tasks, library)
     if recipe.prompt and recipe.prompt not in library:
         yield f"prompt: none is called {recipe.prompt!r}; there are {', '.join(library)}"
-    try:
-        recipe.weights()
-    except ConfigError as error:
-        yield str(error)
     if recipe.model and recipe.model.startswith((".", "/", "~")) and not Path(recipe.model).expanduser().is_dir():
         yield f"model: there is no folder {recipe.model}"
     if recipe.adapter:
@@ -66,8 +59,8 @@ def mistakes(recipe: Recipe) -> Iterator[str]:
             AdapterRecord.read(recipe.adapter)
         except LLMGenError as error:
             yield f"adapter: {error}"
-    elif settings := recipe.parsed("peft"):
+    elif recipe.peft:
         try:
-            peft_config(settings)
+            peft_config(recipe.peft)
         except ConfigError as error:
             yield str(error)

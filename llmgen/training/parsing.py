@@ -19,9 +19,9 @@ from trl.trainer.sft_config import SFTConfig
 
 from llmgen.errors import ConfigError
 from llmgen.training.checks import mistakes
-from llmgen.training.recipe import MAPPINGS, Recipe
+from llmgen.training.recipe import MAPPINGS, Recipe, RecipeFlags
 
-TEXTS = frozenset(one.name for one in fields(Recipe) if one.type == "str") - set(MAPPINGS)
+TEXTS = frozenset(one.name for one in fields(RecipeFlags) if one.type == "str") - set(MAPPINGS)
 
 
 def parse(arguments: Sequence[str] | None = None) -> tuple[Recipe, SFTConfig]:
@@ -50,8 +50,8 @@ def parse(arguments: Sequence[str] | None = None) -> tuple[Recipe, SFTConfig]:
         disable_tqdm=not sys.stderr.isatty(),  # a log has the lines of `Stage`
     )
     given = parser.given(sys.argv[1:] if arguments is None else list(arguments))
-    own = {field.name for field in fields(Recipe)}
-    recipe, wrong = Recipe.repaired(**{name: value for name, value in given.items() if name in own})
+    own = {field.name for field in fields(RecipeFlags)}
+    recipe, wrong = Recipe.repaired({name: value for name, value in given.items() if name in own})
     wrong = [*parser.wrong, *wrong, *mistakes(recipe)]
     try:
         args = SFTConfig(**{name: value for name, value in given.items() if name not in own})
@@ -73,7 +73,7 @@ class Parser(TrlParser):
         self.wrong: list[str] = []
         self._defaults: dict[str, object] = {}
         self._unknown: set[str] = set()  # settings that are none of what there is to choose from
-        super().__init__([Recipe, SFTConfig], prog="llmgen train")  # type: ignore[list-item]
+        super().__init__([RecipeFlags, SFTConfig], prog="llmgen train")  # type: ignore[list-item]
 
     def given(self, arguments: list[str]) -> dict[str, Any]:
         """All settings by name.
@@ -93,7 +93,7 @@ class Parser(TrlParser):
             elif not before.startswith("--"):
                 self.wrong.append(f"{one!r} belongs to no setting; write --setting value")
         found = {**vars(namespace), **{name: self._defaults[name] for name in self._unknown}}
-        return {name: found[name] for kind in (Recipe, SFTConfig) for name in _names(kind)}
+        return {name: found[name] for kind in (RecipeFlags, SFTConfig) for name in _names(kind)}
 
     def _read(self, path: list[str]) -> dict[str, Any]:
         """The settings of a file; its `env` goes into the environment."""

@@ -3,31 +3,62 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from functools import partial
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, ClassVar, TypeVar, get_args
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from llmgen.adapters import Loss
+from llmgen.datasets.splits import Ties
 from llmgen.errors import ConfigError
 from llmgen.recommend.settings import GivenSettings, PriorSettings
 from llmgen.training.data import TrainingTask
+from llmgen.workspace.core import DataSettings
 
 MAPPINGS = ("data", "leave_out", "hold_out", "tasks", "priors", "peft")
 """Settings of a recipe that hold others by name."""
 RESIDUAL_LM_WEIGHT = 0.3
 """Of the model beside the prior where the residual loss begins, where nobody says otherwise."""
 
+Parsed = TypeVar("Parsed")
+
+
+@dataclass(frozen=True)
+class LeaveOut:
+    """Which items are taken out of a log, see `llmgen.datasets.splits.leave_items_out`."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
+    share: float
+    seed: int = 0
+    last: float = 0.2
+
+
+@dataclass(frozen=True)
+class HoldOut:
+    """Which interactions are held out at random, see `llmgen.datasets.splits.random_split`."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
+    share: float = 0.2
+    validation_share: float = 0.08
+    seed: int = 0
+
+
+Split = TypeVar("Split", LeaveOut, HoldOut)
+
 
 @dataclass
-class Recipe:
-    """Fields of the YAML file, beside those of `SFTConfig`; each is also a flag.
+class RecipeFlags:
+    """A recipe as it is written: fields of the YAML file, beside those of `SFTConfig`; each is also a flag.
 
     `prompt`, `max_history`, `lm_weight` and `priors` are settings of a recommender, see `llmgen.recommend.settings`:
     those of the validation, and what the adapter's record asks for.
 
-    `data`, `leave_out`, `hold_out`, `tasks`, `priors` and `peft` are mappings, JSON as flags; once made, a recipe holds
-    them parsed.
+    `data`, `leave_out`, `hold_out`, `tasks`, `priors` and `peft` are mappings, JSON as flags. `Recipe` is what is read.
     """
 
     model: str = field(default="", metadata={"help": "Folder or hub name of a causal LM; SmolLM2-135M by default."})
@@ -123,36 +154,92 @@ class Recipe:
         },
     )
 
-    def __post_init__(self) -> None:
-        if wrong := [*self._parsed(), *self._mistakes()]:
-            raise ConfigError("\n".join(wrong))
+
+@dataclass(frozen=True)
+class Recipe:
+    """A recipe as it is read: each field is parsed once, from the field of `RecipeFlags` with its name.
+
+    Attributes:
+        given: All settings as plain values, for the file that is left beside an adapter.
+    """
+
+    given: Mapping[str, object]
+    model: str
+    dtype: str
+    data: DataSettings
+    ties: Ties
+    learn_from: str
+    leave_out: LeaveOut | None
+    hold_out: HoldOut | None
+    tasks: Mapping[str, TrainingTask]
+    item_dropout: float
+    order_noise: float
+    loss: Loss
+    priors: PriorSettings
+    folds: int
+    prior_dropout: float
+    lm_weight: float | None
+    lm_weight_rate: float
+    peft: Mapping[str, object]
+    quantize: str
+    adapter: str
+    max_tokens: int
+    threads: int
+    prompt: str
+    max_history: int | None
+    validation_users: int
+    nats_users: int
+    lm_weights: tuple[float, ...]
 
     @classmethod
-    def repaired(cls, **settings: object) -> tuple[Recipe, list[str]]:
-        """A recipe, and what is wrong with its own settings, one line each; a mapping that is none is the default's."""
-        made = cls()
-        for name, value in settings.items():
-            setattr(made, name, value)
-        return made, [*made._parsed(), *made._mistakes()]
+    def parse(cls, **settings: str | float | None) -> Recipe:
+        """A recipe from the values of flags; what is not given has its default.
 
-    def _parsed(self) -> Iterator[str]:
-        """Read the mappings; what is wrong with them."""
+        Raises:
+            ConfigError: One line for each setting that is wrong.
+        """
+        recipe, wrong = cls.repaired(settings)
+        if wrong:
+            raise ConfigError("\n".join(wrong))
+        return recipe
+
+    @classmethod
+    def repaired(cls, settings: Mapping[str, object]) -> tuple[Recipe, list[str]]:
+        """A recipe with the default in the place of what cannot be read, and what is wrong with it, one line each.
+
+        Args:
+            settings: Fields of `RecipeFlags`; mappings may be parsed or JSON.
+        """
+        default = asdict(RecipeFlags())
+        wrong: list[str] = []
+        plain = {**default, **settings}
         for name in MAPPINGS:
-            value = getattr(self, name)
-            if isinstance(value, str):
-                try:
-                    value = json.loads(value)
-                except json.JSONDecodeError as error:
-                    yield f"{name} must be JSON, not {value!r}: {error}"
-                    value = json.loads(getattr(type(self), name))
-            if not isinstance(value, Mapping):
-                yield f"{name} must be settings by name, not {value!r}"
-                value = json.loads(getattr(type(self), name))
-            setattr(self, name, value)
+            try:
+                plain[name] = _mapping(name, plain[name])
+            except ConfigError as error:
+                wrong.append(str(error))
+                plain[name] = _mapping(name, default[name])
+
+        def read(name: str, parse: Callable[[Any], Parsed]) -> Parsed:
+            try:
+                return parse(plain[name])
+            except ConfigError as error:
+                wrong.append(str(error))
+                return parse(json.loads(default[name]) if name in MAPPINGS else default[name])
+
+        parsed: dict[str, Any] = {
+            "data": read("data", DataSettings.parse),
+            "ties": read("ties", partial(_choice, "ties", Ties)),
+            "leave_out": read("leave_out", partial(_split, LeaveOut, "leave_out")),
+            "hold_out": read("hold_out", partial(_split, HoldOut, "hold_out")),
+            "tasks": read("tasks", _tasks),
+            "loss": read("loss", partial(_choice, "loss", Loss)),
+            "lm_weights": read("lm_weights", _numbers),
+        }
+        made = cls(given=plain, **{**plain, **parsed})
+        return made, [*wrong, *made._mistakes()]
 
     def _mistakes(self) -> Iterator[str]:
-        if self.loss not in get_args(Loss):
-            yield f"loss must be {', '.join(get_args(Loss))}, not {self.loss!r}"
         if self.loss == "residual" and not self.priors:
             yield "the residual loss needs a prior; give priors, or use loss: catalog"
         if self.learn_from not in ("train", "train+validation", "all"):
@@ -192,30 +279,8 @@ class Recipe:
             max_history=max_history if self.max_history is None else self.max_history,
             label=label,
             lm_weight=start if residual else 1.0,
-            priors=self.priors_given() if residual else None,
+            priors=self.priors if residual else None,
         )
-
-    def mixture(self) -> dict[str, TrainingTask]:
-        """The tasks.
-
-        Raises:
-            ConfigError: A setting that tasks do not have.
-        """
-        known = {one.name for one in fields(TrainingTask)}
-        made = {}
-        for name, settings in self.parsed("tasks").items():
-            if unknown := sorted(set(settings) - known):
-                raise ConfigError(f"the task {name!r} has no setting {unknown[0]!r}; there are {', '.join(known)}")
-            made[name] = TrainingTask(**{**settings, "prompts": tuple(settings.get("prompts", ()))})
-        return made
-
-    def parsed(self, name: str) -> dict[str, Any]:
-        """A field that is a mapping, which `__post_init__` has read."""
-        return dict(getattr(self, name))
-
-    def priors_given(self) -> PriorSettings:
-        """The priors, parsed."""
-        return self.parsed("priors")
 
     def base_model(self) -> str:
         """The model's folder or hub name."""
@@ -225,12 +290,57 @@ class Recipe:
 
         return str(demo_model())
 
-    def weights(self) -> tuple[float, ...]:
-        """LM weights that are tried on validation, without 0."""
+
+def _mapping(name: str, value: object) -> Mapping[str, object]:
+    """A setting that holds others by name, of JSON or as it is."""
+    if isinstance(value, str):
         try:
-            return tuple(float(part) for part in self.lm_weights.split(","))
-        except ValueError:
-            raise ConfigError(f"lm_weights are numbers separated by commas, not {self.lm_weights!r}") from None
+            value = json.loads(value)
+        except json.JSONDecodeError as error:
+            raise ConfigError(f"{name} must be JSON, not {value!r}: {error}") from None
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"{name} must be settings by name, not {value!r}")
+    return value
+
+
+def _choice(name: str, kind: object, value: object) -> str:
+    """One of the texts of a literal type."""
+    known = get_args(kind)
+    if value not in known:
+        raise ConfigError(f"{name} must be {', '.join(known)}, not {value!r}")
+    return str(value)
+
+
+def _split(kind: type[Split], name: str, given: Mapping[str, object]) -> Split | None:
+    """Settings of a split; None where there are none."""
+    if not given:
+        return None
+    try:
+        return TypeAdapter(kind).validate_python(given)
+    except ValidationError as error:
+        wrong = [f"{'.'.join(map(str, one['loc']))}: {one['msg']}, not {one['input']!r}" for one in error.errors()]
+        *first, last = [one.name for one in fields(kind)]
+        raise ConfigError(f"{name}: {'; '.join(wrong)}; it takes {', '.join(first)} and {last}") from None
+
+
+def _tasks(given: Mapping[str, Mapping[str, Any]]) -> dict[str, TrainingTask]:
+    known = {one.name for one in fields(TrainingTask)}
+    made = {}
+    for name, settings in given.items():
+        if not isinstance(settings, Mapping):
+            raise ConfigError(f"the task {name!r} must hold settings by name, not {settings!r}")
+        if unknown := sorted(set(settings) - known):
+            raise ConfigError(f"the task {name!r} has no setting {unknown[0]!r}; there are {', '.join(known)}")
+        made[name] = TrainingTask(**{**settings, "prompts": tuple(settings.get("prompts", ()))})
+    return made
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    """LM weights that are tried on validation, without 0."""
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise ConfigError(f"lm_weights are numbers separated by commas, not {text!r}") from None
 
 
 def folder_of(path: str) -> Path:

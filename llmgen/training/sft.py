@@ -2,7 +2,7 @@
 
     llmgen train --config training/configs/ml-100k.yaml --output_dir runs/ml-100k
 
-Settings are those of `llmgen.training.recipe.Recipe` and of TRL's `SFTConfig`, from the file, with flags over them.
+Settings are those of `llmgen.training.recipe.RecipeFlags` and of TRL's `SFTConfig`, from the file, with flags over them.
 Started again with the same folder, a run goes on from its last checkpoint. The folder ends up holding the adapter, its
 record `llmgen.json`, a model card and the resolved settings.
 
@@ -15,7 +15,7 @@ import importlib.metadata
 import logging
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple, cast
 
@@ -38,10 +38,10 @@ from transformers import (
 from transformers.utils.logging import disable_progress_bar
 from trl.trainer.sft_config import SFTConfig
 
-from llmgen.adapters import IDENTIFIER, AdapterRecord, Loss
+from llmgen.adapters import IDENTIFIER, AdapterRecord
 from llmgen.catalog.core import Catalog
 from llmgen.datasets import Dataset
-from llmgen.datasets.splits import History, Ties, histories, leave_items_out, leave_one_out, log_digest, random_split
+from llmgen.datasets.splits import History, histories, leave_items_out, leave_one_out, log_digest, random_split
 from llmgen.engines.hf import HFEngine
 from llmgen.errors import ConfigError, LLMGenError
 from llmgen.identifiers import save_identifier
@@ -63,7 +63,6 @@ from llmgen.training.recipe import Recipe, folder_of
 from llmgen.training.trainer import CatalogTrainer, last_checkpoint
 from llmgen.training.validation import Validation
 from llmgen.types import Query
-from llmgen.workspace.core import DataSettings
 
 logger = logging.getLogger(__name__)
 
@@ -109,7 +108,7 @@ def run(recipe: Recipe, args: SFTConfig) -> AdapterRecord:
     if recipe.threads:
         torch.set_num_threads(recipe.threads)
     data = load(recipe)
-    tasks = recipe.mixture()
+    tasks = recipe.tasks
     first = next(iter(tasks.values()))
     torch.manual_seed(args.seed)
     model, tokenizer = load_model(recipe)
@@ -122,7 +121,7 @@ def run(recipe: Recipe, args: SFTConfig) -> AdapterRecord:
     served = (recommending or [replace(first, prompts=("next_item",))])[0]
     asked = recipe.asked(served.prompts[0], served.max_history, catalog.label_format)
     past = histories(data.known, catalog=catalog)
-    fitted = fit(recipe.priors_given(), data.known, data.dataset)
+    fitted = fit(recipe.priors, data.known, data.dataset)
     mixture = Mixture(
         recommender,
         past,
@@ -137,13 +136,12 @@ def run(recipe: Recipe, args: SFTConfig) -> AdapterRecord:
     crossed: Mapping[int, Sequence[Prior]] = {}
     if recipe.loss == "residual":
         crossed = cross_fit(recipe, data, mixture.fold_of, fitted)
-    loss = cast(Loss, recipe.loss)
     with Stage("making the trie", 0):
         trie = recommender.trie
     batches = Batches(
         mixture,
         ItemPaths(trie),
-        loss,
+        recipe.loss,
         lines=ItemPaths.of_lines(recommender.parts.index),
         priors=crossed,
         prior_dropout=recipe.prior_dropout,
@@ -151,7 +149,7 @@ def run(recipe: Recipe, args: SFTConfig) -> AdapterRecord:
     )
     record = AdapterRecord(
         base_model=recipe.model or "SmolLM2-135M-Instruct",
-        loss=loss,
+        loss=recipe.loss,
         recommender=asked,
         identifier=kind_of(catalog)[0],
         identifier_digest=kind_of(catalog)[1],
@@ -173,7 +171,7 @@ def run(recipe: Recipe, args: SFTConfig) -> AdapterRecord:
             tokenizer,
             prompt=asked.prompts[0],
             max_history=asked.config().max_history,
-            lm_weights=recipe.weights(),
+            lm_weights=recipe.lm_weights,
             users=recipe.validation_users,
             nats_users=recipe.nats_users,
         )
@@ -191,7 +189,7 @@ def run(recipe: Recipe, args: SFTConfig) -> AdapterRecord:
     first_process = trainer.is_world_process_zero()  # of several, one tells and writes
     if first_process:
         folder.mkdir(parents=True, exist_ok=True)
-        settings = {**asdict(recipe), **args.to_dict()}
+        settings = {**recipe.given, **args.to_dict()}
         if catalog.identifier is not None:  # one that cannot be saved is told before anything is trained
             save_identifier(catalog.identifier, folder / IDENTIFIER)
         (folder / "settings.yaml").write_text(yaml.safe_dump(settings, sort_keys=True, allow_unicode=True), "utf-8")
@@ -243,25 +241,31 @@ def _recommends(recommender: Recommender, prompt: str) -> bool:
 
 def load(recipe: Recipe) -> Data:
     """The data, and what of it is held out."""
-    dataset = DataSettings.parse(recipe.parsed("data")).load()
+    dataset = recipe.data.load()
     if recipe.learn_from == "all":
         return Data(dataset, dataset.interactions, [], [])
-    ties = cast(Ties, recipe.ties)
-    if recipe.leave_out:
+    ties = recipe.ties
+    if (out := recipe.leave_out) is not None:
+        ids = dataset.catalog.ids
         try:
-            left = leave_items_out(dataset.interactions, dataset.catalog.ids, ties=ties, **recipe.parsed("leave_out"))
-        except (TypeError, ValueError) as error:
+            left = leave_items_out(
+                dataset.interactions, ids, share=out.share, seed=out.seed, last=out.last, ties=ties
+            )
+        except ValueError as error:
             raise ConfigError(f"leave_out: {error}; it takes share, seed and last") from None
         train, validation = left.train, left.validation
         known = pl.concat([train, validation])
         dataset = replace(dataset, catalog=dataset.catalog.without(left.items), interactions=known)
     else:
         train, validation, *_ = leave_one_out(dataset.interactions, ties=ties)
-        if recipe.hold_out:
+        if (held := recipe.hold_out) is not None:
             try:
-                train = random_split(train, **recipe.parsed("hold_out")).train
-            except (TypeError, ValueError) as error:
+                split = random_split(
+                    train, share=held.share, validation_share=held.validation_share, seed=held.seed
+                )
+            except ValueError as error:
                 raise ConfigError(f"hold_out: {error}; it takes share, validation_share and seed") from None
+            train = split.train
     if recipe.learn_from == "train+validation":
         return Data(dataset, pl.concat([train, validation]), [], [])
     past = histories(train, catalog=dataset.catalog)
@@ -358,10 +362,9 @@ def wrap(model: PreTrainedModel, recipe: Recipe, item_tokens: Sequence[int] = ()
         except (OSError, ValueError, RuntimeError, SafetensorError) as error:
             raise ConfigError(f"cannot go on from the adapter {recipe.adapter!r}: {error}") from error
         return cast(PreTrainedModel, tuned)
-    settings = recipe.parsed("peft")
-    if not settings:
+    if not recipe.peft:
         return model
-    config = peft_config(settings)
+    config = peft_config(recipe.peft)
     if item_tokens:
         return with_item_tokens(model, config, item_tokens)
     return cast(PreTrainedModel, peft.get_peft_model(model, config))
@@ -395,5 +398,5 @@ def cross_fit(
             raise ConfigError(
                 f"{len(fold_of)} users are too few for {recipe.folds} folds; cross-fitting needs 2 or more"
             )
-        priors[fold] = (seen, *fit(recipe.priors_given(), others, data.dataset))
+        priors[fold] = (seen, *fit(recipe.priors, others, data.dataset))
     return priors

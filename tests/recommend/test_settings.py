@@ -69,7 +69,7 @@ def test_what_nobody_gives_has_one_default_everywhere() -> None:
     default = RecommenderConfig()
     assert config_of(GivenSettings()) == config_of(ArmConfig()) == config_of(RecommenderSettings()) == default
     assert Recommender(films(10), None).config == default
-    recipe = Recipe()
+    recipe = Recipe.parse()
     assert (recipe.max_history, recipe.lm_weight, recipe.prompt) == (None, None, "")
 
 

@@ -58,7 +58,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 def recipe_of(data: dict[str, Any], **changes: Any) -> Recipe:
     settings = {"data": data, "leave_out": LEAVE_OUT, "loss": "catalog", "priors": {}, **changes}
-    return Recipe(**{name: value if isinstance(value, str) else json.dumps(value) for name, value in settings.items()})
+    return Recipe.parse(**{name: value if isinstance(value, str) else json.dumps(value) for name, value in settings.items()})
 
 
 def left_in(data: dict[str, Any]) -> tuple[set[str], set[tuple[str, str]]]:
@@ -214,7 +214,7 @@ def test_training_goes_on_from_an_adapter(settings: dict[str, Any], tmp_path: Pa
     train(settings)
     stored = weights(tmp_path / "run")
     assert any(value.abs().sum() > 0 for name, value in stored.items() if "lora_B" in name)
-    recipe = Recipe(model=settings["model"], adapter=str(tmp_path / "run"))
+    recipe = Recipe.parse(model=settings["model"], adapter=str(tmp_path / "run"))
     model = sft.wrap(sft.load_model(recipe)[0], recipe)
     there = {name.replace(".default", ""): value for name, value in model.named_parameters() if "lora" in name}
     assert there.keys() == stored.keys()

@@ -478,7 +478,7 @@ def test_cross_fitted_priors_do_not_know_their_users(settings: dict[str, str]) -
     crossed = sft.cross_fit(recipe, data, fold_of, [])
     for fold in range(3):
         others = data.known.filter(~pl.col("user_id").is_in([user for user in users if fold_of[user] == fold]))
-        expected = sft.fit(recipe.priors_given(), others, Dataset.of(data.dataset.catalog))
+        expected = sft.fit(recipe.priors, others, Dataset.of(data.dataset.catalog))
         query = Query(tuple(data.dataset.catalog[place] for place in (0, 5)))
         assert np.array_equal(crossed[fold][-1].log_weights([query]), expected[0].log_weights([query]))
 
