@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 
 from llmgen.engines import Engine, Step
 from llmgen.errors import ArgumentError, GenerationError, SearchError
-from llmgen.trie.branching import Branching, OverCatalog, OverEligible, OverVocabulary
+from llmgen.trie.branching import Branching, EligibleOverVocabulary, OverCatalog, OverEligible, OverVocabulary
 from llmgen.trie.core import ItemTrie
 from llmgen.trie.mass import Weighed, mass_of
 from llmgen.trie.paths import Paths
@@ -41,8 +41,13 @@ from llmgen.types import FloatArray, IntArray
 
 Mode = Literal["trie", "raw"]
 Normalise = Literal["catalog", "eligible"]
-SHARED: Mapping[Normalise, type[OverCatalog | OverEligible]] = {"catalog": OverCatalog, "eligible": OverEligible}
-"""Among which children a node's probability is shared, outside `raw` mode."""
+BRANCHINGS: Mapping[tuple[Mode, Normalise], type[Branching]] = {
+    ("trie", "catalog"): OverCatalog,
+    ("trie", "eligible"): OverEligible,
+    ("raw", "catalog"): OverVocabulary,
+    ("raw", "eligible"): EligibleOverVocabulary,
+}
+"""How a node's probability is divided among its children."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,10 +166,6 @@ def rank_by_prior(log_prior: FloatArray | ItemWeights, k: int, tie_order: FloatA
     return SearchResult(items, scores, np.full(len(items), np.nan), np.exp(scores - total), True, 0)
 
 
-def _branching(config: SearchConfig) -> type[Branching]:
-    return OverVocabulary if config.mode == "raw" else SHARED[config.normalise]
-
-
 class _Nodes(NamedTuple):
     """Some nodes of the trie with what is known of each; sorted by owner, and those of one owner as they came in."""
 
@@ -215,7 +216,7 @@ class _Batch:
         self.prompts = [request.prompt for request in requests]
         self.tie_orders = {n: request.tie_order for n, request in enumerate(requests) if request.tie_order is not None}
         self.mass = mass_of(trie, weights)
-        self.branching = _branching(config)(trie, paths, self.mass)
+        self.branching = BRANCHINGS[config.mode, config.normalise](trie, paths, self.mass)
         self.need = np.minimum([request.k for request in requests], self.mass.count)
         self.width = np.array([config.num_beams or max(4 * request.k, 32) for request in requests])
         self.owners = np.arange(len(requests))

@@ -35,7 +35,7 @@ from eval.bench.catalogs import catalog_of, made_up, read
 from eval.bench.logs import queries as made_up_queries
 from eval.serving import K, machine, queries_of
 from llmgen.catalog.core import Catalog
-from llmgen.engines import Engine, Step, load_engine
+from llmgen.engines import Step, load_engine
 from llmgen.models import demo_model
 from llmgen.recommend.recommender import Recommender
 from llmgen.search import Request, SearchConfig, SearchResult, search

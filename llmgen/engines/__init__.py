@@ -225,19 +225,16 @@ def load_engine(name: str, *, adapter: str | None = None, **options: object) -> 
     'fake'
     """
     kind, _, model = name.partition(":")
-    make: Callable[..., Engine]
     if kind == "fake":
         from llmgen.engines.fake import FakeEngine
 
         if adapter is not None:
             raise ConfigError(f"the fake engine has no weights, so it cannot take the adapter {adapter!r}")
-        make = FakeEngine
-        return make(**options)
+        return _made(FakeEngine, **options)
     if kind == "hf":
         from llmgen.engines.hf import HFEngine
 
-        make = HFEngine.load
-        return make(model or None, adapter=adapter, **options)
+        return _made(HFEngine.load, model or None, adapter=adapter, **options)
     if kind == "vllm":
         from llmgen.engines.vllm import VLLMEngine
 
@@ -246,16 +243,20 @@ def load_engine(name: str, *, adapter: str | None = None, **options: object) -> 
         from llmgen.engines.openai import OpenAIEngine
 
         url, served = server_of(model)
-        make = OpenAIEngine.load
-        return make(url, served, adapter=adapter, **options)
+        return _made(OpenAIEngine.load, url, served, adapter=adapter, **options)
     for entry in entry_points(group=GROUP, name=kind):
         try:
-            make = entry.load()
+            make: EngineKind = entry.load()
         except ImportError as error:
             raise EngineUnavailableError(f"the engine {kind!r} cannot be loaded: {error}") from error
         return make(model or None, adapter=adapter, **options)
     more = "".join(f", {name}" for name in kinds()[5:])
     raise ConfigError(f"no engine of the kind {kind!r}; use hf, hf:MODEL, vllm, vllm:MODEL, openai:URL, fake{more}")
+
+
+def _made(load: Callable[..., Engine], *given: object, **options: object) -> Engine:
+    """An engine of options that are not looked at here; `load` refuses what it does not know."""
+    return load(*given, **options)
 
 
 def server_of(text: str) -> tuple[str, str | None]:

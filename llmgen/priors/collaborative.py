@@ -16,6 +16,7 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import cast
 
 import numpy as np
 import polars as pl
@@ -127,8 +128,8 @@ class ItemToItem(Saving):
         else:
             found = histories @ self.similarity
         if self.rows is None:
-            return found
-        return renumbered(found, self._positions, len(self.catalog))
+            return cast(FloatArray, found)
+        return renumbered(cast(sparse.csr_array, found), self._positions, len(self.catalog))
 
     def evidence(self, query: Query, item: Item) -> list[Evidence]:
         """The items of the history that speak for an item, strongest first.
@@ -201,7 +202,8 @@ class ItemToItem(Saving):
         """Of each column of a sparse matrix."""
         if self.counts is not None:
             return self.counts
-        return np.bincount(self.similarity.indices, minlength=self.similarity.shape[1])
+        matrix = cast(sparse.csr_array, self.similarity)
+        return np.bincount(matrix.indices, minlength=matrix.shape[1])
 
     @cached_property
     def _positions(self) -> IntArray:

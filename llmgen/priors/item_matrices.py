@@ -104,7 +104,8 @@ def compact(matrix: sparse.csr_array) -> FloatArray | sparse.csr_array:
 
 def _lapack(name: str) -> Callable[..., None]:
     """A routine of LAPACK (uplo, n, a, lda, info); scipy's own wrapper holds up all other threads for minutes."""
-    capsule = cython_lapack.__pyx_capi__[name]
+    routines: Mapping[str, object] = cython_lapack.__pyx_capi__
+    capsule = routines[name]
     name_of = ctypes.PYFUNCTYPE(ctypes.c_char_p, ctypes.py_object)(("PyCapsule_GetName", ctypes.pythonapi))
     pointer_of = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object, ctypes.c_char_p)(
         ("PyCapsule_GetPointer", ctypes.pythonapi)

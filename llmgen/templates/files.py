@@ -59,6 +59,11 @@ class FrontMatter(BaseModel):
         return value
 
 
+Reference = nodes.Extends | nodes.Include | nodes.Import | nodes.FromImport
+REFERENCES: tuple[type[Reference], ...] = (nodes.Extends, nodes.Include, nodes.Import, nodes.FromImport)
+"""What names another file."""
+
+
 @dataclass(frozen=True, slots=True)
 class Source:
     """One file: its text, and its Jinja part with the line numbers of the file."""
@@ -149,7 +154,7 @@ class Source:
         lines = (self.front or "").split("\n")
         return next((place for place, line in enumerate(lines, start=2) if line.startswith(f"{field}:")), 1)
 
-    def references(self, node: nodes.Extends | nodes.Include | nodes.Import | nodes.FromImport) -> Iterator[str]:
+    def references(self, node: Reference) -> Iterator[str]:
         """The file names that an extends, import or include states.
 
         Raises:

@@ -35,6 +35,7 @@ from llmgen.errors import MissingVariableError, TemplateError, TemplateNotFoundE
 from llmgen.templates import tasks
 from llmgen.templates.files import (
     PLAIN,
+    REFERENCES,
     ROLES,
     FrontMatter,
     Source,
@@ -310,7 +311,7 @@ class PromptLibrary:
         """The template and all that it extends, imports and includes, each once, in the order of first use."""
         source = self._source(file)
         found = [source]
-        for node in source.tree.find_all((nodes.Extends, nodes.Include, nodes.Import, nodes.FromImport)):
+        for node in source.tree.find_all(REFERENCES):
             for name in source.references(node):
                 if name not in self._files:
                     raise source.error(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import numpy as np
 import torch
@@ -185,10 +185,11 @@ class Batches(Planner):
         super().__init__(paths, loss, lines=lines, priors=priors, pad=pad)
         self.mixture, self.prior_dropout = mixture, prior_dropout
 
-    def __call__(self, features: Sequence[Mapping[str, int]]) -> Batch:
+    def __call__(self, features: Sequence[Mapping[str, int]]) -> dict[str, Any]:
         """The batch of the examples `number` of some features."""
         numbers = [int(feature["number"]) for feature in features]
-        return self.batch([self.mixture[number] for number in numbers], [self._informed(number) for number in numbers])
+        examples = [self.mixture[number] for number in numbers]
+        return {**self.batch(examples, [self._informed(number) for number in numbers])}
 
     def _informed(self, number: int) -> bool:
         return bool(np.random.default_rng([self.mixture.seed, 2, number]).random() >= self.prior_dropout)

@@ -212,7 +212,7 @@ class Recipe:
         """
         default = asdict(RecipeFlags())
         wrong: list[str] = []
-        plain = {**default, **settings}
+        plain: dict[str, Any] = {**default, **settings}
         for name in MAPPINGS:
             try:
                 plain[name] = _mapping(name, plain[name])

@@ -2,9 +2,9 @@
 
     llmgen train --config training/configs/ml-100k.yaml --output_dir runs/ml-100k
 
-Settings are those of `llmgen.training.recipe.RecipeFlags` and of TRL's `SFTConfig`, from the file, with flags over them.
-Started again with the same folder, a run goes on from its last checkpoint. The folder ends up holding the adapter, its
-record `llmgen.json`, a model card and the resolved settings.
+Settings are those of `llmgen.training.recipe.RecipeFlags` and of TRL's `SFTConfig`, from the file, with flags over
+them. Started again with the same folder, a run goes on from its last checkpoint. The folder ends up holding the
+adapter, its record `llmgen.json`, a model card and the resolved settings.
 
 More than 400 lines: one run, from its settings to its folder, in the order in which it happens.
 """
@@ -248,9 +248,7 @@ def load(recipe: Recipe) -> Data:
     if (out := recipe.leave_out) is not None:
         ids = dataset.catalog.ids
         try:
-            left = leave_items_out(
-                dataset.interactions, ids, share=out.share, seed=out.seed, last=out.last, ties=ties
-            )
+            left = leave_items_out(dataset.interactions, ids, share=out.share, seed=out.seed, last=out.last, ties=ties)
         except ValueError as error:
             raise ConfigError(f"leave_out: {error}; it takes share, seed and last") from None
         train, validation = left.train, left.validation
@@ -260,9 +258,7 @@ def load(recipe: Recipe) -> Data:
         train, validation, *_ = leave_one_out(dataset.interactions, ties=ties)
         if (held := recipe.hold_out) is not None:
             try:
-                split = random_split(
-                    train, share=held.share, validation_share=held.validation_share, seed=held.seed
-                )
+                split = random_split(train, share=held.share, validation_share=held.validation_share, seed=held.seed)
             except ValueError as error:
                 raise ConfigError(f"hold_out: {error}; it takes share, validation_share and seed") from None
             train = split.train

@@ -175,8 +175,17 @@ class OverVocabulary:
         """See `Branching`."""
         real = self.trie.node_of(node)
         leaf = np.diff(self.trie.children(node).splits) == 0
-        size = (self.trie.hi[real] - self.trie.lo[real]).astype(np.int64)
-        return Entered(np.where(leaf, real, node), leaf, np.where(leaf, 1, size))
+        return Entered(np.where(leaf, real, node), leaf, np.where(leaf, 1, self._size(real, below)))
+
+    def _size(self, node: IntArray, below: Weighed) -> IntArray:
+        return (self.trie.hi[node] - self.trie.lo[node]).astype(np.int64)
+
+
+class EligibleOverVocabulary(OverVocabulary):
+    """The same, but a node that is not opened is taken to spread its probability over its eligible items alone."""
+
+    def _size(self, node: IntArray, below: Weighed) -> IntArray:
+        return below.size
 
 
 def _alive(paths: Paths, node: IntArray, child: IntArray, parent: IntArray, below: Weighed) -> Opened:

@@ -95,7 +95,9 @@ class DataSettings:
         try:
             return TypeAdapter(cls).validate_python(settings)
         except ValidationError as error:
-            said = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}, not {one['input']!r}" for one in error.errors())
+            said = "; ".join(
+                f"{'.'.join(map(str, one['loc']))}: {one['msg']}, not {one['input']!r}" for one in error.errors()
+            )
             raise ConfigError(f"data: {said}; it takes the fields of llmgen.workspace.core.DataSettings") from None
 
     def opened(self) -> Store:

@@ -442,7 +442,9 @@ def test_a_model_in_the_process_is_asked_by_one_batch_at_a_time(recommender: Rec
 
 
 def test_settings_by_keyword_work_for_a_release_and_say_so(recommender: Recommender) -> None:
-    with pytest.warns(DeprecationWarning, match=r"keys, limits: give .* AppSettings\(keys=\.\.\., limits=\.\.\.\)") as said:
+    with pytest.warns(
+        DeprecationWarning, match=r"keys, limits: give .* AppSettings\(keys=\.\.\., limits=\.\.\.\)"
+    ) as said:
         app = create_app(recommender, keys=[KEY], limits=Limits(max_queue=3))
     assert said[0].filename == __file__
     assert app.state.llmgen.limits == Limits(max_queue=3)

@@ -58,7 +58,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 def recipe_of(data: dict[str, Any], **changes: Any) -> Recipe:
     settings = {"data": data, "leave_out": LEAVE_OUT, "loss": "catalog", "priors": {}, **changes}
-    return Recipe.parse(**{name: value if isinstance(value, str) else json.dumps(value) for name, value in settings.items()})
+    return Recipe.parse(
+        **{name: value if isinstance(value, str) else json.dumps(value) for name, value in settings.items()}
+    )
 
 
 def left_in(data: dict[str, Any]) -> tuple[set[str], set[tuple[str, str]]]:
