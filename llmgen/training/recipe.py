@@ -190,6 +190,7 @@ class Recipe:
     validation_users: int
     nats_users: int
     lm_weights: tuple[float, ...]
+    request_weight: bool
 
     @classmethod
     def parse(cls, **settings: str | float | None) -> Recipe:
