@@ -98,7 +98,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	elif $(PIP) install --quiet --no-deps '$(TORCH)+cpu' 2>/dev/null; then echo "Installed the CPU build of torch"; \
 	elif $(PIP) install --no-deps --retries 0 --timeout 10 --index-url $(CPU_TORCH_INDEX) '$(TORCH)+cpu'; then true; \
 	else echo "No CPU build of torch can be had here; taking PyPI's"; $(PIP) install -c constraints.txt '$(TORCH)'; fi
-	$(PIP) install --progress-bar on -c constraints.txt -e '.[hf,serve,openai,otel,train,store,vectors]' --group dev --group docs
+	$(PIP) install --progress-bar on -c constraints.txt -e '.[hf,serve,openai,otel,ray,train,store,vectors]' --group dev --group docs
 	@touch $@
 
 # Beside a GPU the CUDA build is wanted, which brings torch and much else of its own: that is left to its owner.

@@ -22,7 +22,7 @@ import typer
 from rich.console import Console
 
 from eval.serving import ratio
-from llmgen.cli.batch import SHARD, write_lists
+from llmgen.cli.batch import SHARD, made_here, write_lists
 from llmgen.workspace.core import DataSettings, RecommenderSettings, Workspace
 
 K = 20
@@ -89,7 +89,8 @@ def main(
                 many([query(user=user) for user in some])
                 alone_s.append(time.process_time() - began)
             else:
-                write_lists(many, some, lambda user: query(user=user), out / f"{number}", about="", progress=False)
+                make = made_here(many, lambda user: query(user=user))
+                write_lists(make, some, out / f"{number}", about="", progress=False)
                 written_s.append(time.process_time() - began)
     speed = ratio(alone_s, written_s)
     console.print(

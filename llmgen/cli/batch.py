@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,6 +36,39 @@ SCHEMA = {
 """Of a file: one row a place, users in their order, best first; see `Recommendation`."""
 
 Recommend = Callable[[Sequence[Query]], Sequence[Recommendations | LLMGenError]]
+"""Such as `partial(recommender.recommend_many, on_error="return")`."""
+QueryOf = Callable[[str], Query]
+"""What is asked for a user."""
+
+
+class Shard(NamedTuple):
+    """The users of one file.
+
+    Attributes:
+        number: Of the file.
+        users: Their ids, in the order of the file.
+    """
+
+    number: int
+    users: Sequence[str]
+
+
+class Lists(NamedTuple):
+    """The lists of a shard.
+
+    Attributes:
+        parquet: The file, with columns as in `SCHEMA`.
+        empty: Users for whom nothing is left to recommend; they have no row.
+    """
+
+    parquet: bytes
+    empty: int
+
+
+Make = Callable[[Sequence[Shard]], Iterator[tuple[Shard, Lists]]]
+"""Makes the lists of each shard, in any order."""
+Maker = Callable[[Workspace, RecommenderSettings, QueryOf, Sequence[str]], Make]
+"""What makes lists by some settings for these users; see `in_process` and `llmgen.cli.ray_batch`."""
 
 
 class Written(NamedTuple):
@@ -52,14 +86,7 @@ class Written(NamedTuple):
 
 
 def write_lists(
-    recommend: Recommend,
-    users: Sequence[str],
-    query: Callable[[str], Query],
-    out: Path,
-    *,
-    about: str,
-    shard: int = SHARD,
-    progress: bool = True,
+    make: Make, users: Sequence[str], out: Path, *, about: str, shard: int = SHARD, progress: bool = True
 ) -> Written:
     """Recommend to each user, and write the lists as `part-00000.parquet` and so on, columns as in `SCHEMA`.
 
@@ -67,9 +94,8 @@ def write_lists(
     are missing: all files together are those of a run that was never stopped.
 
     Args:
-        recommend: Such as `partial(recommender.recommend_many, on_error="return")`.
+        make: See `Make`.
         users: Each once.
-        query: What is asked for a user.
         out: Folder; made where it is missing.
         about: Everything else that the lists depend on, as text; a folder of lists about something else is refused.
         shard: Users of a file, 1 or more.
@@ -87,22 +113,36 @@ def write_lists(
         raise ConfigError(f"another run writes lists to {out} now; wait for it, or name another folder") from None
     try:
         _claim(out, users, about, shard)
-        starts = range(0, len(users), shard)
-        found = empty = 0
+        shards = [
+            Shard(number, users[start : start + shard]) for number, start in enumerate(range(0, len(users), shard))
+        ]
+        missing = [one for one in shards if not _path(out, one).exists()]
+        empty = 0
         with Stage("Writing lists", len(users), shown=progress) as stage:
-            for number, start in enumerate(starts):
-                path = out / f"part-{number:05}.parquet"
-                some = users[start : start + shard]
-                if path.exists():
-                    found += 1
-                else:
-                    frame, without = _lists(recommend, some, query)
-                    empty += without
-                    _write(frame, path)
-                stage.advance(len(some))
+            stage.advance(len(users) - sum(len(one.users) for one in missing))
+            for one, lists in make(missing):
+                _replace(_path(out, one), lists.parquet)
+                empty += lists.empty
+                stage.advance(len(one.users))
     finally:
         lock.release()
-    return Written(len(users), found, empty)
+    return Written(len(users), len(shards) - len(missing), empty)
+
+
+def made_here(recommend: Recommend, query: QueryOf) -> Make:
+    """Makes lists in this process, one shard after the other."""
+
+    def make(shards: Sequence[Shard]) -> Iterator[tuple[Shard, Lists]]:
+        for shard in shards:
+            yield shard, lists_of(recommend, shard.users, [query(user) for user in shard.users])
+
+    return make
+
+
+def in_process(workspace: Workspace, settings: RecommenderSettings, query: QueryOf, users: Sequence[str]) -> Make:
+    """Makes lists in this process, by a recommender that suits the first user's query."""
+    recommender = workspace.recommender(settings, query(users[0]))
+    return made_here(partial(recommender.recommend_many, on_error="return"), query)
 
 
 def run(
@@ -113,6 +153,7 @@ def run(
     asked: Mapping[str, Any],
     *,
     shard: int = SHARD,
+    maker: Maker = in_process,
 ) -> Written:
     """Write lists for users of a log, see `write_lists`.
 
@@ -123,6 +164,7 @@ def run(
         out: Folder.
         asked: Arguments of `Workspace.query` beside the user.
         shard: Users of a file.
+        maker: Where the lists are made; they do not depend on it.
 
     Raises:
         DataError: The log has no such user, or there is none.
@@ -145,9 +187,7 @@ def run(
     def query(user: str) -> Query:
         return workspace.query(user=user, **asked)
 
-    recommender = workspace.recommender(settings, query(users[0]))
-    recommend = partial(recommender.recommend_many, on_error="return")
-    return write_lists(recommend, users, query, out, about=about, shard=shard)
+    return write_lists(maker(workspace, settings, query, users), users, out, about=about, shard=shard)
 
 
 def read_users(path: Path) -> list[str]:
@@ -189,15 +229,21 @@ def _claim(out: Path, users: Sequence[str], about: str, shard: int) -> None:
     elif any(out.glob("part-*.parquet")):
         raise ConfigError(f"{out} has lists, and no {MANIFEST} that says of what; name another folder")
     else:
-        _replace(path, lambda part: part.write_text(json.dumps(wanted, ensure_ascii=False, indent=1), encoding="utf-8"))
+        _replace(path, json.dumps(wanted, ensure_ascii=False, indent=1).encode())
 
 
-def _lists(recommend: Recommend, users: Sequence[str], query: Callable[[str], Query]) -> tuple[pl.DataFrame, int]:
+def lists_of(recommend: Recommend, users: Sequence[str], queries: Sequence[Query]) -> Lists:
+    """The lists of some users as a file.
+
+    Raises:
+        EngineUnavailableError: The engine is down.
+        LLMGenError: A query cannot be answered, with its user.
+    """
     places: list[Recommendation] = []
     of_user: list[str] = []
     exact: list[bool] = []
     empty = 0
-    for user, answer in zip(users, recommend([query(user) for user in users]), strict=True):
+    for user, answer in zip(users, recommend(queries), strict=True):
         if isinstance(answer, SearchError):
             empty += 1
             continue
@@ -219,7 +265,9 @@ def _lists(recommend: Recommend, users: Sequence[str], query: Callable[[str], Qu
         },
         {name: kind for name, kind in SCHEMA.items() if name != "terms"},
     )
-    return frame.with_columns(_terms(places)), empty
+    file = BytesIO()
+    frame.with_columns(_terms(places)).write_parquet(file)
+    return Lists(file.getvalue(), empty)
 
 
 def _terms(places: Sequence[Recommendation]) -> pl.Series:
@@ -238,14 +286,14 @@ def _terms(places: Sequence[Recommendation]) -> pl.Series:
     return joined.fill_null(pl.Series([[]], dtype=SCHEMA["terms"])).cast(SCHEMA["terms"]).rename("terms")
 
 
-def _write(frame: pl.DataFrame, path: Path) -> None:
-    _replace(path, frame.write_parquet)
+def _path(out: Path, shard: Shard) -> Path:
+    return out / f"part-{shard.number:05}.parquet"
 
 
-def _replace(path: Path, write: Callable[[Path], object]) -> None:
+def _replace(path: Path, content: bytes) -> None:
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        write(part)
+        part.write_bytes(content)
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)

@@ -9,6 +9,7 @@ import logging
 import sys
 import traceback
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -105,17 +106,38 @@ def batch(
     filter: FilterOption = None,
     include_seen: Annotated[bool, typer.Option("--include-seen", help="Also recommend items of the history.")] = False,
     shard: Annotated[int, typer.Option(min=1, help="Users in each file.")] = 2_000,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            help="Make the lists by actors of Ray: local starts a cluster here; auto or HOST:PORT joins one of "
+            "which this machine is a node."
+        ),
+    ] = None,
+    actors: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="How many actors of Ray; by default one for each core, or for each GPU with hf and vllm."
+        ),
+    ] = None,
 ) -> None:
     """Recommend to many users, as Parquet files. A run that was stopped continues in its folder."""
-    from llmgen.cli.batch import read_users, run
+    from llmgen.cli.batch import Maker, in_process, read_users, run
     from llmgen.workspace.fitted import open_workspace
 
     settings = settings_given(**model, **scoring)
-    with output_aside():
+    if ray is None and actors is not None:
+        raise ConfigError("--actors is the number of Ray's actors; give --ray too")
+    with ExitStack() as held:
+        held.enter_context(output_aside())
+        maker: Maker = in_process
+        if ray is not None:
+            from llmgen.cli.ray_batch import connected, on_ray
+
+            maker = on_ray(held.enter_context(connected(ray, actors)))
         workspace = open_workspace(data, settings)
         ids = list(workspace.histories) if users == "all" else read_users(Path(users))
         asked = {"k": k, "filters": filters_given(filter), "include_seen": include_seen}
-        written = run(workspace, settings, ids, out, asked, shard=shard)
+        written = run(workspace, settings, ids, out, asked, shard=shard, maker=maker)
     files = -(-written.users // shard)
     typer.echo(
         f"{written.users:,} users in {files:,} files in {out}; {written.found:,} files were there; "

@@ -13,6 +13,7 @@ from llmgen.datasets import Dataset
 from llmgen.datasets.splits import History
 from llmgen.errors import ConfigError
 from llmgen.priors import Prior, RatingPrior, reweighted
+from llmgen.recommend.parts import Parts
 from llmgen.recommend.recommender import Choice
 from llmgen.recommend.saving import PROMPTS, Loaded, load_parts, read_about, read_catalog, save_parts
 from llmgen.recommend.settings import PriorSettings, prior_settings
@@ -102,17 +103,25 @@ def fit(data: DataSettings, settings: RecommenderSettings, folder: Path | str) -
     check(data, settings)
     workspace = Workspace(settings.written(data).load())
     choice = Choice(lm_weight=settings.lm_weight)
-    searched = settings.replace(decoding=None) if settings.decoding == "free" else settings  # that needs an engine
     priors = workspace.priors(settings)
-    made = workspace.build(searched, priors, None, choice, with_model=settings.engine != "none")
-    parts = made.with_histories(workspace.histories).parts
-    if settings.decoding is not None:
-        parts = replace(parts, config=parts.config.replace(decoding=settings.decoding))
+    parts = parts_without_engine(workspace, settings, priors, choice, with_model=settings.engine != "none")
+    parts = replace(parts, histories=workspace.histories)
     given = settings.model_dump(exclude=NOT_KEPT, exclude_none=True)
     if settings.adapter is not None and Path(settings.adapter).is_dir():
         given["adapter"] = str(Path(settings.adapter).absolute())
     save_parts(parts, folder, labels=workspace.labels, settings=given)
     return workspace
+
+
+def parts_without_engine(
+    workspace: Workspace, settings: RecommenderSettings, priors: Sequence[Prior], choice: Choice, *, with_model: bool
+) -> Parts:
+    """The parts of a recommender that is saved, and gets its engine where it is loaded; see `Workspace.build`."""
+    searched = settings.replace(decoding=None) if settings.decoding == "free" else settings  # that needs an engine
+    parts = workspace.build(searched, priors, None, choice, with_model=with_model).parts
+    if settings.decoding is None:
+        return parts
+    return replace(parts, config=parts.config.replace(decoding=settings.decoding))
 
 
 def settings_of(folder: Path, given: Mapping[str, object]) -> RecommenderSettings:

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from llmgen import Item, Query, Recommender
 from llmgen.catalog.core import Catalog
-from llmgen.cli.batch import MANIFEST, SCHEMA, read_users, write_lists
+from llmgen.cli.batch import MANIFEST, SCHEMA, made_here, read_users, write_lists
 from llmgen.cli.main import app
 from llmgen.errors import ConfigError, DataError, EngineUnavailableError, LLMGenError
 from llmgen.types import Recommendations
@@ -47,7 +47,7 @@ def files(folder: Path) -> dict[str, str]:
 
 
 def test_each_user_has_the_list_that_one_would_get_alone(tmp_path: Path) -> None:
-    written = write_lists(Service(), USERS, query, tmp_path, about="a", shard=4, progress=False)
+    written = write_lists(made_here(Service(), query), USERS, tmp_path, about="a", shard=4, progress=False)
     assert written == (10, 0, 4)
     frame = pl.read_parquet(tmp_path / "part-*.parquet")
     assert frame.schema == pl.Schema(SCHEMA)
@@ -60,12 +60,12 @@ def test_each_user_has_the_list_that_one_would_get_alone(tmp_path: Path) -> None
 
 def test_a_run_that_was_stopped_goes_on_to_the_same_files(tmp_path: Path) -> None:
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
-    write_lists(Service(), USERS, query, whole, about="a", shard=3, progress=False)
+    write_lists(made_here(Service(), query), USERS, whole, about="a", shard=3, progress=False)
     with pytest.raises(EngineUnavailableError):
-        write_lists(Service(away_after=2), USERS, query, stopped, about="a", shard=3, progress=False)
+        write_lists(made_here(Service(away_after=2), query), USERS, stopped, about="a", shard=3, progress=False)
     assert len(files(stopped)) == 2
     again = Service()
-    assert write_lists(again, USERS, query, stopped, about="a", shard=3, progress=False).found == 2
+    assert write_lists(made_here(again, query), USERS, stopped, about="a", shard=3, progress=False).found == 2
     assert again.asked == 4
     assert files(stopped) == files(whole)
     assert not list(stopped.glob(".*.part"))
@@ -76,17 +76,17 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_files(tmp_path: Path) -> Non
 )
 def test_lists_of_something_else_are_not_gone_on_with(tmp_path: Path, other: dict[str, object]) -> None:
     given: dict[str, object] = {"users": USERS, "about": "a", "shard": 3}
-    write_lists(Service(), query=query, out=tmp_path, progress=False, **given)  # type: ignore[arg-type]
+    write_lists(made_here(Service(), query), out=tmp_path, progress=False, **given)  # type: ignore[arg-type]
     before = files(tmp_path)
     with pytest.raises(ConfigError, match="name another folder"):
-        write_lists(Service(), query=query, out=tmp_path, progress=False, **{**given, **other})  # type: ignore[arg-type]
+        write_lists(made_here(Service(), query), out=tmp_path, progress=False, **{**given, **other})  # type: ignore[arg-type]
     assert files(tmp_path) == before
 
 
 def test_lists_without_a_manifest_are_not_ours(tmp_path: Path) -> None:
     (tmp_path / "part-00000.parquet").write_bytes(b"")
     with pytest.raises(ConfigError, match=MANIFEST):
-        write_lists(Service(), USERS, query, tmp_path, about="a", progress=False)
+        write_lists(made_here(Service(), query), USERS, tmp_path, about="a", progress=False)
 
 
 @pytest.mark.parametrize(
