@@ -296,6 +296,7 @@ def test_all_that_is_wrong_is_told_before_any_data_is_read(
         train(settings, **wrong)
     told = str(error.value).splitlines()
     parts = [
+        "lm_weights are numbers",
         "there is no file nowhere.csv",
         "there is no file neither.csv",
         "no prior is called 'als'",
@@ -304,7 +305,6 @@ def test_all_that_is_wrong_is_told_before_any_data_is_read(
         "no prompt is called 'nxt'",
         "'list' needs a prompt for next_item that continues its answer, and 'next_item' is none",
         "prompt: none is called 'gone'",
-        "lm_weights are numbers",
         "LORO",
     ]
     assert len(told) == len(parts)
