@@ -101,6 +101,23 @@ def test_an_actor_that_is_killed_changes_no_row(
     assert not psutil.pid_exists(killed[0])
 
 
+def test_what_waits_at_an_actor_that_ends_is_made_too(
+    workspace: Workspace, cluster: Cluster, expected: dict[str, str], tmp_path: Path
+) -> None:
+    ended = tmp_path / "ended"
+
+    class EndsOnce(ListActor):
+        def lists(self, users: Sequence[str], queries: Sequence[Query]) -> Lists | LLMGenError | ArgumentError:
+            if "u17" in users and not ended.exists():
+                ended.touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+            return ListActor.lists(self, users, queries)
+
+    written(workspace, tmp_path / "lists", on_ray(cluster._replace(actors=1), EndsOnce))
+    assert ended.exists()
+    assert files(tmp_path / "lists") == expected
+
+
 class EndsAtOneUser(ListActor):
     """As it is when the memory of a node is too small for a shard."""
 
