@@ -40,17 +40,21 @@ if TYPE_CHECKING:
     from llmgen.recommend.recommender import Recommender as Recommender
     from llmgen.recommend.request_weight import RequestWeight as RequestWeight
     from llmgen.templates.library import PromptLibrary as PromptLibrary
+    from llmgen.types import Answer as Answer
     from llmgen.types import Explanation as Explanation
     from llmgen.types import Item as Item
     from llmgen.types import Query as Query
     from llmgen.types import RatingPrediction as RatingPrediction
     from llmgen.types import Recommendation as Recommendation
     from llmgen.types import Recommendations as Recommendations
+    from llmgen.types import WrittenRecommendation as WrittenRecommendation
+    from llmgen.types import WrittenRecommendations as WrittenRecommendations
     from llmgen.vectors import ItemVectors as ItemVectors
 
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Answer": "types",
     "AsyncClient": "http.async_client",
     "Catalog": "catalog.core",
     "Client": "http.client",
@@ -81,6 +85,8 @@ _HOMES = {
     "TextQuery": "priors",
     "TextQueryVectors": "priors",
     "Transition": "priors",
+    "WrittenRecommendation": "types",
+    "WrittenRecommendations": "types",
     "histories": "datasets.splits",
     "leave_one_out": "datasets.splits",
     "load_dataset": "datasets",

@@ -9,13 +9,25 @@ import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from llmgen.errors import ArgumentError
-from llmgen.types import Item, Query, Recommendation, Recommendations
+from llmgen.types import (
+    Item,
+    Place,
+    Query,
+    Recommendation,
+    Recommendations,
+    WrittenRecommendation,
+    WrittenRecommendations,
+)
 
 POOL = 4
 """So many times `k` items are looked at first, and as many times more where these do not suffice."""
 LARGEST_POOL = 1_000
+
+ListT = TypeVar("ListT", Recommendations, WrittenRecommendations)
+OneT = TypeVar("OneT", Recommendation, WrittenRecommendation)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,12 +64,13 @@ class Diversity:
 
 
 def diversified(
-    queries: Sequence[Query], listed: Callable[[Sequence[Query], Sequence[int]], list[Recommendations]]
-) -> list[Recommendations]:
+    queries: Sequence[Query], listed: Callable[[Sequence[Query], Sequence[int]], list[ListT]]
+) -> list[ListT]:
     """Answers in which the diversity of each query is kept.
 
     `exact` then says that the list is proven to be the one that choosing among all eligible items gives: an item
-    beyond those looked at has no larger score than the last of them, and so would have been chosen nowhere.
+    beyond those looked at has no larger score than the last of them, and so would have been chosen nowhere. Where a
+    model wrote the list, minus the logarithm of the rank is in the place of the score.
 
     Args:
         queries: Some with `diversity`.
@@ -73,16 +86,16 @@ def diversified(
                 places = tuple(
                     replace(place, rank=rank, rank_before=place.rank) for rank, place in enumerate(chosen, start=1)
                 )
-                answers[number] = replace(answer, places=places, exact=answer.exact and certain)
+                answers[number] = replace(answer, places=places)
+                if isinstance(answer, Recommendations):
+                    answers[number] = replace(answer, places=places, exact=answer.exact and certain)
                 break
             sizes[number] = min(POOL * size, max(LARGEST_POOL, query.k))
             answers[number] = listed([query], [sizes[number]])[0]
     return answers
 
 
-def _chosen(
-    pool: Sequence[Recommendation], k: int, diversity: Diversity, *, whole: bool
-) -> tuple[list[Recommendation], bool]:
+def _chosen(pool: Sequence[OneT], k: int, diversity: Diversity, *, whole: bool) -> tuple[list[OneT], bool]:
     """At most k places of a list, and whether no item beyond it could have been among them.
 
     Args:
@@ -95,16 +108,16 @@ def _chosen(
     values = {place.item.id: _values(place.item, diversity.by) for place in pool}
     likeness = dict.fromkeys(values, 0.0)
     counts: Counter[object] = Counter()
-    chosen: list[Recommendation] = []
+    chosen: list[OneT] = []
     certain = True
     while left and len(chosen) < k:
         if diversity.most is not None:
             left = [place for place in left if all(counts[one] < diversity.most for one in values[place.item.id])]
             if not left:
                 break
-        worth = [place.score - diversity.penalty * likeness[place.item.id] for place in left]
+        worth = [_score(place) - diversity.penalty * likeness[place.item.id] for place in left]
         best = max(range(len(left)), key=lambda place: (worth[place], -place))
-        certain = certain and (whole or worth[best] >= pool[-1].score)
+        certain = certain and (whole or worth[best] >= _score(pool[-1]))
         taken = left.pop(best)
         own = values[taken.item.id]
         counts.update(own)
@@ -115,6 +128,10 @@ def _chosen(
                 alike = len(own & other) / len(own | other)
                 likeness[place.item.id] = max(likeness[place.item.id], alike)
     return chosen, whole or (certain and len(chosen) == k)
+
+
+def _score(place: Place) -> float:
+    return place.score if isinstance(place, Recommendation) else place.order
 
 
 def _values(item: Item, name: str) -> frozenset[object]:

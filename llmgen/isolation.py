@@ -58,7 +58,7 @@ def check_on_error(on_error: str) -> None:
 
 
 def each(
-    run: Callable[[Sequence[Work]], list[Answer]],
+    run: Callable[[Sequence[Work]], Sequence[Answer]],
     works: Sequence[Work],
     on_error: OnError,
     advance: Callable[[int], None] = lambda steps: None,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import re
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
@@ -28,6 +29,9 @@ FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 Role = Literal["system", "user", "assistant"]
 Method = Literal["trie", "exact", "normalised", "bm25", "prior", "none"]
+
+Value = TypeVar("Value")
+PlaceT = TypeVar("PlaceT", covariant=True)
 
 HALF = re.compile("[\ud800-\udfff]")
 """One of the two halves by which UTF-16 writes a character, alone: no file or answer can hold it."""
@@ -117,7 +121,7 @@ class Query:
                 if not 0 <= factor < math.inf:
                     raise ArgumentError(f"the boost of {name} = {value!r} must be 0 or more and finite, not {factor}")
 
-    def after(self, answer: Recommendations) -> Query:
+    def after(self, answer: Answer) -> Query:
         """The query for the next page: the same, without the items that an answer has.
 
         As an answer has the best of what is eligible, pages are pieces of one list, and no item is on two of them; also
@@ -192,7 +196,7 @@ class Grounding:
 
 @dataclass(frozen=True, slots=True)
 class Recommendation:
-    """One place of an answer.
+    """One place of a list that was scored: by model and priors, or by the priors alone.
 
     Attributes:
         item: The item.
@@ -200,7 +204,7 @@ class Recommendation:
         score: Sum of `terms`; natural logarithm, higher is better.
         probability: In [0, 1], `exp(score)` over its sum for all eligible items; see `llmgen.search`.
         terms: Name -> part of the score: `lm`, and one a prior.
-        grounding: How the item was found.
+        grounding: `trie` where the model was asked, else `prior`.
         prompt: `name@digest` of the prompt template.
         rank_before: Where the item would be without the query's diversity; None where it asked for none.
     """
@@ -216,8 +220,81 @@ class Recommendation:
 
 
 @dataclass(frozen=True, slots=True)
-class Recommendations(Sequence[Recommendation]):
-    """An answer: recommendations, best first.
+class WrittenRecommendation:
+    """One place of a list that a model wrote: a line of its text, or of a place that it left empty, the prior's choice.
+
+    Nothing was scored, so there is neither a score nor a probability. For one release `score`, `probability` and
+    `terms` give what they gave before, with a DeprecationWarning: minus the logarithm of the rank, and NaN.
+
+    Attributes:
+        item: The item.
+        rank: 1 for the best.
+        grounding: The line, which way it was found in the catalog, and how well it matches; `prior` where the model
+            named no item.
+        prompt: `name@digest` of the prompt template.
+        rank_before: Where the item would be without the query's diversity; None where it asked for none.
+    """
+
+    item: Item
+    rank: int
+    grounding: Grounding
+    prompt: str
+    rank_before: int | None = None
+
+    @property
+    def order(self) -> float:
+        """Minus the logarithm of the rank that the model gave: what a penalty for likeness is taken off."""
+        return -math.log(self.rank if self.rank_before is None else self.rank_before)
+
+    @property
+    def score(self) -> float:
+        """What stood in the place of a score before; see the class."""
+        return _not_scored("score", self.order)
+
+    @property
+    def probability(self) -> float:
+        """NaN; see the class."""
+        return _not_scored("probability", math.nan)
+
+    @property
+    def terms(self) -> Mapping[str, float]:
+        """What stood in the place of the terms before; see the class."""
+        return _not_scored("terms", {"order": self.order})
+
+
+def _not_scored(name: str, was: Value) -> Value:
+    warnings.warn(
+        f"a list that a model wrote has no {name}, since no item was scored; use rank and grounding, or look whether "
+        f"an answer is WrittenRecommendations; {name} goes with the next release",
+        DeprecationWarning,
+        stacklevel=3,
+    )
+    return was
+
+
+class _Places(Sequence[PlaceT]):
+    """The places of an answer, best first."""
+
+    __slots__ = ()
+    places: tuple[PlaceT, ...]
+
+    @overload
+    def __getitem__(self, index: int) -> PlaceT: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[PlaceT, ...]: ...
+    def __getitem__(self, index: int | slice) -> PlaceT | tuple[PlaceT, ...]:
+        return self.places[index]
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __iter__(self) -> Iterator[PlaceT]:
+        return iter(self.places)
+
+
+@dataclass(frozen=True, slots=True)
+class Recommendations(_Places[Recommendation]):
+    """An answer whose items were scored, best first.
 
     Attributes:
         places: At most k recommendations, no item twice.
@@ -226,11 +303,9 @@ class Recommendations(Sequence[Recommendation]):
         prompt_tokens: Length of the rendered prompt in tokens.
         num_rounds: How often the language model was called for this answer.
         history_used: How many items of the history stood in the prompt, counted from the newest.
-        dropped: Lines of a free-text answer that matched no item, or one already in the list.
-        warnings: Sentences on what a free-text answer lacks: that its text ended by the token budget, inside thoughts
-            or in the list, or that it named no item. Empty where the model named an item for every place.
+        warnings: Sentences on what the answer lacks.
         lm_weight: Weight of the model's log-probability in the scores, which may differ between requests; 0 where it
-            was not asked, None where it wrote the list, or where the server is older than this field.
+            was not asked, None where the server is older than this field.
     """
 
     places: tuple[Recommendation, ...]
@@ -239,25 +314,55 @@ class Recommendations(Sequence[Recommendation]):
     prompt_tokens: int = 0
     num_rounds: int = 0
     history_used: int = 0
-    dropped: tuple[Grounding, ...] = ()
     warnings: tuple[str, ...] = ()
     lm_weight: float | None = None
 
-    @overload
-    def __getitem__(self, index: int) -> Recommendation: ...
-    @overload
-    def __getitem__(self, index: slice) -> tuple[Recommendation, ...]: ...
-    def __getitem__(self, index: int | slice) -> Recommendation | tuple[Recommendation, ...]:
-        return self.places[index]
-
-    def __len__(self) -> int:
-        return len(self.places)
-
-    def __iter__(self) -> Iterator[Recommendation]:
-        return iter(self.places)
+    @property
+    def dropped(self) -> tuple[Grounding, ...]:
+        """No lines: nothing was written."""
+        return ()
 
 
-AnswerT = TypeVar("AnswerT", bound="Recommendations | LLMGenError")
+@dataclass(frozen=True, slots=True)
+class WrittenRecommendations(_Places[WrittenRecommendation]):
+    """An answer that a model wrote as text, line by line, each looked up in the catalog.
+
+    Attributes:
+        places: At most k, no item twice; those behind the model's own are filled from the item prior.
+        prompt: `name@digest` of the prompt template.
+        prompt_tokens: Length of the rendered prompt in tokens.
+        num_rounds: How often the language model was called for this answer.
+        history_used: How many items of the history stood in the prompt, counted from the newest.
+        dropped: Lines that matched no item, or one already in the list.
+        warnings: Sentences on what the answer lacks: that its text ended by the token budget, inside thoughts or in the
+            list, or that it named no item. Empty where the model named an item for every place.
+    """
+
+    places: tuple[WrittenRecommendation, ...]
+    prompt: str
+    prompt_tokens: int = 0
+    num_rounds: int = 1
+    history_used: int = 0
+    dropped: tuple[Grounding, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def lm_weight(self) -> None:
+        """None: a written list has no scores."""
+        return None
+
+    @property
+    def exact(self) -> bool:
+        """False: nothing proves that these are the best."""
+        return False
+
+
+Place = Recommendation | WrittenRecommendation
+"""Both have `item`, `rank`, `grounding`, `prompt` and `rank_before`."""
+Answer = Recommendations | WrittenRecommendations
+"""A list of either kind. Both are sequences of their places, with `exact`, `prompt`, `prompt_tokens`, `num_rounds`,
+`history_used`, `dropped`, `warnings` and `lm_weight`; items of the first alone have scores."""
+AnswerT = TypeVar("AnswerT", bound="Answer | LLMGenError")
 
 
 class Answers(list[AnswerT]):
@@ -276,15 +381,15 @@ class Answers(list[AnswerT]):
 
         Returns:
             `query` (its number from 0), `user_id` (null where the query names no user), `item_id`, `rank` (from 1) and
-            `score`.
+            `score` (null in a list that a model wrote).
         """
         import polars as pl
 
         rows = [
-            (number, user, place.item.id, rank, place.score)
+            (number, user, place.item.id, place.rank, place.score if isinstance(place, Recommendation) else None)
             for number, (user, answer) in enumerate(zip(self.users, self, strict=True))
-            if isinstance(answer, Recommendations)
-            for rank, place in enumerate(answer, 1)
+            if not isinstance(answer, LLMGenError)
+            for place in answer
         ]
         columns = {
             "query": pl.Int64,
@@ -379,39 +484,39 @@ class Recommends(Protocol):
         """The same with other prompts for the tasks of the named templates."""
         ...
 
-    def recommend(self, query: Query) -> Recommendations:
+    def recommend(self, query: Query) -> Answer:
         """The best `query.k` items."""
         ...
 
     @overload
     def recommend_many(
         self, queries: Iterable[Query], *, progress: bool = False, on_error: Literal["raise"] = "raise"
-    ) -> Answers[Recommendations]: ...
+    ) -> Answers[Answer]: ...
     @overload
     def recommend_many(
         self, queries: Iterable[Query], *, progress: bool = False, on_error: Literal["return"]
-    ) -> Answers[Recommendations | LLMGenError]: ...
+    ) -> Answers[Answer | LLMGenError]: ...
     def recommend_many(
         self, queries: Iterable[Query], *, progress: bool = False, on_error: OnError = "raise"
-    ) -> Answers[Recommendations] | Answers[Recommendations | LLMGenError]:
+    ) -> Answers[Answer] | Answers[Answer | LLMGenError]:
         """The best items of each query, in order of the queries; or its error in a query's place."""
         ...
 
-    def rank(self, query: Query, candidates: Sequence[Item | str]) -> Recommendations:
+    def rank(self, query: Query, candidates: Sequence[Item | str]) -> Answer:
         """The candidates in order, all of them."""
         ...
 
     @overload
     def rank_many(
         self, pairs: Sequence[tuple[Query, Sequence[Item | str]]], *, on_error: Literal["raise"] = "raise"
-    ) -> list[Recommendations]: ...
+    ) -> list[Answer]: ...
     @overload
     def rank_many(
         self, pairs: Sequence[tuple[Query, Sequence[Item | str]]], *, on_error: Literal["return"]
-    ) -> list[Recommendations | LLMGenError]: ...
+    ) -> list[Answer | LLMGenError]: ...
     def rank_many(
         self, pairs: Sequence[tuple[Query, Sequence[Item | str]]], *, on_error: OnError = "raise"
-    ) -> list[Recommendations] | list[Recommendations | LLMGenError]:
+    ) -> list[Answer] | list[Answer | LLMGenError]:
         """The candidates of each query in order; or its error in a pair's place."""
         ...
 

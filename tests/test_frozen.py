@@ -33,7 +33,7 @@ from llmgen.priors import (
 )
 from llmgen.priors import sparse as sparse_module
 from llmgen.recommend.recommender import Recommender
-from llmgen.types import Explanation, Query, RatingPrediction, Recommendations
+from llmgen.types import Explanation, Query, RatingPrediction, Recommendations, WrittenRecommendations
 
 STORED = Path(__file__).parent / "snapshots" / "frozen.json"
 DIGITS = 10
@@ -166,7 +166,13 @@ def short(number: float) -> float | None:
 
 def written(answer: Any) -> list[Any]:
     """An answer as JSON: texts and whole numbers, which must be equal, then the numbers that must be close."""
-    if isinstance(answer, Recommendations):
+    if isinstance(answer, WrittenRecommendations):
+        methods = "".join(place.grounding.method[0] for place in answer)
+        rest = [answer.exact, answer.num_rounds, answer.history_used, answer.prompt_tokens, len(answer.dropped)]
+        texts = [" ".join(place.item.id for place in answer), methods, *rest, answer.prompt, "order"]
+        order = [-math.log(place.rank) for place in answer]
+        numbers = [*order, math.nan, math.nan, order[-1]]
+    elif isinstance(answer, Recommendations):
         last = answer[-1]
         methods = "".join(place.grounding.method[0] for place in answer)
         rest = [answer.exact, answer.num_rounds, answer.history_used, answer.prompt_tokens, len(answer.dropped)]

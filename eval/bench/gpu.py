@@ -39,7 +39,7 @@ from llmgen.engines import Step, load_engine
 from llmgen.models import demo_model
 from llmgen.recommend.recommender import Recommender
 from llmgen.search import Request, SearchConfig, SearchResult, search
-from llmgen.types import FloatArray, IntArray, Query, Recommendations
+from llmgen.types import Answer, FloatArray, IntArray, Query
 
 if TYPE_CHECKING:
     from llmgen.engines.vllm import VLLMEngine
@@ -202,7 +202,7 @@ def speed(
                     yield {"stage": "profile", **about, "users": count, "top": profiled(engine, arms[OURS])}
 
 
-def _recommend(recommender: Recommender, asked: Sequence[Query]) -> list[Recommendations]:
+def _recommend(recommender: Recommender, asked: Sequence[Query]) -> list[Answer]:
     assert recommender.engine is not None
     recommender.engine.close()  # forgets the prompts that it has read
     return recommender.recommend_many(asked)

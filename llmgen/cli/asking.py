@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from llmgen.recommend.prompting import Task
     from llmgen.recommend.recommender import Recommender
-    from llmgen.types import Query, Recommendations
+    from llmgen.types import Answer, Query
     from llmgen.workspace.core import DataSettings, RecommenderSettings, Workspace
 
 
@@ -105,7 +105,7 @@ def echo_json(text: str) -> None:
     typer.echo(re.sub(r"[\x7f-\x9f]", lambda found: f"\\u{ord(found[0]):04x}", text).encode())
 
 
-def print_answer(asked: "Asked", answer: "Recommendations", title: str, as_json: bool, scores: bool) -> None:
+def print_answer(asked: "Asked", answer: "Answer", title: str, as_json: bool, scores: bool) -> None:
     """An answer as a table, or as JSON."""
     from llmgen.cli.display import answer_table
     from llmgen.http.schemas import RecommendationsBody, to_json

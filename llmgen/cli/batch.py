@@ -18,7 +18,7 @@ from llmgen import __version__
 from llmgen.datasets.files import read_columns
 from llmgen.errors import ConfigError, DataError, EngineUnavailableError, LLMGenError, SearchError
 from llmgen.progress import Stage
-from llmgen.types import Query, Recommendation, Recommendations
+from llmgen.types import Answer, Place, Query, Recommendation
 from llmgen.workspace.core import RecommenderSettings, Workspace
 
 MANIFEST = "manifest.json"
@@ -33,9 +33,10 @@ SCHEMA = {
     "exact": pl.Boolean(),
     "terms": pl.List(pl.Struct({"name": pl.String(), "value": pl.Float64()})),
 }
-"""Of a file: one row a place, users in their order, best first; see `Recommendation`."""
+"""Of a file: one row a place, users in their order, best first; see `Recommendation`. In a list that a model wrote,
+score and probability are null, and there are no terms."""
 
-Recommend = Callable[[Sequence[Query]], Sequence[Recommendations | LLMGenError]]
+Recommend = Callable[[Sequence[Query]], Sequence[Answer | LLMGenError]]
 """Such as `partial(recommender.recommend_many, on_error="return")`."""
 QueryOf = Callable[[str], Query]
 """What is asked for a user."""
@@ -239,7 +240,7 @@ def lists_of(recommend: Recommend, users: Sequence[str], queries: Sequence[Query
         EngineUnavailableError: The engine is down.
         LLMGenError: A query cannot be answered, with its user.
     """
-    places: list[Recommendation] = []
+    places: list[Place] = []
     of_user: list[str] = []
     exact: list[bool] = []
     empty = 0
@@ -259,8 +260,8 @@ def lists_of(recommend: Recommend, users: Sequence[str], queries: Sequence[Query
             "user_id": of_user,
             "rank": [place.rank for place in places],
             "item_id": [place.item.id for place in places],
-            "score": [place.score for place in places],
-            "probability": [place.probability for place in places],
+            "score": [place.score if isinstance(place, Recommendation) else None for place in places],
+            "probability": [place.probability if isinstance(place, Recommendation) else None for place in places],
             "exact": exact,
         },
         {name: kind for name, kind in SCHEMA.items() if name != "terms"},
@@ -270,13 +271,14 @@ def lists_of(recommend: Recommend, users: Sequence[str], queries: Sequence[Query
     return Lists(file.getvalue(), empty)
 
 
-def _terms(places: Sequence[Recommendation]) -> pl.Series:
+def _terms(places: Sequence[Place]) -> pl.Series:
     """The terms of each place, of three flat columns: of lists of dicts polars makes them in several times as long."""
+    terms = [place.terms if isinstance(place, Recommendation) else {} for place in places]
     flat = pl.DataFrame(
         {
-            "place": [number for number, place in enumerate(places) for _ in place.terms],
-            "name": [name for place in places for name in place.terms],
-            "value": [value for place in places for value in place.terms.values()],
+            "place": [number for number, own in enumerate(terms) for _ in own],
+            "name": [name for own in terms for name in own],
+            "value": [value for own in terms for value in own.values()],
         },
         {"place": pl.Int64, "name": pl.String, "value": pl.Float64},
     )

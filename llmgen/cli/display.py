@@ -14,17 +14,18 @@ from rich.text import Text
 
 from llmgen.catalog.core import Catalog
 from llmgen.text.normalization import without_controls
-from llmgen.types import Explanation, Item, Message, RatingPrediction, Recommendations
+from llmgen.types import Answer, Explanation, Item, Message, Place, RatingPrediction, Recommendation, Recommendations
 
 CERTIFIED = "certified: no other item scores higher"
 
 
-def answer_table(catalog: Catalog, answer: Recommendations, *, title: str, scores: bool) -> RenderableType:
-    """Ranked items; with `scores` one column a term. Below it, what can be said of the answer as a whole."""
+def answer_table(catalog: Catalog, answer: Answer, *, title: str, scores: bool) -> RenderableType:
+    """Ranked items; with `scores` one column a term, where items were scored. Below it, what is to be said of all."""
     table = Table(title=title, title_justify="left", title_style="bold")
     table.add_column("#", justify="right")
     table.add_column(plain_text(catalog.noun.capitalize()), overflow="fold")
     table.add_column("Probability", justify="right")
+    scores = scores and isinstance(answer, Recommendations)
     names = list(answer[0].terms) if scores else []
     for name in names:
         table.add_column(name, justify="right")
@@ -32,22 +33,26 @@ def answer_table(catalog: Catalog, answer: Recommendations, *, title: str, score
         table.add_column("Score", justify="right")
     table.add_column("Route")
     for place in answer:
-        probability = "" if math.isnan(place.probability) else f"{place.probability:.2%}"
-        terms = [f"{place.terms.get(name, math.nan):+z.2f}" for name in names]
+        probability, terms = "", []
+        if isinstance(place, Recommendation):
+            probability = f"{place.probability:.2%}"
+            terms = [f"{place.terms.get(name, math.nan):+z.2f}" for name in names]
+            terms += [f"{place.score:+z.2f}"] if scores else []
         method = place.grounding.method
         route = f"bm25 {place.grounding.score:.2f}" if method == "bm25" else method
         row: list[RenderableType] = [str(place.rank), plain_text(catalog.label(place.item)), probability]
-        table.add_row(*row, *terms, *([f"{place.score:+z.2f}"] if scores else []), route)
+        table.add_row(*row, *terms, route)
     return Group(table, plain_text(_verdict(answer), style="dim"))
 
 
-def lists_table(catalog: Catalog, answers: Mapping[str, Recommendations]) -> RenderableType:
+def lists_table(catalog: Catalog, answers: Mapping[str, Answer]) -> RenderableType:
     """The items of several answers beside each other, a column each, by name. Below them, whether they are proven."""
     table = Table()
     table.add_column("#", justify="right")
     for name in answers:
         table.add_column(plain_text(name.capitalize()), overflow="fold")
-    for rank, places in enumerate(zip_longest(*answers.values()), 1):
+    columns: list[Sequence[Place]] = [answer.places for answer in answers.values()]
+    for rank, places in enumerate(zip_longest(*columns), 1):
         table.add_row(str(rank), *(plain_text("" if one is None else catalog.label(one.item)) for one in places))
     open_ = [name for name, answer in answers.items() if not answer.exact]
     said = f"not certified to be the exact best: {', '.join(open_)}" if open_ else CERTIFIED
@@ -122,7 +127,7 @@ def messages_text(messages: Sequence[Message]) -> RenderableType:
     return Group(*(Panel(plain_text(message.content), title=message.role, title_align="left") for message in messages))
 
 
-def _verdict(answer: Recommendations) -> str:
+def _verdict(answer: Answer) -> str:
     words = [CERTIFIED if answer.exact else "not certified to be the exact best"]
     if answer.prompt:
         rounds = f"{answer.num_rounds} model round{'' if answer.num_rounds == 1 else 's'}"

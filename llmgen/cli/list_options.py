@@ -13,7 +13,7 @@ from llmgen.workspace.options import pair
 
 if TYPE_CHECKING:
     from llmgen.diversity import Diversity
-    from llmgen.types import Query, Recommendations
+    from llmgen.types import Answer, Query
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class ListOptions:
     diversity: Diversity | None
     page: int
 
-    def answer(self, query: Query, recommend: Callable[[Query], Recommendations]) -> Recommendations:
+    def answer(self, query: Query, recommend: Callable[[Query], Answer]) -> Answer:
         """The answer to a query with all of it.
 
         Raises:

@@ -24,7 +24,7 @@ from llmgen.evaluation.arms import Arm
 from llmgen.evaluation.measures import Latencies
 from llmgen.evaluation.sample import Sample
 from llmgen.progress import Stage
-from llmgen.types import Recommendations
+from llmgen.types import Answer
 
 _COLUMNS: dict[str, pl.DataType] = {
     "user_id": pl.String(),
@@ -91,7 +91,7 @@ class Store:
     def __contains__(self, user: str) -> bool:
         return user in self._place
 
-    def add(self, users: Sequence[str], answers: Sequence[Recommendations], seconds: float) -> None:
+    def add(self, users: Sequence[str], answers: Sequence[Answer], seconds: float) -> None:
         """Remember and write the answers of some users; a stop in between loses this batch and nothing else."""
         rows = rows_of(users, answers, seconds)
         path = self.folder / f"{len(self._place):08}.parquet"
@@ -174,7 +174,7 @@ def latencies(arm: Arm, sample: Sample, users: int) -> Latencies:
     return Latencies(cold, warm)
 
 
-def answers_of(arm: Arm, sample: Sample) -> list[Recommendations]:
+def answers_of(arm: Arm, sample: Sample) -> Sequence[Answer]:
     """The arm's answers, in order of the queries."""
     queries = [arm.asked(query) for query in sample.queries]
     if sample.candidates is None:
@@ -182,7 +182,7 @@ def answers_of(arm: Arm, sample: Sample) -> list[Recommendations]:
     return arm.recommender.rank_many(list(zip(queries, sample.candidates, strict=True)))
 
 
-def rows_of(users: Sequence[str], answers: Sequence[Recommendations], seconds: float = 0.0) -> pl.DataFrame:
+def rows_of(users: Sequence[str], answers: Sequence[Answer], seconds: float = 0.0) -> pl.DataFrame:
     """Answers as a table, columns as in `SCHEMA`; `seconds` is what they took together."""
     rows = [
         {

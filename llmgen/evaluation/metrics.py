@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from itertools import combinations
 from math import log2, nan
 
-from llmgen.types import Recommendations
+from llmgen.types import Answer
 
 
 def recall_at_k(ranked: Sequence[str], relevant: Collection[str], k: int) -> float:
@@ -317,7 +317,7 @@ def position_bias(shown: Sequence[str], ranked: Sequence[str]) -> float:
     return 1 - 6 * apart / (count * (count**2 - 1))
 
 
-def valid_rate(answer: Recommendations) -> float:
+def valid_rate(answer: Answer) -> float:
     """Share of the generated lines that name a catalog item as it is written, before any repair.
 
     A line counts if it was decoded under the trie or is a title exactly; one that only normalisation or BM25 could
@@ -330,7 +330,7 @@ def valid_rate(answer: Recommendations) -> float:
     return sum(method in ("trie", "exact") for method in lines) / len(lines) if lines else 0.0
 
 
-def fallback_rate(answer: Recommendations) -> float:
+def fallback_rate(answer: Answer) -> float:
     """Share of the places that the generated text left empty, so that the item prior filled them.
 
     Returns:
@@ -339,7 +339,7 @@ def fallback_rate(answer: Recommendations) -> float:
     return sum(place.grounding.method == "prior" for place in answer) / len(answer) if len(answer) else 0.0
 
 
-def duplicate_rate(answer: Recommendations) -> float:
+def duplicate_rate(answer: Answer) -> float:
     """Share of the generated lines that name an item which an earlier line of the same answer named.
 
     Returns:
@@ -349,7 +349,7 @@ def duplicate_rate(answer: Recommendations) -> float:
     return sum(line.method != "none" for line in answer.dropped) / len(lines) if lines else 0.0
 
 
-def _lines(answer: Recommendations) -> list[str]:
+def _lines(answer: Answer) -> list[str]:
     """How each generated line was grounded."""
     placed = [place.grounding.method for place in answer if place.grounding.method != "prior"]
     return [*placed, *(line.method for line in answer.dropped)]

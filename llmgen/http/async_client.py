@@ -33,6 +33,7 @@ from llmgen.http.transport import AsyncTransport, Retry
 from llmgen.isolation import check_on_error
 from llmgen.types import (
     RATINGS,
+    Answer,
     Answers,
     Explanation,
     Item,
@@ -70,29 +71,27 @@ class AsyncClient:
 
     async def recommend(
         self, query: Query | None = None, *, user: str | None = None, **fields: Unpack[QueryFields]
-    ) -> Recommendations:
+    ) -> Answer:
         """See `Client.recommend`."""
         return await self._send(Calls.recommend(query, await self._prompt("recommend"), fields, user))
 
     @overload
     async def recommend_many(
         self, queries: Iterable[Query], *, progress: bool = False, on_error: Literal["raise"] = "raise"
-    ) -> Answers[Recommendations]: ...
+    ) -> Answers[Answer]: ...
     @overload
     async def recommend_many(
         self, queries: Iterable[Query], *, progress: bool = False, on_error: Literal["return"]
-    ) -> Answers[Recommendations | LLMGenError]: ...
+    ) -> Answers[Answer | LLMGenError]: ...
     async def recommend_many(
         self, queries: Iterable[Query], *, progress: bool = False, on_error: OnError = "raise"
-    ) -> Answers[Recommendations] | Answers[Recommendations | LLMGenError]:
+    ) -> Answers[Answer] | Answers[Answer | LLMGenError]:
         """See `Client.recommend_many`."""
         prompt, queries = await self._prompt("recommend"), list(queries)
         answers = await self._all(lambda one: Calls.recommend(one, prompt, {}), queries, on_error, progress)
         return Answers(answers, queries)
 
-    async def recommend_stream(
-        self, queries: Iterable[Query], *, at_once: int = AT_ONCE
-    ) -> AsyncIterator[Recommendations]:
+    async def recommend_stream(self, queries: Iterable[Query], *, at_once: int = AT_ONCE) -> AsyncIterator[Answer]:
         """See `Client.recommend_stream`."""
         prompt = await self._prompt("recommend")
         async for answer in self._answers(lambda query: Calls.recommend(query, prompt, {}), queries, at_once, "raise"):
@@ -134,7 +133,7 @@ class AsyncClient:
             for task in waiting:
                 task.cancel()
 
-    async def rank(self, query: Query, candidates: Sequence[Item | str]) -> Recommendations:
+    async def rank(self, query: Query, candidates: Sequence[Item | str]) -> Answer:
         """See `Recommender.rank`."""
         return await self._send(Calls.rank(query, candidates, await self._prompt("rank")))
 
@@ -157,14 +156,14 @@ class AsyncClient:
     @overload
     async def rank_many(
         self, pairs: Sequence[tuple[Query, Sequence[Item | str]]], *, on_error: Literal["raise"] = "raise"
-    ) -> list[Recommendations]: ...
+    ) -> list[Answer]: ...
     @overload
     async def rank_many(
         self, pairs: Sequence[tuple[Query, Sequence[Item | str]]], *, on_error: Literal["return"]
-    ) -> list[Recommendations | LLMGenError]: ...
+    ) -> list[Answer | LLMGenError]: ...
     async def rank_many(
         self, pairs: Sequence[tuple[Query, Sequence[Item | str]]], *, on_error: OnError = "raise"
-    ) -> list[Recommendations] | list[Recommendations | LLMGenError]:
+    ) -> list[Answer] | list[Answer | LLMGenError]:
         """See `Recommender.rank_many`."""
         prompt = await self._prompt("rank")
         return await self._all(lambda pair: Calls.rank(*pair, prompt), pairs, on_error)

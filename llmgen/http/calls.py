@@ -33,6 +33,7 @@ from llmgen.http.schemas import (
 from llmgen.http.transport import Response
 from llmgen.progress import Stage
 from llmgen.types import (
+    Answer,
     Attribute,
     Explanation,
     Item,
@@ -42,12 +43,7 @@ from llmgen.types import (
     Relevance,
 )
 
-Answer = TypeVar("Answer")
-
-
 Result = TypeVar("Result")
-
-
 Work = TypeVar("Work")
 
 
@@ -71,12 +67,12 @@ class QueryFields(TypedDict, total=False):
 
 
 @dataclass(frozen=True)
-class Call(Generic[Answer]):
+class Call(Generic[Result]):
     """One request, and how its answer is read."""
 
     method: str
     path: str
-    read: Callable[[bytes], Answer]
+    read: Callable[[bytes], Result]
     body: bytes | None = None
 
 
@@ -86,13 +82,13 @@ class Calls:
     @staticmethod
     def recommend(
         query: Query | None, prompt: str | None, fields: QueryFields, user: str | None = None
-    ) -> Call[Recommendations]:
+    ) -> Call[Answer]:
         """See `Client.recommend`."""
         body = _body(QueryBody, query, fields, prompt=prompt, user=user)
         return Call("POST", "/v1/recommend", lambda b: RecommendationsBody.model_validate_json(b).value(), body)
 
     @staticmethod
-    def rank(query: Query, candidates: Sequence[Item | str], prompt: str | None) -> Call[Recommendations]:
+    def rank(query: Query, candidates: Sequence[Item | str], prompt: str | None) -> Call[Answer]:
         """See `Client.rank`."""
         body = _body(RankBody, query, {}, prompt=prompt, candidates=[_id(one) for one in candidates])
         return Call("POST", "/v1/rank", lambda b: RecommendationsBody.model_validate_json(b).value(), body)
@@ -101,7 +97,7 @@ class Calls:
     def similar(item: Item | str, query: Query | None) -> Call[Recommendations]:
         """See `Client.similar`."""
         body = _body(SimilarBody, query, {}, item=_id(item))
-        return Call("POST", "/v1/similar", lambda b: RecommendationsBody.model_validate_json(b).value(), body)
+        return Call("POST", "/v1/similar", lambda b: RecommendationsBody.model_validate_json(b).scored(), body)
 
     @staticmethod
     def rerank(query: Query, documents: Sequence[Item | str]) -> Call[list[Relevance]]:

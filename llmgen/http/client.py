@@ -33,6 +33,7 @@ from llmgen.http.transport import Retry, Transport
 from llmgen.isolation import check_on_error
 from llmgen.types import (
     RATINGS,
+    Answer,
     Answers,
     Explanation,
     Item,
@@ -85,7 +86,7 @@ class Client:
 
     def recommend(
         self, query: Query | None = None, *, user: str | None = None, **fields: Unpack[QueryFields]
-    ) -> Recommendations:
+    ) -> Answer:
         """See `Recommender.recommend`; instead of a query, its fields may be given, with ids for the history.
 
         Args:
@@ -103,20 +104,20 @@ class Client:
     @overload
     def recommend_many(
         self, queries: Iterable[Query], *, progress: bool = False, on_error: Literal["raise"] = "raise"
-    ) -> Answers[Recommendations]: ...
+    ) -> Answers[Answer]: ...
     @overload
     def recommend_many(
         self, queries: Iterable[Query], *, progress: bool = False, on_error: Literal["return"]
-    ) -> Answers[Recommendations | LLMGenError]: ...
+    ) -> Answers[Answer | LLMGenError]: ...
     def recommend_many(
         self, queries: Iterable[Query], *, progress: bool = False, on_error: OnError = "raise"
-    ) -> Answers[Recommendations] | Answers[Recommendations | LLMGenError]:
+    ) -> Answers[Answer] | Answers[Answer | LLMGenError]:
         """See `Recommender.recommend_many`."""
         prompt, queries = self._prompt("recommend"), list(queries)
         answers = self._all(lambda one: Calls.recommend(one, prompt, {}), queries, on_error, progress)
         return Answers(answers, queries)
 
-    def recommend_stream(self, queries: Iterable[Query], *, at_once: int = AT_ONCE) -> Iterator[Recommendations]:
+    def recommend_stream(self, queries: Iterable[Query], *, at_once: int = AT_ONCE) -> Iterator[Answer]:
         """The best items of each query, in order of the queries, each as soon as it and those before it are there.
 
         Args:
@@ -164,7 +165,7 @@ class Client:
                 for future in waiting:
                     future.cancel()
 
-    def rank(self, query: Query, candidates: Sequence[Item | str]) -> Recommendations:
+    def rank(self, query: Query, candidates: Sequence[Item | str]) -> Answer:
         """See `Recommender.rank`."""
         return self._send(Calls.rank(query, candidates, self._prompt("rank")))
 
@@ -187,14 +188,14 @@ class Client:
     @overload
     def rank_many(
         self, pairs: Sequence[tuple[Query, Sequence[Item | str]]], *, on_error: Literal["raise"] = "raise"
-    ) -> list[Recommendations]: ...
+    ) -> list[Answer]: ...
     @overload
     def rank_many(
         self, pairs: Sequence[tuple[Query, Sequence[Item | str]]], *, on_error: Literal["return"]
-    ) -> list[Recommendations | LLMGenError]: ...
+    ) -> list[Answer | LLMGenError]: ...
     def rank_many(
         self, pairs: Sequence[tuple[Query, Sequence[Item | str]]], *, on_error: OnError = "raise"
-    ) -> list[Recommendations] | list[Recommendations | LLMGenError]:
+    ) -> list[Answer] | list[Answer | LLMGenError]:
         """See `Recommender.rank_many`."""
         prompt = self._prompt("rank")
         return self._all(lambda pair: Calls.rank(*pair, prompt), pairs, on_error)

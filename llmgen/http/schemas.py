@@ -16,15 +16,19 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstra
 from llmgen.diversity import Diversity
 from llmgen.types import (
     RATINGS,
+    Answer,
     Attribute,
     Explanation,
     Grounding,
     Item,
     Method,
+    Place,
     Query,
     RatingPrediction,
     Recommendation,
     Recommendations,
+    WrittenRecommendation,
+    WrittenRecommendations,
     has_half,
 )
 
@@ -267,8 +271,13 @@ class RecommendationBody(_Body):
     item: ItemBody
     label: str = Field(description="As the catalog writes the item in prompts and answers.")
     rank: int = Field(ge=1)
-    probability: float | None = Field(description="exp(score) over its sum for all eligible items; null in free text.")
-    score: float = Field(description="Natural logarithm; the sum of the terms.")
+    probability: float | None = Field(
+        description="exp(score) over its sum for all eligible items; null in a list that a model wrote."
+    )
+    score: float = Field(
+        description="Natural logarithm; the sum of the terms. In a list that a model wrote no item is scored: there it "
+        "is minus the logarithm of the rank, for readers of before, until the next release."
+    )
     terms: dict[str, float] = Field(description="Part of the score by name: lm, and each prior.")
     grounding: GroundingBody
     rank_before: int | None = Field(
@@ -276,16 +285,18 @@ class RecommendationBody(_Body):
     )
 
     @staticmethod
-    def dump(place: Recommendation, label: str) -> Document:
-        """From the library's own type; `label` is how the catalog writes the item."""
+    def dump(place: Place, label: str) -> Document:
+        """From the library's own types; `label` is how the catalog writes the item."""
+        if isinstance(place, Recommendation):
+            numbers: Document = {"probability": place.probability, "score": place.score, "terms": dict(place.terms)}
+        else:
+            numbers = {"probability": None, "score": place.order, "terms": {"order": place.order}}
         moved = {} if place.rank_before is None else {"rank_before": place.rank_before}
         return {
             "item": ItemBody.dump(place.item),
             "label": label,
             "rank": place.rank,
-            "probability": place.probability,
-            "score": place.score,
-            "terms": dict(place.terms),
+            **numbers,
             "grounding": GroundingBody.dump(place.grounding),
             **moved,
         }
@@ -309,10 +320,11 @@ class RecommendationsBody(_Body):
     )
 
     @staticmethod
-    def dump(answer: Recommendations, labels: Sequence[str]) -> Document:
-        """From the library's own type; `labels` are how the catalog writes the items, one a place."""
+    def dump(answer: Answer, labels: Sequence[str]) -> Document:
+        """From the library's own types; `labels` are how the catalog writes the items, one a place."""
+        places: Sequence[Place] = answer.places
         return {
-            "recommendations": [RecommendationBody.dump(*pair) for pair in zip(answer, labels, strict=True)],
+            "recommendations": [RecommendationBody.dump(*pair) for pair in zip(places, labels, strict=True)],
             "exact": answer.exact,
             "prompt": answer.prompt,
             "prompt_tokens": answer.prompt_tokens,
@@ -323,31 +335,38 @@ class RecommendationsBody(_Body):
             "lm_weight": answer.lm_weight,
         }
 
-    def value(self) -> Recommendations:
-        """As the library's own type."""
-        return Recommendations(
-            tuple(
-                Recommendation(
-                    place.item.value(),
-                    place.rank,
-                    place.score,
-                    math.nan if place.probability is None else place.probability,
-                    place.terms,
-                    place.grounding.value(),
-                    self.prompt,
-                    place.rank_before,
-                )
-                for place in self.recommendations
-            ),
-            self.exact,
-            self.prompt,
-            self.prompt_tokens,
-            self.num_rounds,
-            self.history_used,
-            tuple(line.value() for line in self.dropped),
-            tuple(self.warnings),
-            self.lm_weight,
+    def value(self) -> Answer:
+        """As the library's own type; a model wrote the list where a place has no probability."""
+        return self._written() if any(place.probability is None for place in self.recommendations) else self.scored()
+
+    def scored(self) -> Recommendations:
+        """As the library's own type, of a list that no model wrote.
+
+        Raises:
+            ValueError: A model wrote it.
+        """
+        places = []
+        for place in self.recommendations:
+            if place.probability is None:
+                raise ValueError(f"{place.label!r} has no probability in a list whose items are scored")
+            found = place.grounding.value()
+            numbers = (place.score, place.probability, place.terms)
+            places.append(
+                Recommendation(place.item.value(), place.rank, *numbers, found, self.prompt, place.rank_before)
+            )
+        cost = self.prompt_tokens, self.num_rounds, self.history_used
+        return Recommendations(tuple(places), self.exact, self.prompt, *cost, tuple(self.warnings), self.lm_weight)
+
+    def _written(self) -> WrittenRecommendations:
+        places = tuple(
+            WrittenRecommendation(
+                place.item.value(), place.rank, place.grounding.value(), self.prompt, place.rank_before
+            )
+            for place in self.recommendations
         )
+        cost = self.prompt_tokens, self.num_rounds, self.history_used
+        dropped = tuple(line.value() for line in self.dropped)
+        return WrittenRecommendations(places, self.prompt, *cost, dropped, tuple(self.warnings))
 
 
 class RatingBody(_Body):

@@ -24,6 +24,8 @@ from llmgen.types import (
     Query,
     Recommendation,
     Recommendations,
+    WrittenRecommendation,
+    WrittenRecommendations,
 )
 
 logger = logging.getLogger(__name__)
@@ -155,7 +157,7 @@ def written(
     factors: Product,
     task: Task = "recommend",
     candidates: Sequence[Sequence[Item]] = (),
-) -> list[Recommendations]:
+) -> list[WrittenRecommendations]:
     """The model writes lists; their lines are looked up, and empty places filled by the prior. As `searched`."""
     engine = needs_engine(parts.engine, "free decoding")
     lists: dict[int, tuple[Prompt, Completion]] = {}
@@ -172,7 +174,7 @@ def written(
 
 def _grounded(
     parts: Parts, query: Query, factors: Product, number: int, prompt: Prompt, completion: Completion
-) -> Recommendations:
+) -> WrittenRecommendations:
     weights = factors.row(number).dense()
     everything = rank_by_prior(weights, len(parts.catalog), parts.ordered(query))  # raises where nothing is eligible
     found: dict[int, Grounding] = {}
@@ -189,15 +191,13 @@ def _grounded(
         found.setdefault(index, Grounding("prior", 0.0))
     lacking = sum(grounding.method == "prior" for grounding in found.values())
     reference = prompt.template.ref
-    places = []
-    for rank, (index, grounding) in enumerate(found.items(), start=1):
-        score = -math.log(rank)
-        places.append(
-            Recommendation(parts.catalog[index], rank, score, math.nan, {"order": score}, grounding, reference)
-        )
+    places = tuple(
+        WrittenRecommendation(parts.catalog[index], rank, grounding, reference)
+        for rank, (index, grounding) in enumerate(found.items(), start=1)
+    )
     warnings = _warnings(completion, lacking, len(places))
     tokens = len(prompt.token_ids)
-    return Recommendations(tuple(places), False, reference, tokens, 1, prompt.num_items, tuple(dropped), warnings)
+    return WrittenRecommendations(places, reference, tokens, 1, prompt.num_items, tuple(dropped), warnings)
 
 
 def _warnings(completion: Completion, lacking: int, places: int) -> tuple[str, ...]:

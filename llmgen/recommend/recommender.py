@@ -37,6 +37,7 @@ from llmgen.search import Normalise
 from llmgen.templates.library import PromptLibrary
 from llmgen.types import (
     RATINGS,
+    Answer,
     Answers,
     Explanation,
     Item,
@@ -45,6 +46,7 @@ from llmgen.types import (
     RatingPrediction,
     Recommendations,
     Relevance,
+    WrittenRecommendations,
 )
 
 
@@ -151,7 +153,7 @@ class Recommender(Assembled):
         index = CatalogIndex(catalog, engine, cache)
         self._set(Parts(index, engine, config, tuple(priors), tuple(rating_priors), library, histories or {}))
 
-    def recommend(self, query: Query | None = None, *, user: str | None = None) -> Recommendations:
+    def recommend(self, query: Query | None = None, *, user: str | None = None) -> Answer:
         """The best `query.k` items.
 
         Args:
@@ -175,7 +177,7 @@ class Recommender(Assembled):
         users: Iterable[str] | None = None,
         progress: bool = False,
         on_error: Literal["raise"] = "raise",
-    ) -> Answers[Recommendations]: ...
+    ) -> Answers[Answer]: ...
     @overload
     def recommend_many(
         self,
@@ -184,7 +186,7 @@ class Recommender(Assembled):
         users: Iterable[str] | None = None,
         progress: bool = False,
         on_error: Literal["return"],
-    ) -> Answers[Recommendations | LLMGenError]: ...
+    ) -> Answers[Answer | LLMGenError]: ...
     def recommend_many(
         self,
         queries: Iterable[Query] | None = None,
@@ -192,7 +194,7 @@ class Recommender(Assembled):
         users: Iterable[str] | None = None,
         progress: bool = False,
         on_error: OnError = "raise",
-    ) -> Answers[Recommendations] | Answers[Recommendations | LLMGenError]:
+    ) -> Answers[Answer] | Answers[Answer | LLMGenError]:
         """The best items of each query, in order of the queries; they are worked on together.
 
         Args:
@@ -225,22 +227,24 @@ class Recommender(Assembled):
             raise ArgumentError(f"{len(known)} users and {len(asked)} queries; give one query a user, or none at all")
         return [self.query_of(user, query) for user, query in zip(known, asked, strict=True)]
 
-    def _recommend(self, queries: Sequence[Query]) -> list[Recommendations]:
-        asked = {query.diversity.by for query in queries if query.diversity is not None}
-        for name in asked:
+    def _recommend(self, queries: Sequence[Query]) -> Sequence[Answer]:
+        for name in {query.diversity.by for query in queries if query.diversity is not None}:
             self.parts.index.where.check(name)
-        return diversified(queries, self._listed) if asked else self._listed(queries)
+        if self.decoding == "free":
+            return diversified(queries, self._written)
+        return diversified(queries, self._searched)
 
-    def _listed(self, queries: Sequence[Query], sizes: Sequence[int] | None = None) -> list[Recommendations]:
-        """Lists of so many items each, by default `k`, asked for as lists of `k`."""
+    def _searched(self, queries: Sequence[Query], sizes: Sequence[int]) -> list[Recommendations]:
+        """Lists of so many items each, asked for as lists of `k`."""
         queries = [self.catalog.resolved(query) for query in queries]
-        factors = self.parts.multiplied(queries)
-        if self.decoding == "free":  # what is written is as long as the prompt says
-            longer = queries if sizes is None else [replace(q, k=k) for q, k in zip(queries, sizes, strict=True)]
-            return written(self.parts, longer, factors)
-        return searched(self.parts, queries, factors, sizes=sizes)
+        return searched(self.parts, queries, self.parts.multiplied(queries), sizes=sizes)
 
-    def rank(self, query: Query, candidates: Sequence[Item | str]) -> Recommendations:
+    def _written(self, queries: Sequence[Query], sizes: Sequence[int]) -> list[WrittenRecommendations]:
+        """Lists of so many items each: what is written is as long as the prompt says."""
+        queries = [replace(self.catalog.resolved(query), k=k) for query, k in zip(queries, sizes, strict=True)]
+        return written(self.parts, queries, self.parts.multiplied(queries))
+
+    def rank(self, query: Query, candidates: Sequence[Item | str]) -> Answer:
         """The candidates in order; all of them, `query.k` and `query.exclude_seen` are not looked at.
 
         Args:
@@ -256,14 +260,14 @@ class Recommender(Assembled):
     @overload
     def rank_many(
         self, pairs: Sequence[tuple[Query, Sequence[Item | str]]], *, on_error: Literal["raise"] = "raise"
-    ) -> Answers[Recommendations]: ...
+    ) -> Answers[Answer]: ...
     @overload
     def rank_many(
         self, pairs: Sequence[tuple[Query, Sequence[Item | str]]], *, on_error: Literal["return"]
-    ) -> Answers[Recommendations | LLMGenError]: ...
+    ) -> Answers[Answer | LLMGenError]: ...
     def rank_many(
         self, pairs: Sequence[tuple[Query, Sequence[Item | str]]], *, on_error: OnError = "raise"
-    ) -> Answers[Recommendations] | Answers[Recommendations | LLMGenError]:
+    ) -> Answers[Answer] | Answers[Answer | LLMGenError]:
         """The candidates of each query in order; see `rank`. They are worked on together.
 
         Args:
@@ -276,15 +280,17 @@ class Recommender(Assembled):
         answers = each(self._rank, pairs, on_error)
         return Answers(answers, [query for query, _ in pairs])
 
-    def _rank(self, pairs: Sequence[tuple[Query, Sequence[Item | str]]]) -> list[Recommendations]:
-        answer = written if self.parts.only_writes else searched
+    def _rank(self, pairs: Sequence[tuple[Query, Sequence[Item | str]]]) -> Sequence[Answer]:
         places = [chosen(self.catalog, candidates) for _, candidates in pairs]
         queries = [
             replace(self.catalog.resolved(query), k=len(own), exclude_seen=False)
             for (query, _), own in zip(pairs, places, strict=True)
         ]
         items = [[self.catalog[place] for place in own.tolist()] for own in places]
-        return answer(self.parts, queries, self.parts.multiplied(queries).among(places), "rank", items)
+        factors = self.parts.multiplied(queries).among(places)
+        if self.parts.only_writes:
+            return written(self.parts, queries, factors, "rank", items)
+        return searched(self.parts, queries, factors, "rank", items)
 
     def similar(self, item: Item | str, query: Query | None = None) -> Recommendations:
         """Items like an item, for the page of a product; the language model is not asked.

@@ -7,12 +7,11 @@ the query decide.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Container, Mapping, Sequence
 
 from llmgen.catalog.core import LONGEST_LABEL, Catalog, cut
 from llmgen.errors import ArgumentError
-from llmgen.types import Item, Recommendations, Relevance
+from llmgen.types import Answer, Item, Recommendation, Relevance
 
 
 class Documents:
@@ -49,10 +48,10 @@ class Documents:
         self._strangers = {item.id for item in strangers.values()}
         self.catalog = catalog.with_items(strangers.values())
 
-    def relevances(self, answer: Recommendations) -> list[Relevance]:
+    def relevances(self, answer: Answer) -> list[Relevance]:
         """The documents in the order of an answer, equal ones in theirs; those that a filter removed are missing."""
         scores = {
-            place.item.id: math.exp(place.score) if math.isnan(place.probability) else place.probability
+            place.item.id: place.probability if isinstance(place, Recommendation) else 1 / place.rank
             for place in answer
         }
         order = {place.item.id: place.rank for place in answer}

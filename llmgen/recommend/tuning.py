@@ -18,7 +18,7 @@ from scipy.optimize import minimize
 from llmgen.catalog.core import Catalog
 from llmgen.priors import Prior, combine, reweighted
 from llmgen.progress import Stage
-from llmgen.types import FloatArray, IntArray, Item, Query, Recommendations
+from llmgen.types import Answer, FloatArray, IntArray, Item, Query
 
 Metric = Literal["ndcg", "hit_rate", "mrr", "log_likelihood"]
 GRID = (-0.5, -0.3, -0.2, -0.1, 0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0)
@@ -58,7 +58,7 @@ class TunedWeights(NamedTuple):
 
 
 def tune_lm_weight(
-    recommend: Callable[[float, Sequence[Query]], Sequence[Recommendations]],
+    recommend: Callable[[float, Sequence[Query]], Sequence[Answer]],
     queries: Sequence[Query],
     held_out: Sequence[str],
     *,

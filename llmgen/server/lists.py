@@ -11,7 +11,7 @@ from fastapi import FastAPI, Request, Response
 from llmgen.errors import EngineUnavailableError, LLMGenError
 from llmgen.http.list_schemas import RerankBody, RerankedBody, SimilarBody
 from llmgen.http.schemas import Document, RecommendationsBody
-from llmgen.types import Item, Query, Recommendations, Relevance
+from llmgen.types import Answer, Item, Query, Relevance
 
 if TYPE_CHECKING:
     from llmgen.server.served import Snapshot
@@ -24,7 +24,7 @@ RERANK = ("/v1/rerank", "/v2/rerank", "/rerank")
 def add_lists(
     app: FastAPI,
     state: State,
-    listed: Callable[[Snapshot, Recommendations], Response],
+    listed: Callable[[Snapshot, Answer], Response],
     answered: Callable[[Snapshot, Document], Response],
     extra: dict[str, Any],
 ) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from llmgen.types import Recommendations
+from llmgen.types import Answer
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
@@ -73,7 +73,7 @@ class Metrics:
         for wait in waits:
             self.waits.observe(wait)
 
-    def answer(self, answer: Recommendations) -> None:
+    def answer(self, answer: Answer) -> None:
         """Count a list."""
         self.prompt_tokens.inc(answer.prompt_tokens)
         self.rounds.inc(answer.num_rounds)

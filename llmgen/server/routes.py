@@ -46,7 +46,7 @@ from llmgen.server.problems import JSON, NoItemError
 from llmgen.server.served import Snapshot
 from llmgen.server.state import SHORTEST_TIMEOUT_S, STUCK_AFTER_S, State
 from llmgen.templates.tasks import answers
-from llmgen.types import Query, Recommendations
+from llmgen.types import Answer, Query
 
 if TYPE_CHECKING:
     pass
@@ -74,7 +74,7 @@ def add_answers(app: FastAPI, state: State) -> None:
     def answered(snapshot: Snapshot, body: Document) -> Response:
         return Response(to_json(body), media_type=JSON, headers={"X-Catalog": snapshot.digest})
 
-    def listed(snapshot: Snapshot, answer: Recommendations) -> Response:
+    def listed(snapshot: Snapshot, answer: Answer) -> Response:
         state.metrics.answer(answer)
         catalog = snapshot.recommender.catalog
         return answered(snapshot, RecommendationsBody.dump(answer, [catalog.label(place.item) for place in answer]))
@@ -85,7 +85,7 @@ def add_answers(app: FastAPI, state: State) -> None:
         snapshot = state.live.now
         query = await state.query(body, snapshot)
         chosen = snapshot.variant("recommend", state.choice(snapshot, query, body.prompt))
-        answer = await state.ask(
+        answer: Answer = await state.ask(
             request, (chosen, "recommend"), query, partial(chosen.recommend_many, on_error="return")
         )
         return listed(snapshot, answer)

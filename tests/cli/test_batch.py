@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import polars as pl
@@ -15,8 +16,9 @@ from llmgen import Item, Query, Recommender
 from llmgen.catalog.core import Catalog
 from llmgen.cli.batch import MANIFEST, SCHEMA, made_here, read_users, write_lists
 from llmgen.cli.main import app
+from llmgen.engines.fake import FakeEngine
 from llmgen.errors import ConfigError, DataError, EngineUnavailableError, LLMGenError
-from llmgen.types import Recommendations
+from llmgen.types import Answer
 
 CATALOG = Catalog([Item(str(number), f"Film {number}") for number in range(6)])
 USERS = [f"u{number}" for number in range(10)]
@@ -28,12 +30,23 @@ class Service:
     def __init__(self, away_after: int = 1_000) -> None:
         self.recommender, self.asked, self.left = Recommender(CATALOG, None), 0, away_after
 
-    def __call__(self, queries: Sequence[Query]) -> Sequence[Recommendations | LLMGenError]:
+    def __call__(self, queries: Sequence[Query]) -> Sequence[Answer | LLMGenError]:
         self.left -= 1
         if self.left < 0:
             return [EngineUnavailableError("away") for _ in queries]
         self.asked += len(queries)
         return self.recommender.recommend_many(queries, on_error="return")
+
+
+def test_what_a_model_wrote_has_nulls_for_scores(tmp_path: Path) -> None:
+    writing = Recommender(CATALOG, FakeEngine(["1. Item 3"], constrained=False))
+    recommend = partial(writing.recommend_many, on_error="return")
+    write_lists(made_here(recommend, query), ["u0"], tmp_path, about="a", progress=False)
+    frame = pl.read_parquet(tmp_path / "part-*.parquet")
+    assert frame.schema == pl.Schema(SCHEMA)
+    assert frame.select("rank", "score", "probability", "exact", pl.col("terms").list.len()).rows() == [
+        (rank, None, None, False, 0) for rank in (1, 2, 3)
+    ]
 
 
 def query(user: str) -> Query:

@@ -59,7 +59,7 @@ def test_what_is_excluded_is_left_out_and_nothing_else_changes(recommender: Reco
 
 def test_pages_are_one_long_list_without_repeats(recommender: Recommender) -> None:
     query = Query(["5"], k=5)
-    (whole,) = recommender._listed([query], [23])  # the prompt says how many are wanted
+    (whole,) = recommender._searched([query], [23])  # the prompt says how many are wanted
     found: list[object] = []
     for _ in range(5):
         page = recommender.recommend(query)
@@ -135,7 +135,7 @@ def by_hand(pool: Recommendations, k: int, diversity: Diversity) -> list[str]:
 )
 def test_a_diverse_list_is_the_one_made_of_all_items(recommender: Recommender, diversity: Diversity) -> None:
     for k in (1, 3, 6):
-        (whole,) = recommender._listed([Query(k=k)], [24])
+        (whole,) = recommender._searched([Query(k=k)], [24])
         answer = recommender.recommend(Query(k=k, diversity=diversity))
         assert ids(answer) == by_hand(whole, k, diversity)
         assert answer.exact

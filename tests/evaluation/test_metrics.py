@@ -29,7 +29,7 @@ from llmgen.evaluation.metrics import (
     valid_rate,
 )
 from llmgen.evaluation.rating_metrics import auc, calibration_error, mae, rmse
-from llmgen.types import Grounding, Item, Method, Recommendation, Recommendations
+from llmgen.types import Grounding, Item, Method, WrittenRecommendation, WrittenRecommendations
 
 RANKING = (recall_at_k, hit_rate_at_k, ndcg_at_k, mrr_at_k, average_precision_at_k)
 
@@ -173,12 +173,12 @@ def test_errors_of_ratings() -> None:
             metric([], [])
 
 
-def answer(placed: Sequence[Method], dropped: Sequence[Method] = ()) -> Recommendations:
+def answer(placed: Sequence[Method], dropped: Sequence[Method] = ()) -> WrittenRecommendations:
     places = tuple(
-        Recommendation(Item(str(n), "T"), n + 1, 0.0, 0.1, {}, Grounding(method, 1.0), "p@0")
+        WrittenRecommendation(Item(str(n), "T"), n + 1, Grounding(method, 1.0), "p@0")
         for n, method in enumerate(placed)
     )
-    return Recommendations(places, False, "p@0", dropped=tuple(Grounding(method, 0.0, "text") for method in dropped))
+    return WrittenRecommendations(places, "p@0", dropped=tuple(Grounding(method, 0.0, "text") for method in dropped))
 
 
 def test_rates_of_a_repaired_answer() -> None:

@@ -36,7 +36,17 @@ from llmgen.recommend.recommender import Recommender
 from llmgen.recommend.tuning import LM_WEIGHTS
 from llmgen.templates.library import PromptLibrary
 from llmgen.templates.views import views
-from llmgen.types import Completion, FloatArray, Item, Message, Query, Recommendations
+from llmgen.types import (
+    Answer,
+    Answers,
+    Completion,
+    FloatArray,
+    Item,
+    Message,
+    Query,
+    Recommendations,
+    WrittenRecommendations,
+)
 
 if TYPE_CHECKING:
     from llmgen.engines.hf import HFEngine
@@ -137,7 +147,7 @@ def weighing(table: dict[tuple[int, ...], dict[int, float]]) -> Any:
     return logits
 
 
-def ids(answer: Recommendations) -> list[str]:
+def ids(answer: Answer) -> list[str]:
     return [place.item.id for place in answer]
 
 
@@ -688,9 +698,19 @@ def test_free_text_becomes_items_and_the_prior_fills_what_is_empty() -> None:
         ("f", "prior", None),  # 3 parts; Heat with 9 was seen
         ("u", "prior", None),
     ]
-    assert [place.score for place in answer] == pytest.approx([-math.log(rank) for rank in (1, 2, 3, 4, 5)])
-    assert all(math.isnan(place.probability) for place in answer)
-    assert all(place.terms == {"order": place.score} for place in answer)
+    assert isinstance(answer, WrittenRecommendations)
+    assert [place.rank for place in answer] == [1, 2, 3, 4, 5]
+    assert not answer.exact
+    for place in answer:
+        with pytest.warns(DeprecationWarning, match="a list that a model wrote has no score, since no item was scored"):
+            assert place.score == -math.log(place.rank)
+        with pytest.warns(DeprecationWarning, match="no probability"):
+            assert math.isnan(place.probability)
+        with pytest.warns(DeprecationWarning, match="no terms"):
+            assert place.terms == {"order": -math.log(place.rank)}
+    table = Answers([answer], [Query(user_id="u")]).to_polars()
+    assert table["rank"].to_list() == [1, 2, 3, 4, 5]
+    assert table["score"].to_list() == [None] * 5
     assert [(line.text, line.method) for line in answer.dropped] == [
         ("Alien", "exact"),  # a duplicate
         ("Heat (1995)", "none"),  # seen

@@ -31,7 +31,7 @@ from llmgen.http.transport import AsyncTransport, Retry
 from llmgen.priors import TextQuery
 from llmgen.recommend.recommender import Recommender
 from llmgen.server import AppSettings, create_app
-from llmgen.types import Item, Query, Recommendations, Recommends
+from llmgen.types import Item, Query, Recommendations, Recommends, WrittenRecommendations
 from tests.server.conftest import running
 
 ONCE = Retry(attempts=1)
@@ -179,10 +179,14 @@ def test_free_text_travels_whole(small: Catalog) -> None:
     with running(create_app(free)) as url, Client(url) as client:
         answer = client.recommend(Query(k=3))
         expected = free.recommend(Query(k=3))
-    assert [place.grounding for place in answer] == [place.grounding for place in expected]
-    assert [place.item for place in answer] == [place.item for place in expected]
-    assert math.isnan(answer[0].probability)
-    assert answer.dropped == expected.dropped
+        body = httpx2.post(f"{url}/v1/recommend", json={"k": 3}).json()
+    assert isinstance(answer, WrittenRecommendations)
+    assert answer == expected
+    assert [line.text for line in answer.dropped] == ["2. Nothing Such"]
+    # what a client of before reads, which knows no list without scores
+    assert [place["score"] for place in body["recommendations"]] == [-math.log(rank) for rank in (1, 2, 3)]
+    assert [place["terms"] for place in body["recommendations"]] == [{"order": -math.log(rank)} for rank in (1, 2, 3)]
+    assert [place["probability"] for place in body["recommendations"]] == [None] * 3
 
 
 def test_items_come_and_go(local: Recommender) -> None:
