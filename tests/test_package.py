@@ -44,7 +44,7 @@ def test_a_recommender_without_a_model_needs_no_torch() -> None:
 
 @pytest.mark.parametrize("name", llmgen.__all__)
 def test_every_public_name_is_there(name: str) -> None:
-    assert getattr(llmgen, name).__name__ == name
+    assert getattr(getattr(llmgen, name), "__name__", "Answer") == name  # a union of types has no name
 
 
 def test_all_names_what_type_checkers_see() -> None:
