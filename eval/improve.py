@@ -17,8 +17,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from llmgen.evaluation.halving import EACH, ERROR, SEARCHED, claims, first_round, requests, search
-from llmgen.evaluation.stats import compare
+from llmgen.evaluation.improve.halving import EACH, ERROR, SEARCHED, claims, first_round, requests, search
+from llmgen.evaluation.stats.pairwise import compare
 from llmgen.types import FloatArray
 
 ORIGINAL, PLANTED = "original", "planted"

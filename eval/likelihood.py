@@ -27,10 +27,10 @@ from llmgen.datasets.splits import Ties, log_digest
 from llmgen.engines.hf import HFEngine
 from llmgen.errors import ConfigError
 from llmgen.evaluation.experiment import refuse_whole_log
-from llmgen.evaluation.intervals import interval_of_mean, paired_difference
-from llmgen.evaluation.protocol import Protocol, samples
-from llmgen.evaluation.sample import Sample
-from llmgen.evaluation.slices import by_popularity
+from llmgen.evaluation.protocols.protocol import Protocol, samples
+from llmgen.evaluation.protocols.sample import Sample
+from llmgen.evaluation.protocols.slices import by_popularity
+from llmgen.evaluation.stats.intervals import interval_of_mean, paired_difference
 from llmgen.evaluation.terminal import exit_on_error
 from llmgen.priors import kinds as prior_kinds
 from llmgen.priors import reweighted

@@ -24,13 +24,13 @@ from numpy.typing import NDArray
 from eval.wishes import read_tags, wishes
 from llmgen.catalog.core import Catalog
 from llmgen.errors import ConfigError
-from llmgen.evaluation.classics import RandomTies
-from llmgen.evaluation.intervals import interval_of_mean, paired_difference
-from llmgen.evaluation.metrics import ndcg_at_k
-from llmgen.evaluation.prior_evaluation import evaluate_priors
-from llmgen.evaluation.protocol import Protocol, not_drawn, samples
-from llmgen.evaluation.sample import Sample
-from llmgen.evaluation.significance import holm, permutation_test
+from llmgen.evaluation.baselines.classics import RandomTies
+from llmgen.evaluation.baselines.prior_evaluation import evaluate_priors
+from llmgen.evaluation.metrics.ranking import ndcg_at_k
+from llmgen.evaluation.protocols.protocol import Protocol, not_drawn, samples
+from llmgen.evaluation.protocols.sample import Sample
+from llmgen.evaluation.stats.intervals import interval_of_mean, paired_difference
+from llmgen.evaluation.stats.significance import holm, permutation_test
 from llmgen.priors import (
     Content,
     Ease,

@@ -25,11 +25,11 @@ from rich.console import Console
 from rich.table import Table
 
 from llmgen.catalog.core import Catalog
-from llmgen.evaluation.intervals import interval_of_mean, paired_difference
-from llmgen.evaluation.prior_evaluation import Evaluation
-from llmgen.evaluation.protocol import Protocol, samples
-from llmgen.evaluation.sample import Sample
-from llmgen.evaluation.significance import permutation_test
+from llmgen.evaluation.baselines.prior_evaluation import Evaluation
+from llmgen.evaluation.protocols.protocol import Protocol, samples
+from llmgen.evaluation.protocols.sample import Sample
+from llmgen.evaluation.stats.intervals import interval_of_mean, paired_difference
+from llmgen.evaluation.stats.significance import permutation_test
 from llmgen.evaluation.terminal import exit_on_error
 from llmgen.priors import ExcludeSeen, Prior
 from llmgen.priors.kinds import kind

@@ -3,7 +3,7 @@
     python -m eval.ratings --adapter runs/ml-100k-ratings
     python -m eval.ratings --adapter runs/ml-100k-ratings --split random
 
-The rating of each user's last item is predicted from the ratings before it (`llmgen.evaluation.protocol`,
+The rating of each user's last item is predicted from the ratings before it (`llmgen.evaluation.protocols.protocol`,
 leave-one-out), or a fifth of all ratings, drawn at random, from the user's others, whenever those were given; the
 model, which is shown only some, is shown those given about then.
 
@@ -35,14 +35,14 @@ from llmgen.adapters import AdapterRecord
 from llmgen.datasets import Dataset
 from llmgen.datasets.splits import History, histories, leave_one_out, log_digest, random_split
 from llmgen.errors import ConfigError, DataError
-from llmgen.evaluation.arm_config import ArmConfig
-from llmgen.evaluation.arms import Engines, build
+from llmgen.evaluation.arms.arm_config import ArmConfig
+from llmgen.evaluation.arms.core import Engines, build
 from llmgen.evaluation.checks import check_ratings
 from llmgen.evaluation.experiment import refuse_whole_log
-from llmgen.evaluation.intervals import interval_of_mean, paired_difference
-from llmgen.evaluation.protocol import Protocol, samples
-from llmgen.evaluation.rating_metrics import auc, calibration_error, rmse
-from llmgen.evaluation.sample import Sample
+from llmgen.evaluation.metrics.rating_metrics import auc, calibration_error, rmse
+from llmgen.evaluation.protocols.protocol import Protocol, samples
+from llmgen.evaluation.protocols.sample import Sample
+from llmgen.evaluation.stats.intervals import interval_of_mean, paired_difference
 from llmgen.evaluation.terminal import exit_on_error
 from llmgen.priors import RatingKNN
 from llmgen.recommend.rating import multiply_shares
@@ -91,7 +91,7 @@ def last_ratings(dataset: Dataset, users: int | None, seed: int) -> tuple[Sample
         seed: Of the draw.
 
     Raises:
-        DataError: See `llmgen.evaluation.protocol.samples` and `rated`.
+        DataError: See `llmgen.evaluation.protocols.protocol.samples` and `rated`.
     """
     protocol = Protocol.model_validate({"users": users, "seed": seed})
     tuning, final = samples(protocol, dataset)

@@ -22,8 +22,8 @@ from llmgen import Recommender, histories, load_engine
 from llmgen.adapters import AdapterRecord
 from llmgen.datasets.splits import log_digest
 from llmgen.errors import ConfigError
-from llmgen.evaluation.intervals import paired_difference
-from llmgen.evaluation.protocol import Protocol, samples
+from llmgen.evaluation.protocols.protocol import Protocol, samples
+from llmgen.evaluation.stats.intervals import paired_difference
 from llmgen.evaluation.terminal import exit_on_error
 from llmgen.priors import Prior
 from llmgen.priors.kinds import kind

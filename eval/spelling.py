@@ -41,11 +41,11 @@ from llmgen.datasets.splits import ItemsLeftOut, histories, leave_items_out
 from llmgen.engines.chat import ChatTokenizer
 from llmgen.engines.hf import HFEngine
 from llmgen.errors import ConfigError
-from llmgen.evaluation.intervals import interval_of_mean, paired_difference
-from llmgen.evaluation.metrics import ndcg_at_k
-from llmgen.evaluation.power import detectable_difference
-from llmgen.evaluation.sample import Sample
-from llmgen.evaluation.significance import permutation_test
+from llmgen.evaluation.metrics.ranking import ndcg_at_k
+from llmgen.evaluation.protocols.sample import Sample
+from llmgen.evaluation.stats.intervals import interval_of_mean, paired_difference
+from llmgen.evaluation.stats.power import detectable_difference
+from llmgen.evaluation.stats.significance import permutation_test
 from llmgen.evaluation.terminal import exit_on_error
 from llmgen.identifiers import Codes, Words, save_identifier
 from llmgen.identifiers.named import identified

@@ -22,15 +22,15 @@ import typer
 
 from llmgen.catalog.core import Catalog
 from llmgen.errors import DataError
-from llmgen.evaluation.arm_config import ArmConfig
-from llmgen.evaluation.arms import classic
-from llmgen.evaluation.baselines import Result
-from llmgen.evaluation.classics import Random
+from llmgen.evaluation.arms.arm_config import ArmConfig
+from llmgen.evaluation.arms.core import classic
+from llmgen.evaluation.baselines.classics import Random
+from llmgen.evaluation.baselines.core import Result
+from llmgen.evaluation.baselines.prior_evaluation import evaluate_priors
 from llmgen.evaluation.config import RunConfig
 from llmgen.evaluation.experiment import Experiment
-from llmgen.evaluation.prior_evaluation import evaluate_priors
+from llmgen.evaluation.protocols.sample import Sample
 from llmgen.evaluation.run import command_line, evaluate, shown
-from llmgen.evaluation.sample import Sample
 from llmgen.evaluation.terminal import exit_on_error
 from llmgen.priors import Popularity, Prior, TextQuery
 from llmgen.recommend.tuning import tune_weights

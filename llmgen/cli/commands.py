@@ -37,18 +37,18 @@ COMMANDS: Mapping[str, Command] = {
     "train": Command("llmgen.training.sft", "Fine-tune a model on a catalog and its log.", "train", typed=False),
     "merge": Command("llmgen.training.merge", "Merge an adapter into its base model.", "hf"),
     "shrink": Command("llmgen.training.shrink", "Write an adapter in half precision, to hand it on.", "hf"),
-    "tune": Command("llmgen.evaluation.baselines", "Choose priors and their weights on held-out items of a log."),
+    "tune": Command("llmgen.evaluation.baselines.core", "Choose priors and their weights on held-out items of a log."),
     "evaluate": Command("llmgen.evaluation.run", "Measure recommenders on a log, beside the classic baselines."),
     "ab": Command("llmgen.evaluation.ab", "Compare prompts, models or settings on the same users."),
     "compare": Command("llmgen.evaluation.comparison", "Compare two stored evaluations, without asking anyone again."),
-    "report": Command("llmgen.evaluation.report", "Render the report of a stored evaluation again."),
+    "report": Command("llmgen.evaluation.report.page", "Render the report of a stored evaluation again."),
     "store": Command(
         "llmgen.cli.store", "Import, export and look into a store of items and events.", "store", group=True
     ),
 }
 
 
-IMPROVE = Command("llmgen.evaluation.improve", "Search for a better prompt, and confirm it on other users.")
+IMPROVE = Command("llmgen.evaluation.improve.core", "Search for a better prompt, and confirm it on other users.")
 """Of `llmgen prompts`."""
 
 

@@ -10,10 +10,10 @@
 The commands `llmgen evaluate`, `ab`, `compare`, `report` and `tune` are made of the same parts.
 """
 
-from llmgen.evaluation.arm_config import ArmConfig
+from llmgen.evaluation.arms.arm_config import ArmConfig
 from llmgen.evaluation.comparison import compare
 from llmgen.evaluation.config import RunConfig
-from llmgen.evaluation.protocol import Protocol
+from llmgen.evaluation.protocols.protocol import Protocol
 from llmgen.evaluation.results import Results
 from llmgen.evaluation.run import evaluate
 

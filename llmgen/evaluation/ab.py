@@ -23,14 +23,14 @@ from rich.text import Text
 
 from llmgen.errors import ConfigError
 from llmgen.evaluation.answers import answers_of, rows_of
-from llmgen.evaluation.arms import classics
+from llmgen.evaluation.arms.core import classics
 from llmgen.evaluation.checks import check
 from llmgen.evaluation.config import RunConfig
-from llmgen.evaluation.measures import Measures
-from llmgen.evaluation.power import detectable_difference
-from llmgen.evaluation.protocol import samples
+from llmgen.evaluation.metrics.measures import Measures
+from llmgen.evaluation.protocols.protocol import samples
 from llmgen.evaluation.results import Results
 from llmgen.evaluation.run import command_line, evaluate, shown
+from llmgen.evaluation.stats.power import detectable_difference
 from llmgen.evaluation.terminal import exit_on_error
 from llmgen.templates.library import PromptLibrary
 from llmgen.workspace.options import data_given, with_options

@@ -20,9 +20,9 @@ from filelock import FileLock, Timeout
 
 import llmgen
 from llmgen.errors import ConfigError, DataError
-from llmgen.evaluation.arms import Arm
-from llmgen.evaluation.measures import Latencies
-from llmgen.evaluation.sample import Sample
+from llmgen.evaluation.arms.core import Arm
+from llmgen.evaluation.metrics.measures import Latencies
+from llmgen.evaluation.protocols.sample import Sample
 from llmgen.progress import Stage
 from llmgen.types import Answer
 

@@ -8,11 +8,11 @@ from importlib.util import find_spec
 from llmgen.adapters import AdapterRecord
 from llmgen.engines import kinds as engine_kinds
 from llmgen.errors import ConfigError, LLMGenError
-from llmgen.evaluation.arm_config import BEST, CHOSEN, ArmConfig
-from llmgen.evaluation.baselines import NEURAL_GRIDS, REPEAT_GRID, default_grids
+from llmgen.evaluation.arms.arm_config import BEST, CHOSEN, ArmConfig
+from llmgen.evaluation.baselines.core import NEURAL_GRIDS, REPEAT_GRID, default_grids
 from llmgen.evaluation.config import NONE_WRONG, Mistakes, RunConfig
 from llmgen.evaluation.memory import budget
-from llmgen.evaluation.protocol import Protocol
+from llmgen.evaluation.protocols.protocol import Protocol
 from llmgen.priors import kinds as prior_kinds
 from llmgen.recommend.prompting import task_of
 from llmgen.recommend.settings import prior_settings

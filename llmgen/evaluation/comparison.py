@@ -19,12 +19,12 @@ from rich.console import Console
 from rich.table import Table
 
 from llmgen.errors import ConfigError, DataError
-from llmgen.evaluation.measures import span
+from llmgen.evaluation.metrics.measures import span
+from llmgen.evaluation.report.svg import p_value
 from llmgen.evaluation.results import Results
-from llmgen.evaluation.stats import Comparison
-from llmgen.evaluation.stats import compare as pairwise
+from llmgen.evaluation.stats.pairwise import Comparison
+from llmgen.evaluation.stats.pairwise import compare as pairwise
 from llmgen.evaluation.summary import USERS
-from llmgen.evaluation.svg import p_value
 from llmgen.evaluation.terminal import exit_on_error
 
 

@@ -10,8 +10,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
 from llmgen.errors import ConfigError
-from llmgen.evaluation.arm_config import Also, ArmConfig, Classics, repaired
-from llmgen.evaluation.protocol import Protocol
+from llmgen.evaluation.arms.arm_config import Also, ArmConfig, Classics, repaired
+from llmgen.evaluation.protocols.protocol import Protocol
 
 
 class Mistakes(NamedTuple):

@@ -10,13 +10,13 @@ from llmgen.adapters import AdapterRecord
 from llmgen.datasets import Dataset
 from llmgen.datasets.splits import log_digest
 from llmgen.errors import ConfigError
-from llmgen.evaluation.arm_config import CHOSEN
-from llmgen.evaluation.arms import Arm, classics
-from llmgen.evaluation.baselines import Result
+from llmgen.evaluation.arms.arm_config import CHOSEN
+from llmgen.evaluation.arms.core import Arm, classics
+from llmgen.evaluation.baselines.core import Result
 from llmgen.evaluation.config import RunConfig
 from llmgen.evaluation.memory import budget
-from llmgen.evaluation.protocol import Protocol, not_drawn, samples
-from llmgen.evaluation.sample import Sample
+from llmgen.evaluation.protocols.protocol import Protocol, not_drawn, samples
+from llmgen.evaluation.protocols.sample import Sample
 
 logger = logging.getLogger(__name__)
 

@@ -76,7 +76,7 @@ class ArmSummary(_Frozen):
     Attributes:
         name: As it was given.
         kind: `arm`, or `baseline` for the classic ones that stand beside every table.
-        settings: What it is, as `llmgen.evaluation.arm_config.ArmConfig` has it, and what was chosen on validation.
+        settings: What it is, as `llmgen.evaluation.ArmConfig` has it, and what was chosen on validation.
         prompt: `name@digest` of its template; empty where no prompt is used.
         metrics: Name -> mean over users. `hr@10`, `ndcg@10`, `mrr@10`, ...
         lists: Name -> value of all lists together, without an interval: `coverage@10`, `gini@10`, ...
@@ -118,7 +118,7 @@ class Difference(_Frozen):
 
 
 class SliceRow(_Frozen):
-    """The difference in a slice, which is `llmgen.evaluation.slices.Slice`.
+    """The difference in a slice, which is `llmgen.evaluation.protocols.slices.Slice`.
 
     Attributes:
         by: What the users are divided by: `history length`, `popularity of the held-out item`, `genres`, ...
@@ -191,7 +191,7 @@ class SampleSummary(_Frozen):
         digest: Of users, histories and held-out items.
         catalog: Digest of the catalog.
         data: Digest of all interactions.
-        protocol: The resolved settings, `llmgen.evaluation.protocol.Protocol`.
+        protocol: The resolved settings, `llmgen.evaluation.Protocol`.
     """
 
     dataset: str

@@ -26,21 +26,21 @@ from rich.console import Console
 
 from llmgen.adapters import AdapterRecord
 from llmgen.errors import ConfigError, renamed
-from llmgen.evaluation import report
 from llmgen.evaluation.answers import Store, ask, latencies, locked
-from llmgen.evaluation.arm_config import CHOSEN, ArmConfig
-from llmgen.evaluation.arms import Arm, Engines, build
+from llmgen.evaluation.arms.arm_config import CHOSEN, ArmConfig
+from llmgen.evaluation.arms.core import Arm, Engines, build
 from llmgen.evaluation.checks import check
 from llmgen.evaluation.config import RunConfig
 from llmgen.evaluation.environment import environment
 from llmgen.evaluation.experiment import Experiment, from_log
-from llmgen.evaluation.measures import Measures, span
+from llmgen.evaluation.metrics.measures import Measures, span
+from llmgen.evaluation.protocols.sample import Sample
+from llmgen.evaluation.report import page
+from llmgen.evaluation.report.terminal_report import show
 from llmgen.evaluation.results import Results
-from llmgen.evaluation.sample import Sample
-from llmgen.evaluation.sequential import Sequential
+from llmgen.evaluation.stats.sequential import Sequential
 from llmgen.evaluation.summary import Asked, summarise
 from llmgen.evaluation.terminal import exit_on_error
-from llmgen.evaluation.terminal_report import show
 from llmgen.progress import Stage
 from llmgen.recommend.weighing import CANDIDATES, FittedWeight, choices_of, fit_weight
 from llmgen.workspace.options import data_given, with_options
@@ -108,7 +108,7 @@ def evaluate(
         results = summarise(config, found, asked, baseline, costs, environment(command, started))
         asked.write(out)
         results.write(out)
-        report.write(results, out)
+        page.write(results, out)
     return results
 
 

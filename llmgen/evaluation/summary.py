@@ -12,12 +12,12 @@ import polars as pl
 
 from llmgen.datasets.splits import log_digest
 from llmgen.errors import ConfigError
-from llmgen.evaluation.arms import Arm
+from llmgen.evaluation.arms.core import Arm
 from llmgen.evaluation.config import RunConfig
 from llmgen.evaluation.experiment import Experiment
-from llmgen.evaluation.intervals import interval_of_mean, paired_difference
-from llmgen.evaluation.measures import Latencies, Measures, span
-from llmgen.evaluation.power import detectable_difference
+from llmgen.evaluation.metrics.measures import Latencies, Measures, span
+from llmgen.evaluation.protocols.sample import Sample
+from llmgen.evaluation.protocols.slices import slices
 from llmgen.evaluation.results import (
     ArmSummary,
     Difference,
@@ -29,9 +29,9 @@ from llmgen.evaluation.results import (
     Shown,
     SliceRow,
 )
-from llmgen.evaluation.sample import Sample
-from llmgen.evaluation.slices import slices
-from llmgen.evaluation.stats import compare
+from llmgen.evaluation.stats.intervals import interval_of_mean, paired_difference
+from llmgen.evaluation.stats.pairwise import compare
+from llmgen.evaluation.stats.power import detectable_difference
 from llmgen.templates.views import views
 from llmgen.types import FloatArray
 

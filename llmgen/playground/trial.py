@@ -9,10 +9,10 @@ from typing import Any, Literal, Protocol, TypeVar
 
 from llmgen.engines import Engine, GenerationConfig, Step, joins, spell_lines
 from llmgen.errors import ConfigError, LLMGenError
-from llmgen.evaluation.arms import Engines
-from llmgen.evaluation.report import PAGE
+from llmgen.evaluation.arms.core import Engines
+from llmgen.evaluation.report.page import PAGE
 from llmgen.evaluation.run import evaluate
-from llmgen.evaluation.sequential import Sequential
+from llmgen.evaluation.stats.sequential import Sequential
 from llmgen.http.schemas import Document
 from llmgen.playground.saving import Saved
 from llmgen.server.batching import Batcher, DeadlineError, QueueFullError

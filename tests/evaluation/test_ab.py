@@ -22,19 +22,20 @@ import llmgen.evaluation.run
 from llmgen.catalog.core import Catalog
 from llmgen.engines.fake import END, VOCABULARY, FakeEngine
 from llmgen.errors import ConfigError, DataError
-from llmgen.evaluation import answers, arms
+from llmgen.evaluation import answers
 from llmgen.evaluation.ab import FailCondition, planned
 from llmgen.evaluation.answers import locked
-from llmgen.evaluation.arm_config import ArmConfig
-from llmgen.evaluation.arms import Engines, build, classics
+from llmgen.evaluation.arms import core as arms
+from llmgen.evaluation.arms.arm_config import ArmConfig
+from llmgen.evaluation.arms.core import Engines, build, classics
 from llmgen.evaluation.comparison import compare, compatible
 from llmgen.evaluation.config import RunConfig
 from llmgen.evaluation.experiment import from_log
-from llmgen.evaluation.intervals import paired_difference
-from llmgen.evaluation.protocol import Protocol, samples
+from llmgen.evaluation.protocols.protocol import Protocol, samples
+from llmgen.evaluation.protocols.slices import shared_values
 from llmgen.evaluation.results import Difference, Results
-from llmgen.evaluation.sequential import Sequential
-from llmgen.evaluation.slices import shared_values
+from llmgen.evaluation.stats.intervals import paired_difference
+from llmgen.evaluation.stats.sequential import Sequential
 from llmgen.evaluation.summary import verdict
 from llmgen.recommend.request_weight import RequestWeight
 from llmgen.types import Item

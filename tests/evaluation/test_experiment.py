@@ -13,7 +13,7 @@ from llmgen.adapters import AdapterRecord
 from llmgen.datasets.splits import global_time, leave_one_out, log_digest
 from llmgen.errors import ConfigError
 from llmgen.evaluation import evaluate
-from llmgen.evaluation.arm_config import ArmConfig
+from llmgen.evaluation.arms.arm_config import ArmConfig
 from llmgen.evaluation.config import RunConfig
 from llmgen.evaluation.experiment import Experiment, from_log
 

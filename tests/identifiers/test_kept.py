@@ -15,7 +15,7 @@ from llmgen.adapters import AdapterRecord
 from llmgen.cli.main import app
 from llmgen.engines.fake import FakeEngine
 from llmgen.errors import ConfigError, DataError
-from llmgen.evaluation.arms import ArmConfig
+from llmgen.evaluation.arms.core import ArmConfig
 from llmgen.identifiers import Words, save_identifier
 from llmgen.identifiers.named import identified, wrong_identifier
 from llmgen.recommend.recommender import Recommender

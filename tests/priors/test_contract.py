@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 
 from llmgen.catalog.core import Catalog
-from llmgen.evaluation.classics import Among, RepeatLast
+from llmgen.evaluation.baselines.classics import Among, RepeatLast
 from llmgen.priors import AttributeFilter, ExcludeSeen, Prior, only
 from llmgen.priors.kinds import OURS, kind
 from llmgen.testing import PriorContract

@@ -14,7 +14,7 @@ from llmgen import Recommender
 from llmgen.adapters import FILE, OF_RECOMMENDER, AdapterRecord
 from llmgen.cli.main import app
 from llmgen.errors import ConfigError
-from llmgen.evaluation.arm_config import ArmConfig
+from llmgen.evaluation.arms.arm_config import ArmConfig
 from llmgen.evaluation.config import RunConfig
 from llmgen.recommend.config import RecommenderConfig
 from llmgen.recommend.saving import SavedRecommender

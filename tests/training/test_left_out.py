@@ -20,7 +20,7 @@ from llmgen.engines.fake import FakeEngine
 from llmgen.errors import ConfigError
 from llmgen.evaluation.config import RunConfig
 from llmgen.evaluation.experiment import from_log
-from llmgen.evaluation.protocol import Protocol, samples
+from llmgen.evaluation.protocols.protocol import Protocol, samples
 from llmgen.evaluation.run import evaluate
 from llmgen.recommend.recommender import Recommender
 from llmgen.training import sft

@@ -14,7 +14,7 @@ import typer
 from typer.testing import CliRunner
 
 from eval import likelihood
-from llmgen.evaluation.protocol import Protocol, samples
+from llmgen.evaluation.protocols.protocol import Protocol, samples
 from llmgen.priors import ExcludeSeen, Transition, combine
 from llmgen.recommend.settings import GivenSettings
 from llmgen.training import sft
