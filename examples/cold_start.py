@@ -24,7 +24,7 @@ songs = load_tables(DATA / "songs.csv", DATA / "plays.csv", **kept).catalog
 
 # Wish reads the words of the query by BM25, in titles and attributes: no log is needed, and no training.
 engine = None if options.engine == "none" else load_engine(options.engine)
-recommender = Recommender(songs, engine, prompt="cold_start", priors=[TextQuery(songs)], lm_weight=0.03)
+recommender = Recommender(songs, engine, prompt="cold_start", priors=[TextQuery(songs)])
 query = Query(text=options.wish, filters=dict(one.split("=", 1) for one in options.filter), k=options.k)
 print(f"Wish: {options.wish}")
 for place in recommender.recommend(query):

@@ -38,7 +38,7 @@ print(f"weights chosen on {len(asked)} held-out items: {weights}, NDCG@{options.
 kinds = {"transition": Transition, "popularity": Popularity}
 fitted = [kinds[name].fit(data.interactions, data.catalog, weight=weight) for name, weight in weights.items()]
 engine = None if options.engine == "none" else load_engine(options.engine)
-recommender = Recommender(data.catalog, engine, priors=fitted, lm_weight=0.03)
+recommender = Recommender(data.catalog, engine, priors=fitted)
 known = histories(data.interactions, catalog=data.catalog)
 print(f"{options.user} took {', '.join(item.title for item in known[options.user].items)}")
 for place in recommender.recommend(Query(history=known[options.user].items, user_id=options.user, k=options.k)):

@@ -111,7 +111,7 @@ def cases(catalog: Catalog, hf: Engine) -> Iterator[tuple[str, str, bool, Recomm
         kind = "none" if engine is None else "hf" if engine is hf else "fake" if engine.constrained else "writing"
         said = ", ".join(f"{name}={value}" for name, value in settings.items() if name != "rating_priors")
         name = f"{task}: {kind}, {own}{', sparse' if sparse else ''}{', ' + said if said else ''}"
-        made = Recommender(catalog, engine, priors=sets[own], **settings)
+        made = Recommender(catalog, engine, priors=sets[own], **{"lm_weight": 1.0, **settings})
         return name, kind, sparse, made, task, queries(catalog, count, next(seed))
 
     for own in sets:

@@ -215,7 +215,7 @@ def by_size(engine: HFEngine, plan: Plan) -> Iterator[Row]:
         for count in GROWN:
             catalog = catalog_of(plan.titles(count))
             prior = Transition.fit(log(count, FITTED_USERS, 10, seed=plan.seed), catalog)
-            recommender = Recommender(catalog, engine, priors=[prior], num_beams=K, cache=Path(cache))
+            recommender = Recommender(catalog, engine, priors=[prior], lm_weight=1.0, num_beams=K, cache=Path(cache))
             index = interleave([Arm("llmgen", _indexing(recommender))], 1, warm=False)
             case = f"spell, build and store, {count:,} titles"
             yield from rows_of(replace(about, case=case, items=count, amount=count, unit="items"), index)

@@ -22,7 +22,7 @@ began = time.perf_counter()
 from llmgen import Query, Recommender, Transition, load_dataset, load_engine
 data = load_dataset({source!r})
 prior = Transition.fit(data.interactions, data.catalog)
-recommender = Recommender(data.catalog, load_engine({engine!r}), priors=[prior])
+recommender = Recommender(data.catalog, load_engine({engine!r}), priors=[prior], lm_weight=1.0)
 query = Query(history=[data.catalog[0], data.catalog[1]], k=10)
 times = []
 for _ in range(3):

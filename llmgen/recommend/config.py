@@ -21,7 +21,8 @@ class RecommenderConfig:
 
     Attributes:
         prompt: Names of prompt templates, at most one a task; tasks that are not named keep their default.
-        lm_weight: Weight of the LM's log-probability in the score, 0 or more; or one for each request.
+        lm_weight: Weight of the LM's log-probability in the score, 0 or more; or one for each request; or None for
+            `llmgen.recommend.default_weight`: 1 where no prior knows the user or the wish, else small.
         rating_lm_weight: Weight of the LM's log-probability of a rating, 0 or more.
         decoding: `trie` or `raw` (see `llmgen.search`), or `free`: the model writes a list, and each line is looked up
             in the catalog.
@@ -37,7 +38,7 @@ class RecommenderConfig:
     """
 
     prompt: tuple[str, ...] = ()
-    lm_weight: float | RequestWeight = 1.0
+    lm_weight: float | RequestWeight | None = None
     rating_lm_weight: float = 1.0
     decoding: Decoding = "trie"
     normalise: Normalise = "catalog"
@@ -86,10 +87,12 @@ class RecommenderConfig:
 
     @property
     def usual_lm_weight(self) -> float:
-        """The weight of the LM, for places that have room for one number; see `RequestWeight.usual`."""
+        """The weight of the LM, for places that have room for one number; see `RequestWeight.usual`. 1 by default."""
+        if self.lm_weight is None:
+            return 1.0
         return self.lm_weight.usual if isinstance(self.lm_weight, RequestWeight) else self.lm_weight
 
     @property
     def asks_model(self) -> bool:
         """Whether the LM has a weight in the score."""
-        return isinstance(self.lm_weight, RequestWeight) or self.lm_weight > 0
+        return self.lm_weight is None or isinstance(self.lm_weight, RequestWeight) or self.lm_weight > 0

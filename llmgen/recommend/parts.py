@@ -16,6 +16,7 @@ from llmgen.errors import ConfigError
 from llmgen.priors import Prior, Product, RatingPrior, multiply
 from llmgen.priors.base import check_priors
 from llmgen.recommend.config import Decoding, RecommenderConfig
+from llmgen.recommend.default_weight import default_lm_weight
 from llmgen.recommend.index import CatalogIndex
 from llmgen.recommend.prompting import Prompt, Prompter, Task, templates_for
 from llmgen.recommend.request_weight import RequestWeight, features_of
@@ -128,6 +129,8 @@ class Parts:
     def lm_weights(self, queries: Sequence[Query], factors: Product) -> list[float]:
         """The weight of the language model for each query; `factors` are the priors' product for them."""
         weight = self.config.lm_weight
+        if weight is None:
+            return [default_lm_weight(self.priors, query) for query in queries]
         if not isinstance(weight, RequestWeight):
             return [weight] * len(queries)
         taken = self.taken if weight.reads_log else None

@@ -92,7 +92,8 @@ class Recommender(Assembled):
         priors: Factors beside the language model. Seen items and filters need no mention: they are always in force.
         prompts: Where templates are looked up; those that come with llmgen by default.
         lm_weight: Weight of the LM's log-probability in the score, 0 or more; or a `RequestWeight`, by which each
-            request has its own.
+            request has its own. By default 1 where no prior knows the user or the wish, and .03 beside one that does,
+            as the commands have it for an untuned model; give a tuned one the weight that validation chose.
         rating_priors: Factors beside the language model where ratings are predicted.
         rating_lm_weight: Weight of the LM's log-probability of a rating, 0 or more.
         decoding: `trie` or `raw` (see `llmgen.search`), or `free`: the model writes a list, and each line is looked up
@@ -124,7 +125,7 @@ class Recommender(Assembled):
         prompt: str | Sequence[str] = (),
         priors: Sequence[Prior] = (),
         prompts: PromptLibrary | None = None,
-        lm_weight: float | RequestWeight = 1.0,
+        lm_weight: float | RequestWeight | None = None,
         rating_priors: Sequence[RatingPrior] = (),
         rating_lm_weight: float = 1.0,
         decoding: Decoding = "trie",

@@ -23,7 +23,8 @@ from llmgen.engines import Engine, load_engine
 from llmgen.errors import ConfigError, LLMGenError
 from llmgen.identifiers.named import TITLE, identified, wrong_identifier
 from llmgen.priors import Prior, RatingKNN, RatingPrior
-from llmgen.priors.kinds import kind, kinds, wrong
+from llmgen.priors.kinds import kind, wrong
+from llmgen.recommend.default_weight import LM_WEIGHT_BESIDE_A_PRIOR, answered
 from llmgen.recommend.index import CatalogIndex
 from llmgen.recommend.parts import Parts
 from llmgen.recommend.prompting import Task, task_of
@@ -41,8 +42,6 @@ logger = logging.getLogger(__name__)
 
 RATING_PRIORS: Mapping[str, Callable[..., RatingPrior]] = {"rating_knn": RatingKNN.fit}
 DEFAULT_PRIORS: Mapping[str, float] = {"transition": 1.0, "wish": 1.0}
-LM_WEIGHT_BESIDE_A_PRIOR = 0.03
-"""Of a model that was not tuned on the catalog, where a prior knows the user or the wish; see eval/RESULTS.md."""
 RATING_WEIGHTS, TUNED_RATING_WEIGHTS = (0.5, 0.35), (0.25, 0.7)
 """Of rating priors and of the model beside each other: one that was not tuned on ratings, and one that was; see
 eval/RESULTS.md. What stands alone has 1."""
@@ -451,8 +450,7 @@ def default_lm_weight(
     1 for an adapter without a record, and small without an adapter: a model that was not tuned on the catalog knows
     less than they do.
     """
-    given = {"text": any(one.text for one in queries), "history": any(one.history for one in queries), "": False}
-    if not any(given[kinds()[prior.name].reads] for prior in priors if prior.name in kinds()):
+    if not answered(priors, queries):
         return 1.0
     if adapter is None:
         return LM_WEIGHT_BESIDE_A_PRIOR

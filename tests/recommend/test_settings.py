@@ -17,11 +17,12 @@ from llmgen.errors import ConfigError
 from llmgen.evaluation.arms.arm_config import ArmConfig
 from llmgen.evaluation.config import RunConfig
 from llmgen.recommend.config import RecommenderConfig
+from llmgen.recommend.default_weight import LM_WEIGHT_BESIDE_A_PRIOR
 from llmgen.recommend.saving import SavedRecommender
 from llmgen.recommend.settings import GivenSettings, prior_settings
 from llmgen.testing import films
 from llmgen.training.recipe import Recipe
-from llmgen.workspace.core import LM_WEIGHT_BESIDE_A_PRIOR, RecommenderSettings, default_lm_weight
+from llmgen.workspace.core import RecommenderSettings, default_lm_weight
 from llmgen.workspace.options import read_options, read_priors
 
 GIVEN: dict[str, Any] = {

@@ -12,11 +12,11 @@ from llmgen.adapters import AdapterRecord
 from llmgen.engines.fake import FakeEngine
 from llmgen.errors import ConfigError, DataError, UnknownItemError
 from llmgen.priors.kinds import OURS, kinds
+from llmgen.recommend.default_weight import LM_WEIGHT_BESIDE_A_PRIOR
 from llmgen.recommend.recommender import Choice
 from llmgen.templates.library import PromptLibrary
 from llmgen.types import Query
 from llmgen.workspace.core import (
-    LM_WEIGHT_BESIDE_A_PRIOR,
     RATING_WEIGHTS,
     TUNED_RATING_WEIGHTS,
     DataSettings,
