@@ -1,4 +1,4 @@
-"""The picture of `llmgen demo` in the README: `python docs/demo_picture.py` runs the demo and draws parts of it."""
+"""The picture of `make tuned-demo` in the README: `python docs/demo_picture.py` runs the demo and draws parts of it."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ WIDTH = 96
 def main() -> None:
     """Write the picture."""
     shown = Console(record=True, width=WIDTH, file=io.StringIO(), force_terminal=False)
-    demo.run(user="196", engine="hf", console=shown)
+    demo.run(user="196", engine="hf", console=shown, adapter="runs/demo-adapter")
     lines = shown.export_text(styles=True).splitlines()
     drawn = Console(record=True, width=WIDTH, file=io.StringIO())
-    drawn.print("$ make demo", style="bold")
+    drawn.print("$ make tuned-demo", style="bold")
     inside = False
     for line in lines:
         text = Text.from_ansi(line)

@@ -84,14 +84,6 @@ def demo_model() -> Path:
     return target
 
 
-def demo_adapter() -> Path:
-    """Folder of the adapter of SmolLM2-135M-Instruct that comes with llmgen: it knows the films of MovieLens-100K.
-
-    Its card says how it was tuned and what may be done with it: demonstration and research, nothing commercial.
-    """
-    return Path(__file__).parent / "demo_adapter"
-
-
 def demo_encoder() -> Path:
     """Folder of all-MiniLM-L6-v2, an encoder of English sentences (384 numbers) for sentence-transformers; made once.
 

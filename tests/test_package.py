@@ -80,8 +80,6 @@ def test_the_wheel_holds_prompts_and_nothing_of_the_checkout(wheel: Path) -> Non
     names = set(zipfile.ZipFile(wheel).namelist())
     assert {f"llmgen/prompts/{path.name}" for path in (ROOT / "prompts").glob("*.jinja")} <= names
     assert "llmgen/py.typed" in names
-    adapter = ("README.md", "adapter_config.json", "adapter_model.safetensors", "llmgen.json")
-    assert {f"llmgen/demo_adapter/{name}" for name in adapter} <= names
     assert {name.partition("/")[0] for name in names if "dist-info" not in name} == {"llmgen"}
 
 

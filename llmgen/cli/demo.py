@@ -13,7 +13,6 @@ from llmgen.cli.display import answer_table, explanation_text, items_table, list
 from llmgen.datasets.splits import histories, leave_one_out
 from llmgen.engines import load_engine
 from llmgen.errors import DataError
-from llmgen.models import demo_adapter
 from llmgen.priors import TextQuery, Transition
 from llmgen.types import Query
 from llmgen.workspace.core import DataSettings, RecommenderSettings, Workspace, choose
@@ -24,14 +23,14 @@ NUM_RATED = 5
 TUNED, UNTUNED = "tuned", "untuned"
 
 
-def run(*, user: str, engine: str, console: Console) -> None:
+def run(*, user: str, engine: str, console: Console, adapter: str | None = None) -> None:
     """Print the demo.
 
     Args:
         user: A user of MovieLens-100K with 30 interactions or more.
-        engine: See `load_engine`. `hf` is shown with the adapter that comes with llmgen, tuned beside untuned; others
-            as they are.
+        engine: See `load_engine`.
         console: Where to print.
+        adapter: One that was tuned on MovieLens-100K, shown beside the untuned model; None for that one alone.
 
     Raises:
         DataError: No such user, or one with too few interactions.
@@ -42,8 +41,8 @@ def run(*, user: str, engine: str, console: Console) -> None:
         console.rule(plain_text(words, style="bold"), align="left")
 
     settings = {UNTUNED: RecommenderSettings(engine=engine)}
-    if engine == "hf":
-        settings = {TUNED: RecommenderSettings(engine=engine, adapter=str(demo_adapter())), **settings}
+    if adapter is not None:
+        settings = {TUNED: RecommenderSettings(engine=engine, adapter=adapter), **settings}
     best = next(iter(settings))
     with console.status("Reading MovieLens-100K"):
         data = settings[best].written(DataSettings()).load()
@@ -77,8 +76,8 @@ def run(*, user: str, engine: str, console: Console) -> None:
     heading("Ten films by the language model alone" + (", tuned on this catalog beside untuned" * (best == TUNED)))
     with console.status("Searching"):
         lists = {name: one.recommend(query) for name, one in alone.items()}
-    if best == TUNED:
-        console.print(plain_text("Tuned: with the adapter that comes with llmgen, 30 minutes of two CPU cores."))
+    if adapter is not None:
+        console.print(plain_text(f"Tuned: with the adapter {adapter}."))
     console.print(lists_table(catalog, lists))
     places = [
         f"place {place.rank} ({name})" for name, answer in lists.items() for place in answer if place.item == held_out

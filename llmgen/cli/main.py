@@ -355,11 +355,14 @@ def data_report(
 def demo(
     user: Annotated[str, typer.Option(help="A user of MovieLens-100K.")] = "196",
     engine: EngineOption = "hf",
+    adapter: Annotated[
+        str | None, typer.Option(help="One tuned on MovieLens-100K, shown beside the untuned model.")
+    ] = None,
 ) -> None:
     """Show everything once, on real films."""
     from llmgen.cli.demo import run
 
-    run(user=user, engine=engine, console=console_of())
+    run(user=user, engine=engine, console=console_of(), adapter=adapter)
 
 
 add_commands_to(app)
