@@ -3,7 +3,7 @@
     python -m eval.shop ../shared/data/video-games --seconds 2400 --kills 30 --out runs/shop.json
 
 Two services with two workers each answer on one PostgreSQL. A fifth of the log is in the store at the start; the rest
-is sent as views, buys and, for every other row, carts. People look at their lists and take what stands first, or what
+is sent as views, carts and buys, a million events in all. People look at their lists and take what stands first, or what
 the log has. One item in twenty arrives on the day. Workers, the process that fits, their watcher and the database are
 killed with `kill -9`, and started again as a supervisor does. Ends with 1 where anything was lost, doubled or mixed.
 """
@@ -36,6 +36,8 @@ from llmgen.workspace.core import DataSettings
 DAY_S = 86_400.0
 IMPORTED, ARRIVING = 0.2, 0.05
 """Shares of the log and of the items."""
+KINDS = ("view", "cart", "buy")
+"""What one row of the log is told as, a second apart."""
 SOON_MS = 100.0
 
 
@@ -61,12 +63,11 @@ def opened(data: Dataset, url: str, persons: int, seed: int) -> Shop:
     theirs: dict[str, list[str]] = {user: [] for user in users if user in drawn}
     start = time.time() - 90 * DAY_S
     rows = []
-    for number, (user, item, when) in enumerate(later.select("user_id", "item_id", "timestamp").iter_rows()):
+    for user, item, when in later.select("user_id", "item_id", "timestamp").iter_rows():
         if user in theirs:
             theirs[user].append(item)
-            continue
-        kinds = ("view", "cart", "buy") if number % 2 else ("view", "buy")
-        rows += [Row(user, item, kind, start + 60 * when + place) for place, kind in enumerate(kinds)]
+        else:
+            rows += [Row(user, item, kind, start + 60 * when + place) for place, kind in enumerate(KINDS)]
     return Shop([data.catalog[item_id] for item_id in sorted(arriving)], theirs, rows)
 
 
