@@ -3,9 +3,10 @@
     python -m eval.shop ../shared/data/video-games --seconds 2400 --kills 30 --out runs/shop.json
 
 Two services with two workers each answer on one PostgreSQL. A fifth of the log is in the store at the start; the rest
-is sent as views, carts and buys, a million events in all. People look at their lists and take what stands first, or what
-the log has. One item in twenty arrives on the day. Workers, the process that fits, their watcher and the database are
-killed with `kill -9`, and started again as a supervisor does. Ends with 1 where anything was lost, doubled or mixed.
+is sent as views, carts and buys, a million events in all. People look at their lists and take what stands first, or
+what the log has. One item in twenty arrives on the day. Workers, the process that fits, their watcher and the database
+are killed with `kill -9`, and started again as a supervisor does. Ends with 1 where anything was lost, doubled or
+mixed.
 """
 
 from __future__ import annotations
