@@ -40,6 +40,23 @@ def new_folder(folder: Path | str, holds: Holds, *, version: str) -> Iterator[Pa
     target = Path(folder).absolute()
     if target.exists() and not _may_replace(target, holds):
         raise ConfigError(f"{folder} is there already, and is no {holds} that llmgen saved; give another folder")
+    with whole_folder(target) as made:
+        yield made
+        about = {"holds": holds, "format": FORMAT, "llmgen": version, "files": _checksums(made)}
+        (made / MANIFEST).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+
+
+@contextmanager
+def whole_folder(folder: Path | str) -> Iterator[Path]:
+    """A folder to write into, which takes its place when all is written, and is gone where that fails.
+
+    Args:
+        folder: Where it will stand; what is there at the end is replaced.
+
+    Raises:
+        ConfigError: The place cannot be written to.
+    """
+    target = Path(folder).absolute()
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
@@ -49,8 +66,6 @@ def new_folder(folder: Path | str, holds: Holds, *, version: str) -> Iterator[Pa
         made = scratch / "new"
         made.mkdir()
         yield made
-        about = {"holds": holds, "format": FORMAT, "llmgen": version, "files": _checksums(made)}
-        (made / MANIFEST).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
         if target.exists():
             target.rename(scratch / "old")
         made.rename(target)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-import tempfile
 from pathlib import Path
 from typing import Annotated
 
@@ -18,8 +17,9 @@ from rich.console import Console
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
-from llmgen.adapters import IDENTIFIER, AdapterRecord
+from llmgen.adapters import AdapterRecord
 from llmgen.errors import ConfigError, LLMGenError
+from llmgen.training.tuned_folders import checked_dtype, tuned_folder
 
 CONFIG, WEIGHTS, CARD = "adapter_config.json", "adapter_model.safetensors", "README.md"
 
@@ -29,7 +29,7 @@ def shrink(adapter: Path, target: Path, *, dtype: str = "float16") -> None:
 
     Checkpoints, optimiser states and settings of the run stay behind, and so does the tokenizer, which is the base
     model's. Where the configuration has a folder of this machine as its base model, the record's name of that model
-    takes its place. So `llmgen merge` takes the folder of the run, and not this one.
+    takes its place; `llmgen merge` knows the demo model by that name, and is told of others by `--base`.
 
     Args:
         adapter: Folder of a PEFT adapter.
@@ -41,10 +41,7 @@ def shrink(adapter: Path, target: Path, *, dtype: str = "float16") -> None:
         ConfigError: There is no adapter, it has tokens of its own, a weight is too large for the dtype, or the target
             exists.
     """
-    if target.exists():
-        raise ConfigError(f"{target} exists; name a new folder, or remove it")
-    if dtype not in ("float32", "bfloat16", "float16"):
-        raise ConfigError(f"dtype must be float32, bfloat16 or float16, not {dtype!r}")
+    small_type = checked_dtype(target, dtype)
     try:
         config = json.loads((adapter / CONFIG).read_text(encoding="utf-8"))
         weights = load_file(adapter / WEIGHTS)
@@ -52,28 +49,17 @@ def shrink(adapter: Path, target: Path, *, dtype: str = "float16") -> None:
         raise ConfigError(f"{adapter} holds no adapter of PEFT: {error}") from error
     if config.get("trainable_token_indices"):
         raise ConfigError(f"{adapter} has tokens of its own, which need its tokenizer: copy the folder as it is")
-    small = {name: weight.to(getattr(torch, dtype)).contiguous() for name, weight in weights.items()}
+    small = {name: weight.to(small_type).contiguous() for name, weight in weights.items()}
     if large := [name for name, weight in small.items() if not bool(torch.isfinite(weight).all())]:
         raise ConfigError(f"{large[0]} has values that {dtype} cannot hold; take --dtype bfloat16")
     record = AdapterRecord.read(adapter)
     if record is not None and Path(str(config.get("base_model_name_or_path"))).is_absolute():
         config["base_model_name_or_path"] = record.base_model
-    target.parent.mkdir(parents=True, exist_ok=True)
-    part = Path(tempfile.mkdtemp(prefix=".part-", dir=target.parent))
-    try:
-        made = part / target.name
-        made.mkdir()
+    with tuned_folder(target, adapter, record) as made:
         (made / WEIGHTS).write_bytes(save(small, metadata={"format": "pt"}))  # `save_file` lets nobody else read it
         (made / CONFIG).write_text(json.dumps(config, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-        if record is not None:
-            record.write(made)
         if (adapter / CARD).exists():
             shutil.copy(adapter / CARD, made / CARD)
-        if (adapter / IDENTIFIER).is_dir():
-            shutil.copytree(adapter / IDENTIFIER, made / IDENTIFIER)
-        made.rename(target)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
 
 
 def main(
