@@ -96,12 +96,16 @@ async def fitted_apart(data: DataSettings, settings: RecommenderSettings, rating
 
 
 def fit(data: DataSettings, settings: RecommenderSettings, rating_weight: float, folder: Path) -> None:
-    """Fit priors and rating priors, and save a recommender that has them and no model."""
+    """Fit priors and rating priors, and save a recommender that has them and no model.
+
+    It has the users' histories too, where a weight of the model reads which items were taken.
+    """
     titles = replace(settings.written(data), identifier=None)  # priors do not ask how a model spells items
     workspace = Workspace(titles.load(progress=False))
     priors = workspace.priors(settings)
     rating_priors = workspace.rating_priors(settings, rating_weight)
-    Recommender(workspace.catalog, None, priors=priors, rating_priors=rating_priors).save(folder)
+    log = workspace.log_of(settings)
+    Recommender(workspace.catalog, None, priors=priors, rating_priors=rating_priors, histories=log).save(folder)
 
 
 def main() -> None:

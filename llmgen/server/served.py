@@ -126,6 +126,8 @@ class ServedRecommender:
     async def refit(self, parts: Parts) -> Snapshot:
         """Answer by other priors: those of a recommender of the same shop, whose catalog may be an older one.
 
+        Its histories, where it has some, are taken too: a weight of the model may read which items were taken.
+
         They are put on the catalog of now beside all that goes on. Changes that are made meanwhile do not wait; the
         priors are moved on to what came of them, which takes no longer than a change does.
         """
@@ -162,6 +164,8 @@ class ServedRecommender:
         if fitted.catalog.digest != recommender.catalog.digest:
             fitted = fitted.with_catalog(recommender.catalog)
         made = recommender.with_priors(*fitted.priors).with_rating_priors(*fitted.rating_priors)
+        if parts.histories:  # a weight of the model reads which items were taken
+            made = made.with_histories(parts.histories)
         return Snapshot.of(made, now.gone)
 
     def _followed(self, made: Snapshot) -> Snapshot:

@@ -380,14 +380,24 @@ class Workspace:
         if record and engine is not None:
             record.check_identifier(self.catalog, str(settings.adapter))
         index = CatalogIndex(self.catalog, engine)
-        both = config.lm_weight, record.recommender.lm_weight if record else None
-        log = self.histories if any(isinstance(one, RequestWeight) and one.reads_log for one in both) else {}
+        log = self.log_of(settings, config.lm_weight)
         recommender = Recommender.of(Parts(index, engine, config, tuple(priors), tuple(rating_priors), library, log))
         if record and engine is not None:
             used = {"catalog": self.catalog.digest, "tokenizer": engine.tokenizer_digest}
             for difference in record.differences(**used, prompts=[recommender.template().ref]):
                 logger.warning("the adapter %s may do badly: %s", settings.adapter, difference)
         return recommender
+
+    def log_of(self, settings: RecommenderSettings, *weights: float | RequestWeight | None) -> Mapping[str, History]:
+        """The histories, where a weight of the model reads which items were taken; none where no weight does.
+
+        Args:
+            settings: Their weight counts, and that of their adapter.
+            weights: Others that count too.
+        """
+        tuned = settings.record.recommender.lm_weight if settings.record else None
+        asked = (*weights, settings.lm_weight, tuned)
+        return self.histories if any(isinstance(one, RequestWeight) and one.reads_log for one in asked) else {}
 
     def _rating_parts(
         self, settings: RecommenderSettings, with_model: bool, *, tuned: bool
