@@ -132,8 +132,10 @@ class State:
                 self.metrics.disconnects.inc()
                 raise ClientGoneError
             answer = job.result()
-        except QueueFullError:
-            self.metrics.refused.inc()
+        except Exception as error:
+            if isinstance(error, QueueFullError):
+                self.metrics.refused.inc()
+            steps.fail(error)
             raise
         finally:
             steps.end()
