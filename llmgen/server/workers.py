@@ -108,6 +108,8 @@ class Watcher:
                 process, status = os.wait()
             except InterruptedError:
                 continue
+            if process not in self._numbers:  # in a container the watcher is process 1, to which all orphans come
+                continue
             number = self._numbers.pop(process)
             if self._stopping:
                 return

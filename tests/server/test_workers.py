@@ -73,6 +73,35 @@ def test_workers_end_when_their_watcher_is_killed_and_the_port_is_free(items: Pa
             pass  # as one that is started in its place does
 
 
+ORPHANS = """
+import ctypes, os, subprocess, sys, time
+from llmgen.server.workers import Watcher
+
+ctypes.CDLL(None).prctl(36, 1)  # PR_SET_CHILD_SUBREAPER: orphans come to it, as they come to process 1
+
+def serve(number, ready):
+    ready()
+    if os.path.exists("been"):
+        print("again", flush=True)
+        time.sleep(60)
+    open("been", "w").close()
+    subprocess.Popen(["sleep", "0.2"])
+    sys.exit(3)
+
+Watcher(1, serve, grace_s=5).run()
+"""
+
+
+def test_orphans_that_come_to_the_watcher_do_not_end_it(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", ORPHANS]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stdout.readline() == "again\n"
+        until(lambda: len(children(process.pid)) == 1)  # what has ended is a child until it is waited for
+        assert process.poll() is None
+        process.terminate()
+        assert process.wait(30) == 0
+
+
 def test_what_fits_ends_without_the_worker_that_started_it(tmp_path: Path) -> None:
     given = pickle.dumps((1, DataSettings(store=f"sqlite:///{tmp_path / 'none.db'}"), RecommenderSettings(), 1.0))
     command = [sys.executable, "-m", "llmgen.server.refitting", str(tmp_path / "fitted")]
