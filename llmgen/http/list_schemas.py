@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
 
 from llmgen.http.schemas import (
     LONGEST_HISTORY,
@@ -42,6 +42,11 @@ def _readable(text: str) -> str:
 DocumentText = Annotated[str, AfterValidator(_readable)]
 
 
+def _listed(documents: object) -> object:
+    """One document as a list of one, as vLLM takes it."""
+    return [documents] if isinstance(documents, str | dict) else documents
+
+
 class DocumentBody(BaseModel):
     """A document as an object."""
 
@@ -60,13 +65,13 @@ class RerankBody(BaseModel):
     query: Annotated[str, StringConstraints(max_length=LONGEST_TEXT)] = Field(
         description="A wish in words; may be empty."
     )
-    documents: list[DocumentText | DocumentBody] = Field(
-        min_length=1,
-        max_length=MOST_CANDIDATES,
-        description="Texts, or objects with `text`. The id, label or title of an item stands for that item, and is "
-        "weighed by all priors.",
+    documents: Annotated[
+        list[DocumentText | DocumentBody], Field(min_length=1, max_length=MOST_CANDIDATES), BeforeValidator(_listed)
+    ] = Field(
+        description="Texts, or objects with `text`; or one of them without a list. The id, label or title of an item "
+        "stands for that item, and is weighed by all priors.",
     )
-    top_n: int | None = Field(None, ge=1, description="How many results at most; all of them by default.")
+    top_n: int | None = Field(None, ge=0, description="How many results at most; 0, as by default, for all of them.")
     return_documents: bool = Field(False, description="Whether each result has its document.")
     model: str | None = Field(None, description="Not looked at.")
     user: Annotated[str, StringConstraints(min_length=1, max_length=512)] | None = Field(
@@ -121,7 +126,7 @@ class RerankedBody(BaseModel):
     ) -> Document:
         """From the library's own type; with `texts`, each result has its document."""
         results: list[Document] = []
-        for one in found[:top_n]:
+        for one in found[: top_n or None]:
             item = None if one.item is None else ItemBody.dump(one.item)
             result: Document = {"index": one.index, "relevance_score": one.score, "item": item}
             results.append({**result, "document": {"text": texts[one.index]}} if texts else result)

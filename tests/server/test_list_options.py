@@ -143,6 +143,17 @@ def test_reranking_has_the_shape_that_others_have(small: Catalog, path: str) -> 
         assert 1 >= first > second > 0
         shown = httpx2.post(url + path, json={**body, "return_documents": True}).json()
         assert [one["document"]["text"] for one in shown["results"]] == ["a dark night", "night"]
-        for wrong, says in (({"documents": []}, "documents"), ({"documents": ["a", " "]}, "blank")):
+        # vLLM takes one text without a list, and its own default of top_n, 0, asks for all
+        alone = httpx2.post(url + path, json={"query": "dark night", "documents": "night", "top_n": 0}).json()
+        assert [(one["index"], one["relevance_score"]) for one in alone["results"]] == [(0, 1.0)]
+        for none in (None, 0):
+            assert len(httpx2.post(url + path, json={**body, "top_n": none}).json()["results"]) == 3
+        refusals = (
+            ({"documents": []}, "documents"),
+            ({"documents": ["a", " "]}, "blank"),
+            ({"documents": 7}, "documents"),
+            ({"top_n": -1}, "top_n"),
+        )
+        for wrong, says in refusals:
             refused = httpx2.post(url + path, json={**body, **wrong})
             assert (refused.status_code, says in refused.text) == (422, True), refused.text
