@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -11,11 +12,14 @@ from typing import Annotated
 
 import typer
 
+from llmgen.errors import ConfigError
 from llmgen.events import INTERACTION
 from llmgen.store import Store
 from llmgen.store.pseudonyms import Pseudonyms
+from llmgen.store.tables import connect
 from llmgen.store.transfer import export, import_dataset
-from llmgen.workspace.core import DataSettings
+from llmgen.workspace.checks import refuse
+from llmgen.workspace.core import DataSettings, wrong_in
 from llmgen.workspace.options import table_settings, with_options
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
@@ -33,6 +37,10 @@ def import_(
     pseudonyms: Key = None,
 ) -> None:
     """Put tables into a store. Rows that it has already are not stored twice."""
+    wrong = list(_wrong(url, pseudonyms))
+    refuse([*wrong_in(data), *wrong])
+    if wrong:
+        raise ConfigError(wrong[0])  # before the tables are read, which may take long
     loaded = data.load()
     with closing(_open(url, pseudonyms, create=True)) as store:
         new, known = import_dataset(store, loaded, kind=as_)
@@ -81,7 +89,21 @@ def forget(
         typer.echo(f"{store.forget(user):,} events deleted")
 
 
+def _wrong(url: str, key: Path | None) -> Iterator[str]:
+    """What can be known to be wrong before the database is asked."""
+    try:
+        connect(url).dispose()
+    except ConfigError as error:
+        yield str(error)
+    if key is not None:
+        try:
+            Pseudonyms.read(key)
+        except ConfigError as error:
+            yield str(error)
+
+
 def _open(url: str, key: Path | None, *, create: bool = False) -> Store:
+    refuse(list(_wrong(url, key)))
     return Store.open(url, pseudonyms=None if key is None else Pseudonyms.read(key), create=create)
 
 

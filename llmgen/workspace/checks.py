@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from llmgen.engines import kinds as engine_kinds
 from llmgen.errors import ConfigError, LLMGenError
@@ -24,6 +24,18 @@ def check(data: DataSettings | None, settings: RecommenderSettings) -> None:
     """
     found = [] if data is None else list(wrong_in(data))
     found += _of(settings)
+    refuse(found)
+
+
+def refuse(found: Sequence[str]) -> None:
+    """Tell several mistakes in one message.
+
+    Args:
+        found: The mistakes; one alone is left to where it is met.
+
+    Raises:
+        ConfigError: Two or more.
+    """
     if len(found) > 1:
         raise ConfigError(f"{len(found)} settings are wrong: {'; '.join(found)}")
 

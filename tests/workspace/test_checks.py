@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from llmgen.cli import store as storing
 from llmgen.errors import ConfigError
 from llmgen.server.run import ServeSettings, run
 from llmgen.workspace.checks import check
@@ -61,3 +64,29 @@ def test_two_prompts_for_one_task_count_and_a_folder_has_its_own_priors(tmp_path
     with pytest.raises(ConfigError, match=r"2 settings are wrong: .*'next_item' and 'cold_start' are both for"):
         check(None, both)
     check(None, WRONG.replace(folder=tmp_path, engine="none", rating_priors=None, prompt="next_item"))
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (
+            "import --items nowhere.csv --interactions neither.csv --pseudonyms none.key mysql://host/shop",
+            ["no file nowhere.csv", "no file neither.csv", "not in mysql", "none.key: No such file"],
+        ),
+        ("stats --pseudonyms none.key mysql://host/shop", ["not in mysql", "none.key: No such file"]),
+        ("export --out tables --pseudonyms none.key shop.db", ["no address of a store", "none.key: No such file"]),
+        ("forget --pseudonyms none.key sqlite:// anna", ["lost with its process", "none.key: No such file"]),
+    ],
+)
+def test_the_commands_of_a_store_tell_all_that_is_wrong_too(words: str, told: list[str]) -> None:
+    ran = CliRunner().invoke(storing.app, words.split())
+    assert isinstance(ran.exception, ConfigError)
+    count, _, rest = str(ran.exception).partition(" settings are wrong: ")
+    assert int(count) == len(told)
+    assert re.search(".*; .*".join(map(re.escape, told)), rest)
+
+
+def test_a_store_that_cannot_be_is_told_before_tables_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(DataSettings, "load", lambda *_, **__: pytest.fail("data were read"))
+    ran = CliRunner().invoke(storing.app, ["import", "--dataset", str(tmp_path), "mysql://host/shop"])
+    assert isinstance(ran.exception, ConfigError) and "not in mysql" in str(ran.exception)
