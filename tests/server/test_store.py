@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import os
 import re
 import signal
@@ -17,10 +18,13 @@ from pathlib import Path
 
 import httpx2
 import numpy as np
+import polars as pl
 import pytest
 from scipy import sparse
 
-from llmgen import Item
+from llmgen import Item, Query
+from llmgen.datasets import INTERACTIONS
+from llmgen.datasets.splits import histories
 from llmgen.engines.fake import FakeEngine
 from llmgen.errors import APIStatusError, CatalogError, ConfigError, LLMGenError, UnknownItemError
 from llmgen.http.async_client import AsyncClient
@@ -28,9 +32,12 @@ from llmgen.http.client import Client
 from llmgen.priors import Transition
 from llmgen.recommend.parts import Parts
 from llmgen.recommend.recommender import Recommender
+from llmgen.recommend.request_weight import RequestWeight, Slope
+from llmgen.recommend.saving import load_parts
 from llmgen.server import AppSettings, create_app
 from llmgen.server.learning import Learning
-from llmgen.server.refitting import fitted_apart
+from llmgen.server.refitting import fit, fitted_apart
+from llmgen.server.served import ServedRecommender
 from llmgen.store import Event, Store
 from llmgen.workspace.core import DataSettings, RecommenderSettings
 from tests.server.conftest import running
@@ -266,6 +273,29 @@ def test_priors_are_fitted_anew_on_what_users_did(store: Store, url: str) -> Non
         assert float(found[0][0]) < float(found[1][0]) <= time.time()
 
 
+def test_a_fit_tells_a_weight_what_was_taken(store: Store, url: str, tmp_path: Path) -> None:  # noqa: F811
+    weight = RequestWeight(bias=0.0, cold_share=Slope(slope=1.0, high=1.0))
+    data, settings = DataSettings(store=url), RecommenderSettings(engine="none", lm_weight=weight)
+    known = store.dataset()
+    log = histories(known.interactions, catalog=known.catalog)
+    live = ServedRecommender(Recommender(known.catalog, None, lm_weight=weight, histories=log))
+
+    def weight_now() -> float:
+        parts = live.now.recommender.parts
+        query = Query(k=1)
+        return parts.lm_weights([query], parts.multiplied([query]))[0]
+
+    assert weight_now() == pytest.approx(math.exp(4 / 7))  # 4 of 7 films were taken by nobody: weight exp(cold_share)
+    store.add_events([Event(f"late{item}", "e", item) for item in "456"])
+    fit(data, settings, 1.0, tmp_path / "fitted")
+    asyncio.run(live.refit(load_parts(tmp_path / "fitted", None).parts))
+    assert weight_now() == pytest.approx(math.exp(1 / 7))
+    asyncio.run(live.put([Item("8", "Film 8")]))
+    assert weight_now() == pytest.approx(math.exp(2 / 8))
+    fit(data, settings.replace(lm_weight=1.0), 1.0, tmp_path / "plain")  # who does not need the log does not carry it
+    assert load_parts(tmp_path / "plain", None).parts.histories == {}
+
+
 def test_transitions_are_those_of_a_fit_on_all_that_was_stored(store: Store) -> None:
     app = create_app(
         service(store), AppSettings(store=store, version=store.item_version(), learn=partial(Learning, store=store))
@@ -290,6 +320,42 @@ def test_transitions_are_those_of_a_fit_on_all_that_was_stored(store: Store) -> 
         client.forget("n0")
         client.delete_item("7")
         _until(as_a_fit)
+
+
+def test_what_is_learned_follows_the_catalog_alone_too_and_rests_where_nothing_has_changed(store: Store) -> None:
+    live = ServedRecommender(service(store))
+    learning = Learning(live, store)
+
+    def as_a_fit() -> bool:
+        (ours,) = (one for one in live.now.recommender.priors if isinstance(one, Transition))
+        catalog = live.now.recommender.catalog
+        log = pl.DataFrame([(e.user, e.item, e.time, None) for e in store.events()], dict(INTERACTIONS), orient="row")
+        fitted = Transition.fit(log.filter(pl.col("item_id").is_in(list(catalog.ids))), catalog)
+        same = [one.toarray() if sparse.issparse(one) else one for one in (ours.similarity, fitted.similarity)]
+        return ours.catalog is catalog and np.array_equal(*same)
+
+    async def steps() -> None:
+        store.add_events([Event("early", "a", "8", time=9.0), Event("and", "b", "4", time=9.0)])
+        await learning.catch_up()
+        assert as_a_fit()
+        still = live.now
+        await learning.catch_up()
+        assert live.now is still
+        await live.put([Item("8", "Film 8")])  # no event comes, and an old one counts now
+        await learning.catch_up()
+        assert as_a_fit()
+        await live.remove("2")
+        await learning.catch_up()
+        assert as_a_fit()
+        await live.put([Item("1", "Another title")])  # the same items
+        await learning.catch_up()
+        assert as_a_fit()
+        store.forget("a")
+        await live.remove("8")
+        await learning.catch_up()  # all events are counted anew, and another catalog is there, at once
+        assert as_a_fit()
+
+    asyncio.run(steps())
 
 
 def test_only_a_prior_that_counts_transitions_can_learn(store: Store) -> None:

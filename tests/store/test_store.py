@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from sqlalchemy import Connection
 
 from llmgen import Catalog, Item
 from llmgen.errors import ArgumentError, CatalogError, ConfigError, StoreError, UnknownItemError
@@ -222,6 +223,57 @@ def test_processes_that_write_at_once_miss_nothing_of_each_other(url: str, opene
     assert len(catalog) == 3 + 40
     assert catalog.digest == reader.catalog()[0].digest
     assert len(reader.history("u")) == 40
+
+
+def test_what_is_read_together_is_of_one_moment(store: Store, url: str, opened: Opened) -> None:
+    """Another process writes between the two questions of one reading; what it wrote belongs to the next."""
+    store.put_items(FILMS)
+    store.add_events([Event("a", "u", "1")])
+    other = opened(url)
+    number = store._version
+    writes: list[Callable[[], object]] = []
+
+    def interrupted(connection: Connection, name: str) -> int:
+        found = number(connection, name)
+        while writes:
+            writes.pop()()
+        return found
+
+    store._version = interrupted  # type: ignore[method-assign]
+    before = store.event_changes(0)
+    writes.append(lambda: other.add_events([Event("b", "u", "2")]))
+    first = store.event_changes(before.version - 1)
+    assert (first.new, first.version) == (before.new, before.version)
+    assert [one.item for one in store.event_changes(first.version).new] == ["2"]
+    version = store.item_version()
+    writes.append(lambda: other.put_items([Item("9", "New")]))
+    assert store.item_changes(version - 1).version == version
+    assert [item.id for item in store.item_changes(version).put] == ["9"]
+    writes.append(lambda: (other.remove_items(["9"]), other.add_events([Event("c", "u", "3")])))
+    found = store.dataset()  # the number is asked for first
+    assert "9" in found.catalog
+    assert found.interactions["item_id"].to_list() == ["1", "2"]
+
+
+def test_services_that_start_at_one_moment_make_one_store(url: str, opened: Opened) -> None:
+    all_there = threading.Barrier(6)
+    failed: list[BaseException] = []
+
+    def start(number: int) -> None:
+        try:
+            all_there.wait(20)
+            opened(url).put_items([Item(str(number), f"title {number}")])
+        except BaseException as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=start, args=(number,)) for number in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failed == []
+    catalog, version = opened(url).catalog()
+    assert (sorted(catalog.ids), version) == ([str(number) for number in range(6)], 6)
 
 
 def test_users_are_stored_under_their_pseudonyms_alone(url: str, tmp_path: Path) -> None:
