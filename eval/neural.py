@@ -40,7 +40,7 @@ from llmgen.priors import ExcludeSeen, Prior
 from llmgen.priors.kinds import kind, wrong
 from llmgen.priors.network import read
 from llmgen.progress import Stage
-from llmgen.recommend.tuning import Metric, target_ranks, tune_weights
+from llmgen.recommend.tuning import GRID, Metric, target_ranks, tune_weights
 from llmgen.types import FloatArray
 from llmgen.workspace.core import DataSettings
 
@@ -63,6 +63,7 @@ class Study(BaseModel):
         validation_users: So many from the first on are what the column of validation is made of; all by default.
         weighing_users: So many validation users, drawn at random, choose floor and weights.
         weigh_by: What the weights of the mixes are best by.
+        grid: Weights that are tried for each prior of a mix, see `tune_weights`.
         seeds: Of the neural model's trainings; floor, weights and epochs are chosen with the first.
         priors: Name -> settings of its kind, which is that of this name or the one that `prior` names.
         mixes: Name -> names of its priors.
@@ -76,6 +77,7 @@ class Study(BaseModel):
     validation_users: int | None = Field(None, ge=1)
     weighing_users: int = Field(ge=1)
     weigh_by: Metric = LIKELIHOOD
+    grid: tuple[float, ...] = Field(GRID, min_length=1)
     seeds: tuple[int, ...] = Field((0,), min_length=1)
     priors: Mapping[str, Mapping[str, Any]]
     mixes: Mapping[str, tuple[str, ...]] = {}
@@ -223,12 +225,13 @@ def ranks(
 
 
 def weighed(
-    priors: Sequence[Prior], names: Sequence[str], sample: Sample, users: int, catalog: Catalog, metric: Metric
+    study: Study, priors: Sequence[Prior], names: Sequence[str], sample: Sample, metric: Metric
 ) -> tuple[Weights, float]:
     """The weights that are best for the held-out items of some users, and the metric there."""
-    chosen = sample.rows(np.sort(np.random.default_rng(0).permutation(len(sample))[:users]).tolist())
-    some = [prior for prior in priors if prior.name in names]
-    tuned = tune_weights([ExcludeSeen(catalog), *some], chosen.queries, chosen.targets, catalog=catalog, metric=metric)
+    chosen = np.sort(np.random.default_rng(0).permutation(len(sample))[: study.weighing_users])
+    asked = sample.rows(chosen.tolist())
+    some = [ExcludeSeen(sample.catalog), *(prior for prior in priors if prior.name in names)]
+    tuned = tune_weights(some, asked.queries, asked.targets, catalog=sample.catalog, grid=study.grid, metric=metric)
     return {prior.name: prior.weight for prior in tuned.priors[1:]}, tuned.score
 
 
@@ -250,19 +253,19 @@ class Chosen(NamedTuple):
 
 def choose(study: Study, priors: Sequence[Prior], sample: Sample, catalog: Catalog) -> Chosen:
     """Floor and weights, with priors that were fitted on train alone."""
-    names, users = [prior.name for prior in priors], study.weighing_users
+    names = [prior.name for prior in priors]
     with Stage("weighing", len(FLOORS) + len(study.mixes)) as stage:
         likely = {}
         for floor in FLOORS:
             floored = [with_floor(prior, floor) for prior in priors]
-            _, likely[floor] = weighed(floored, names, sample, users, catalog, LIKELIHOOD)
+            _, likely[floor] = weighed(study, floored, names, sample, LIKELIHOOD)
             stage.advance()
         floor = max(likely, key=likely.__getitem__)
         priors = [with_floor(prior, floor) for prior in priors]
         weights: dict[str, Weights] = {}
         reached: dict[str, float] = {}
         for name, its_priors in study.mixes.items():
-            weights[name], reached[name] = weighed(priors, its_priors, sample, users, catalog, study.weigh_by)
+            weights[name], reached[name] = weighed(study, priors, its_priors, sample, study.weigh_by)
             stage.advance()
     asked = sample.rows(range(len(sample))[: study.validation_users])
     found = ranks(priors, {name: {name: 1.0} for name in names} | weights, asked, catalog)
