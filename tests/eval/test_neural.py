@@ -144,14 +144,17 @@ def test_groups_divide_the_users(results: dict[str, Any]) -> None:
         assert np.average([one["ndcg"][name] for one in groups], weights=sizes) == pytest.approx(row["ndcg"])
 
 
-def test_some_users_and_one_seed(data: dict[str, Any], tmp_path: Path, results: dict[str, Any]) -> None:
-    given = study(data, seeds=None, users=[10, 40], weigh_by=None, mixes={}, pairs=[["sasrec", "popularity"]])
+def test_some_users_one_seed_and_weights_within_the_grid(data: dict[str, Any], tmp_path: Path) -> None:
+    """What comes next is sure here, so likelihood gives transitions the largest weight that the grid allows."""
+    mixes = {"mix": ["popularity", "transition"]}
+    given = study(data, seeds=None, users=[10, 40], weigh_by=None, grid=[0.0, 1.25], mixes=mixes, pairs=None)
     result = run(tmp_path, given)
     assert result.exit_code == 0, result.output
     found = json.loads((tmp_path / "out" / "results.json").read_text())
     assert found["users"] == 30 and list(found["alone"]["sasrec"]["seeds"]) == ["sasrec, seed 0"]
+    assert found["weights"]["mix"]["transition"] == 1.25
     ranks = pl.read_parquet(tmp_path / "out" / "ranks.parquet")
-    assert ranks.columns == ["popularity", "transition", "with words", "sasrec, seed 0"]
+    assert ranks.columns == ["popularity", "transition", "with words", "sasrec, seed 0", "mix"]
 
 
 def test_weights_follow_the_neural_model_of_each_seed() -> None:
@@ -167,6 +170,7 @@ def test_weights_follow_the_neural_model_of_each_seed() -> None:
         ({"seeds": [1, 1]}, "seeds: [1, 1] has one twice"),
         ({"seeds": []}, "seeds: "),
         ({"weighing_users": 0}, "weighing_users: "),
+        ({"grid": []}, "grid: "),
         ({"wishes": 3}, "wishes: "),
         ({"priors": {"sasrec": {**SMALL, "seed": 1}}, "mixes": {}, "pairs": []}, "sasrec has seed"),
         ({"priors": {"other": {"prior": "sasrec"}}, "mixes": {}, "pairs": []}, "other is a sasrec"),
