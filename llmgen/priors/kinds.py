@@ -57,6 +57,8 @@ class PriorKind:
             Nothing that is run when it is read, such as a pickle, should be written. llmgen's own need none.
         load: Called with such a folder, whose files were checked, and the catalog.
         reads_log: Whether it learns from the interactions; one that does not can serve a catalog without a log.
+        refits: Whether fitting it again later may give another prior: it reads the log or a file.
+            One that is made of the catalog alone stays where a service fits the others anew.
     """
 
     name: str
@@ -67,6 +69,7 @@ class PriorKind:
     save: Callable[[Any, Path], None] | None = None
     load: Callable[[Path, Catalog], Prior] | None = None
     reads_log: bool = True
+    refits: bool = True
 
     def __post_init__(self) -> None:
         if not self.settings:
@@ -131,13 +134,16 @@ OURS = (
     ),
     PriorKind("popularity", Popularity.fit, "", {}),
     PriorKind("repeat", Repeat.fit, "history"),
-    PriorKind("content", _of_catalog(Content), "history", settings=("weight", "decay", "floor"), reads_log=False),
+    PriorKind(
+        "content", _of_catalog(Content), "history", settings=("weight", "decay", "floor"), reads_log=False, refits=False
+    ),
     PriorKind(
         "history_text",
         _of_catalog(HistoryText),
         "history",
         settings=("weight", "newest", "floor"),
         reads_log=False,
+        refits=False,
     ),
     PriorKind(
         "history_vectors",
@@ -147,7 +153,7 @@ OURS = (
         load=partial(load_near, HistoryVectors),
         reads_log=False,
     ),
-    PriorKind("wish", _of_catalog(TextQuery), "text", settings=("weight", "floor"), reads_log=False),
+    PriorKind("wish", _of_catalog(TextQuery), "text", settings=("weight", "floor"), reads_log=False, refits=False),
     PriorKind(
         "wish_vectors",
         TextQueryVectors.fit,

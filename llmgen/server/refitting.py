@@ -18,6 +18,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from llmgen.errors import LLMGenError
+from llmgen.priors.kinds import kind
 from llmgen.recommend.parts import Parts
 from llmgen.recommend.recommender import Recommender
 from llmgen.recommend.saving import load_parts
@@ -99,10 +100,12 @@ def fit(data: DataSettings, settings: RecommenderSettings, rating_weight: float,
     """Fit priors and rating priors, and save a recommender that has them and no model.
 
     It has the users' histories too, where a weight of the model reads which items were taken.
+    Priors that are made of the catalog alone are left out: they would be the same.
     """
     titles = replace(settings.written(data), identifier=None)  # priors do not ask how a model spells items
     workspace = Workspace(titles.load(progress=False))
-    priors = workspace.priors(settings)
+    anew = {name: chosen for name, chosen in settings.prior_settings.items() if kind(name).refits}
+    priors = workspace.priors(settings.replace(priors=anew))
     rating_priors = workspace.rating_priors(settings, rating_weight)
     log = workspace.log_of(settings)
     Recommender(workspace.catalog, None, priors=priors, rating_priors=rating_priors, histories=log).save(folder)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import gc
 import logging
 import math
 import os
@@ -233,6 +234,7 @@ def _run(
             ),
         )
         added = None if extend is None else extend(app, workspace, settings)
+        gc.freeze()  # what is here stays: to go through a large catalog holds up all answers for a tenth of a second
     host, port = address[:2]
     url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
     what = f"{len(workspace.catalog)} items, {engine.name if engine else 'no model'}"

@@ -126,7 +126,8 @@ class ServedRecommender:
     async def refit(self, parts: Parts) -> Snapshot:
         """Answer by other priors: those of a recommender of the same shop, whose catalog may be an older one.
 
-        Its histories, where it has some, are taken too: a weight of the model may read which items were taken.
+        Each takes the place of the one of its name; priors that it lacks stay as they are. Its histories, where it has
+        some, are taken too: a weight of the model may read which items were taken.
 
         They are put on the catalog of now beside all that goes on. Changes that are made meanwhile do not wait; the
         priors are moved on to what came of them, which takes no longer than a change does.
@@ -163,7 +164,9 @@ class ServedRecommender:
         recommender = now.recommender
         if fitted.catalog.digest != recommender.catalog.digest:
             fitted = fitted.with_catalog(recommender.catalog)
-        made = recommender.with_priors(*fitted.priors).with_rating_priors(*fitted.rating_priors)
+        anew = {prior.name: prior for prior in fitted.priors}
+        priors = [anew.get(prior.name, prior) for prior in recommender.priors]
+        made = recommender.with_priors(*priors).with_rating_priors(*fitted.rating_priors)
         if parts.histories:  # a weight of the model reads which items were taken
             made = made.with_histories(parts.histories)
         return Snapshot.of(made, now.gone)

@@ -10,7 +10,7 @@ import numpy as np
 
 from llmgen import Item, Query
 from llmgen.catalog.core import Catalog
-from llmgen.priors import Popularity
+from llmgen.priors import Popularity, TextQuery
 from llmgen.recommend.recommender import Recommender
 from llmgen.server.served import ServedRecommender
 from llmgen.types import IntArray
@@ -30,6 +30,16 @@ class Slow(Popularity):
         self.begun.set()
         assert self.leave.wait(20)
         return super().on_catalog(catalog, before)
+
+
+def test_priors_that_were_not_fitted_anew_stay_in_their_place() -> None:
+    wish = TextQuery(OLD)
+    live = ServedRecommender(Recommender(OLD, None, priors=[wish, Popularity(LAST_FIRST)]))
+    fitted = Popularity(-LAST_FIRST)
+    made = asyncio.run(live.refit(Recommender(OLD, None, priors=[fitted]).parts))
+    first, second = made.recommender.priors
+    assert first is wish
+    assert second is fitted
 
 
 def test_a_change_of_the_catalog_does_not_wait_for_new_priors_and_both_are_there() -> None:

@@ -380,6 +380,14 @@ def test_where_fitting_fails_the_old_priors_stay(store: Store, caplog: pytest.Lo
     assert "the old ones stay: no events" in caplog.text
 
 
+def test_what_is_made_of_the_catalog_alone_is_not_fitted_anew(tmp_path: Path, store: Store, url: str) -> None:  # noqa: F811
+    settings = RecommenderSettings(
+        engine="none", priors=dict.fromkeys(("wish", "transition", "content", "popularity"), 1.0)
+    )
+    parts = asyncio.run(fitted_apart(DataSettings(store=url), settings, 1.0))
+    assert [prior.name for prior in parts.priors] == ["transition", "popularity"]
+
+
 def test_an_error_of_fitting_is_the_last_line_of_its_process(tmp_path: Path) -> None:
     Store.open(f"sqlite:///{tmp_path / 'empty.db'}").close()
     with pytest.raises(LLMGenError, match="holds no items"):
