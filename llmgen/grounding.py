@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
+from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
 from math import inf
@@ -16,23 +17,27 @@ from numpy.typing import NDArray
 from llmgen.catalog.core import Catalog
 from llmgen.text.bm25 import BM25Index, top_of
 from llmgen.text.corruption import KINDS, corrupt
-from llmgen.text.normalization import clean_line, cleaned, normalise_text, split_year
+from llmgen.text.normalization import clean_line, cleaned, normalise_text
 from llmgen.text.title_names import (
     MAX_CHARACTERS,
     MAX_LINES,
+    Called,
+    called,
     letters_of,
     lines_of,
     names_of,
     numbered_words,
     numbers_of,
+    owners_of,
     readings_of,
     trigrams_of,
-    year_of,
 )
-from llmgen.types import Grounding, Item, Method
+from llmgen.types import Grounding, IntArray, Item, Method
 
 DEFAULT_THRESHOLD = 0.7  # what calibration finds on MovieLens; used where a catalog is too small to calibrate on
 SMALL = 20
+KEPT = 10
+"""A calibrated threshold is kept until one in so many items has changed."""
 YEAR_TOLERANCE = 1  # festival and cinema release, or two countries' releases, are often a year apart
 
 _CANDIDATES = 12
@@ -136,19 +141,55 @@ class Grounder:
             raise ValueError(f"threshold must be 0 or more, not {threshold}")
         if not 0 < precision <= 1:
             raise ValueError(f"precision must be in (0, 1], not {precision}")
-        self.catalog = catalog
         self._given = threshold
         self._precision = precision
         self._seed = seed
+        self._changes = 0  # of items, since the threshold was calibrated
+        apart = catalog.identifier is not None
+        named = zip(catalog, catalog.labels, catalog.spellings, strict=True)
+        self._know(catalog, [called(item, label, spelled if apart else None) for item, label, spelled in named])
+
+    def _know(self, catalog: Catalog, all_called: list[Called]) -> None:
+        """Make what texts are looked up in of what each item is called."""
+        self.catalog, self._called = catalog, all_called
         self._exact: dict[str, list[int]] = {}
-        self._years: list[int | None] = []
-        named = zip(catalog, catalog.spellings, catalog.labels, strict=True)
-        for position, (item, spelled, label) in enumerate(named):
-            for spelling in dict.fromkeys((spelled.strip(), label, item.title.strip())):
+        for position, one in enumerate(all_called):
+            for spelling in one.spellings:
                 self._exact.setdefault(spelling, []).append(position)
-            self._years.append(year_of(item))
-        self._owners = _owners(catalog)
+        self._owners = owners_of(all_called)
         self._names = list(self._owners)
+
+    def on_catalog(self, catalog: Catalog, before: IntArray) -> Grounder:
+        """The same for a changed catalog; only the names of new and changed items are read.
+
+        It finds what one made of the new catalog finds at the same threshold. A calibrated threshold is kept until a
+        tenth of the items have changed since: one item more or less does not change what is a good one.
+
+        Args:
+            catalog: The new one.
+            before: See `llmgen.priors.Movable`.
+        """
+        alike = catalog.settings == self.catalog.settings
+        same = catalog.unchanged_since(self.catalog, before) if alike else np.full(len(catalog), -1)
+        read = list(map(self._called.__getitem__, same.tolist()))  # those at -1 are replaced
+        new = np.flatnonzero(same < 0).tolist()
+        for position in new:
+            item = catalog[position]
+            spelled = None if catalog.identifier is None else catalog.spelling(item)
+            read[position] = called(item, catalog.label(item), spelled)
+        made = copy(self)
+        made._changes = self._changes + len(new) + len(self.catalog) - (len(catalog) - len(new))
+        made._know(catalog, read)
+        kept = vars(made)
+        if kept.get("calibration") is None or made._changes * KEPT > len(catalog):
+            kept.pop("calibration", None)
+            made._changes = 0
+        number = {name: place for place, name in enumerate(self._names)}
+        places = [number.get(name, -1) for name in made._names]
+        names = [name for name in made._names if name not in number]
+        for index in kept.keys() & {"_words", "_trigrams"}:
+            kept[index] = kept[index].changed(places, names)
+        return made
 
     @property
     def threshold(self) -> float:
@@ -230,7 +271,7 @@ class Grounder:
             return items
         rated = []
         for position in items:
-            own = self._years[position]
+            own = self._called[position].year
             distance = 0.5 if own is None else abs(own - year)
             if distance <= YEAR_TOLERANCE:
                 rated.append((distance, position))
@@ -356,23 +397,3 @@ def choose_threshold(scored: Iterable[tuple[float, bool]], precision: float) -> 
         if last_of_score and right >= precision * number:
             chosen = score
     return chosen
-
-
-def _owners(catalog: Catalog) -> dict[str, list[int]]:
-    """Name -> positions of the items that go by it, those whose own name it is first."""
-    own: dict[str, list[int]] = {}
-    others: dict[str, list[int]] = {}
-    for position, (item, label) in enumerate(zip(catalog, catalog.labels, strict=True)):
-        names = names_of(item)
-        spelled = () if catalog.identifier is None else (normalise_text(catalog.spellings[position]),)
-        for name in dict.fromkeys((*names.own, normalise_text(split_year(label, bare=False).title), *spelled)):
-            own.setdefault(name, []).append(position)
-        for name in names.others:
-            others.setdefault(name, []).append(position)
-    own.pop("", None)
-    for name, positions in others.items():
-        if name in own:
-            own[name] += [position for position in positions if position not in own[name]]
-        elif len({names_of(catalog[position]).own for position in positions}) == 1:
-            own[name] = positions  # "Shirt" of "Shirt (red)" and "Shirt (blue)" would name neither
-    return own

@@ -138,7 +138,10 @@ class CatalogIndex:
             if made is not None:
                 tries[lines] = made
         seen, where = self.seen.on_catalog(catalog, before), self.where.on_catalog(catalog, before)
-        return CatalogIndex(catalog, self.engine, self._cache, seen=seen, where=where, tries=tries)
+        index = CatalogIndex(catalog, self.engine, self._cache, seen=seen, where=where, tries=tries)
+        if "grounder" in vars(self):
+            vars(index)["grounder"] = self.grounder.on_catalog(catalog, before)
+        return index
 
     def _built(self, engine: Engine, lines: bool) -> ItemTrie:
         spell = _spelling(engine, lines)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
+from collections.abc import Sequence
 from functools import lru_cache
 from itertools import chain
 from typing import NamedTuple
@@ -58,6 +59,56 @@ def names_of(item: Item) -> Names:
     return Names(
         (normalise_text(title),), tuple(dict.fromkeys(name for part in others if (name := normalise_text(part))))
     )
+
+
+class Called(NamedTuple):
+    """What an item is called, as far as that can be said without looking at other items.
+
+    Attributes:
+        spellings: Exactly so.
+        own: Normalised names of its own, the title's first; see `Names`.
+        others: See `Names`.
+        year: Of the item, where it has one.
+    """
+
+    spellings: tuple[str, ...]
+    own: tuple[str, ...]
+    others: tuple[str, ...]
+    year: int | None
+
+
+def called(item: Item, label: str, spelling: str | None = None) -> Called:
+    """What an item is called.
+
+    Args:
+        item: Of a catalog.
+        label: How people read it.
+        spelling: How the model spells it, where that is another thing than the label.
+    """
+    names = names_of(item)
+    spelled = () if spelling is None else (spelling.strip(),)
+    normal = () if spelling is None else (normalise_text(spelling),)
+    own = (*names.own, normalise_text(split_year(label, bare=False).title), *normal)
+    exact = (*(spelled or (label.strip(),)), label, item.title.strip())
+    return Called(tuple(dict.fromkeys(exact)), tuple(dict.fromkeys(own)), names.others, year_of(item))
+
+
+def owners_of(all_called: Sequence[Called]) -> dict[str, list[int]]:
+    """Name -> positions of the items that go by it, those whose own name it is first."""
+    own: dict[str, list[int]] = {}
+    others: dict[str, list[int]] = {}
+    for position, one in enumerate(all_called):
+        for name in one.own:
+            own.setdefault(name, []).append(position)
+        for name in one.others:
+            others.setdefault(name, []).append(position)
+    own.pop("", None)
+    for name, positions in others.items():
+        if name in own:
+            own[name] += [position for position in positions if position not in own[name]]
+        elif len({all_called[position].own[0] for position in positions}) == 1:
+            own[name] = positions  # "Shirt" of "Shirt (red)" and "Shirt (blue)" would name neither
+    return own
 
 
 def year_of(item: Item) -> int | None:
