@@ -29,10 +29,12 @@ def losses(
 ) -> list[Losses]:
     """Nats of each target of a batch, under several plans for the same tokens, from one forward pass.
 
+    Of a target that other items share in, these are the expected nats, see `SoftTargets`.
+
     Args:
         model: What is called; it may be wrapped for several devices.
         input_ids: int64 [batch, length]; moved to where the model is.
-        plans: With the LM's weight beside the prior for each.
+        plans: With the LM's weight beside the prior for each; what the tokens see is the same in all.
         inner: The model inside, whose output layer is used; `model` by default.
     """
 
@@ -41,8 +43,12 @@ def losses(
         rows = hidden[:, hidden.shape[1] - input_ids.shape[1] :].reshape(-1, hidden.shape[-1])
         return [_decided(head, rows, plan, weight) for plan, weight in plans]
 
+    device, seen = next(model.parameters()).device, plans[0][0].branches
+    given: dict[str, Tensor] = {}
+    if seen is not None:
+        given = {"attention_mask": seen.mask(device), "position_ids": on(device, seen.positions)}
     with _handed(inner or model, decide) as found:
-        model(input_ids=input_ids.to(next(model.parameters()).device), use_cache=False)
+        model(input_ids=input_ids.to(device), **given, use_cache=False)
     return found[0]
 
 
@@ -76,7 +82,13 @@ def _decided(head: nn.Module, rows: Tensor, plan: Plan, lm_weight: Tensor | floa
     items = texts = rows.new_zeros(0, dtype=torch.float32)
     if plan.items is not None:
         at = rows[on(device, plan.item_places)]
-        items = catalog_loss(plan.items, plan.num_items, lambda ids: _logits(head, at, on(device, ids)), lm_weight)
+        count = len(plan.answer_targets)
+        items = catalog_loss(
+            plan.items, count, lambda ids: _logits(head, at, on(device, ids)), lm_weight, plan.temperature
+        )
+        if count > plan.num_items:
+            weighted = items * torch.from_numpy(plan.answer_shares).to(items)
+            items = items.new_zeros(plan.num_items).index_add(0, on(device, plan.answer_targets), weighted)
     if plan.num_texts:
         logits = _logits(head, rows[on(device, plan.token_places)], None)
         texts = token_loss(logits, plan.tokens, plan.token_targets, plan.num_texts)

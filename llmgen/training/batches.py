@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypedDict
+from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
 import torch
@@ -12,8 +12,10 @@ from torch import Tensor
 
 from llmgen.adapters import Loss
 from llmgen.priors import Prior, combine
+from llmgen.training.branches import Branch, Branches, laid
 from llmgen.training.data import Example, Mixture, Target
 from llmgen.training.loss import Choices, ItemPaths, together
+from llmgen.training.soft_targets import SoftTargets
 from llmgen.types import FloatArray, IntArray
 
 
@@ -21,27 +23,37 @@ from llmgen.types import FloatArray, IntArray
 class Plan:
     """Where the answers of a batch are decided. Places are counted over the rows joined, [batch * length].
 
+    A target that is an item has one answer, that item, or several that share its mass, see `SoftTargets`.
+
     Attributes:
-        items: Choices of the targets that are items; None in a batch without any, or with the loss `lm`.
+        items: Choices of the answers that are items; None in a batch without any, or with the loss `lm`.
         item_places: int64 [number of choices], where the model decides each.
         num_items: How many targets are items.
+        answer_targets: int64 [number of answers], the target of each; not falling.
+        answer_shares: float64 [number of answers], share of the target's mass; those of a target sum to 1.
         prior_nats: float64 [num_items], what each costs the prior alone; NaN where it does not speak.
         token_places: int64 [n], where the model decides each token of the targets that are learned as text.
         tokens: int64 [n], these tokens.
         token_targets: int64 [n], the target of each, from 0.
         num_texts: How many targets are learned as text.
         num_tokens: Tokens of the batch, without padding.
+        temperature: Of the softmax over a node's children where no prior speaks.
+        branches: What each token sees, where titles of other items are read; None where none are.
     """
 
     items: Choices | None
     item_places: IntArray
     num_items: int
+    answer_targets: IntArray
+    answer_shares: FloatArray
     prior_nats: FloatArray
     token_places: IntArray
     tokens: IntArray
     token_targets: IntArray
     num_texts: int
     num_tokens: int
+    temperature: float
+    branches: Branches | None
 
 
 class Batch(TypedDict):
@@ -56,6 +68,28 @@ class Batch(TypedDict):
     plan: Plan
 
 
+class Answer(NamedTuple):
+    """An item that counts as the answer of a target.
+
+    Attributes:
+        row: Of its example in the batch.
+        target: Where the answer stands in the example.
+        number: Of the target, among the items of the batch.
+        item: Catalog index, the target's or another.
+        share: Of the target's mass.
+        prior: Row of the prior's weights for the target; -1 where it does not speak.
+        end: Token with which the target ends in the text.
+    """
+
+    row: int
+    target: Target
+    number: int
+    item: int
+    share: float
+    prior: int
+    end: int
+
+
 class Planner:
     """Puts examples side by side.
 
@@ -64,6 +98,8 @@ class Planner:
         loss: See `AdapterRecord`.
         lines: Of the trie of items that are lines of a list, where that is another one, see `CatalogIndex.trie_of`.
         priors: Fold -> priors that do not know its users' sequences; -1 are those for an example without a user.
+        temperature: See `Plan`.
+        soft: Says which other items share in the mass of a target; without it none do.
         pad: Token that fills up a row; nothing is asked behind a row's end, so it does not matter which.
     """
 
@@ -74,9 +110,12 @@ class Planner:
         *,
         lines: ItemPaths | None = None,
         priors: Mapping[int, Sequence[Prior]] | None = None,
+        temperature: float = 1.0,
+        soft: SoftTargets | None = None,
         pad: int = 0,
     ) -> None:
         self.paths, self.lines, self.loss, self.priors, self.pad = paths, lines or paths, loss, priors or {}, pad
+        self.temperature, self.soft = temperature, soft
 
     def batch(self, examples: Sequence[Example], informed: Sequence[bool]) -> Batch:
         """The batch of some examples.
@@ -85,77 +124,122 @@ class Planner:
             examples: At least one.
             informed: Whether the prior speaks, one an example.
         """
-        length = max(len(example.input_ids) for example in examples)
-        ids = torch.full((len(examples), length), self.pad, dtype=torch.int64)
-        for row, example in zip(ids, examples, strict=True):
-            row[: len(example.input_ids)] = torch.tensor(example.input_ids)
-        return {"input_ids": ids, "plan": self._plan(examples, informed, length)}
+        answers, log_priors = self._answers(examples, informed)
+        choices = self._choices(answers, log_priors) if answers else None
+        shared, branches = self._branches(examples, answers, choices)
+        ids, starts, seen = laid([example.input_ids for example in examples], list(branches.values()), self.pad)
+        places = np.zeros(0, np.int64)
+        if choices is not None:
+            rows = np.array([answer.row for answer in answers]) * ids.shape[1]
+            text = rows + [answer.target.start - 1 for answer in answers]
+            branch = rows.copy()
+            branch[list(branches)] += starts
+            of, beyond = choices.target, choices.place - shared[choices.target]
+            places = np.where(beyond > 0, branch[of] + beyond - 1, text[of] + choices.place)
+        prior_nats = self._prior_nats(answers, log_priors)
+        texts = [
+            (number * ids.shape[1] + target.start - 1, example.input_ids[target.start : target.end])
+            for number, example in enumerate(examples)
+            for target in example.targets
+            if not self._is_item(target)
+        ]
+        sizes = [len(tokens) for _, tokens in texts]
+        plan = Plan(
+            choices,
+            places,
+            len(prior_nats),
+            np.array([answer.number for answer in answers], np.int64),
+            np.array([answer.share for answer in answers]),
+            prior_nats,
+            np.concatenate([np.zeros(0, np.int64), *(place + np.arange(len(tokens)) for place, tokens in texts)]),
+            np.array([token for _, tokens in texts for token in tokens], np.int64),
+            np.repeat(np.arange(len(texts)), sizes),
+            len(texts),
+            sum(len(example.input_ids) for example in examples) + sum(len(one.tokens) for one in branches.values()),
+            self.temperature,
+            seen if branches else None,
+        )
+        return {"input_ids": ids, "plan": plan}
 
-    def _plan(self, examples: Sequence[Example], informed: Sequence[bool], length: int) -> Plan:
-        items: list[tuple[int, Target]] = []  # place before the first token, in the joined rows
-        texts: list[tuple[int, Target]] = []
-        answers: list[Sequence[int]] = []
-        ends: list[int] = []
-        rows: list[int] = []
+    def _is_item(self, target: Target) -> bool:
+        return target.item >= 0 and self.loss != "lm"
+
+    def _answers(self, examples: Sequence[Example], informed: Sequence[bool]) -> tuple[list[Answer], FloatArray | None]:
+        """The items that count as answers, and the prior's weights, float64 [targets of which it speaks, n_items]."""
+        answers: list[Answer] = []
         log_priors: list[FloatArray] = []
-        known = 0
-        for number, example in enumerate(examples):
-            mine = [target for target in example.targets if target.item >= 0 and self.loss != "lm"]
-            speaks = bool(mine) and informed[number] and self.loss == "residual"
+        known = number = 0
+        for row, example in enumerate(examples):
+            mine = [target for target in example.targets if self._is_item(target)]
+            speaks = bool(mine) and informed[row] and self.loss == "residual"
             if speaks:
                 chosen = self.priors[example.fold]
                 log_priors.append(combine(chosen, [target.query for target in mine], self.paths.trie.num_items).total)
-            for target in example.targets:
-                where = number * length + target.start - 1, target
-                if target.item < 0 or self.loss == "lm":
-                    texts.append(where)
-                    answers.append(example.input_ids[target.start : target.end])
-                else:
-                    items.append(where)
-                    ends.append(example.input_ids[target.end - 1])
-                    rows.append(known if speaks else -1)
-                    known += speaks
-        choices, places = None, np.zeros(0, np.int64)
-        prior_nats = np.full(len(items), np.nan)
-        if items:
-            if log_priors:
-                weights = np.concatenate(log_priors)
-                spoken = np.array(rows) >= 0
-                wanted = np.array([target.item for _, target in items])[spoken]
-                prior_nats[spoken] = np.logaddexp.reduce(weights, axis=1) - weights[np.arange(len(wanted)), wanted]
-            choices = self._choices(
-                [target for _, target in items],
-                np.array(ends),
-                np.concatenate(log_priors) if log_priors else None,
-                np.array(rows),
-            )
-            places = np.array([place for place, _ in items])[choices.target] + choices.place
-        sizes = [len(answer) for answer in answers]
-        return Plan(
-            choices,
-            places,
-            len(items),
-            prior_nats,
-            np.concatenate([place + np.arange(size) for (place, _), size in zip(texts, sizes, strict=True)])
-            if texts
-            else np.zeros(0, np.int64),
-            np.array([token for answer in answers for token in answer], np.int64),
-            np.repeat(np.arange(len(texts)), sizes),
-            len(texts),
-            sum(len(example.input_ids) for example in examples),
-        )
+            others = self.soft.others(example, mine) if self.soft else [[] for _ in mine]
+            for place, (target, beside) in enumerate(zip(mine, others, strict=True)):
+                if speaks:  # what the prior removes is no answer
+                    beside = [one for one in beside if log_priors[-1][place, one[0]] > -np.inf]
+                rest = 1.0 - sum(share for _, share in beside)
+                prior, end = known if speaks else -1, example.input_ids[target.end - 1]
+                answers += [
+                    Answer(row, target, number, item, share, prior, end)
+                    for item, share in [(target.item, rest), *beside]
+                ]
+                known += speaks
+                number += 1
+        return answers, np.concatenate(log_priors) if log_priors else None
 
-    def _choices(
-        self, targets: Sequence[Target], ends: IntArray, log_priors: FloatArray | None, rows: IntArray
-    ) -> Choices:
-        """The choices on the way to the items of some targets; see `ItemPaths.choices`."""
-        items = np.array([target.item for target in targets])
-        lines = np.array([target.in_list and self.lines is not self.paths for target in targets])
+    def _choices(self, answers: Sequence[Answer], log_priors: FloatArray | None) -> Choices:
+        """The choices on the way to the items of some answers; see `ItemPaths.choices`."""
+        items, ends, rows = (
+            np.array(column) for column in zip(*((one.item, one.end, one.prior) for one in answers), strict=True)
+        )
+        lines = np.array([self._is_line(answer) for answer in answers])
         parts = []
         for paths, some in ((self.paths, np.flatnonzero(~lines)), (self.lines, np.flatnonzero(lines))):
             if len(some):
                 parts.append((some, paths.choices(items[some], ends[some], log_priors, rows[some])))
         return parts[0][1] if len(parts) == 1 else together(parts)
+
+    def _is_line(self, answer: Answer) -> bool:
+        return answer.target.in_list and self.lines is not self.paths
+
+    def _branches(
+        self, examples: Sequence[Example], answers: Sequence[Answer], choices: Choices | None
+    ) -> tuple[IntArray, dict[int, Branch]]:
+        """What is to be read for other items than the targets, beside the texts of the examples.
+
+        Returns:
+            int64 [number of answers], with how many tokens of the text each begins, as far as it is read; and the
+            number of an answer -> its branch.
+        """
+        read = np.zeros(len(answers), np.int64)  # tokens before the last choice of each
+        if choices is not None:
+            np.maximum.at(read, choices.target, choices.place)
+        shared, branches = read.copy(), dict[int, Branch]()
+        for number, answer in enumerate(answers):
+            target = answer.target
+            if answer.item == target.item:
+                continue
+            trie = (self.lines if self._is_line(answer) else self.paths).trie
+            path = trie.path(answer.item)[: read[number]]
+            text = examples[answer.row].input_ids[target.start : target.end - 1]
+            begins = next((place for place, token in enumerate(path) if text[place : place + 1] != (token,)), len(path))
+            if begins < len(path):
+                shared[number] = begins
+                branches[number] = Branch(answer.row, target.start + begins, path[begins:])
+        return shared, branches
+
+    def _prior_nats(self, answers: Sequence[Answer], log_priors: FloatArray | None) -> FloatArray:
+        """What each target costs the prior alone, float64 [targets]; NaN where it does not speak."""
+        found = np.zeros(answers[-1].number + 1 if answers else 0)
+        if log_priors is None:
+            return np.full_like(found, np.nan)
+        sums = np.logaddexp.reduce(log_priors, axis=1)
+        for answer in answers:
+            nats = sums[answer.prior] - log_priors[answer.prior, answer.item] if answer.prior >= 0 else np.nan
+            found[answer.number] += answer.share * nats
+        return found
 
 
 class Batches(Planner):
@@ -168,6 +252,8 @@ class Batches(Planner):
         lines: See `Planner`.
         priors: See `Planner`.
         prior_dropout: Share of examples without a prior.
+        temperature: See `Planner`.
+        soft: See `Planner`.
         pad: See `Planner`.
     """
 
@@ -180,9 +266,11 @@ class Batches(Planner):
         lines: ItemPaths | None = None,
         priors: Mapping[int, Sequence[Prior]] | None = None,
         prior_dropout: float = 0.0,
+        temperature: float = 1.0,
+        soft: SoftTargets | None = None,
         pad: int = 0,
     ) -> None:
-        super().__init__(paths, loss, lines=lines, priors=priors, pad=pad)
+        super().__init__(paths, loss, lines=lines, priors=priors, temperature=temperature, soft=soft, pad=pad)
         self.mixture, self.prior_dropout = mixture, prior_dropout
 
     def __call__(self, features: Sequence[Mapping[str, int]]) -> dict[str, Any]:

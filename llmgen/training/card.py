@@ -26,7 +26,7 @@ $ llmgen recommend --engine hf --adapter {folder} --user USER
 |---|---|
 | learned from | {interactions} interactions of {dataset}, digest `{data}` |
 | catalog | {items} {nouns}, digest `{catalog}` |
-| loss | `{loss}` |
+| loss | {loss} |
 | prompts | {prompts} |
 | steps | {steps}, seed {seed} |
 | weight beside a prior | {lm_weight:g} |
@@ -53,6 +53,7 @@ def write_card(
     dataset: Dataset,
     interactions: int,
     validations: Sequence[Mapping[str, float]],
+    loss: str,
 ) -> None:
     """Write `README.md` beside an adapter.
 
@@ -62,6 +63,7 @@ def write_card(
         dataset: That it was tuned on.
         interactions: How many it learned from.
         validations: What the trainer logged of each, in order.
+        loss: What was minimised, for people, see `Recipe.loss_as_told`.
     """
     table = "No users were held out."
     if validations:
@@ -82,7 +84,7 @@ def write_card(
         interactions=interactions,
         data=record.data,
         catalog=record.catalog,
-        loss=record.loss,
+        loss=loss,
         prompts=", ".join(f"`{prompt}`" for prompt in record.prompts),
         steps=record.steps,
         seed=record.seed,

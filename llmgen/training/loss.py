@@ -8,7 +8,13 @@ so a model whose logits say nothing is the prior itself, and learning starts fro
 one, m is 1 and a is 1: maximum likelihood of the item under the trie-normalised model that `llmgen.search` ranks by.
 A node with one child costs nothing and teaches nothing. What the prior removes is no choice.
 
-Source: the masked softmax is that of MSL (Wang et al., arXiv 2504.04178); the prior inside it is ours.
+With a temperature T the softmax without a prior is that of logit(c) / T, and a trainer minimises T times its nats, so
+that the gradient by a logit is p_T(c) - y(c), whatever T is: a larger T makes p_T flatter, and the gradient stays where
+with T = 1 the taken child is nearly certain already. Beside a prior `a` is the same as 1 / T.
+
+Source: the masked softmax and its temperature are those of MSL (Wang et al., SIGIR 2025, arXiv 2504.04178), which in
+its adaptive form multiplies by T as here and chooses T anew at each step between 1.5 and 5; our T is a fixed setting.
+The prior inside is ours.
 """
 
 from __future__ import annotations
@@ -188,7 +194,11 @@ class ItemPaths:
 
 
 def catalog_loss(
-    choices: Choices, num_targets: int, logits: Callable[[IntArray], Tensor], lm_weight: Tensor | float = 1.0
+    choices: Choices,
+    num_targets: int,
+    logits: Callable[[IntArray], Tensor],
+    lm_weight: Tensor | float = 1.0,
+    temperature: float = 1.0,
 ) -> Tensor:
     """Negative log-likelihood of each target.
 
@@ -197,7 +207,8 @@ def catalog_loss(
         num_targets: How many targets there are.
         logits: Given the distinct tokens that are asked about, int64 [v], the model's logits at the place of every
             choice, float [n, v].
-        lm_weight: `a`, used where there is a prior; 1 elsewhere.
+        lm_weight: `a`, used where there is a prior.
+        temperature: T, by which the logits are divided where there is no prior.
 
     Returns:
         float32 [num_targets], nats; 0 for a target without a choice.
@@ -207,7 +218,7 @@ def catalog_loss(
     device = table.device
     choice = torch.from_numpy(choices.choice).to(device)
     informed = torch.from_numpy(choices.has_prior).to(device)
-    weight = torch.where(informed, torch.as_tensor(lm_weight, device=device), 1.0)
+    weight = torch.where(informed, torch.as_tensor(lm_weight, device=device), 1.0 / temperature)
     score = weight[choice] * table[choice, torch.from_numpy(column).to(device)]
     score = score + torch.from_numpy(choices.log_mass).to(device, torch.float32)
     number = len(choices.target)

@@ -16,9 +16,11 @@ from llmgen.datasets.splits import Ties
 from llmgen.errors import ConfigError
 from llmgen.recommend.settings import GivenSettings, PriorSettings
 from llmgen.training.data import TrainingTask
+from llmgen.training.soft_targets import TASKS as SOFT_TASKS
+from llmgen.training.soft_targets import SoftTargetSettings
 from llmgen.workspace.core import DataSettings
 
-MAPPINGS = ("data", "leave_out", "hold_out", "tasks", "priors", "peft")
+MAPPINGS = ("data", "leave_out", "hold_out", "tasks", "priors", "peft", "soft_targets")
 """Settings of a recipe that hold others by name."""
 RESIDUAL_LM_WEIGHT = 0.3
 """Of the model beside the prior where the residual loss begins, where nobody says otherwise."""
@@ -48,7 +50,7 @@ class HoldOut:
     seed: int = 0
 
 
-Split = TypeVar("Split", LeaveOut, HoldOut)
+Settings = TypeVar("Settings", LeaveOut, HoldOut, SoftTargetSettings)
 
 
 @dataclass
@@ -58,7 +60,8 @@ class RecipeFlags:
     `prompt`, `max_history`, `lm_weight` and `priors` are settings of a recommender, see `llmgen.recommend.settings`:
     those of the validation, and what the adapter's record asks for.
 
-    `data`, `leave_out`, `hold_out`, `tasks`, `priors` and `peft` are mappings, JSON as flags. `Recipe` is what is read.
+    `data`, `leave_out`, `hold_out`, `tasks`, `priors`, `peft` and `soft_targets` are mappings, JSON as flags. `Recipe`
+    is what is read.
     """
 
     model: str = field(default="", metadata={"help": "Folder or hub name of a causal LM; SmolLM2-135M by default."})
@@ -104,6 +107,20 @@ class RecipeFlags:
         default=0.0, metadata={"help": "Share of neighbours in a history that change places; see llmgen.training.data."}
     )
     loss: str = field(default="residual", metadata={"help": "catalog, residual or lm; see llmgen.training.loss."})
+    loss_temperature: float = field(
+        default=1.0,
+        metadata={
+            "help": "Divides the logits in the loss catalog, as lm_weight multiplies them beside a prior; see "
+            "llmgen.training.loss."
+        },
+    )
+    soft_targets: str = field(
+        default="{}",
+        metadata={
+            "help": "source (text or priors), share, rare and neighbours of llmgen.training.soft_targets: a share of a "
+            "target goes to other items, the more the rarer the target is; {} for none. Tasks list and next."
+        },
+    )
     priors: str = field(
         default='{"transition": {}}',
         metadata={
@@ -175,6 +192,8 @@ class Recipe:
     item_dropout: float
     order_noise: float
     loss: Loss
+    loss_temperature: float
+    soft_targets: SoftTargetSettings | None
     priors: PriorSettings
     folds: int
     prior_dropout: float
@@ -231,8 +250,9 @@ class Recipe:
         parsed: dict[str, Any] = {
             "data": read("data", DataSettings.parse),
             "ties": read("ties", partial(_choice, "ties", Ties)),
-            "leave_out": read("leave_out", partial(_split, LeaveOut, "leave_out")),
-            "hold_out": read("hold_out", partial(_split, HoldOut, "hold_out")),
+            "leave_out": read("leave_out", partial(_settings, LeaveOut, "leave_out")),
+            "hold_out": read("hold_out", partial(_settings, HoldOut, "hold_out")),
+            "soft_targets": read("soft_targets", partial(_settings, SoftTargetSettings, "soft_targets")),
             "tasks": read("tasks", _tasks),
             "loss": read("loss", partial(_choice, "loss", Loss)),
             "lm_weights": read("lm_weights", _numbers),
@@ -243,6 +263,20 @@ class Recipe:
     def _mistakes(self) -> Iterator[str]:
         if self.loss == "residual" and not self.priors:
             yield "the residual loss needs a prior; give priors, or use loss: catalog"
+        if not 0 < self.loss_temperature < float("inf"):
+            yield f"loss_temperature must be above 0 and finite, not {self.loss_temperature}"
+        if self.loss_temperature != 1 and self.loss != "catalog":
+            yield (
+                f"loss_temperature goes with loss: catalog, not with {self.loss}: beside a prior lm_weight is the "
+                "inverse of a temperature, and lm is over a whole vocabulary"
+            )
+        if (soft := self.soft_targets) is not None:
+            if self.loss == "lm":
+                yield "soft_targets need a loss over the catalog; use loss: catalog or residual"
+            if soft.source == "priors" and not self.priors:
+                yield "soft_targets with source: priors need a prior; give priors, or use source: text"
+            if not set(self.tasks) & set(SOFT_TASKS):
+                yield f"soft_targets are for the tasks {' and '.join(SOFT_TASKS)}, and neither is learned here"
         if self.learn_from not in ("train", "train+validation", "all"):
             yield f"learn_from must be train, train+validation or all, not {self.learn_from!r}"
         if self.leave_out and self.learn_from == "all":
@@ -283,6 +317,11 @@ class Recipe:
             priors=self.priors if residual else None,
         )
 
+    def loss_as_told(self) -> str:
+        """The loss with what changes it, for people."""
+        temperature = f", temperature {self.loss_temperature:g}" if self.loss_temperature != 1 else ""
+        return f"`{self.loss}`{temperature}" + (f", {self.soft_targets}" if self.soft_targets else "")
+
     def base_model(self) -> str:
         """The model's folder or hub name."""
         if self.model:
@@ -312,8 +351,8 @@ def _choice(name: str, kind: object, value: object) -> str:
     return str(value)
 
 
-def _split(kind: type[Split], name: str, given: Mapping[str, object]) -> Split | None:
-    """Settings of a split; None where there are none."""
+def _settings(kind: type[Settings], name: str, given: Mapping[str, object]) -> Settings | None:
+    """What the settings of one name say; None where there are none."""
     if not given:
         return None
     try:

@@ -19,6 +19,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple, cast
 
+import numpy as np
 import peft
 import polars as pl
 import torch
@@ -60,6 +61,7 @@ from llmgen.training.item_tokens import add_item_tokens, with_item_tokens
 from llmgen.training.loss import ItemPaths
 from llmgen.training.parsing import parse
 from llmgen.training.recipe import Recipe, folder_of
+from llmgen.training.soft_targets import SoftTargets
 from llmgen.training.trainer import CatalogTrainer, last_checkpoint
 from llmgen.training.validation import Validation
 from llmgen.types import Query
@@ -120,33 +122,8 @@ def run(recipe: Recipe, args: SFTConfig) -> AdapterRecord:
     recommending = [task for task in tasks.values() if task.prompts and _recommends(recommender, task.prompts[0])]
     served = (recommending or [replace(first, prompts=("next_item",))])[0]
     asked = recipe.asked(served.prompts[0], served.max_history, catalog.label_format)
-    past = histories(data.known, catalog=catalog)
     fitted = fit(recipe.priors, data.known, data.dataset)
-    mixture = Mixture(
-        recommender,
-        past,
-        tasks,
-        seed=args.seed,
-        group=args.per_device_train_batch_size,
-        dropout=recipe.item_dropout,
-        order_noise=recipe.order_noise,
-        folds=recipe.folds,
-        likely=fitted,
-    )
-    crossed: Mapping[int, Sequence[Prior]] = {}
-    if recipe.loss == "residual":
-        crossed = cross_fit(recipe, data, mixture.fold_of, fitted)
-    with Stage("making the trie", 0):
-        trie = recommender.trie
-    batches = Batches(
-        mixture,
-        ItemPaths(trie),
-        recipe.loss,
-        lines=ItemPaths.of_lines(recommender.parts.index),
-        priors=crossed,
-        prior_dropout=recipe.prior_dropout,
-        pad=int(tokenizer.pad_token_id or 0),
-    )
+    batches = make_batches(recipe, args, data, recommender, fitted, pad=int(tokenizer.pad_token_id or 0))
     record = AdapterRecord(
         base_model=recipe.model or "SmolLM2-135M-Instruct",
         loss=recipe.loss,
@@ -206,8 +183,56 @@ def run(recipe: Recipe, args: SFTConfig) -> AdapterRecord:
         return trainer.record()
     validations = [entry for entry in trainer.state.log_history if "eval_ndcg" in entry or "eval_nats" in entry]
     _show(validations)
-    write_card(folder, trainer.record(), data.dataset, len(data.known), validations)
+    write_card(folder, trainer.record(), data.dataset, len(data.known), validations, recipe.loss_as_told())
     return trainer.record()
+
+
+def make_batches(
+    recipe: Recipe, args: SFTConfig, data: Data, recommender: Recommender, fitted: Sequence[Prior], *, pad: int = 0
+) -> Batches:
+    """What makes the batches of a run.
+
+    Args:
+        recipe: Of the run.
+        args: Of the run.
+        data: What it learns from.
+        recommender: Renders and tokenises.
+        fitted: Priors of the recipe, fitted on all that is learned from.
+        pad: See `Planner`.
+    """
+    catalog = recommender.catalog
+    mixture = Mixture(
+        recommender,
+        histories(data.known, catalog=catalog),
+        recipe.tasks,
+        seed=args.seed,
+        group=args.per_device_train_batch_size,
+        dropout=recipe.item_dropout,
+        order_noise=recipe.order_noise,
+        folds=recipe.folds,
+        likely=fitted,
+    )
+    crossed: Mapping[int, Sequence[Prior]] = {}
+    softened = recipe.soft_targets
+    if recipe.loss == "residual" or (softened and softened.source == "priors"):
+        crossed = cross_fit(recipe, data, mixture.fold_of, fitted)
+    soft = None
+    if softened:
+        taken = np.array(catalog.positions(data.known["item_id"].to_list()))
+        soft = SoftTargets(softened, catalog, np.bincount(taken, minlength=len(catalog)), crossed)
+    with Stage("making the trie", 0):
+        trie = recommender.trie
+    return Batches(
+        mixture,
+        ItemPaths(trie),
+        recipe.loss,
+        lines=ItemPaths.of_lines(recommender.parts.index),
+        priors=crossed,
+        prior_dropout=recipe.prior_dropout,
+        temperature=recipe.loss_temperature,
+        soft=soft,
+        pad=pad,
+    )
 
 
 def _show(validations: Sequence[Mapping[str, float]]) -> None:

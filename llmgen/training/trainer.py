@@ -29,6 +29,7 @@ from llmgen.recommend.request_weight import RequestWeight
 from llmgen.recommend.weighing import FittedWeight
 from llmgen.training.answers import check_head, losses
 from llmgen.training.batches import Batches, Plan
+from llmgen.training.branches import check_branches
 
 logger = logging.getLogger(__name__)
 
@@ -119,6 +120,8 @@ class CatalogTrainer(SFTTrainer):
         self.log_lm_weight.requires_grad_(lm_weight_rate > 0)
         self._tokens, self._since = 0, time.monotonic()
         check_head(cast(PreTrainedModel, self.model))
+        if batches.soft is not None:
+            check_branches(cast(PreTrainedModel, self.model))
 
     def train(self, *args: Any, **options: Any) -> Any:
         """See transformers; where it ends by an error, nothing more is told either."""
@@ -139,7 +142,7 @@ class CatalogTrainer(SFTTrainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
-        """The mean over the targets of a batch.
+        """The mean over the targets of a batch; nats of items count as often as the temperature says.
 
         Raises:
             TrainingError: It is not finite.
@@ -147,7 +150,7 @@ class CatalogTrainer(SFTTrainer):
         plan: Plan = inputs["plan"]
         inner = self.accelerator.unwrap_model(model)
         (found,) = losses(model, inputs["input_ids"], [(plan, self.log_lm_weight.exp())], inner=inner)
-        loss = torch.cat(found).mean() + 0.0 * self.log_lm_weight
+        loss = torch.cat([found.items * plan.temperature, found.texts]).mean() + 0.0 * self.log_lm_weight
         if not torch.isfinite(loss):
             raise TrainingError(
                 f"the loss is {float(loss.detach())} at step {self.state.global_step}; its checkpoints are whole: "

@@ -41,6 +41,7 @@ def nats(
     *,
     prompt: str,
     weights: Sequence[float],
+    temperature: float = 1.0,
     batch: int = 8,
     quiet: bool = False,
 ) -> FloatArray:
@@ -54,6 +55,7 @@ def nats(
         priors: Fitted on what was there before.
         prompt: Name of the template.
         weights: Of the LM beside the priors; `ALONE` for the model without.
+        temperature: Of the model without priors, see `catalog_loss`; what serves has 1.
         batch: Users of one forward pass.
         quiet: Without a progress bar.
 
@@ -62,7 +64,8 @@ def nats(
     """
     catalog = recommender.catalog
     paths, lines = ItemPaths(recommender.trie), ItemPaths.of_lines(recommender.parts.index)
-    planner = Planner(paths, "residual", lines=lines, priors={-1: (ExcludeSeen(catalog), *priors)})
+    known = {-1: (ExcludeSeen(catalog), *priors)}
+    planner = Planner(paths, "residual", lines=lines, priors=known, temperature=temperature)
     found = np.empty((len(weights), len(queries)))
     numbers = sorted(range(len(queries)), key=lambda number: len(queries[number].history))
     for start in track(range(0, len(numbers), batch), "Reading users", disable=quiet):

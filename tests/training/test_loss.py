@@ -21,7 +21,7 @@ BREAK = VOCABULARY
 titles = st.lists(st.lists(st.integers(1, VOCABULARY - 1), min_size=1, max_size=4), min_size=1, max_size=12)
 
 
-def naive(paths, item, logits, log_prior=None, weight=1.0, end=END):  # type: ignore[no-untyped-def]
+def naive(paths, item, logits, log_prior=None, weight=1.0, end=END, temperature=1.0):  # type: ignore[no-untyped-def]
     """Walk down the title; at each token a softmax over the tokens that some item of the catalog has there."""
     lost = 0.0
     paths = [(*path[:-1], end) for path in paths]
@@ -34,14 +34,16 @@ def naive(paths, item, logits, log_prior=None, weight=1.0, end=END):  # type: ig
         for option, items in below.items():
             mass = 1.0 if log_prior is None else sum(math.exp(log_prior[one]) for one in items)
             if mass > 0:
-                scores[option] = (weight if log_prior is not None else 1.0) * logits[place][option] + math.log(mass)
+                scores[option] = (weight if log_prior is not None else 1 / temperature) * logits[place][
+                    option
+                ] + math.log(mass)
         if len(below) > 1:
             lost += math.log(sum(math.exp(score) for score in scores.values())) - scores[token]
     return lost
 
 
-@given(titles=titles, seed=st.integers(0, 10**6), informed=st.booleans())
-def test_loss_is_the_one_written_out(titles: list[list[int]], seed: int, informed: bool) -> None:
+@given(titles=titles, seed=st.integers(0, 10**6), informed=st.booleans(), temperature=st.sampled_from([1.0, 0.5, 4.0]))
+def test_loss_is_the_one_written_out(titles: list[list[int]], seed: int, informed: bool, temperature: float) -> None:
     rng = np.random.default_rng(seed)
     paths = [(*title, END) for title in titles]
     trie = ItemTrie.build(paths)
@@ -57,7 +59,7 @@ def test_loss_is_the_one_written_out(titles: list[list[int]], seed: int, informe
     def ask(tokens):  # type: ignore[no-untyped-def]
         return torch.tensor(logits[choices.target, choices.place][:, tokens])
 
-    found = catalog_loss(choices, 5, ask, torch.tensor(0.3))
+    found = catalog_loss(choices, 5, ask, torch.tensor(0.3), temperature)
     expected = [
         naive(
             paths,
@@ -66,6 +68,7 @@ def test_loss_is_the_one_written_out(titles: list[list[int]], seed: int, informe
             priors[number] if rows is not None and rows[number] >= 0 else None,
             0.3,
             ends[number],
+            temperature,
         )
         for number, item in enumerate(items)
     ]
@@ -107,6 +110,45 @@ def test_gradient_reaches_only_the_options() -> None:
     catalog_loss(choices, 1, lambda tokens: logits[:, torch.from_numpy(tokens)]).sum().backward()
     assert logits.grad is not None
     assert logits.grad[0].tolist() == pytest.approx([0, -0.5, 0, 0.5, 0, 0, 0, 0])
+
+
+class TestTemperature:
+    """Items 1 and 2 behind the root with logits log 9 and 0, then 3 and 4 below item 1's token with log 16 and 0.
+
+    By hand, at T = 2: the root's children have sqrt(9) : 1, so .75 and .25; the others sqrt(16) : 1, so .8 and .2.
+    """
+
+    paths = ((1, 3, END), (1, 4, END), (2, END))
+    logits = ((0, math.log(9), 0, 0, 0), (0, 0, 0, math.log(16), 0))
+
+    def loss(self, logits, item: int, temperature: float):  # type: ignore[no-untyped-def]
+        choices = ItemPaths(ItemTrie.build(self.paths)).choices(np.array([item]), np.array([END]))
+        ask = lambda tokens: logits[torch.from_numpy(choices.place)][:, torch.from_numpy(tokens)]  # noqa: E731
+        return catalog_loss(choices, 1, ask, 1.0, temperature)[0]
+
+    def test_logits_are_divided_by_it(self) -> None:
+        logits = torch.tensor(self.logits)
+        assert float(self.loss(logits, 1, 2.0)) == pytest.approx(-math.log(0.75) - math.log(0.2))
+        assert float(self.loss(logits, 1, 1.0)) == pytest.approx(-math.log(0.9) - math.log(1 / 17))
+
+    def test_times_the_temperature_its_gradient_is_what_the_softmax_lacks(self) -> None:
+        logits = torch.tensor(self.logits, requires_grad=True)
+        (2.0 * self.loss(logits, 1, 2.0)).backward()
+        assert logits.grad is not None
+        assert logits.grad[0].tolist() == pytest.approx([0, 0.75 - 1, 0.25, 0, 0])
+        assert logits.grad[1].tolist() == pytest.approx([0, 0, 0, 0.8, 0.2 - 1])
+
+    def test_the_gradient_is_that_of_finite_differences(self) -> None:
+        point, step = np.array(self.logits), 1e-3
+        logits = torch.tensor(point, dtype=torch.float32, requires_grad=True)
+        self.loss(logits, 0, 3.0).backward()
+        assert logits.grad is not None
+        for place in np.ndindex(point.shape):
+            moved = [point.copy(), point.copy()]
+            moved[0][place] += step
+            moved[1][place] -= step
+            above, below = (float(self.loss(torch.tensor(one, dtype=torch.float32), 0, 3.0)) for one in moved)
+            assert (above - below) / (2 * step) == pytest.approx(float(logits.grad[place]), abs=1e-3)
 
 
 def test_text_is_learned_over_the_whole_vocabulary() -> None:
