@@ -373,6 +373,22 @@ def test_the_command_tells_errors_and_returns_2(settings: dict[str, str], capsys
     assert "loss must be" in capsys.readouterr().err
 
 
+def test_a_run_minimises_the_temperature_times_its_nats_and_its_card_tells_what_changed_the_loss(
+    settings: dict[str, str],
+) -> None:
+    soft = '{"source": "priors", "share": 0.4, "neighbours": 2}'
+    train(settings, loss="catalog", loss_temperature="3", soft_targets=soft, max_steps="2", logging_steps="1")
+    state = json.loads((Path(settings["output_dir"]) / "checkpoint-2" / "trainer_state.json").read_text())
+    steps = [entry for entry in state["log_history"] if "nats_item" in entry]
+    assert len(steps) == 2
+    for entry in steps:
+        assert entry["loss"] == pytest.approx(3 * entry["nats_item"], rel=1e-3)
+    told = (
+        "| loss | `catalog`, temperature 3, soft targets by priors (share 0.4, half of it for items taken 20 times, 2 n"
+    )
+    assert told in (Path(settings["output_dir"]) / "README.md").read_text()
+
+
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoints(settings: dict[str, str]) -> None:
     def telling() -> int:
         return sum("tell_now_and_then" in thread.name for thread in threading.enumerate())
