@@ -34,6 +34,8 @@ lint: $(VENV)/.installed
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/llmgen prompts check
+	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec deploy/compose*.yaml
+	$(BIN)/kubernetes-validate --quiet --strict deploy/kubernetes.yaml
 
 # A link that leads nowhere, and whatever else MkDocs warns of, is an error.
 docs: $(VENV)/.installed

@@ -59,10 +59,42 @@ def test_the_image_starts_the_service_with_its_options() -> None:
 
 
 def test_what_the_image_copies_is_there() -> None:
+    sent = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
+    assert "*" in sent  # and so nothing but
     for line in (DEPLOY / "Dockerfile").read_text(encoding="utf-8").splitlines():
-        if line.startswith("COPY "):
+        if line.startswith("COPY ") and "--from=" not in line:
             for source in shlex.split(line)[1:-1]:
                 assert (ROOT / source).exists(), source
+                assert f"!{source}" in sent, source
+
+
+def test_the_container_is_safe_by_default(routes: set[str]) -> None:
+    (base,) = re.findall(r"^ARG BASE=(\S+)$", (DEPLOY / "Dockerfile").read_text(encoding="utf-8"), re.MULTILINE)
+    assert re.fullmatch(r"python:3\.\d+\.\d+-slim-\w+(@sha256:[0-9a-f]{64})?", base)
+    assert instruction("USER") == "1000:1000"  # a number, so that Kubernetes sees that it is not root
+    assert isinstance(instruction("ENTRYPOINT"), list)  # no shell stands between it and its signals
+    checked = (DEPLOY / "Dockerfile").read_text(encoding="utf-8").partition("HEALTHCHECK")[2].splitlines()[1]
+    command = json.loads(checked.strip().removeprefix("CMD "))
+    assert set(re.findall(r"localhost:8000(/\w+)", command[-1])) <= routes
+    owned = set(instruction("VOLUME"))
+    for name, users in (("compose.yaml", ["llmgen"]), ("compose-store.yaml", ["llmgen", "import", "batch"])):
+        (compose,) = documents(name)
+        for service in (compose["services"][user] for user in users):
+            assert service["read_only"] and service["tmpfs"] == ["/tmp"]
+            assert (service["cap_drop"], service["security_opt"]) == (["ALL"], ["no-new-privileges:true"])
+            healthcheck = service["healthcheck"]
+            assert healthcheck.get("disable") or healthcheck["test"] == ["CMD", *command]
+            for source, _, target in (mount.partition(":") for mount in service["volumes"]):
+                folder, _, kind = target.partition(":")  # a volume belongs to root where the image has no such folder
+                assert source.startswith("..") or kind == "ro" or folder in owned, folder
+    deployment, _ = documents("kubernetes.yaml")
+    pod = deployment["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    assert pod["securityContext"]["runAsNonRoot"] and pod["automountServiceAccountToken"] is False
+    limits = container["securityContext"]
+    assert limits["readOnlyRootFilesystem"] and not limits["allowPrivilegeEscalation"]
+    assert limits["capabilities"] == {"drop": ["ALL"]}
+    assert {"/tmp", *owned} == {mount["mountPath"] for mount in container["volumeMounts"]}
 
 
 def test_the_image_takes_the_torch_that_make_takes() -> None:
@@ -104,17 +136,31 @@ def test_the_dashboard_shows_what_the_service_counts() -> None:
 
     metrics = Metrics(lambda: 0, lambda: (0, 0))
     metrics.fitted(lambda: 0.0)
-    there = {name for family in metrics.registry.collect() for name in _series(family.name, family.type)}
+    labels = {
+        "requests": ("/v1/recommend", "200"),
+        "seconds": ("/v1/recommend",),
+        "answers": ("yes",),
+        "places": ("trie",),
+    }
+    for counted, values in labels.items():
+        getattr(metrics, counted).labels(*values)
+    there: dict[str, set[str]] = {}
+    for family in metrics.registry.collect():
+        for sample in family.samples:
+            there.setdefault(sample.name, set()).update(sample.labels)
     panels = json.loads((DEPLOY / "grafana.json").read_text(encoding="utf-8"))["panels"]
-    asked = {name for panel in panels for one in panel["targets"] for name in re.findall(r"llmgen_\w+", one["expr"])}
-    assert asked <= there, asked - there
+    expressions = [one["expr"] for panel in panels for one in panel["targets"]]
+    for expression in expressions:
+        for name, chosen in re.findall(r"(llmgen_\w+)(\{[^}]*\})?", expression):
+            assert name in there, expression
+            assert set(re.findall(r"(\w+)=", chosen)) <= there[name], expression
+            for grouped in re.findall(r"by \((\w+)\)", expression):
+                assert grouped in there[name], expression
+        # nobody counts what has never happened: a share of it is 0, and not unknown
+        share = re.search(r"sum\(rate\(\w+\{[^}]*\}\[5m\]\)\) /", expression)
+        assert share is None, expression
     places = [(panel["gridPos"]["x"], panel["gridPos"]["y"]) for panel in panels]
     assert len(set(places)) == len(places)
-
-
-def _series(name: str, kind: str) -> list[str]:
-    ends = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count")}
-    return [name + end for end in ends.get(kind, ("",))]
 
 
 def test_kubernetes_fits(routes: set[str]) -> None:
@@ -134,5 +180,6 @@ def test_kubernetes_fits(routes: set[str]) -> None:
     assert service["spec"]["ports"][0]["targetPort"] == port["name"]
     labels = deployment["spec"]["selector"]["matchLabels"]
     assert labels == pod["metadata"]["labels"] == service["spec"]["selector"]
-    assert pod["spec"]["terminationGracePeriodSeconds"] > GRACE_S
+    (drain,) = (float(one.partition("=")[2]) for one in container["args"] if one.startswith("--drain="))
+    assert pod["spec"]["terminationGracePeriodSeconds"] > GRACE_S + drain
     assert {one["name"] for one in container["volumeMounts"]} == {one["name"] for one in pod["spec"]["volumes"]}

@@ -1,11 +1,13 @@
 """The command line: recommend, rank, rate, explain, serve, prompts, data, demo, and those of `llmgen.cli.commands`.
 
 Exit codes: 0 done, 1 something was wrong with data, model or request (one line on stderr says what) or with llmgen
-itself (a traceback stands before that line), 2 wrong usage.
+itself (a traceback stands before that line), 2 wrong usage; 143 ended by SIGTERM as process 1.
 """
 
 import json
 import logging
+import os
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
@@ -369,8 +371,14 @@ add_commands_to(app)
 add_command_to(prompts_app, "improve", IMPROVE, "prompts improve")
 
 
+def _end(number: int, frame: object) -> None:
+    sys.exit(128 + number)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; an error becomes one line on stderr and an exit code, see above."""
+    if os.getpid() == 1:  # in a container: the kernel ends process 1 by no signal that has no handler
+        signal.signal(signal.SIGTERM, _end)
     try:
         app(args=None if arguments is None else list(arguments), prog_name="llmgen")
     except (LLMGenError, ArgumentError, OSError) as error:

@@ -63,8 +63,6 @@ GRACE_S = 30
 """Seconds that requests under way get when the service is asked to stop."""
 WORKER_GRACE_S = GRACE_S + 10.0
 """Seconds that workers get to end; those that go on are killed."""
-ENDED = 128 + signal.SIGTERM
-"""Exit code, as a shell has it, where SIGTERM comes before the service listens."""
 DRAIN_LOOK_S = 0.05
 """While it drains, a second signal is looked for so often."""
 
@@ -133,7 +131,7 @@ def run(
         if extend is not None:
             raise ConfigError("--playground is of one process; serve it without --workers")
     held = _hold(where.catalog) if where.save_changes and where.catalog is not None else nullcontext()
-    with _ended_by_sigterm(), held, ExitStack() as open_:  # the port before anything that takes long
+    with held, ExitStack() as open_:  # the port before anything that takes long
         if where.workers == 1:
             listener = open_.enter_context(listen(where.host, where.port))
             _run(data, settings, where, keys, listener.getsockname(), lambda: listener, extend)
@@ -302,23 +300,6 @@ class _Server(uvicorn.Server):
         while time.monotonic() < end and not self.force_exit:
             await asyncio.sleep(DRAIN_LOOK_S)
         await super().shutdown(sockets)
-
-
-@contextmanager
-def _ended_by_sigterm() -> Iterator[None]:
-    """End at SIGTERM, with all that has been begun put away, while nothing listens yet.
-
-    As process 1, which it is in a container, a process without a handler would not even be ended by the signal.
-    """
-
-    def end(number: int, frame: object) -> None:
-        sys.exit(ENDED)
-
-    before = signal.signal(signal.SIGTERM, end)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager
