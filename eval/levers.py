@@ -6,8 +6,9 @@
 Each arm is `llmgen train` with one change to the loss over the catalog (`ARMS`), and all else the same: model, data,
 examples, learning rate, and about as many tokens read, those of branches among them. Several seeds each. Measured are
 validation items of a leave-one-out split: nats of the held-out item and NDCG@10, of the model alone and beside the
-transition prior. The model's weight beside it is chosen on one half of the users for the other, by nats. Differences
-are paired by user, each user's mean over the seeds.
+transition prior. The model's weight beside it is chosen on one half of the users for the other, by nats. What serves
+has temperature 1; a model that was trained with another one is also asked with that. Differences are paired by user,
+each user's mean over the seeds.
 
 The second command takes SmolLM2-135M with LoRA, for a card. `--model new` makes a small Llama and a tokenizer from the
 titles, for machines where no other can be trained; all its weights are tuned, and it knows no language.
@@ -24,9 +25,12 @@ from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 import numpy as np
+import torch
 import typer
+from torch import nn
 
 from eval.spelling import NEW, new_model
+from llmgen.adapters import AdapterRecord
 from llmgen.engines.hf import HFEngine
 from llmgen.errors import ConfigError
 from llmgen.evaluation.metrics.ranking import ndcg_at_k
@@ -61,7 +65,7 @@ ARMS: Mapping[str, Mapping[str, Any]] = {
     "lm": {"loss": "lm"},
 }
 """Name -> settings of a recipe, beside those of all. The first is what the others are compared with."""
-WEIGHTS = (0.05, 0.1, 0.2, 0.4, 0.7, 1.0)
+WEIGHTS = (0.0125, 0.025, 0.05, 0.1, 0.2, 0.4, 0.7, 1.0)
 """Of the model beside the prior, of which one is chosen."""
 MEASURES = ("nats", "ndcg", "nats_beside", "ndcg_beside")
 DRAWS = 60
@@ -77,7 +81,7 @@ class Found(NamedTuple):
     Attributes:
         users: Measure -> float64 [n_users].
         weights: Of the model beside the prior, for each half of the users.
-        tempered: Mean nats of the model alone with the temperature that it was trained with.
+        tempered: Mean nats and mean NDCG@10 of the model alone with the temperature that it was trained with.
         steps: Of the run.
         tokens: That it read, estimated.
         cpu: Seconds of CPU of the training.
@@ -85,7 +89,7 @@ class Found(NamedTuple):
 
     users: dict[str, list[float]]
     weights: tuple[float, float]
-    tempered: float
+    tempered: tuple[float, float]
     steps: int
     tokens: int
     cpu: float
@@ -156,30 +160,19 @@ def ranked(recommender: Recommender, queries: Sequence[Query], held_out: Sequenc
 
 
 def measured(
-    engine: HFEngine,
-    made: Recommender,
-    queries: Sequence[Query],
-    held_out: Sequence[str],
-    prior: Prior,
-    temperature: float,
-) -> tuple[dict[str, list[float]], tuple[float, float], float]:
-    """The measures of each user, the weights beside the prior, and the nats with the temperature of the training."""
-    prompt = made.template().name
+    made: Recommender, model: nn.Module, queries: Sequence[Query], held_out: Sequence[str], prior: Prior
+) -> tuple[dict[str, list[float]], tuple[float, float]]:
+    """The measures of each user, and the weights beside the prior.
 
-    def read(priors: Sequence[Prior], weights: Sequence[float], temperature: float = 1.0) -> FloatArray:
-        return nats(
-            engine.model,
-            made,
-            queries,
-            held_out,
-            priors,
-            prompt=prompt,
-            weights=weights,
-            temperature=temperature,
-            quiet=True,
-        )
-
-    found = read([prior], [*WEIGHTS, ALONE])
+    Args:
+        made: Asks the model alone.
+        model: Of its engine.
+        queries: One a user.
+        held_out: Id of the item that each took next.
+        prior: Beside which it is asked too.
+    """
+    prompt, weights = made.template().name, [*WEIGHTS, ALONE]
+    found = nats(model, made, queries, held_out, [prior], prompt=prompt, weights=weights, quiet=True)
     curve, alone = found[:-1], found[-1]
     best = crossed(curve)
     beside, gains = np.empty(len(queries)), np.empty(len(queries))
@@ -193,48 +186,72 @@ def measured(
         "nats_beside": beside.tolist(),
         "ndcg_beside": gains.tolist(),
     }
-    tempered = alone if temperature == 1 else read([], [ALONE], temperature)[0]
-    return users, (WEIGHTS[best[0]], WEIGHTS[best[1]]), float(tempered.mean())
+    return users, (WEIGHTS[best[0]], WEIGHTS[best[1]])
 
 
 def run(settings: dict[str, str], steps: int, a_step: float, users: int, model: str) -> Found:
-    """Train and measure one arm with one seed, or read what was found before."""
+    """Train and measure one arm with one seed; what was trained or found before is taken as it is."""
     folder = Path(settings["output_dir"])
-    kept = folder / "found.json"
+    kept, trained = folder / "found.json", folder / "trained.json"
     if kept.exists():
         stored = json.loads(kept.read_text(encoding="utf-8"))
-        return Found(**{**stored, "weights": tuple(stored["weights"])})
+        return Found(**{**stored, "weights": tuple(stored["weights"]), "tempered": tuple(stored["tempered"])})
     recipe, args = parse(flags({**settings, "max_steps": str(steps), "warmup_steps": str(max(1, steps // 20))}))
-    began = time.process_time()
-    record = sft.run(recipe, args)
-    cpu = time.process_time() - began
+    if not trained.exists():
+        began = time.process_time()
+        sft.run(recipe, args)
+        trained.write_text(json.dumps({"cpu": time.process_time() - began}) + "\n", encoding="utf-8")
+    record = AdapterRecord.read(folder)
+    assert record is not None  # the training has written it
     data = sft.load(recipe)
     chosen = np.unique(np.linspace(0, len(data.queries) - 1, min(users, len(data.queries))).round().astype(int))
     queries = [Query(data.queries[one].history, user_id=data.queries[one].user_id, k=K) for one in chosen]
-    new = not recipe.peft
-    engine = HFEngine.load(str(folder) if new else model or None, adapter=None if new else str(folder))
-    asked = record.recommender
-    made = Recommender(data.dataset.catalog, engine, prompt=asked.prompts[0], max_history=asked.config().max_history)
-    prior = Transition.fit(data.known, data.dataset.catalog)
-    found = Found(
-        *measured(engine, made, queries, [data.held_out[one] for one in chosen], prior, recipe.loss_temperature),
-        steps=steps,
-        tokens=round(steps * a_step),
-        cpu=cpu,
-    )
-    kept.write_text(json.dumps(found._asdict()) + "\n", encoding="utf-8")
-    return found
+    held_out = [data.held_out[one] for one in chosen]
+    asked, new = record.recommender, not recipe.peft
+
+    def asking(temperature: float) -> tuple[Recommender, nn.Module]:
+        engine = HFEngine.load(str(folder) if new else model or None, adapter=None if new else str(folder))
+        if temperature != 1:
+            cool(engine.model, temperature)
+        longest = asked.config().max_history
+        return Recommender(data.dataset.catalog, engine, prompt=asked.prompts[0], max_history=longest), engine.model
+
+    found, weights = measured(*asking(1.0), queries, held_out, Transition.fit(data.known, data.dataset.catalog))
+    tempered = float(np.mean(found["nats"])), float(np.mean(found["ndcg"]))
+    if recipe.loss_temperature != 1:
+        made, cooled = asking(recipe.loss_temperature)
+        lost = nats(cooled, made, queries, held_out, [], prompt=made.template().name, weights=[ALONE], quiet=True)
+        tempered = float(lost.mean()), float(ranked(made, queries, held_out).mean())
+    cpu = json.loads(trained.read_text(encoding="utf-8"))["cpu"]
+    result = Found(found, weights, tempered, steps, round(steps * a_step), cpu)
+    kept.write_text(json.dumps(result._asdict()) + "\n", encoding="utf-8")
+    return result
+
+
+def cool(model: Any, temperature: float) -> None:
+    """Divide a model's logits by a temperature, by its last norm, to which they are proportional.
+
+    Raises:
+        ConfigError: Its last norm is none without a bias.
+    """
+    norm = getattr(model.get_decoder(), "norm", None)
+    if norm is None or getattr(norm, "bias", None) is not None:
+        raise ConfigError(f"{type(model).__name__} has no last norm whose scale is that of the logits")
+    with torch.no_grad():
+        norm.weight.div_(temperature)
 
 
 def table(results: Mapping[str, Sequence[Found]]) -> str:
     """One table a measure: mean with interval over users, range over seeds, difference from the first arm."""
     first = next(iter(results))
-    lines = ["| | steps | tokens | CPU s | weight beside | nats at its temperature |", "|---|---|---|---|---|---|"]
+    heads = ("steps", "tokens", "CPU s", "weights beside", "nats at its temperature", "ndcg at its temperature")
+    lines = [f"| | {' | '.join(heads)} |", "|---" * 7 + "|"]
     for arm, found in results.items():
         weights = sorted({weight for one in found for weight in one.weights})
-        means = [float(np.mean([getattr(one, name) for one in found])) for name in ("tokens", "cpu", "tempered")]
+        tokens, cpu = found[0].tokens, np.mean([one.cpu for one in found])
+        lost, gained = np.mean([one.tempered for one in found], axis=0)
         told = ", ".join(f"{weight:g}" for weight in weights)
-        lines.append(f"| {arm} | {found[0].steps} | {means[0]:,.0f} | {means[1]:.0f} | {told} | {means[2]:.3f} |")
+        lines.append(f"| {arm} | {found[0].steps} | {tokens:,} | {cpu:.0f} | {told} | {lost:.3f} | {gained:.4f} |")
     for measure in MEASURES:
         lines += ["", f"| {measure} | mean [95 % over users] | over seeds | − {first} | p |", "|---|---|---|---|---|"]
         values = {arm: np.array([one.users[measure] for one in found]) for arm, found in results.items()}

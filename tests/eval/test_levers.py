@@ -9,13 +9,15 @@ import numpy as np
 import polars as pl
 import pytest
 
+torch = pytest.importorskip("torch", reason="needs llmgen[train]")
 pytest.importorskip("trl", reason="needs llmgen[train]")
 
 import typer
+from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
 from eval import levers
-from eval.levers import Found, crossed, table
+from eval.levers import Found, cool, crossed, table
 from tests.conftest import films
 from tests.training.conftest import REAL_RUNS
 
@@ -27,14 +29,23 @@ def test_the_weight_of_one_half_is_chosen_on_the_other() -> None:
 
 def test_seeds_are_averaged_by_user_and_their_range_is_told() -> None:
     def found(*nats: float) -> Found:
-        return Found({name: list(nats) for name in levers.MEASURES}, (0.1, 0.4), 7.0, 5, 500, 1.0)
+        return Found({name: list(nats) for name in levers.MEASURES}, (0.1, 0.4), (7.0, 0.5), 5, 500, 1.0)
 
     told = table({"catalog": [found(1, 2, 3), found(3, 4, 5)], "lm": [found(2, 4, 3), found(4, 5, 8)]})
     rows = [line for line in told.splitlines() if line.startswith("| lm")]
-    assert rows[0] == "| lm | 5 | 500 | 1 | 0.1, 0.4 | 7.000 |"
+    assert rows[0] == "| lm | 5 | 500 | 1 | 0.1, 0.4 | 7.000 | 0.5000 |"
     assert rows[1].startswith("| lm | 4.3333 [")  # of 3, 4.5 and 5.5
     assert "| 3.0000 to 5.6667 | +1.3333 [" in rows[1]
     assert told.count("| catalog | 3.0000 [") == 4 and told.count("| 2.0000 to 4.0000 | – | – |") == 4
+
+
+def test_a_cooled_model_has_its_logits_divided(tiny_model: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(tiny_model)
+    ids = torch.tensor([[5, 6, 7, 8]])
+    with torch.no_grad():
+        before = model(ids).logits
+        cool(model, 4.0)
+        torch.testing.assert_close(4.0 * model(ids).logits, before)
 
 
 class TestRuns:
