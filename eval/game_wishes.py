@@ -14,7 +14,7 @@ rules.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
@@ -28,9 +28,10 @@ from llmgen.errors import DataError
 from llmgen.evaluation.metrics.ranking import ndcg_at_k, recall_at_k
 from llmgen.evaluation.protocols.protocol import Protocol
 from llmgen.evaluation.stats.intervals import interval_of_mean, paired_difference
+from llmgen.evaluation.stats.power import detectable_difference
 from llmgen.evaluation.stats.significance import holm, permutation_test
 from llmgen.evaluation.terminal import exit_on_error
-from llmgen.priors import Popularity, TextQuery, TextQueryVectors
+from llmgen.priors import Popularity, Prior, TextQuery, TextQueryVectors
 from llmgen.priors.wish import FUNCTION_WORDS
 from llmgen.text.normalization import tokens
 from llmgen.types import FloatArray, Query
@@ -160,6 +161,15 @@ def exchanged(found: Sequence[Sequence[str]], wishes: Sequence[Wish]) -> FloatAr
     )
 
 
+def detectable(differences: FloatArray, wishes: Sequence[Wish], rules: int) -> float:
+    """The mean difference that so many other rules show with a power of .8, by how much these rules differ."""
+    by_rule: dict[int, list[float]] = {}
+    for wish, difference in zip(wishes, differences.tolist(), strict=True):
+        by_rule.setdefault(wish.rule, []).append(difference)
+    sd = float(np.std([np.mean(some) for some in by_rule.values()], ddof=1))
+    return detectable_difference(sd, rules) if sd else 0.0
+
+
 def show(found: dict[str, list[list[str]]], settings: dict[str, str], wishes: Sequence[Wish]) -> None:
     """Print what the lists of each mix are worth, and what they are worth to the wishes of other rules."""
     rules = [wish.rule for wish in wishes]
@@ -219,7 +229,7 @@ def main(
         def said(temperature: float, wishes: Iterable[Wish]) -> dict[str, FloatArray]:
             queries = [Query((), wish.text, wish.text, k=K) for wish in wishes]
             near = TextQueryVectors(read, temperature=temperature)
-            by_prior = {"bm25": words, "vectors": near, BASELINE: popularity}
+            by_prior: Mapping[str, Prior] = {"bm25": words, "vectors": near, BASELINE: popularity}
             return {name: prior.log_weights(queries) for name, prior in by_prior.items()}
 
         wanted = [wish.wanted for wish in tuning]
@@ -230,12 +240,16 @@ def main(
         temperature = max(tried, key=tried.__getitem__)
         print("temperatures on the part for choosing:", {one: round(value, 4) for one, value in tried.items()})
         known, asked = said(temperature, tuning), said(temperature, final)
-        found, settings = {}, {}
+        found, settings, before = {}, {}, {}
         for mix in combinations(tuple(known)):
             weights = weights_of([known[name] for name in mix], ids, wanted)
             name = " x ".join(mix)
+            before[name] = ndcgs(best([known[one] for one in mix], weights, ids), wanted)
             found[name] = best([asked[one] for one in mix], weights, ids)
             settings[name] = ", ".join(f"{one} {weight:g}" for one, weight in zip(mix, weights, strict=True))
+        print("NDCG@10 on the part for choosing:", {name: round(float(one.mean()), 4) for name, one in before.items()})
+        sure = detectable(before[name] - before[BASELINE], tuning, len({wish.rule for wish in final}))
+        print(f"{name} - {BASELINE} shows at .8 power in the other part from {sure:.4f} on", flush=True)
         show(found, settings, final)
 
 
