@@ -22,7 +22,7 @@ import numpy as np
 import typer
 import yaml
 
-from eval.meaning import TEMPERATURES, EncoderOption, K, VectorsOption, best, combinations, ndcgs, weights_of
+from eval.meaning import EncoderOption, K, VectorsOption, best, best_vectors, combinations, ndcgs, weights_of
 from llmgen.catalog.core import Catalog
 from llmgen.errors import DataError
 from llmgen.evaluation.metrics.ranking import ndcg_at_k, recall_at_k
@@ -31,7 +31,7 @@ from llmgen.evaluation.stats.intervals import interval_of_mean, paired_differenc
 from llmgen.evaluation.stats.power import detectable_difference
 from llmgen.evaluation.stats.significance import holm, permutation_test
 from llmgen.evaluation.terminal import exit_on_error
-from llmgen.priors import Popularity, Prior, TextQuery, TextQueryVectors
+from llmgen.priors import Popularity, Prior, TextQuery
 from llmgen.priors.wish import FUNCTION_WORDS
 from llmgen.text.normalization import tokens
 from llmgen.types import FloatArray, Query
@@ -226,20 +226,15 @@ def main(
         words, popularity = TextQuery(catalog), Popularity.fit(data.interactions, catalog)
         ids = np.array(catalog.ids)
 
-        def said(temperature: float, wishes: Iterable[Wish]) -> dict[str, FloatArray]:
-            queries = [Query((), wish.text, wish.text, k=K) for wish in wishes]
-            near = TextQueryVectors(read, temperature=temperature)
-            by_prior: Mapping[str, Prior] = {"bm25": words, "vectors": near, BASELINE: popularity}
-            return {name: prior.log_weights(queries) for name, prior in by_prior.items()}
+        def asks(wishes: Iterable[Wish]) -> list[Query]:
+            return [Query((), wish.text, wish.text, k=K) for wish in wishes]
 
         wanted = [wish.wanted for wish in tuning]
-        tried = {}
-        for one in TEMPERATURES:
-            known = said(one, tuning)
-            tried[one] = float(ndcgs(best([known["vectors"], known[BASELINE]], (1.0, 1.0), ids), wanted).mean())
-        temperature = max(tried, key=tried.__getitem__)
-        print("temperatures on the part for choosing:", {one: round(value, 4) for one, value in tried.items()})
-        known, asked = said(temperature, tuning), said(temperature, final)
+        near = best_vectors(read, asks(tuning), wanted, popularity.log_weights(asks(tuning)))
+        priors: Mapping[str, Prior] = {"bm25": words, "vectors": near, BASELINE: popularity}
+        known, asked = (
+            {name: prior.log_weights(asks(half)) for name, prior in priors.items()} for half in (tuning, final)
+        )
         found, settings, before = {}, {}, {}
         for mix in combinations(tuple(known)):
             weights = weights_of([known[name] for name in mix], ids, wanted)

@@ -21,7 +21,7 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 
-from eval.wishes import read_tags, wishes
+from eval.wishes import parted
 from llmgen.catalog.core import Catalog
 from llmgen.errors import ConfigError
 from llmgen.evaluation.baselines.classics import RandomTies
@@ -45,8 +45,9 @@ from llmgen.priors import (
     Transition,
     reweighted,
 )
+from llmgen.priors.meaning import NEIGHBOURS
 from llmgen.recommend.tuning import tune_weights
-from llmgen.types import FloatArray
+from llmgen.types import FloatArray, Query
 from llmgen.vectors import ItemVectors, load_encoder
 
 K = 10
@@ -146,6 +147,29 @@ def best_temperature(
     return make(max(tried, key=tried.__getitem__))
 
 
+def best_vectors(
+    read: ItemVectors, queries: Sequence[Query], held_out: Sequence[Sequence[str]], popularity: FloatArray
+) -> TextQueryVectors:
+    """The temperature and the number of neighbours that do best beside popularity on the part for choosing.
+
+    Args:
+        read: Vectors of the catalog; 300 neighbours (the default) are tried, and all items.
+        queries: With a text.
+        held_out: Ids that each query should find.
+        popularity: Log weights, float64 [n_queries, n_items].
+    """
+    ids = np.array(read.catalog.ids)
+    tried = {}
+    for neighbours, temperature in itertools.product((NEIGHBOURS, len(ids)), TEMPERATURES):
+        near = TextQueryVectors(read, neighbours=neighbours, temperature=temperature)
+        beside = [near.log_weights(queries), popularity]
+        found = [best(beside, (1.0, weight), ids) for weight in WEIGHTS]
+        tried[near] = max(float(ndcgs(one, held_out).mean()) for one in found)
+    told = {f"{near.neighbours} at {near.temperature:g}": round(value, 4) for near, value in tried.items()}
+    print("neighbours and temperature, x popularity, on the part for choosing:", told, flush=True)
+    return max(tried, key=tried.__getitem__)
+
+
 @app.command("wishes")
 def of_wishes(
     release: Annotated[Path, typer.Argument(help="Zip or folder of a MovieLens release with tags.csv.")],
@@ -154,30 +178,19 @@ def of_wishes(
     seed: int = 0,
 ) -> None:
     """Tags as wishes of users without a history, see `eval.wishes`; half of them choose the weights."""
-    protocol = Protocol.model_validate({"data": {"dataset": str(release)}})
-    data = protocol.load()
+    data = Protocol.model_validate({"data": {"dataset": str(release)}}).load()
     catalog = data.catalog
-    tags = {tag: films for tag, films in read_tags(release).items() if len(films) >= 3}
-    order = [sorted(tags)[number] for number in np.random.default_rng(seed).permutation(len(tags))]
-    halves = order[: len(order) // 2], order[len(order) // 2 :]
-    tuning, final = (wishes(catalog, data.interactions, {tag: tags[tag] for tag in half}, K) for half in halves)
+    tuning, final = parted(release, catalog, data.interactions, seed, K)
     read = ItemVectors.make(catalog, load_encoder(encoder), vectors)
     bm25, popularity = TextQuery(catalog), Popularity.fit(data.interactions, catalog)
+    near = best_vectors(read, tuning.queries, tuning.held_out, popularity.log_weights(tuning.queries))
     ids = np.array(catalog.ids)
 
-    def said(temperature: float, sample: Sample) -> dict[str, FloatArray]:
-        priors: Mapping[str, Prior] = {"bm25": bm25, "vectors": TextQueryVectors(read, temperature=temperature)}
-        shares = popularity.log_weights(sample.queries)
-        return {**{name: prior.log_weights(sample.queries) for name, prior in priors.items()}, "popularity": shares}
+    def said(sample: Sample) -> dict[str, FloatArray]:
+        priors: Mapping[str, Prior] = {"bm25": bm25, "vectors": near, "popularity": popularity}
+        return {name: prior.log_weights(sample.queries) for name, prior in priors.items()}
 
-    tried = {}
-    for temperature in TEMPERATURES:
-        by_prior = said(temperature, tuning)
-        beside = [by_prior["vectors"], by_prior["popularity"]]
-        tried[temperature] = float(ndcgs(best(beside, (1.0, 1.0), ids), tuning.held_out).mean())
-    temperature = max(tried, key=tried.__getitem__)
-    print("temperatures on the part for choosing:", {one: round(tried[one], 4) for one in tried}, flush=True)
-    known, asked = said(temperature, tuning), said(temperature, final)
+    known, asked = said(tuning), said(final)
     rows, found = [], {}
     for mix in combinations(tuple(known)):
         weights = weights_of([known[name] for name in mix], ids, tuning.held_out)

@@ -82,6 +82,19 @@ def wishes(catalog: Catalog, known: pl.DataFrame, tags: Mapping[str, tuple[str, 
     return Sample(catalog, known, queries, tuple(held[tag] for tag in asked), (0.0,) * len(asked))
 
 
+def parted(
+    path: Path, catalog: Catalog, known: pl.DataFrame, seed: int, k: int, films: int = 3
+) -> tuple[Sample, Sample]:
+    """The wishes of the tags that are on so many films or more: one half for choosing, the other is asked."""
+    tags = {tag: held for tag, held in read_tags(path).items() if len(held) >= films}
+    order = [sorted(tags)[number] for number in np.random.default_rng(seed).permutation(len(tags))]
+    parts = order[: len(order) // 2], order[len(order) // 2 :]
+    tuning, final = (wishes(catalog, known, {tag: tags[tag] for tag in part}, k) for part in parts)
+    if min(len(tuning), len(final)) < 2:
+        raise DataError(f"{path} has {len(tags)} tags on {films} or more films; that is too few")
+    return tuning, final
+
+
 def experiment(config: RunConfig, path: Path, films: int) -> Experiment:
     """The wishes of a release.
 
@@ -94,15 +107,8 @@ def experiment(config: RunConfig, path: Path, films: int) -> Experiment:
         DataError: The release has no such tags.
     """
     dataset = config.protocol.load()
-    tags = {tag: held for tag, held in read_tags(path).items() if len(held) >= films}
-    rng = np.random.default_rng(config.protocol.seed)
-    order = [sorted(tags)[number] for number in rng.permutation(len(tags))]
-    tuning, final = (
-        wishes(dataset.catalog, dataset.interactions, {tag: tags[tag] for tag in chosen}, config.protocol.k)
-        for chosen in (order[: len(order) // 2], order[len(order) // 2 :])
-    )
-    if min(len(tuning), len(final)) < 2:
-        raise DataError(f"{path} has {len(tags)} tags on {films} or more films; that is too few")
+    protocol = config.protocol
+    tuning, final = parted(path, dataset.catalog, dataset.interactions, protocol.seed, protocol.k, films)
     final = final if config.protocol.users is None else final.spread(config.protocol.users)
     both = _known_and_wished(tuning, final)
     standing = [
