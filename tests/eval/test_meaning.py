@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 import re
-import zipfile
 from pathlib import Path
 
 import numpy as np
-import pytest
 from typer.testing import CliRunner
 
 from eval.meaning import app, best, combinations, exchanged, weights_of
@@ -41,33 +39,13 @@ def test_lists_that_were_made_for_others() -> None:
     assert others.tolist() == [0.5, 1.0, 0.5]
 
 
-@pytest.fixture
-def release(tmp_path: Path) -> Path:
-    """Sixty films, forty users, eight tags."""
-    rng = np.random.default_rng(0)
-    films = ["movieId,title,genres", *(f"{film},Film {film % 8} number {film} (1990),War" for film in range(1, 61))]
-    taken = [rng.choice(60, 12, replace=False) + 1 for _ in range(40)]
-    rows = [f"{user},{film},4.0,{time}" for user, some in enumerate(taken) for time, film in enumerate(some)]
-    words = ("zero", "one", "two", "three", "four", "five", "six", "Film 7")  # but for the last, in no title
-    tags = [f"1,{film},{words[film % 8]},9" for film in range(1, 61)]
-    path = tmp_path / "ml-small.zip"
-    with zipfile.ZipFile(path, "w") as made:
-        for name, lines in (
-            ("movies", films),
-            ("ratings", ["userId,movieId,rating,timestamp", *rows]),
-            ("tags", ["userId,movieId,tag,timestamp", *tags]),
-        ):
-            made.writestr(f"ml-small/{name}.csv", "\n".join(lines))
-    return path
-
-
-def test_the_studies_run_on_a_small_release(release: Path, tiny_encoder: Path, tmp_path: Path) -> None:
+def test_the_studies_run_on_a_small_release(tagged_release: Path, tiny_encoder: Path, tmp_path: Path) -> None:
     beside = ["--vectors", str(tmp_path / "vectors"), "--encoder", str(tiny_encoder)]
-    data = ["--data", json.dumps({"dataset": str(release)})]
+    data = ["--data", json.dumps({"dataset": str(tagged_release)})]
     small = json.dumps({"transition": {"window": 5}})
     said = {}
     for arguments in (
-        ["wishes", str(release)],
+        ["wishes", str(tagged_release)],
         ["new", *data, "--users", "4"],
         ["warm", *data, "--users", "20", "--chosen", small],
     ):
