@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 
 from eval import levers
 from eval.levers import Found, cool, crossed, table
+from llmgen.training.parsing import parse
 from tests.conftest import films
 from tests.training.conftest import REAL_RUNS
 
@@ -48,10 +49,16 @@ def test_a_cooled_model_has_its_logits_divided(tiny_model: Path) -> None:
         torch.testing.assert_close(4.0 * model(ids).logits, before)
 
 
+def test_the_settings_of_every_arm_are_those_of_a_recipe() -> None:
+    for arm in levers.ARMS:
+        recipe, args = parse(levers.flags(levers.settings_of(arm, 5, "{}", "", Path("runs"), 4, 1e-3, {"peft": "{}"})))
+        assert (recipe.loss, args.seed, recipe.peft) == (levers.ARMS[arm].get("loss", "catalog"), 5, {})
+
+
 class TestRuns:
     pytestmark = REAL_RUNS
 
-    def test_every_arm_reads_as_many_tokens_and_is_asked_the_same(self, tmp_path: Path) -> None:
+    def test_arms_read_as_many_tokens_and_are_asked_the_same(self, tmp_path: Path) -> None:
         pl.DataFrame([{"item_id": one.id, "title": one.title} for one in films(60)]).write_csv(tmp_path / "items.csv")
         log_ = [
             (f"u{user}", 1 + (7 * user + (1 + user % 3) * place) % 60, place)
@@ -62,33 +69,22 @@ class TestRuns:
         data = json.dumps({"items": str(tmp_path / "items.csv"), "interactions": str(tmp_path / "log.csv")})
         out, app = tmp_path / "out", typer.Typer()
         app.command()(levers.main)
-        asked = [
-            "--out",
-            str(out),
-            "--data",
-            data,
-            "--model",
-            "new",
-            "--tokens",
-            "3000",
-            "--seeds",
-            "1",
-            "--batch",
-            "2",
-        ]
-        ran = CliRunner().invoke(app, asked)
+        arms = ("catalog", "temperature-2", "soft-text", "soft-mix", "lm")
+        asked = f"--out {out} --model new --tokens 1500 --seeds 1 --batch 2 --arms".split()
+        ran = CliRunner().invoke(app, [*asked, ",".join(arms), "--data", data])
         assert ran.exit_code == 0, ran.output
         first = {}
-        for arm in levers.ARMS:
+        for arm in arms:
             first[arm] = json.loads((out / f"{arm}-0" / "found.json").read_text())
             assert first[arm]["tokens"] == pytest.approx(1500, rel=0.2)
             assert all(len(first[arm]["users"][name]) == 12 for name in levers.MEASURES)
             assert f"| {arm} | " in ran.output
-        assert first["soft-text"]["steps"] < first["catalog"]["steps"]  # branches are tokens too
+        a_step = {arm: found["tokens"] / found["steps"] for arm, found in first.items()}
+        assert a_step["soft-text"] > a_step["catalog"]  # branches are tokens too
         card = (out / "soft-text-0" / "README.md").read_text()
         assert "| loss | `catalog`, soft targets by text (share 0.3, " in card
         (out / "lm-0" / "found.json").unlink()
-        again = CliRunner().invoke(app, [*asked, "--arms", "catalog,lm"])
+        again = CliRunner().invoke(app, [*asked, "catalog,lm", "--data", data])
         assert again.exit_code == 0, again.output
         stored = json.loads((out / "catalog-0" / "found.json").read_text())
         assert stored == first["catalog"]
