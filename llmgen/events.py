@@ -82,3 +82,12 @@ def check_id(name: str, text: object, longest: int = LONGEST_ID) -> None:
         raise ArgumentError(f"{name} of an event has at most {longest} characters, and {text[:40]!r}… has {len(text)}")
     if has_half(text) or (not text.isprintable() and any(unicodedata.category(sign) == "Cc" for sign in text)):
         raise ArgumentError(f"{name} of an event, {text!r}, has control characters or half a character; take them out")
+
+
+def can_be_id(text: str) -> bool:
+    """Whether an event could have this id of a user or an item; who asks for another one asks for nobody."""
+    try:
+        check_id("id", text)
+    except ArgumentError:
+        return False
+    return True

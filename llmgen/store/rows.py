@@ -9,8 +9,9 @@ from typing import Any, TypeVar
 from sqlalchemy import Row
 
 from llmgen.catalog.core import Catalog
+from llmgen.errors import CatalogError
 from llmgen.events import Event
-from llmgen.types import Attribute, Item
+from llmgen.types import Attribute, Item, has_half
 
 Work = TypeVar("Work")
 
@@ -22,6 +23,24 @@ def pieces(work: Sequence[Work]) -> Iterator[Sequence[Work]]:
     """As many as one statement takes, one after the other."""
     for start in range(0, len(work), PIECE):
         yield work[start : start + PIECE]
+
+
+def can_hold(item_id: str) -> bool:
+    """Whether both databases take an id, and can be asked for it."""
+    return "\0" not in item_id and not has_half(item_id)
+
+
+def check_held(given: Sequence[Item]) -> None:
+    """Refuse items that cannot be in a catalog, or that have an id that a database does not take.
+
+    Raises:
+        CatalogError: There is one.
+    """
+    if given:
+        Catalog(given)
+    for item in given:
+        if not can_hold(item.id):
+            raise CatalogError(f"the id {item.id!r} of an item has the character 0, which no store takes; leave it out")
 
 
 def attributes_of(item: Item) -> str:

@@ -26,6 +26,8 @@ from llmgen.errors import ConfigError
 
 FORMAT = "1"
 """Of the tables; another one is refused."""
+LOCK = 0x6C6C6D67
+"""Of PostgreSQL, held while the tables are made: two services may start at the same moment."""
 BUSY_S = 10
 """A writer waits for others so long."""
 

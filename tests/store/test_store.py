@@ -117,6 +117,8 @@ def test_an_event_that_comes_twice_counts_once(store: Store) -> None:
     assert (first.new, first.known, first.unknown_items) == (2, 1, frozenset())
     again = store.add_events([Event("b", "u", "2"), Event("c", "u", "77")])
     assert (again.new, again.known, again.unknown_items) == (1, 1, {"77"})
+    assert again.version == first.version + 1
+    assert store.add_events([Event("a", "u", "1")]).version == again.version  # of the last change, and this is none
     assert [event.item for event in store.history("u")] == ["1", "2", "77"]
 
 
@@ -223,6 +225,25 @@ def test_processes_that_write_at_once_miss_nothing_of_each_other(url: str, opene
     assert len(catalog) == 3 + 40
     assert catalog.digest == reader.catalog()[0].digest
     assert len(reader.history("u")) == 40
+
+
+@pytest.mark.parametrize("user", ["a\0b", "half \ud83d", "", "u" * 600])
+def test_who_cannot_be_a_user_is_nobody(store: Store, user: str) -> None:
+    store.put_items(FILMS)
+    store.add_events([Event("a", "u", "1")])
+    assert store.history(user) == []
+    assert store.forget(user) == 0
+    assert len(store.history("u")) == 1
+
+
+def test_an_id_of_an_item_that_a_database_cannot_hold_is_refused(store: Store) -> None:
+    store.put_items(FILMS)
+    with pytest.raises(CatalogError, match="has the character 0"):
+        store.put_items([Item("8", "Eight"), Item("9\0", "Nine")])
+    for wrong in ("1\0", "half \ud83d"):
+        with pytest.raises(UnknownItemError):
+            store.remove_items([wrong])
+    assert store.catalog()[0].ids == ("1", "2", "3")
 
 
 def test_what_is_read_together_is_of_one_moment(store: Store, url: str, opened: Opened) -> None:
