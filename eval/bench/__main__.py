@@ -3,6 +3,7 @@
     python -m eval.bench                                  # everything, under 20 minutes on two cores
     python -m eval.bench trie priors --quick --json new.json
     python -m eval.bench trie priors --quick --baseline old.json --bound 1.3
+    python -m eval.bench vectors --sizes 10000,100000,1000000 --catalog ml-latest-small.zip --catalog items.csv.gz
 
 Arms that are compared are timed in turn in one process, so that a ratio of theirs holds on another machine and another
 day; seconds do not. A fast wrong answer fails: wherever two arms should agree, they are held against each other.
@@ -35,8 +36,8 @@ from llmgen.evaluation.terminal import exit_on_error
 
 WIDTH = 150
 PARTS = ("search", "trie", "priors", "changes", "many", "service", "training", "start")
-LONG = ("evaluation", "page")
-"""Parts that run only where they are asked for; `page` needs Chromium."""
+LONG = ("vectors", "evaluation", "page")
+"""Parts that run only where they are asked for; `page` needs Chromium, `vectors` 5 GB of memory."""
 
 
 def main(
@@ -56,6 +57,9 @@ def main(
     baseline: Annotated[Path | None, typer.Option(help="A run's --json file to compare ratios with.")] = None,
     bound: Annotated[float, typer.Option(min=1.0, help="How many times its old value a ratio may be.")] = 1.3,
     seed: Annotated[int, typer.Option(help="Of titles, logs and users.")] = 0,
+    sizes: Annotated[
+        str, typer.Option(help="Numbers of items for changes and vectors, with commas, in the place of their own.")
+    ] = "",
 ) -> None:
     """Measure, print and write."""
     console, began = Console(width=WIDTH), time.perf_counter()
@@ -63,7 +67,7 @@ def main(
     with exit_on_error():
         chosen = _chosen(parts or PARTS)
         stored = None if baseline is None else Record.load(baseline)
-        plan = Plan(quick, tuple(catalogs or ("movielens-100k",)), seed)
+        plan = Plan(quick, tuple(catalogs or ("movielens-100k",)), seed, _numbers(sizes))
         rows: list[Row] = []
         broken: list[str] = []
 
@@ -110,6 +114,14 @@ def measured(name: str, plan: Plan) -> Iterator[Row]:
         yield from part(plan)
     except (ImportError, EngineUnavailableError) as error:
         yield skipped(name, "all", "llmgen", str(error))
+
+
+def _numbers(sizes: str) -> tuple[int, ...]:
+    """Numbers of items, from a text with commas."""
+    texts = [text.strip() for text in sizes.split(",")] if sizes else []
+    if wrong := [text for text in texts if not text.isdecimal() or int(text) < 1]:
+        raise ConfigError(f"--sizes has {wrong[0]!r}; write numbers of items with commas, such as 10000,100000")
+    return tuple(map(int, texts))
 
 
 def _chosen(parts: Sequence[str]) -> list[str]:

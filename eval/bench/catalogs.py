@@ -29,7 +29,7 @@ def read(source: str) -> Catalog:
 
     Args:
         source: A named data set, or a folder or zip of MovieLens; `.jsonl` as `Catalog.save` writes it; `.csv` or
-            `.csv.gz` as UCI's Online Retail is published.
+            `.csv.gz` with the columns `item_id` and `title`, or as UCI's Online Retail is published.
 
     Raises:
         DataError: It is none of these.
@@ -37,7 +37,7 @@ def read(source: str) -> Catalog:
     if source.endswith(".jsonl"):
         return Catalog.from_jsonl(source)
     if source.endswith((".csv", ".csv.gz")):
-        return _online_retail(Path(source))
+        return _of_table(Path(source))
     return load_dataset(source).catalog
 
 
@@ -138,12 +138,16 @@ def _steps(first: IntArray, after: IntArray, count: int, rng: np.random.Generato
         yield word
 
 
-def _online_retail(path: Path) -> Catalog:
-    """The products of the shop, by their most frequent description; only what customers bought and kept."""
+def _of_table(path: Path) -> Catalog:
+    """Items by id and title; or the products of Online Retail by their most frequent description, of what was kept."""
     try:
         frame = pl.read_csv(path, infer_schema=False)
     except (OSError, pl.exceptions.PolarsError) as error:
         raise DataError(f"{path} cannot be read: {error}") from error
+    if {"item_id", "title"} <= set(frame.columns):
+        return Catalog(
+            [Item(*row) for row in frame.select("item_id", "title").drop_nulls().iter_rows()], noun="product"
+        )
     if missing := [column for column in RETAIL if column not in frame.columns]:
         raise DataError(f"{path} is not Online Retail as UCI publishes it: there is no column {missing[0]}")
     bought = frame.with_columns(pl.col("Description").str.strip_chars()).filter(

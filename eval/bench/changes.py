@@ -43,7 +43,7 @@ class Changing:
 
 def run(plan: Plan) -> Iterator[Row]:
     """Measure; see `Part`."""
-    for size in QUICK_SIZES if plan.quick else SIZES:
+    for size in plan.sizes or (QUICK_SIZES if plan.quick else SIZES):
         yield from changed(plan.titles(size + TURNS + 1), size, plan.seed)
 
 

@@ -21,11 +21,13 @@ class Plan:
         quick: Small sizes, for a minute or two.
         catalogs: Data sets by name or path, see `eval.bench.catalogs.read`; made-up titles are like those of the first.
         seed: Of all that is made up.
+        sizes: Numbers of items for the parts `changes` and `vectors`; empty for their own.
     """
 
     quick: bool = False
     catalogs: Sequence[str] = ("movielens-100k",)
     seed: int = 0
+    sizes: Sequence[int] = ()
 
     @cached_property
     def real(self) -> dict[str, Catalog]:

@@ -24,7 +24,7 @@ A prior of your own is any object with `name`, `weight` and `log_weights`; see `
 """
 
 from llmgen.errors import renamed
-from llmgen.priors.base import Combined, Movable, Prior, combine, log_lift, reweighted
+from llmgen.priors.base import Combined, Movable, Preparable, Prior, combine, log_lift, reweighted
 from llmgen.priors.boosts import Boosts
 from llmgen.priors.collaborative import Ease, ItemKNN, ItemToItem
 from llmgen.priors.content import Content
@@ -55,6 +55,7 @@ __all__ = [
     "ItemToItem",
     "Movable",
     "Popularity",
+    "Preparable",
     "Prior",
     "Product",
     "RatingKNN",

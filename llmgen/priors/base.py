@@ -80,6 +80,15 @@ class Movable(Protocol):
         ...
 
 
+@runtime_checkable
+class Preparable(Protocol):
+    """A prior with something that is costly to make and otherwise waits for the first request."""
+
+    def prepare(self) -> None:
+        """Make it now; `Recommender.prepare` calls this, also after each change of the catalog."""
+        ...
+
+
 def only_appended(before: IntArray, n_items: int) -> bool:
     """Whether a changed catalog is the old one of so many items with new ones after it; see `Movable`."""
     old, new = before[:n_items], before[n_items:]

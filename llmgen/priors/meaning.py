@@ -63,6 +63,10 @@ class _Near(Saving, ABC):
     def sparse_log_weights(self, queries: Sequence[Query]) -> list[SparseRow]:
         """See `SparsePrior`."""
 
+    def prepare(self) -> None:
+        """See `Preparable`: the index of a large catalog."""
+        self.vectors.prepare()
+
     @cached_property
     def _floors(self) -> FloatArray | float:
         """The log weight of what is not near: the floor, and 0 where an item has no vector."""
@@ -157,7 +161,7 @@ class TextQueryVectors(_Near):
         rows = [SparseRow()] * len(queries)
         asked = {number: text for number, query in enumerate(queries) if (text := (query.text or "").strip())}
         if asked:
-            found = self.vectors.nearest(self.vectors.words(list(asked.values())), self.neighbours)
+            found = self.vectors.nearest(self.vectors.words(list(asked.values())), self.neighbours, words=True)
             for number, items, cosines in zip(asked, *found, strict=True):
                 rows[number] = self._row(items, _sharpened(cosines, self.temperature))
         return rows

@@ -15,7 +15,7 @@ from llmgen.datasets.splits import History, query_of
 from llmgen.engines import Engine
 from llmgen.errors import ConfigError
 from llmgen.grounding import Grounder
-from llmgen.priors import AttributeFilter, Movable, Prior, RatingPrior, check_rating_priors
+from llmgen.priors import Movable, Preparable, Prior, RatingPrior, check_rating_priors
 from llmgen.priors.sparse import LARGE_CATALOG
 from llmgen.recommend.config import Decoding, RecommenderConfig
 from llmgen.recommend.parts import Parts
@@ -181,7 +181,7 @@ class Assembled:
         return self.of(replace(self.parts, index=index, priors=tuple(moved)))
 
     def prepare(self) -> None:
-        """Build what is costly and otherwise waits for its first use: trie or index of titles, index of filters."""
+        """Build what is costly and otherwise waits for its first use: trie, index of titles, what priors look up."""
         index = self.parts.index
         if self.decoding == "free":
             _ = index.grounder
@@ -189,7 +189,7 @@ class Assembled:
         if self.decoding != "free" and self.engine is not None:
             _ = index.trie_of(continues=continues)
         for factor in self.parts.factors:
-            if isinstance(factor, AttributeFilter):
+            if isinstance(factor, Preparable):
                 factor.prepare()
         if len(self.catalog) > LARGE_CATALOG and index.has_trie(continues=continues):
             some = Query(self.catalog[:32])  # priors say something of most who ask, and share that among all of them

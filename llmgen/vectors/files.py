@@ -5,7 +5,7 @@ A folder holds `vectors.json` and the files that it names:
     KEY.vectors.npy   float32 [n, d], row by row as in the catalog that they were made for
     KEY.contents.npy  uint64 [n, 2], what each row was made of: 16 bytes that tell contents apart
     KEY.ids.json      the ids of the items
-    KEY.faiss         the index of a large catalog, once it was needed
+    KEY.faiss         the index of a large catalog, once it was needed; KEY.faiss.json, what it finds
 
 All are written before `vectors.json`, so a reader sees the old vectors or the new ones. While new ones are made they
 are in `KEY.part.*`, and what is done of them is not done again.

@@ -17,6 +17,8 @@ logger = logging.getLogger(__name__)
 
 CHUNK = 512
 """Contents that are encoded between two notes of how far it is."""
+BLOCK = 65_536
+"""Vectors that are brought to length 1 at once."""
 PROBE = "a small probe, by which an encoder is known again"
 SAME = 1e-3
 """Most that a number of the probe's vector may differ by: other machines round otherwise, other models differ more."""
@@ -115,8 +117,11 @@ def unit(vectors: Float32Array, whose: str) -> Float32Array:
     if not np.isfinite(vectors).all():
         row = int(np.flatnonzero(~np.isfinite(vectors).all(axis=1))[0])
         raise DataError(f"{whose} has NaN or infinity in row {row}; vectors are finite, and 0 where nothing is known")
-    largest = np.abs(vectors).max(axis=1, keepdims=True)
-    scaled = np.divide(vectors, largest, out=np.zeros_like(vectors), where=largest > 0)  # so that no square overflows
-    length = np.sqrt((scaled.astype(np.float64) ** 2).sum(axis=1, keepdims=True))
-    made: Float32Array = np.divide(scaled, length, out=np.zeros(scaled.shape), where=length > 0).astype(np.float32)
+    made = np.zeros(vectors.shape, np.float32)
+    for start in range(0, len(vectors), BLOCK):  # so that a million are not copied in float64 at once
+        block = vectors[start : start + BLOCK]
+        largest = np.abs(block).max(axis=1, keepdims=True)
+        scaled = np.divide(block, largest, out=np.zeros_like(block), where=largest > 0)  # so that no square overflows
+        length = np.sqrt((scaled.astype(np.float64) ** 2).sum(axis=1, keepdims=True))
+        made[start : start + BLOCK] = np.divide(scaled, length, out=np.zeros(scaled.shape), where=length > 0)
     return made

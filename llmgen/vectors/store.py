@@ -18,9 +18,10 @@ from llmgen.errors import ArgumentError, DataError
 from llmgen.types import IntArray, Item
 from llmgen.vectors.contents import item_content
 from llmgen.vectors.encoders import Encoder, Float32Array
+from llmgen.vectors.exact import best_of, nearest
 from llmgen.vectors.files import Making, read_folder, read_vectors
 from llmgen.vectors.making import PROBE, encoded, fill, keys_of, read_items, same, unit
-from llmgen.vectors.neighbours import Neighbours, nearest
+from llmgen.vectors.neighbours import Neighbours
 
 MOST_ASKED = 4096
 """Vectors of words that are kept, the last ones asked for."""
@@ -188,32 +189,28 @@ class ItemVectors:
         texts = [item_content(self.catalog, item, self.content) for item in items]
         return self._vectors("content", texts, lambda reader: reader.items)
 
-    def nearest(self, queries: Float32Array, k: int) -> tuple[IntArray, Float32Array]:
+    def nearest(self, queries: Float32Array, k: int, *, words: bool = False) -> tuple[IntArray, Float32Array]:
         """The items with the largest cosine to each query.
 
         Args:
             queries: float32 [n_queries, d], of length 1.
             k: 1 or more.
+            words: Whether they are of words that people ask with: in a large catalog more is looked through for these.
 
         Returns:
             int64 and float32 [n_queries, at most k]: positions in the catalog, in no order, and cosines. Where an index
             found fewer, the rest is -1.
         """
         assert self._neighbours is not None  # made in __post_init__
-        place = self._places
-        gone = 0 if place is None else int((place < 0).sum())
-        rows, cosines = self._neighbours.nearest(queries, min(k + gone, len(self.base)))
+        place, gone, first = self._places, self._gone, len(self.base)
+        rows, cosines = self._neighbours.nearest(queries, k, None if gone is None else gone[:first], words=words)
         if len(self.extra):
-            late, theirs = nearest(self.extra, queries, k)
-            rows = np.concatenate([rows, late + len(self.base)], axis=1)
+            late, theirs = nearest(self.extra, queries, k, None if gone is None else gone[first:])
+            rows = np.concatenate([rows, np.where(late >= 0, late + first, -1)], axis=1)
             cosines = np.concatenate([cosines, theirs], axis=1)
         if place is not None:
             rows = np.where(rows >= 0, place[rows], -1)
-        cosines = np.where(rows >= 0, cosines, -np.inf).astype(np.float32)
-        if rows.shape[1] > k:
-            best = np.argpartition(-cosines, k - 1, axis=1)[:, :k]
-            rows, cosines = np.take_along_axis(rows, best, axis=1), np.take_along_axis(cosines, best, axis=1)
-        return rows, cosines
+        return best_of(rows, cosines, k)
 
     def prepare(self) -> None:
         """Make what is costly and otherwise waits for its first use: the index of a large catalog."""
@@ -230,30 +227,45 @@ class ItemVectors:
         """
         if self._moved and self._moved[0].catalog is catalog:  # several priors share these vectors
             return self._moved[0]
-        kept = np.asarray(before, np.int64)
-        places = np.flatnonzero(kept >= 0)
-        if not catalog.begins_with(self.catalog):
-            changed = [p for p in places.tolist() if not self._alike(catalog[p], catalog, int(kept[p]))]
-            kept = kept.copy()
-            kept[changed] = -1
-        new = np.flatnonzero(kept < 0)
+        grown = catalog.begins_with(self.catalog)
+        kept = np.arange(0) if grown else self._kept(catalog, before)
+        new = np.arange(len(self.catalog), len(catalog)) if grown else np.flatnonzero(kept < 0)
         vectors = np.zeros((len(new), self.dimensions), np.float32)
         if len(new) and self.encoder is not None:
             contents = [item_content(catalog, catalog[place], self.content) for place in new.tolist()]
             vectors = read_items(self.encoder, contents, self.dimensions)
-        rows = kept if self.rows is None else self.rows[kept]  # of new items any row; it is replaced
-        rows = np.where(kept >= 0, rows, -1)
-        rows[new] = len(self.base) + len(self.extra) + np.arange(len(new))
-        known = None if self.known is None and vectors.any(axis=1).all() else np.ones(len(catalog), bool)
-        if known is not None:
-            known[kept >= 0] = True if self.known is None else self.known[kept[kept >= 0]]
-            known[new] = vectors.any(axis=1)
+        late = len(self.base) + len(self.extra) + np.arange(len(new))  # their rows
+        there = vectors.any(axis=1)
+        if grown:  # at a million items, each array as long as the catalog is a millisecond or more
+            rows = None if self.rows is None else np.append(self.rows, late)
+        else:
+            rows = np.where(kept >= 0, kept if self.rows is None else self.rows[kept], -1)
+            rows[new] = late
+        known = None
+        if self.known is not None or not there.all():
+            whole = np.ones(len(self.catalog), bool) if self.known is None else self.known
+            if grown:
+                known = np.append(whole, there)
+            else:
+                known = np.where(kept >= 0, whole[kept], False)
+                known[new] = there
         extra = np.concatenate([self.extra, vectors])
         made = ItemVectors(
             catalog, self.base, self.encoder, self.content, extra, rows, known, self._neighbours, self._asked
         )
         self._moved[:] = [made]
         return made
+
+    def _kept(self, catalog: Catalog, before: IntArray) -> IntArray:
+        """Positions here, int64, of the items of a changed catalog whose contents are the same; -1 of the others."""
+        alike = catalog.label_format == self.catalog.label_format
+        same = catalog.unchanged_since(self.catalog, before) if alike else np.full(len(catalog), -1)
+        kept = np.array(before, np.int64)
+        for place in np.flatnonzero((same < 0) & (kept >= 0)).tolist():
+            old = item_content(self.catalog, self.catalog[int(kept[place])], self.content)
+            if item_content(catalog, catalog[place], self.content) != old:
+                kept[place] = -1
+        return kept
 
     @cached_property
     def _places(self) -> IntArray | None:
@@ -264,11 +276,11 @@ class ItemVectors:
         places[self.rows] = np.arange(len(self.rows))
         return None if len(places) == len(self.rows) and (places == np.arange(len(places))).all() else places
 
-    def _alike(self, item: Item, catalog: Catalog, position: int) -> bool:
-        old = self.catalog[position]
-        if item is old and catalog.label_format == self.catalog.label_format:
-            return True
-        return item_content(catalog, item, self.content) == item_content(self.catalog, old, self.content)
+    @cached_property
+    def _gone(self) -> NDArray[np.bool_] | None:
+        """Which rows are no item's, bool [m + e]; None where each is one's."""
+        gone = None if self._places is None else self._places < 0
+        return gone if gone is not None and gone.any() else None
 
     def _vectors(
         self, kind: str, texts: Sequence[str], reads: Callable[[Encoder], Callable[[Sequence[str]], Float32Array]]
