@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 from math import log
 from pathlib import Path
 
 import numpy as np
 import pytest
+from threadpoolctl import threadpool_limits
 
 from llmgen.catalog.core import Catalog
 from llmgen.engines.fake import FakeEngine
-from llmgen.errors import ArgumentError, ConfigError, DataError
+from llmgen.errors import ArgumentError, ConfigError, DataError, EngineUnavailableError
 from llmgen.grounding import Grounder
 from llmgen.identifiers import Words, load_identifier, save_identifier
 from llmgen.identifiers.kmeans import kmeans, nearest_centroid
@@ -37,6 +39,24 @@ def test_k_means_finds_four_heaps_and_their_means() -> None:
 
 def test_fewer_vectors_that_differ_than_centroids_give_one_each() -> None:
     assert sorted(kmeans(np.array([[1.0], [1.0], [5.0]], np.float32), 8, seed=0).tolist()) == [[1.0], [5.0]]
+
+
+def test_the_same_centroids_come_out_whatever_threads_there_are() -> None:
+    points = np.random.default_rng(0).standard_normal((6_000, 16)).astype(np.float32)
+    with threadpool_limits(1):
+        one = kmeans(points, 24, seed=3)
+    with threadpool_limits(4):
+        many = [kmeans(points, 24, seed=3) for _ in range(3)]
+    for made in many:
+        np.testing.assert_array_equal(made, one)
+    assert one.dtype == np.float32
+    assert not np.array_equal(kmeans(points, 24, seed=4), one)
+
+
+def test_without_scikit_learn_it_is_told_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "sklearn.cluster", None)
+    with pytest.raises(EngineUnavailableError, match=r"needs scikit-learn .*; pip install 'llmgen\[vectors\]'"):
+        Words.fit(read(shop()), branches=2, depth=2)
 
 
 def test_a_tree_keeps_siblings_side_by_side_and_places_each_vector_where_it_was_split(words: Words) -> None:
