@@ -91,8 +91,15 @@ class Shared:
         self._making = Lock()
 
     @cached_property
+    def _level(self) -> bool:
+        """Whether all items weigh the same, as they do after a change of the catalog where priors know only few."""
+        return self.top > -np.inf and float(self.log_weights.min()) == self.top
+
+    @cached_property
     def ranking(self) -> IntArray:
         """Eligible items, int64, best first, ties in catalog order."""
+        if self._level:
+            return np.arange(len(self.log_weights))
         eligible = np.flatnonzero(self.log_weights > -np.inf)
         ranked: IntArray = eligible[np.argsort(-self.log_weights[eligible], kind="stable")]
         return ranked
@@ -100,7 +107,7 @@ class Shared:
     @cached_property
     def ranked(self) -> FloatArray:
         """The log weights of `ranking`, falling."""
-        falling: FloatArray = self.log_weights[self.ranking]
+        falling: FloatArray = self.log_weights if self._level else self.log_weights[self.ranking]
         return falling
 
     @cached_property
@@ -111,6 +118,8 @@ class Shared:
     @cached_property
     def mass(self) -> float:
         """The sum of all weights, in units of the largest one; 0 where no item is eligible."""
+        if self._level:
+            return float(len(self.log_weights))
         return 0.0 if self.top == -np.inf else float(np.exp(self.log_weights - self.top).sum())
 
     def top_items(self, k: int, tie_order: FloatArray | None = None) -> tuple[IntArray, FloatArray, float]:

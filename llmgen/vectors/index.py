@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 FORMAT = 1
 RECALL, AT = 0.95, 200
 """Share of the exact nearest `AT` that is to be found: how many lists are looked through is chosen by it."""
-WORDS = 2
+WORDS = 1.5
 """Times as many lists for words that people ask with, which lie farther from titles than titles from each other: of
 100,000 items the same lists find .94 of the neighbours of an item and .90 of a tag's, see eval/RESULTS.md."""
 ASKED = 128
@@ -158,7 +158,10 @@ class Index:
         n, wanted = len(self.vectors), max(CANDIDATES * k, FEWEST)
         enough = min(wanted // 2, n if gone is None else n - int(gone.sum()))  # half of what is proposed may be gone
         asked = np.ascontiguousarray(queries, np.float32)
-        proposed, probes = min(n, wanted), min(self.lists.nlist, self.probes * (WORDS if words else 1))
+        silent = ~asked.any(axis=1)  # what means nothing is near nothing
+        proposed, probes = min(n, wanted), self.probes
+        if words:
+            probes = min(self.lists.nlist, round(WORDS * probes))
         while True:
             looking = faiss.SearchParametersIVF()
             looking.nprobe = probes
@@ -166,7 +169,7 @@ class Index:
             left = rows >= 0
             if gone is not None:
                 left &= ~gone[rows]
-            if (left.sum(axis=1) >= enough).all() or (proposed == n and probes == self.lists.nlist):
+            if ((left.sum(axis=1) >= enough) | silent).all() or (proposed == n and probes == self.lists.nlist):
                 break
             proposed, probes = min(n, 2 * proposed), min(self.lists.nlist, 2 * probes)
         products = np.full(rows.shape, -np.inf, np.float32)

@@ -214,7 +214,8 @@ class ItemVectors:
 
     def prepare(self) -> None:
         """Make what is costly and otherwise waits for its first use: the index of a large catalog."""
-        self.nearest(np.zeros((1, self.dimensions), np.float32), 1)
+        assert self._neighbours is not None  # made in __post_init__
+        _ = self._neighbours.index, self._gone
 
     def on_catalog(self, catalog: Catalog, before: IntArray) -> ItemVectors:
         """The vectors of a changed catalog; only what is new, or has another content, is encoded.

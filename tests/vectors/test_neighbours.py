@@ -101,6 +101,15 @@ def test_an_index_finds_what_is_left_where_all_that_it_proposes_is_gone() -> Non
     assert recall(rows, vectors, vectors[:1], gone) >= 0.8
 
 
+def test_a_query_that_means_nothing_is_not_looked_for_everywhere() -> None:
+    vectors = drawn(3_000, 8)
+    asked = np.concatenate([np.zeros((1, 8), np.float32), vectors[:1]])
+    made = Index.make(vectors, recall=0.5)
+    rows, _ = made.nearest(asked, 10)
+    assert rows.shape == (2, 10)
+    assert made.nearest(asked[1:], 10)[0].tolist() == rows[1:].tolist()  # with more lists it would find others
+
+
 def test_vectors_of_an_odd_length_have_an_index_too() -> None:
     vectors = drawn(3_000, 7)
     rows, _ = Index.make(vectors).nearest(vectors[:20], 50)
