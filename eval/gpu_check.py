@@ -4,8 +4,8 @@
 
 In this order, most telling first, and the report is written anew after each:
 
-1. Where vLLM is installed: requests a second beside prefill, greedy decoding and `LLM.beam_search` (`eval.bench.gpu
-   speed`).
+1. Where vLLM is installed: requests a second beside prefill, greedy decoding, `LLM.beam_search`, our engine on
+   transformers and transformers' own constrained beam search (`eval.bench.gpu speed`).
 2. Likewise: top tens and log-probabilities beside transformers in float32 (`eval.bench.gpu equal`).
 3. The tests that are marked `gpu`: the contract of the engines on the device, for transformers and, where it is
    installed, for vLLM, that both give the same numbers, and a run of training.
@@ -169,8 +169,10 @@ def on_vllm() -> Iterator[tuple[list[Check], list[dict[str, Any]]]]:
         reason = "vLLM is not installed: pip install 'llmgen[vllm]'"
         yield [Check(name, "skipped", reason) for name in ("speed on vLLM", "equality on vLLM")], []
         return
+    # both engines on one card, so vLLM must not take nearly all of its memory
+    both = ("--dtype", "bfloat16", "--transformers", "--option", "gpu_memory_utilization=0.6")
     for what, timeout_s, read, options in (
-        ("speed", SPEED_S, speed_checks, ("--dtype", "bfloat16")),
+        ("speed", SPEED_S, speed_checks, both),
         ("equal", EQUAL_S, equality_checks, ("--users", str(SAME_LISTS))),
     ):
         found, reason = findings(what, timeout_s, *options)

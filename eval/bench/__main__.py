@@ -36,7 +36,7 @@ from llmgen.evaluation.terminal import exit_on_error
 
 WIDTH = 150
 PARTS = ("search", "trie", "priors", "changes", "many", "service", "training", "start")
-LONG = ("vectors", "evaluation", "page")
+LONG = ("vectors", "host", "evaluation", "page")
 """Parts that run only where they are asked for; `page` needs Chromium, `vectors` 5 GB of memory."""
 
 

@@ -34,16 +34,16 @@ class Beginning(NamedTuple):
     layers: list[tuple[Tensor, Tensor]]
 
 
-def load(source: str | None = None) -> Loaded:
-    """A model in float32, SmolLM2-135M by default.
+def load(source: str | None = None, *, dtype: str = "float32", device: str = "cpu") -> Loaded:
+    """A model, SmolLM2-135M by default.
 
     Raises:
         EngineUnavailableError: See `llmgen.models.demo_model`.
     """
     name = str(demo_model()) if source is None else source
     disable_progress_bar()  # of reading weights from the disk
-    model: Any = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32)
-    return Loaded(model.eval(), AutoTokenizer.from_pretrained(name))
+    model: Any = AutoModelForCausalLM.from_pretrained(name, dtype=getattr(torch, dtype))
+    return Loaded(model.to(device).eval(), AutoTokenizer.from_pretrained(name))
 
 
 @torch.inference_mode()
@@ -61,7 +61,7 @@ def constrained(
         longest: Tokens of the longest path.
         end: The token with which every path ends.
     """
-    ids, mask = _padded(prompts)
+    ids, mask = _padded(loaded, prompts)
     start = ids.shape[1]
 
     def allowed(batch: int, sequence: Tensor) -> list[int]:
@@ -95,7 +95,7 @@ def constrained(
 @torch.inference_mode()
 def beams(loaded: Loaded, prompts: Sequence[Prompt], *, width: int, tokens: int, end: int) -> list[list[str]]:
     """What an unconstrained beam search writes, `width` texts a prompt."""
-    ids, mask = _padded(prompts)
+    ids, mask = _padded(loaded, prompts)
     written = _generates(loaded)(
         input_ids=ids,
         attention_mask=mask,
@@ -113,7 +113,7 @@ def beams(loaded: Loaded, prompts: Sequence[Prompt], *, width: int, tokens: int,
 @torch.inference_mode()
 def greedy(loaded: Loaded, prompts: Sequence[Prompt], *, tokens: int, end: int) -> None:
     """Write exactly so many tokens behind each prompt."""
-    ids, mask = _padded(prompts)
+    ids, mask = _padded(loaded, prompts)
     _generates(loaded)(
         input_ids=ids,
         attention_mask=mask,
@@ -149,11 +149,11 @@ def beginning_of(loaded: Loaded, prompts: Sequence[Prompt]) -> Beginning:
     return Beginning(length, [(layer.keys, layer.values) for layer in output.past_key_values.layers])
 
 
-def _padded(prompts: Sequence[Prompt]) -> tuple[Tensor, Tensor]:
+def _padded(loaded: Loaded, prompts: Sequence[Prompt]) -> tuple[Tensor, Tensor]:
     longest = max(map(len, prompts))
     ids = torch.tensor([[*[0] * (longest - len(prompt)), *prompt] for prompt in prompts])
     mask = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts])
-    return ids, mask
+    return ids.to(loaded.model.device), mask.to(loaded.model.device)
 
 
 def _generates(loaded: Loaded) -> Callable[..., Any]:

@@ -31,7 +31,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from eval.bench import generate
+from eval.bench.agreement import Found
 from eval.bench.catalogs import catalog_of, made_up, read
+from eval.bench.dicts import DictTrie
+from eval.bench.generate import Prompt
 from eval.bench.logs import queries as made_up_queries
 from eval.serving import K, machine, queries_of
 from llmgen.catalog.core import Catalog
@@ -58,6 +62,9 @@ SHAPES: Mapping[str, Mapping[str, Any]] = {
 """Of Llamas with random weights, 8 key-value heads each: their speed is a real one's, their answers mean nothing."""
 OURS, BEAM, GREEDY, READ = "llmgen", "LLM.beam_search + grounding", "greedy, one title", "prefill alone"
 TRANSFORMERS = "llmgen on transformers"
+CONSTRAINED = "transformers, prefix_allowed_tokens_fn"
+CONSTRAINED_ITEMS = 100_000
+"""Above this the trie of dicts that `prefix_allowed_tokens_fn` asks takes longer to make than all else."""
 
 
 @dataclass
@@ -176,7 +183,8 @@ def speed(
         users: At a time.
         repeats: Of each timing, after one that warms up.
         beam_search: Whether to run `LLM.beam_search` too, for at most `BEAM_SEARCH_USERS` users.
-        transformers: Whether to run our own engine on transformers too, with the same model in bfloat16.
+        transformers: Whether to run our own engine on transformers too, with the same model in bfloat16, and, for at
+            most `BEAM_SEARCH_USERS` users, the constrained beam search that transformers has.
         profile: Whether to tell the profile of one run of ours too.
     """
     for name, catalog in catalogs.items():
@@ -188,14 +196,19 @@ def speed(
             prompts = [engine.tokenize(recommender.messages(query).messages) for query in asked]
             about["prompt_tokens"] = round(float(np.mean([len(prompt) for prompt in prompts])))
             yield {"stage": "index", **about, "seconds": time.perf_counter() - start}
-            other = None
+            other = constrained = None
             if transformers:
-                beside = load_engine(f"hf:{engine.llm.model_config.model}", dtype="bfloat16")
+                source = str(engine.llm.model_config.model)
+                if len(catalog) <= CONSTRAINED_ITEMS:
+                    constrained = constraining(source, engine.spell(catalog.labels))
+                beside = load_engine(f"hf:{source}", dtype="bfloat16")
                 other = Recommender(catalog, beside, num_beams=K, max_history=MOST_HISTORY, cache=Path(cache))
             for count in users:
                 arms = arms_of(recommender, asked[:count], prompts[:count], beam_search=beam_search)
                 if other is not None and count <= TRANSFORMERS_USERS:
                     arms[TRANSFORMERS] = partial(_recommend, other, asked[:count])
+                if constrained is not None and count <= BEAM_SEARCH_USERS:
+                    arms[CONSTRAINED] = partial(constrained, prompts[:count])
                 for arm, act in arms.items():
                     yield {"stage": "speed", **about, "users": count, "arm": arm, **timed(engine, act, count, repeats)}
                 if profile:
@@ -241,6 +254,19 @@ def arms_of(
     if beam_search and len(asked) <= BEAM_SEARCH_USERS:
         arms[BEAM] = beams
     return arms
+
+
+def constraining(source: str, paths: Sequence[tuple[int, ...]]) -> Callable[[Sequence[Prompt]], list[Found]]:
+    """The beam search of transformers that `prefix_allowed_tokens_fn` keeps to some paths, of the same width as ours.
+
+    Args:
+        source: Of the model, run in bfloat16.
+        paths: Of the items; all end with the same token.
+    """
+    device = "cpu" if machine()["cuda"] is None else "cuda"
+    loaded, trie = generate.load(source, dtype="bfloat16", device=device), DictTrie(paths)
+    longest = max(map(len, paths))
+    return partial(generate.constrained, loaded, trie=trie, width=K, k=K, longest=longest, end=paths[0][-1])
 
 
 def profiled(engine: VLLMEngine, act: Callable[[], object], *, lines: int = 30) -> list[str]:
@@ -363,7 +389,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--dtype", action="append", help="of vLLM (default bfloat16; equal: float32 and bfloat16)")
     parser.add_argument("--no-beam-search", action="store_true", help="leave out LLM.beam_search")
     parser.add_argument("--profile", action="store_true", help="the profile of one run too")
-    parser.add_argument("--transformers", action="store_true", help="our engine on transformers too")
+    parser.add_argument(
+        "--transformers", action="store_true", help="our engine on transformers and its own constrained beam search too"
+    )
     parser.add_argument("--option", action="append", default=[], metavar="NAME=JSON", help="of vLLM's EngineArgs")
     options = parser.parse_args(arguments)
     if any(count < 1 for count in [*(options.users or ()), *options.made_up, options.repeats]):

@@ -8,46 +8,37 @@ them, a round of 14 tokens takes four fifths of the time.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import nn
 from transformers import DynamicCache
+
+from llmgen.engines.blocks import Past
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 LIKE_LLAMA = ("LlamaAttention", "MistralAttention", "Qwen2Attention")
 
-Past = Sequence[tuple["Tensor", "Tensor"]]
-"""Keys and values of each layer: [batch, heads, tokens before, head size]."""
-
-
-class Pass(NamedTuple):
-    """What a pass gives.
-
-    Attributes:
-        hidden: Last hidden states, [batch, tokens, hidden size].
-        past: Of the tokens before and these, see `Past`.
-    """
-
-    hidden: Tensor
-    past: Past
-
 
 class Forward(Protocol):
     """A pass over some tokens."""
 
-    def __call__(self, ids: Tensor, positions: Tensor, past: Past | None, mask: Tensor | None = None) -> Pass:
-        """Run the tokens.
+    def __call__(self, ids: Tensor, positions: Tensor, past: Past, mask: Tensor | None = None) -> Tensor:
+        """Run the tokens; their keys and values are put into `past`.
 
         Args:
             ids: int64 [batch, tokens].
             positions: int64 [batch, tokens].
-            past: What stands before; None for nothing.
+            past: What stands before.
             mask: Added to the attention's logits, [batch, 1, tokens, tokens before and these]; without one, a token
                 sees all that stands before and the tokens up to itself.
+
+        Returns:
+            Last hidden states, [batch, tokens, hidden size].
         """
         ...
 
@@ -55,16 +46,18 @@ class Forward(Protocol):
 def by_transformers(body: Callable[..., Any]) -> Forward:
     """The pass that transformers has for every model."""
 
-    def forward(ids: Tensor, positions: Tensor, past: Past | None, mask: Tensor | None = None) -> Pass:
+    def forward(ids: Tensor, positions: Tensor, past: Past, mask: Tensor | None = None) -> Tensor:
         output = body(
             input_ids=ids,
             attention_mask=mask,
             position_ids=positions,
-            past_key_values=DynamicCache(past),
+            past_key_values=DynamicCache(past.known()),
             use_cache=True,
         )
-        layers = output.past_key_values.layers
-        return Pass(output.last_hidden_state, [(layer.keys, layer.values) for layer in layers])
+        for number, layer in enumerate(output.past_key_values.layers):
+            past.extend(number, layer.keys[:, :, past.before :], layer.values[:, :, past.before :])
+        hidden: Tensor = output.last_hidden_state
+        return hidden
 
     return forward
 
@@ -75,27 +68,18 @@ def short(body: Any) -> Forward | None:
     if not layers or not all(isinstance(getattr(layer, "self_attn", None), FusedAttention) for layer in layers):
         return None
 
-    def forward(ids: Tensor, positions: Tensor, past: Past | None, mask: Tensor | None = None) -> Pass:
-        before = 0 if past is None else past[0][0].shape[2]
-        if mask is None and before:
-            seen = torch.ones(ids.shape[1], before + ids.shape[1], dtype=torch.bool, device=ids.device)
-            mask = seen.tril(before)
+    def forward(ids: Tensor, positions: Tensor, past: Past, mask: Tensor | None = None) -> Tensor:
+        if mask is None and past.before:
+            seen = torch.ones(ids.shape[1], past.before + ids.shape[1], dtype=torch.bool, device=ids.device)
+            mask = seen.tril(past.before)
         states = body.embed_tokens(ids)
         cos, sin = body.rotary_emb(states, position_ids=positions)
-        now = []
         for number, layer in enumerate(layers):
-            known = None if past is None else past[number]
-            attended, keys, values = layer.self_attn.attend(
-                layer.input_layernorm(states),
-                cos,
-                sin,
-                mask,
-                lambda keys, values, known=known: _behind(known, keys, values),
-            )
-            states = states + attended
+            extend = partial(past.extend, number)
+            states = states + layer.self_attn.attend(layer.input_layernorm(states), cos, sin, mask, extend)
             states = states + layer.mlp(layer.post_attention_layernorm(states))
-            now.append((keys, values))
-        return Pass(body.norm(states), now)
+        hidden: Tensor = body.norm(states)
+        return hidden
 
     return forward
 
@@ -126,8 +110,8 @@ class FusedAttention(nn.Module):
         sin: Tensor,
         mask: Tensor | None,
         extend: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]],
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """What the tokens get from what they see, and the keys and values of all.
+    ) -> Tensor:
+        """What the tokens get from what they see.
 
         Args:
             states: [batch, tokens, hidden size].
@@ -153,7 +137,8 @@ class FusedAttention(nn.Module):
             scale=self.scaling,
             enable_gqa=True,
         )
-        return self.o_proj(attended.transpose(1, 2).reshape(batch, tokens, -1)), keys, values
+        gained: Tensor = self.o_proj(attended.transpose(1, 2).reshape(batch, tokens, -1))
+        return gained
 
     def forward(
         self,
@@ -171,10 +156,4 @@ class FusedAttention(nn.Module):
             both: tuple[Tensor, Tensor] = past_key_values.update(keys, values, self.layer_idx)
             return both
 
-        return self.attend(hidden_states, *position_embeddings, attention_mask, extend)[0], None
-
-
-def _behind(known: tuple[Tensor, Tensor] | None, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-    if known is None:
-        return keys, values
-    return torch.cat([known[0], keys], dim=2), torch.cat([known[1], values], dim=2)
+        return self.attend(hidden_states, *position_embeddings, attention_mask, extend), None

@@ -12,12 +12,12 @@ More than 400 lines: one class, whose cache, forward pass and check at the start
 from __future__ import annotations
 
 import logging
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +34,7 @@ try:
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils.logging import disable_progress_bar
 
+    from llmgen.engines.blocks import ROOM, Block, Growth, Past, Row, growth, inputs
     from llmgen.engines.forward import by_transformers, short
     from llmgen.engines.own_tokens import settle_tokens
     from llmgen.engines.packed import pack
@@ -49,48 +50,15 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 MIN_SHARED = 16  # shorter common beginnings of prompts are not worth a pass of their own
-PASS_TOKENS = (
-    8192  # tokens of keys that one forward pass works on: more is no faster, and takes memory beside the budget
-)
-MOST_NODES = 1024  # of a prompt's tree, which later nodes would look over in vain
+PASS_TOKENS = 8192  # tokens of keys that one forward pass works on: on a CPU more is no faster
+PASS_TOKENS_CUDA = 32_768  # where each pass costs the time of some hundred launches, however much it works on
+KEPT_BYTES = 1_000_000_000
+MOST_NODES = 1024  # columns of paths in a block, which later nodes would look over in vain
+CROWDED = 0.75  # share of a block's prompts that a pass must be about; else they get a block of their own
 NARROW = 64  # up to so many wanted tokens, the rows of all steps are gathered into one product
 LONGEST = ("max_position_embeddings", "max_seq_len", "max_target_positions", "n_positions", "seq_length")
 WINDOWS = ("sliding_window", "keep_window_size")
 FULL_CHUNK = 64  # steps a pass over the whole vocabulary: 64 x 150,000 float64 are 77 MB
-
-
-class _Kept(NamedTuple):
-    """What is kept of a prompt and of the paths that were run behind it: a tree with the prompt as its root."""
-
-    length: int
-    """Tokens of the prompt."""
-    keys: list[Tensor]
-    """Of each layer: [heads, tokens of the prompt and nodes of the tree, head size]."""
-    values: list[Tensor]
-    hidden: Tensor
-    """Last hidden states of the prompt, number 0, and of the nodes, from 1 on: [1 + nodes, hidden size]."""
-    numbers: dict[tuple[int, ...], int]
-    """Path -> number of its last node."""
-    above: list[list[int]]
-    """By number: the nodes from the root down to this one."""
-
-    @property
-    def size(self) -> int:
-        """Tokens whose keys and values are kept."""
-        return self.length + len(self.above) - 1
-
-    def bare(self) -> _Kept:
-        """The prompt alone."""
-        keys, values = ([layer[:, : self.length].clone() for layer in layers] for layers in (self.keys, self.values))
-        return _Kept(self.length, keys, values, self.hidden[:1].clone(), {(): 0}, [[]])
-
-
-class _Growth(NamedTuple):
-    """Nodes that a tree lacks."""
-
-    tokens: list[int]
-    numbers: dict[tuple[int, ...], int]
-    above: list[list[int]]
 
 
 class HFEngine(Writer):
@@ -101,7 +69,8 @@ class HFEngine(Writer):
         tokenizer: Its tokenizer.
         name: For people.
         max_tokens: Longest prompt and answer together; the model's own limit by default.
-        batch_tokens: Prompt tokens whose keys and values are kept at once; by default as many as take 1 GB.
+        batch_tokens: Prompt tokens whose keys and values are kept at once; by default as many as take
+            1 GB, on a GPU a quarter of its free memory.
 
     Attributes:
         model: The language model, in evaluation mode.
@@ -154,7 +123,7 @@ class HFEngine(Writer):
         self._tree_limit = min([self.max_tokens, *_windows(config)])
         self.batch_tokens = batch_tokens or PASS_TOKENS
         self._bytes_a_token = 0
-        self._kept: OrderedDict[tuple[int, ...], _Kept] = OrderedDict()
+        self._kept: OrderedDict[tuple[int, ...], Row] = OrderedDict()
         self.usage = Usage()
         self._check_causal()
         for forward in filter(None, (short(self._body), by_transformers(self._body))):
@@ -166,7 +135,7 @@ class HFEngine(Writer):
         if fault is not None:
             logger.warning("%s runs each path as a whole, which is slow: %s", self.name, fault)
         elif batch_tokens is None:
-            self.batch_tokens = max(PASS_TOKENS, 1_000_000_000 // self._bytes_a_token)
+            self.batch_tokens = max(PASS_TOKENS, self._room() // self._bytes_a_token)
         self.usage = Usage()  # without the check
 
     @classmethod
@@ -255,12 +224,21 @@ class HFEngine(Writer):
             else:
                 for number in numbers:
                     answers[number] = self._plain(steps[number])
-        for prompts in _batches(sorted(tree, key=self._size), self._size, min(PASS_TOKENS, self.batch_tokens)):
-            self._prefill(prompts)
+        found: list[Tensor] = []
+        order: list[int] = []
+        for prompts in self._chunks(sorted(tree, key=self._size)):
+            block = self._gathered(prompts)
             numbers = [number for prompt in prompts for number in tree[prompt]]
-            hidden = self._hidden_states(prompts, [[steps[n].suffix for n in tree[prompt]] for prompt in prompts])
+            hidden = self._hidden_states(
+                block, prompts, [[steps[n].suffix for n in tree[prompt]] for prompt in prompts]
+            )
             self._forget(prompts)
-            for number, row in zip(numbers, self._logprobs(hidden, [steps[n] for n in numbers]), strict=True):
+            products, places = self._logprobs(hidden, [steps[n] for n in numbers])
+            found.append(products)
+            order += [numbers[place] for place in places]
+        if order:  # the one time that the host waits for the device
+            ends = np.cumsum([len(steps[number].wanted) for number in order])
+            for number, row in zip(order, np.split(torch.cat(found).cpu().numpy(), ends[:-1]), strict=True):
                 answers[number] = row
         return answers
 
@@ -392,6 +370,69 @@ class HFEngine(Writer):
             for model, settings in zip(models, before, strict=True):
                 model.generation_config = settings
 
+    def _room(self) -> int:
+        """Bytes that what is kept may take by default: 1 GB, or a quarter of what a GPU has free where that is more."""
+        if self._device.type != "cuda":
+            return KEPT_BYTES
+        return max(KEPT_BYTES, torch.cuda.mem_get_info(self._device)[0] // 4)
+
+    @property
+    def _pass_tokens(self) -> int:
+        return min(PASS_TOKENS_CUDA if self._device.type == "cuda" else PASS_TOKENS, self.batch_tokens)
+
+    def _size(self, prompt: tuple[int, ...]) -> int:
+        row = self._kept.get(prompt)
+        return len(prompt) if row is None else row.size
+
+    def _chunks(self, prompts: Sequence[tuple[int, ...]]) -> Iterator[list[tuple[int, ...]]]:
+        """Prompts by passes; those that lie in one block stay together, so that blocks last from round to round."""
+        known: dict[int, list[tuple[int, ...]]] = {}
+        new = []
+        width = {prompt: len(prompt) for prompt in prompts}
+        for prompt in prompts:
+            row = self._kept.get(prompt)
+            if row is None:
+                new.append(prompt)
+            else:
+                width[prompt] = row.block.used
+                known.setdefault(id(row.block), []).append(prompt)
+        chunk: list[tuple[int, ...]] = []
+        widest = 0
+        for group in (*known.values(), *_batches(new, len, self._pass_tokens)):
+            widest = max(widest, *(width[prompt] for prompt in group))
+            if chunk and (len(chunk) + len(group)) * widest > self._pass_tokens:
+                yield chunk
+                chunk, widest = [], max(width[prompt] for prompt in group)
+            chunk = chunk + group
+        if chunk:
+            yield chunk
+
+    def _gathered(self, prompts: Sequence[tuple[int, ...]]) -> Block:
+        """The block in which the prompts lie, read where they are not kept, with few others beside them."""
+        self._prefill(prompts)
+        blocks = {id(self._kept[prompt].block): self._kept[prompt].block for prompt in prompts}
+        block = next(iter(blocks.values()))
+        if len(blocks) > 1 or len(prompts) < CROWDED * block.rows:
+            block = self._regrouped(prompts)
+        return block
+
+    def _regrouped(self, prompts: Sequence[tuple[int, ...]], *, bare: bool = False) -> Block:
+        """A block of some kept prompts and no others, with their trees or, `bare`, without."""
+        rows = [self._kept[prompt] for prompt in prompts]
+        sources: dict[int, list[Row]] = {}
+        moved: dict[tuple[int, ...], Row] = {}
+        used = max(row.length if bare else row.block.used for row in rows)
+        block = Block(len(rows), used if bare else used + ROOM)
+        for number, (prompt, row) in enumerate(zip(prompts, rows, strict=True)):
+            sources.setdefault(id(row.block), []).append(row)
+            moved[prompt] = Row(block, number, row.length, {(): ()} if bare else row.nodes)
+        target = {id(row): number for number, row in enumerate(rows)}
+        for some in sources.values():
+            pairs = torch.tensor([[target[id(row)] for row in some], [row.number for row in some]], device=self._device)
+            block.copy(some[0].block, pairs[0], pairs[1], min(used, some[0].block.used))
+        self._kept.update(moved)
+        return block
+
     def _prefill(self, prompts: Sequence[tuple[int, ...]]) -> None:
         """Read the prompts that are not kept yet, from the end of what they share with one that is."""
         for prompt in prompts:
@@ -405,149 +446,138 @@ class HFEngine(Writer):
         shared = 0 if donor is None else min(_common(donor, prompt) for prompt in missing)
         if shared < MIN_SHARED:
             donor, shared = None, 0
+        longest = max(map(len, missing))
+        room = min(ROOM, max(0, self.batch_tokens // len(missing) - longest))
+        block = Block(len(missing), longest + room)
         first, rest = missing[0], missing[1:]
         among = min((_common(first, prompt) for prompt in rest), default=0)
         if among >= shared + MIN_SHARED:  # as of one user's prompts about many items: the first is read for the others
-            self._read([first], donor, shared)
-            missing, donor, shared = rest, first, among
-        self._read(missing, donor, shared)
+            self._read([first], donor, shared, block, 0)
+            self._read(rest, first, among, block, 1)
+        else:
+            self._read(missing, donor, shared, block, 0)
         self._forget(prompts)
-
-    def _size(self, prompt: tuple[int, ...]) -> int:
-        kept = self._kept.get(prompt)
-        return len(prompt) if kept is None else kept.size
 
     def _forget(self, wanted: Sequence[tuple[int, ...]]) -> None:
         """Keep no more than `batch_tokens`, the wanted prompts first of all, their trees only where there is room."""
-        total = sum(kept.size for kept in self._kept.values())
-        asked = set(wanted)
-        for prompt in list(self._kept):
-            if total > self.batch_tokens and prompt not in asked:
-                total -= self._kept.pop(prompt).size
-        for prompt in wanted:
-            kept = self._kept[prompt]
-            if kept.size > kept.length and (total > self.batch_tokens or kept.size - kept.length > MOST_NODES):
-                total -= kept.size - kept.length
-                self._kept[prompt] = kept.bare()
+        blocks = {id(row.block): row.block for row in self._kept.values()}
+        total = sum(block.tokens for block in blocks.values())
+        asked = {id(self._kept[prompt].block): self._kept[prompt].block for prompt in wanted}
+        if total > self.batch_tokens:
+            left = Counter(id(row.block) for row in self._kept.values())
+            keep = set(wanted)
+            for prompt in [prompt for prompt in self._kept if prompt not in keep]:
+                key = id(self._kept.pop(prompt).block)
+                left[key] -= 1
+                if not left[key]:
+                    total -= blocks[key].tokens
+                    if total <= self.batch_tokens:
+                        break
+        longest = max(self._kept[prompt].length for prompt in wanted)
+        least = longest * len(wanted)
+        over = total > self.batch_tokens and sum(block.tokens for block in asked.values()) > least
+        if over or any(block.used - longest > MOST_NODES for block in asked.values()):
+            self._regrouped(wanted, bare=True)
 
-    def _read(self, prompts: Sequence[tuple[int, ...]], donor: tuple[int, ...] | None, shared: int) -> None:
+    def _read(
+        self,
+        prompts: Sequence[tuple[int, ...]],
+        donor: tuple[int, ...] | None,
+        shared: int,
+        block: Block,
+        first: int,
+    ) -> None:
+        """Read prompts behind what they share with one that is kept, into the rows of a block from `first` on."""
         rest = [prompt[shared:] for prompt in prompts]
         self.usage.read_tokens += sum(map(len, rest))
         self.usage.cached_tokens += shared * len(prompts)
         count, longest = len(prompts), max(map(len, rest))
-        ids = torch.zeros((count, longest), dtype=torch.long)
+        ids = np.zeros((count, longest), np.int64)
         for row, tokens in enumerate(rest):
-            ids[row, : len(tokens)] = torch.tensor(tokens)
-        past = None
+            ids[row, : len(tokens)] = tokens
         if donor is not None:
             source = self._kept[donor]
-            past = [
-                (k[None, :, :shared].expand(count, -1, -1, -1), v[None, :, :shared].expand(count, -1, -1, -1))
-                for k, v in zip(source.keys, source.values, strict=True)
-            ]
+            numbers = torch.full((count,), source.number, device=self._device)
+            block.copy(source.block, torch.arange(first, first + count, device=self._device), numbers, shared)
         # padding stands at the right, behind everything that looks back, so the plain causal mask is right for all rows
-        positions = torch.arange(shared, shared + longest, device=self._device)
-        hidden, now = self._forward(ids.to(self._device), positions.expand(count, -1), past)
-        for row, prompt in enumerate(prompts):
-            length = len(prompt)
-            self._kept[prompt] = _Kept(
-                length,
-                [keys[row, :, :length].clone() for keys, _ in now],
-                [values[row, :, :length].clone() for _, values in now],
-                hidden[row, len(rest[row]) - 1 : len(rest[row])].clone(),
-                {(): 0},
-                [[]],
-            )
+        positions = torch.arange(shared, shared + longest, device=self._device).expand(count, -1)
+        rows = slice(first, first + count)
+        hidden = self._forward(torch.from_numpy(ids).to(self._device), positions, Past(block, rows, shared))
+        block.write_hidden(rows, shared, hidden)
+        for number, prompt in enumerate(prompts, start=first):
+            self._kept[prompt] = Row(block, number, len(prompt))
 
     def _hidden_states(
-        self, prompts: Sequence[tuple[int, ...]], suffixes: Sequence[Sequence[tuple[int, ...]]]
+        self, block: Block, prompts: Sequence[tuple[int, ...]], suffixes: Sequence[Sequence[tuple[int, ...]]]
     ) -> Tensor:
         """Last hidden state after each suffix of each prompt: [all suffixes, hidden size]; what is run is kept."""
-        growths = [_growth(self._kept[prompt], paths) for prompt, paths in zip(prompts, suffixes, strict=True)]
-        if any(growth.tokens for growth in growths):
-            self._run(prompts, growths)
-        rows = []
-        for prompt, paths in zip(prompts, suffixes, strict=True):
-            kept = self._kept[prompt]
-            rows.append(kept.hidden[[kept.numbers[path] for path in paths]])
-        return torch.cat(rows)
+        rows = [self._kept[prompt] for prompt in prompts]
+        growths = [growth(row, paths) for row, paths in zip(rows, suffixes, strict=True)]
+        if any(one.tokens for one in growths):
+            self._run(block, rows, growths)
+        number = [row.number for row, paths in zip(rows, suffixes, strict=True) for _ in paths]
+        column = [row.column(path) for row, paths in zip(rows, suffixes, strict=True) for path in paths]
+        places = torch.from_numpy(np.array([number, column])).to(self._device)
+        return block.hidden[places[0], places[1]]
 
-    def _run(self, prompts: Sequence[tuple[int, ...]], growths: Sequence[_Growth]) -> None:
-        """Run nodes that the prompts' trees lack, all at once, each of which sees the prompt and what is above it."""
-        kept = [self._kept[prompt] for prompt in prompts]
-        longest, width = max(one.size for one in kept), max(len(growth.tokens) for growth in growths)
-        ids = torch.zeros((len(prompts), width), dtype=torch.long)
-        positions = torch.zeros((len(prompts), width), dtype=torch.long)
-        seen = torch.zeros((len(prompts), width, longest + width), dtype=torch.bool)
-        for row, (one, growth) in enumerate(zip(kept, growths, strict=True)):
-            size, known = len(growth.tokens), len(one.above)
-            ids[row, :size] = torch.tensor(growth.tokens, dtype=torch.long)
-            positions[row, :size] = torch.tensor([one.length + len(path) - 1 for path in growth.above])
-            seen[row, :, : one.length] = True
-            for node, path in enumerate(growth.above):
-                seen[row, node, [one.length + n - 1 if n < known else longest + n - known for n in path]] = True
-        mask = torch.zeros(seen.shape, dtype=self._head.weight.dtype)
+    def _run(self, block: Block, rows: Sequence[Row], growths: Sequence[Growth]) -> None:
+        """Run nodes that the trees lack, all at once, each of which sees the prompt and what is above it."""
+        start = block.used
+        made = inputs(block, rows, growths)
+        block.widen(made.seen.shape[2])
+        tokens = torch.from_numpy(np.stack([made.ids, made.positions])).to(self._device)
+        seen = torch.from_numpy(made.seen).to(self._device)
+        mask = torch.zeros(seen.shape, dtype=self._head.weight.dtype, device=self._device)
         mask.masked_fill_(~seen, torch.finfo(mask.dtype).min)
-        past = [
-            (_pad([one.keys[layer] for one in kept], longest), _pad([one.values[layer] for one in kept], longest))
-            for layer in range(len(kept[0].keys))
-        ]
-        hidden, now = self._forward(
-            ids.to(self._device), positions.to(self._device), past, mask[:, None].to(self._device)
-        )
-        for row, (prompt, one, growth) in enumerate(zip(prompts, kept, growths, strict=True)):
-            size = len(growth.tokens)
+        every = slice(0, block.rows)
+        hidden = self._forward(tokens[0], tokens[1], Past(block, every, start), mask[:, None])
+        block.write_hidden(every, start, hidden)
+        for row, one in zip(rows, growths, strict=True):
+            row.nodes.update(one.nodes)
 
-            def grown(run: Tensor, row: int = row, before: int = one.size, size: int = size) -> Tensor:
-                if len(prompts) == 1:
-                    return run[0]
-                return torch.cat([run[row, :, :before], run[row, :, longest : longest + size]], dim=1)
+    def _logprobs(self, hidden: Tensor, steps: Sequence[Step]) -> tuple[Tensor, list[int]]:
+        """Of the wanted tokens of each step, from its hidden state: [steps, hidden size].
 
-            self._kept[prompt] = _Kept(
-                one.length,
-                [grown(keys) for keys, _ in now],
-                [grown(values) for _, values in now],
-                torch.cat([one.hidden, hidden[row, :size]]),
-                {**one.numbers, **growth.numbers},
-                [*one.above, *growth.above],
-            )
-
-    def _logprobs(self, hidden: Tensor, steps: Sequence[Step]) -> list[FloatArray]:
-        """Of the wanted tokens of each step, from its hidden state: [steps, hidden size]."""
-        answers: list[FloatArray] = [np.empty(0)] * len(steps)
+        Returns:
+            float64, one number a wanted token, step after step; and the steps in their order.
+        """
+        found: list[Tensor] = []
+        order: list[int] = []
         weight, bias = self._head.weight, getattr(self._head, "bias", None)
         hidden = hidden.float()
 
-        def rows(wanted: IntArray) -> tuple[Tensor, Tensor | float]:
-            ids = torch.from_numpy(wanted).to(self._device)
+        def rows(ids: Tensor) -> tuple[Tensor, Tensor | float]:
             return weight[ids].float(), 0.0 if bias is None else bias[ids].float()
 
         full = [i for i, step in enumerate(steps) if step.full]
         for start in range(0, len(full), FULL_CHUNK):
             chunk = full[start : start + FULL_CHUNK]
             logits = torch.nn.functional.linear(hidden[chunk], weight.float(), None if bias is None else bias.float())
-            logits = (
-                self._scaled(logits).double().log_softmax(dim=-1)
-            )  # in float32 the long sum is off by 1e-5 a token, one-sidedly
-            for row, i in enumerate(chunk):
-                answers[i] = _numpy(logits[row, torch.from_numpy(steps[i].wanted).to(self._device)])
+            # in float32 the long sum is off by 1e-5 a token, one-sidedly
+            logits = self._scaled(logits).double().log_softmax(dim=-1)
+            places = self._places([(row, steps[i].wanted) for row, i in enumerate(chunk)])
+            found.append(logits[places[0], places[1]])
+            order += chunk
         narrow = [i for i, step in enumerate(steps) if not step.full and len(step.wanted) <= NARROW]
         if narrow:
-            counts = torch.tensor([len(steps[i].wanted) for i in narrow])
-            owner = torch.repeat_interleave(torch.tensor(narrow), counts).to(self._device)
-            vectors, offsets = rows(np.concatenate([steps[i].wanted for i in narrow]))
-            products = _numpy(self._scaled((hidden[owner] * vectors).sum(dim=-1) + offsets))
-            for i, part in zip(narrow, np.split(products, np.cumsum(counts.numpy())[:-1]), strict=True):
-                answers[i] = part
+            places = self._places([(i, steps[i].wanted) for i in narrow])
+            vectors, offsets = rows(places[1])
+            found.append(self._scaled((hidden[places[0]] * vectors).sum(dim=-1) + offsets))
+            order += narrow
         wide: dict[int, list[int]] = {}
         for i, step in enumerate(steps):
             if not step.full and len(step.wanted) > NARROW:
                 wide.setdefault(id(step.wanted), []).append(i)
         for group in wide.values():
-            vectors, offsets = rows(steps[group[0]].wanted)
-            for i, row in zip(group, _numpy(self._scaled(hidden[group] @ vectors.T + offsets)), strict=True):
-                answers[i] = row
-        return answers
+            vectors, offsets = rows(torch.from_numpy(steps[group[0]].wanted).to(self._device))
+            found.append(self._scaled(hidden[group] @ vectors.T + offsets).flatten())
+            order += group
+        return torch.cat([part.double() for part in found]), order
+
+    def _places(self, wanted: Sequence[tuple[int, IntArray]]) -> Tensor:
+        """Rows and tokens, int64 [2, all tokens], of the tokens that are wanted of some rows."""
+        row = np.repeat([number for number, _ in wanted], [len(tokens) for _, tokens in wanted])
+        return torch.from_numpy(np.stack([row, np.concatenate([tokens for _, tokens in wanted])])).to(self._device)
 
     def _scaled(self, products: Tensor) -> Tensor:
         """Logits from the products of the output layer, as Cohere, Granite and Gemma make them."""
@@ -558,7 +588,8 @@ class HFEngine(Writer):
     def _plain(self, step: Step) -> FloatArray:
         """The answer by one whole pass over prompt and suffix; the reference."""
         logits = self._logits(step.prompt + step.suffix)
-        return _numpy(logits.log_softmax(dim=-1)[torch.from_numpy(step.wanted).to(self._device)])
+        answer: FloatArray = logits.log_softmax(dim=-1)[torch.from_numpy(step.wanted).to(self._device)].cpu().numpy()
+        return answer
 
     def _logits(self, text: tuple[int, ...]) -> Tensor:
         """Float64, of the token after a text."""
@@ -584,12 +615,12 @@ class HFEngine(Writer):
         wanted = np.array(sorted(set(tokens)), dtype=np.int64)
         steps = [Step(prompt, suffix, wanted) for prompt in prompts for suffix in suffixes]
         try:
-            self._prefill(prompts)
-            kept = self._kept[prompts[0]]
-            held = sum(layer.numel() * layer.element_size() for layer in (*kept.keys, *kept.values))
-            self._bytes_a_token = max(1, held // kept.length)
-            hidden = self._hidden_states(prompts, [suffixes, suffixes])
-            fast = self._logprobs(hidden, steps)
+            block = self._gathered(prompts)
+            self._bytes_a_token = max(1, block.bytes // block.tokens)
+            hidden = self._hidden_states(block, prompts, [suffixes, suffixes])
+            products, order = self._logprobs(hidden, steps)
+            parts = np.split(products.cpu().numpy(), len(steps))  # all want the same tokens
+            fast = [parts[order.index(number)] for number in range(len(steps))]
         except Exception as error:  # whatever the many models raise: run as a whole, they may do
             return f"{type(error).__name__}: {error}"
         finally:
@@ -656,42 +687,7 @@ def _batches(things: Sequence[T], size: Callable[[T], int], limit: int) -> Itera
         yield batch
 
 
-def _growth(kept: _Kept, paths: Sequence[tuple[int, ...]]) -> _Growth:
-    """What the tree lacks of some paths, each node behind the one above it."""
-    growth = _Growth([], {}, [])
-    for path in paths:
-        above: list[int] = []
-        if path in kept.numbers:
-            continue
-        for depth in range(1, len(path) + 1):
-            begun = path[:depth]
-            number = kept.numbers.get(begun)
-            if number is not None:
-                above = kept.above[number]
-                continue
-            number = growth.numbers.setdefault(begun, len(kept.above) + len(growth.tokens))
-            if number == len(kept.above) + len(growth.tokens):
-                growth.tokens.append(path[depth - 1])
-                growth.above.append([*above, number])
-            above = growth.above[number - len(kept.above)]
-    return growth
-
-
-def _pad(tensors: Sequence[Tensor], length: int) -> Tensor:
-    """[heads, tokens, size] each -> [batch, heads, length, size], zeros at the right."""
-    if len(tensors) == 1:
-        return tensors[0][None]
-    batch = tensors[0].new_zeros((len(tensors), tensors[0].shape[0], length, tensors[0].shape[2]))
-    for row, tensor in enumerate(tensors):
-        batch[row, :, : tensor.shape[1]] = tensor
-    return batch
-
-
 def _common(one: tuple[int, ...], other: tuple[int, ...]) -> int:
     """Length of the common beginning, short of all of `other` by one token at least."""
     limit = min(len(one), len(other) - 1)
     return next((i for i in range(limit) if one[i] != other[i]), limit)
-
-
-def _numpy(tensor: Tensor) -> FloatArray:
-    return tensor.double().cpu().numpy()

@@ -62,8 +62,7 @@ class Prompter:
             TemplateError: It does not fit into the model's context even without a history.
         """
         fitted = self.render(template, query, variables, room)
-        token_ids = needs_engine(self.engine, "a prompt").tokenize(fitted.messages)
-        return Prompt(template, fitted.messages, token_ids, fitted.num_items)
+        return Prompt(template, fitted.messages, fitted.token_ids, fitted.num_items)
 
     def prompts(
         self, template: PromptTemplate, queries: Sequence[Query], candidates: Sequence[Sequence[Item]], room: int
@@ -96,7 +95,7 @@ class Prompter:
 
         return fit(
             messages,
-            lambda made: len(engine.tokenize(made)),
+            engine.tokenize,
             shown,
             engine.max_tokens - room,
             block=engine.block_tokens if self.aligned else 1,

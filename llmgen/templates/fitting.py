@@ -15,17 +15,22 @@ class Fitted(NamedTuple):
     Attributes:
         messages: The rendered messages.
         num_items: How many of the newest items stand in it.
-        num_tokens: Its length.
+        token_ids: The same as tokens.
     """
 
     messages: tuple[Message, ...]
     num_items: int
-    num_tokens: int
+    token_ids: tuple[int, ...]
+
+    @property
+    def num_tokens(self) -> int:
+        """Its length."""
+        return len(self.token_ids)
 
 
 def fit(
     render: Callable[[int], Sequence[Message]],
-    count_tokens: Callable[[Sequence[Message]], int],
+    tokenize: Callable[[Sequence[Message]], tuple[int, ...]],
     num_items: int,
     max_tokens: int,
     *,
@@ -38,7 +43,7 @@ def fit(
 
     Args:
         render: Messages with that many of the newest items, from 0 to `num_items`.
-        count_tokens: Length of a prompt; should not fall when an item is added.
+        tokenize: Token ids of a prompt; their number should not fall when an item is added.
         num_items: Length of the history.
         max_tokens: The longest prompt allowed.
         block: Engines that keep what they read of a prompt in whole blocks read the rest again for every path. Of the
@@ -54,7 +59,7 @@ def fit(
 
     def attempt(number: int) -> Fitted:
         messages = tuple(render(number))
-        return Fitted(messages, number, count_tokens(messages))
+        return Fitted(messages, number, tokenize(messages))
 
     best = _longest(attempt, num_items, max_tokens)
     fewest = best.num_items - best.num_items // 4

@@ -341,3 +341,33 @@ def test_thoughts_in_harmony_end_where_the_final_channel_begins(tiny_model: Path
 def test_a_model_that_does_not_think_cannot_be_asked_to(tiny_model: Path) -> None:
     with pytest.raises(ConfigError, match="knows no thoughts, so think_tokens must be 0, not 9"):
         ChatTokenizer(loaded(tiny_model)).thinking([Message("user", "a")], 9)
+
+
+def test_a_rendered_chat_has_the_tokens_that_transformers_gives_it(tiny_model: Path) -> None:
+    """They are read by tokenizers itself, without what transformers wraps around it."""
+    chat = ChatTokenizer.load(str(tiny_model))
+    assert chat._quick
+    for text in ("Alien (1979)", "七人の侍 \u200b 𝒜", "a<|im_end|>b <|im_start|>user", "  x\n\n\ty ", "film " * 200):
+        turns = [{"role": "system", "content": "s"}, {"role": "user", "content": text}]
+        rendered = chat.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        expected = tuple(chat.tokenizer(rendered, add_special_tokens=False)["input_ids"])
+        assert chat.tokenize([Message("system", "s"), Message("user", text)]) == expected
+
+
+def test_a_tokenizer_that_does_more_than_tokenizers_is_asked_itself(tiny_model: Path) -> None:
+    from transformers import AutoTokenizer
+
+    plain = AutoTokenizer.from_pretrained(tiny_model)
+
+    class Lowering(type(plain)):  # type: ignore[misc]
+        def __call__(self, text: Any, **settings: Any) -> Any:
+            return super().__call__(text.lower() if isinstance(text, str) else text, **settings)
+
+    tokenizer = Lowering.from_pretrained(tiny_model)
+    chat = ChatTokenizer(tokenizer)
+    assert not chat._quick
+    expected = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "ALIEN"}], add_generation_prompt=True, return_dict=False
+    )
+    assert chat.tokenize([Message("user", "ALIEN")]) == tuple(expected)
+    assert chat.tokenize([Message("user", "ALIEN")]) == chat.tokenize([Message("user", "alien")])

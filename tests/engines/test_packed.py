@@ -12,7 +12,8 @@ from torch import nn
 from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
 
 from llmgen.engines import packed
-from llmgen.engines.forward import FusedAttention, Past, by_transformers, short
+from llmgen.engines.blocks import Block, Past
+from llmgen.engines.forward import FusedAttention, by_transformers, short
 from llmgen.engines.hf import HFEngine
 from llmgen.engines.packed import PackedLinear, pack
 from llmgen.models import demo_model
@@ -66,7 +67,7 @@ def test_the_short_pass_is_that_of_transformers(biased: bool) -> None:
     assert pack(model)
     one, other = short(model.get_decoder()), by_transformers(expected.get_decoder())
     assert one is not None
-    past: tuple[Past | None, Past | None] = (None, None)
+    blocks = Block(2, 19), Block(2, 19)
     before = 0
     for tokens, masked in ((9, False), (5, False), (1, False), (4, True)):
         ids, positions = torch.randint(0, 97, (2, tokens)), torch.arange(before, before + tokens).expand(2, -1)
@@ -75,11 +76,13 @@ def test_the_short_pass_is_that_of_transformers(biased: bool) -> None:
             unseen = torch.rand(2, 1, tokens, before + tokens) < 0.5
             unseen[..., 0] = False
             mask = torch.zeros(unseen.shape).masked_fill(unseen, torch.finfo(torch.float32).min)
-        done = one(ids, positions, past[0], mask), other(ids, positions, past[1], mask)
-        assert torch.allclose(done[0].hidden, done[1].hidden, atol=1e-5)
-        for mine, theirs in zip(done[0].past, done[1].past, strict=True):
+        pasts = [Past(block, slice(0, 2), before) for block in blocks]
+        done = one(ids, positions, pasts[0], mask), other(ids, positions, pasts[1], mask)
+        assert torch.allclose(*done, atol=1e-5)
+        for mine, theirs in zip(blocks[0].layers, blocks[1].layers, strict=True):
             assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(mine, theirs, strict=True))
-        past, before = (done[0].past, done[1].past), before + tokens
+        before += tokens
+    assert before == 19
 
 
 @torch.inference_mode()

@@ -158,12 +158,12 @@ def test_the_benchmark_of_a_card_runs_on_a_cpu(tiny_model: Path, tmp_path: Path)
     out = tmp_path / "findings.jsonl"
     common = ["--users", "2", "--dtype", "float32", "--option", f"kv_cache_memory_bytes={2**28}", "--out", str(out)]
     common += ["--model", str(wider_llama(tiny_model, tmp_path / "model"))]
-    runs = [["speed", "--repeats", "1", "--made-up", "500", *common], ["equal", *common]]
+    runs = [["speed", "--repeats", "1", "--made-up", "500", "--transformers", *common], ["equal", *common]]
     both = f"from eval.bench.gpu import main\nfor arguments in {runs!r}:\n    main(arguments)"
     subprocess.run([sys.executable, "-c", both], check=True, timeout=400, cwd=ROOT)
     found = [json.loads(line) for line in out.read_text().splitlines()]
     arms = [row["arm"] for row in found if row["stage"] == "speed"]
-    assert arms == [gpu.READ, gpu.OURS, gpu.GREEDY, gpu.BEAM] * 2
+    assert arms == [gpu.READ, gpu.OURS, gpu.GREEDY, gpu.BEAM, gpu.TRANSFORMERS, gpu.CONSTRAINED] * 2
     ours = next(row for row in found if row.get("arm") == gpu.OURS)
     assert sum(ours["share"].values()) == pytest.approx(1)
     assert ours["read_tokens_a_request"] >= ours["prompt_tokens"] / 2  # two prompts begin alike

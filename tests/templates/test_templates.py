@@ -585,8 +585,9 @@ def test_the_tokenised_chat_has_only_the_control_tokens_of_its_turns(
 # Truncation
 
 
-def words(messages: Sequence[Message]) -> int:
-    return sum(len(message.content.split()) for message in messages)
+def words(messages: Sequence[Message]) -> tuple[int, ...]:
+    """A token a word."""
+    return tuple(1 for message in messages for _ in message.content.split())
 
 
 @given(st.lists(st.integers(1, 9), max_size=30), st.integers(0, 60), st.integers(0, 20))
@@ -605,7 +606,8 @@ def test_the_longest_newest_history_that_fits_is_taken(lengths: list[int], room:
     else:
         fitted = fit(render, words, len(lengths), room)
         assert fitted.num_items == max(fitting)
-        assert fitted.num_tokens == words(fitted.messages) <= room
+        assert fitted.token_ids == words(fitted.messages)
+        assert fitted.num_tokens == len(fitted.token_ids) <= room
         assert fitted.messages == render(fitted.num_items)
     assert len(calls) <= 3 + len(lengths).bit_length()
 
@@ -658,6 +660,6 @@ def test_a_block_costs_a_quarter_of_the_history_at_most(lengths: list[int], over
     longest = fit(render, words, len(lengths), 300 + overhead).num_items
     fitted = fit(render, words, len(lengths), 300 + overhead, block=block)
     allowed = range(longest - longest // 4, longest + 1)
-    rests = {number: words(render(number)) % block for number in allowed}
+    rests = {number: len(words(render(number))) % block for number in allowed}
     assert fitted.num_items == max(number for number in allowed if rests[number] == min(rests.values()))
     assert fitted.messages == render(fitted.num_items)
