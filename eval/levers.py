@@ -29,7 +29,8 @@ import torch
 import typer
 from torch import nn
 
-from eval.spelling import NEW, new_model
+from eval.small_model import new_model
+from eval.spelling import NEW
 from llmgen.adapters import AdapterRecord
 from llmgen.engines.hf import HFEngine
 from llmgen.errors import ConfigError
@@ -293,7 +294,7 @@ def main(
         first = settings_of(chosen[0], 0, data, base, out, batch, learning_rate, more)
         loaded = sft.load(parse(flags({**first, "model": ""}))[0])
         if model == NEW and not (out / "base" / "config.json").exists():
-            new_model(loaded.dataset.catalog, out / "base")
+            new_model(loaded.dataset.catalog.labels, (), out / "base")
         count = min(users, len(loaded.queries))
         if count < 4:
             raise ConfigError(f"{count} users can be asked, and 4 are needed; give a larger log")
