@@ -3,8 +3,8 @@ r"""Wishes for video games in words that stand in no title that is wanted: what 
     python -m eval.game_wishes items.csv.gz log.csv.gz --vectors runs/vectors/video-games
 
 The products have titles and nothing else. So `eval/game_wishes.yaml` says what a player knows: a rule has a pattern of
-titles (`\bFIFA\b`) and wishes in other words ("kick a ball with real clubs and players"), written by hand before any
-result was seen. All products whose title the pattern matches are wanted. A wish of which a word, also with another
+titles (`\bFIFA\b`) and wishes in other words ("kick a ball with real clubs and players"), written before any result
+was seen. All products whose title the pattern matches are wanted. A wish of which a word, also with another
 ending, stands in a title that is wanted is left out. Half of the rules choose weights and temperature, the wishes of
 the others are asked once; no rule is in both. NDCG@10 and recall@10, means of the wishes; intervals and tests draw and
 flip whole rules, since the wishes of a rule want the same products. The control gives each wish the lists of the other
@@ -23,7 +23,9 @@ import typer
 import yaml
 
 from eval.meaning import EncoderOption, K, VectorsOption, best, best_vectors, combinations, ndcgs, weights_of
+from eval.wish_mixes import LM_WEIGHTS, asked_model
 from llmgen.catalog.core import Catalog
+from llmgen.engines import load_engine
 from llmgen.errors import DataError
 from llmgen.evaluation.metrics.ranking import ndcg_at_k, recall_at_k
 from llmgen.evaluation.protocols.protocol import Protocol
@@ -208,6 +210,7 @@ def main(
     vectors: VectorsOption,
     encoder: EncoderOption = "minilm",
     rules: Annotated[Path, typer.Option(help="What a player knows.")] = RULES,
+    engine: Annotated[str, typer.Option(help="A model that is asked too, see llmgen.engines.load_engine.")] = "none",
     seed: Annotated[int, typer.Option(help="Which rules choose the weights.")] = 0,
 ) -> None:
     """Ask the wishes of half of the rules, with weights that the others chose."""
@@ -235,16 +238,30 @@ def main(
         known, asked = (
             {name: prior.log_weights(asks(half)) for name, prior in priors.items()} for half in (tuning, final)
         )
-        found, settings, before = {}, {}, {}
+        found, settings, before, products = {}, {}, {}, {}
         for mix in combinations(tuple(known)):
             weights = weights_of([known[name] for name in mix], ids, wanted)
             name = " x ".join(mix)
-            before[name] = ndcgs(best([known[one] for one in mix], weights, ids), wanted)
-            found[name] = best([asked[one] for one in mix], weights, ids)
+            products[name] = [
+                np.sum([weight * half[one] for one, weight in zip(mix, weights, strict=True)], axis=0)
+                for half in (known, asked)
+            ]
+            before[name] = ndcgs(best(products[name][:1], (1.0,), ids), wanted)
+            found[name] = best(products[name][1:], (1.0,), ids)
             settings[name] = ", ".join(f"{one} {weight:g}" for one, weight in zip(mix, weights, strict=True))
+        for name in () if engine == "none" else (BASELINE, f"vectors x {BASELINE}"):
+            model, (first, second), told = load_engine(engine), products[name], f"LM x {name}"
+            tried = {
+                weight: ndcgs(asked_model(model, catalog, asks(tuning), first, weight), wanted) for weight in LM_WEIGHTS
+            }
+            weight = max(tried, key=lambda one: float(tried[one].mean()))
+            print(f"{told}, choosing:", {one: round(float(some.mean()), 4) for one, some in tried.items()}, flush=True)
+            found[told], before[told] = asked_model(model, catalog, asks(final), second, weight), tried[weight]
+            settings[told] = f"{settings[name]}, LM {weight:g}"
         print("NDCG@10 on the part for choosing:", {name: round(float(one.mean()), 4) for name, one in before.items()})
-        sure = detectable(before[name] - before[BASELINE], tuning, len({wish.rule for wish in final}))
-        print(f"{name} - {BASELINE} shows at .8 power in the other part from {sure:.4f} on", flush=True)
+        every = " x ".join(priors)
+        sure = detectable(before[every] - before[BASELINE], tuning, len({wish.rule for wish in final}))
+        print(f"{every} - {BASELINE} shows at .8 power in the other part from {sure:.4f} on", flush=True)
         show(found, settings, final)
 
 

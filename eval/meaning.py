@@ -87,7 +87,15 @@ def best(
     """
     order = np.tile(np.arange(len(ids)), (len(said[0]), 1)) if tie_order is None else tie_order
     scores = sum((weight * one for weight, one in zip(weights, said, strict=True)), start=np.zeros(order.shape))
-    return [ids[np.lexsort((ties, -row))[:K]].tolist() for row, ties in zip(scores, order, strict=True)]
+    return [ids[_first(row, ties)].tolist() for row, ties in zip(scores, order, strict=True)]
+
+
+def _first(scores: FloatArray, ties: NDArray[np.number]) -> NDArray[np.int64]:
+    """Positions of the ten highest scores, best first; only those that may be among them are sorted."""
+    some = np.arange(len(scores))
+    if len(scores) > K:
+        some = np.flatnonzero(scores >= np.partition(scores, -K)[-K])
+    return some[np.lexsort((ties[some], -scores[some]))[:K]]
 
 
 def combinations(names: Sequence[str]) -> list[tuple[str, ...]]:

@@ -33,6 +33,7 @@ from eval.meaning import (
     weights_of,
 )
 from eval.wishes import parted
+from llmgen.catalog.core import Catalog
 from llmgen.engines import Engine, load_engine
 from llmgen.evaluation.protocols.protocol import Protocol
 from llmgen.evaluation.protocols.sample import Sample
@@ -99,11 +100,13 @@ def past_wishes(tuning: Sample, sample: Sample) -> FloatArray:
     )
 
 
-def asked_model(engine: Engine, sample: Sample, mix: FloatArray, lm_weight: float) -> list[list[str]]:
-    """Ids of the ten best items of each wish under model x mix, by the search."""
-    rows = dict(zip(map(str, (query.user_id for query in sample.queries)), mix, strict=True))
-    recommender = Recommender(sample.catalog, engine, priors=[Said(rows)], prompt="cold_start", lm_weight=lm_weight)
-    return [[found.item.id for found in answer] for answer in recommender.recommend_many(sample.queries)]
+def asked_model(
+    engine: Engine, catalog: Catalog, queries: Sequence[Query], mix: FloatArray, lm_weight: float
+) -> list[list[str]]:
+    """Ids of the ten best items of each wish under model x mix, by the search; each query has a user id of its own."""
+    rows = dict(zip((str(query.user_id) for query in queries), mix, strict=True))
+    recommender = Recommender(catalog, engine, priors=[Said(rows)], prompt="cold_start", lm_weight=lm_weight)
+    return [[found.item.id for found in answer] for answer in recommender.recommend_many(queries)]
 
 
 def control(found: Mapping[str, Sequence[Sequence[str]]], final: Sample, silent: Sequence[int]) -> None:
@@ -166,13 +169,15 @@ def main(
                 name, (first, second) = f"{model} LM x {' x '.join(mix)}", mixed[mix]
                 tried = {0.0: before[" x ".join(mix)]}
                 for weight in LM_WEIGHTS:
-                    tried[weight] = ndcgs(asked_model(loaded, tuning, first, weight), tuning.held_out)
+                    tried[weight] = ndcgs(asked_model(loaded, catalog, tuning.queries, first, weight), tuning.held_out)
                 print(
                     f"{name}, choosing:", {one: round(float(some.mean()), 4) for one, some in tried.items()}, flush=True
                 )
                 weight = max(tried, key=lambda one: float(tried[one].mean()))
                 before[name] = tried[weight]
-                found[name] = asked_model(loaded, final, second, weight) if weight else found[" x ".join(mix)]
+                found[name] = (
+                    asked_model(loaded, catalog, final.queries, second, weight) if weight else found[" x ".join(mix)]
+                )
                 rows[name] = Row(name, {"LM": weight}, ndcgs(found[name], final.held_out))
         _tell(rows, before, len(final.queries))
         silent = [number for number, row in enumerate(asked["bm25"]) if not row.any()]

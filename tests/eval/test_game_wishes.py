@@ -88,6 +88,9 @@ def test_the_command_on_a_small_shop(tiny_encoder: Path, tmp_path: Path) -> None
     assert "| popularity | 1.0000 [1.0000, 1.0000] | 1.0000 | - | - | popularity 1 |" in done.output
     assert "| popularity | 1.0000 | 1.0000 | +0.0000 [+0.0000, +0.0000], p 1.0000 |" in done.output
     assert done.output.count("\n| bm25 x vectors x popularity |") == 2
+    done = CliRunner().invoke(app, [*tables, *beside, "--engine", "fake"])
+    assert done.exit_code == 0, done.output
+    assert done.output.count("\n| LM x vectors x popularity |") == 2
     (tmp_path / "rules.yaml").write_text("- titles: zelda\n  wishes: [elf]\n")
     done = CliRunner().invoke(app, [*tables, *beside])
     assert done.exit_code != 0 and "two rules or more" in done.output

@@ -22,6 +22,20 @@ def test_lists_are_of_the_product_and_ties_stay_in_order() -> None:
     assert best([], (), ids, order) == [["c", "b", "a"]]
 
 
+def test_the_ten_best_of_many_are_those_of_a_full_sort() -> None:
+    rng = np.random.default_rng(0)
+    ids = np.array([str(number) for number in range(60)])
+    scores, order = (
+        rng.integers(0, 6, (20, 60)).astype(float),
+        rng.random((20, 60)),
+    )  # about ten items a score: many ties
+    full = [
+        sorted(range(60), key=lambda item: (-row[item], ties[item]))[:10]
+        for row, ties in zip(scores, order, strict=True)
+    ]
+    assert best([scores], (1.0,), ids, order) == [[str(item) for item in row] for row in full]
+
+
 def test_the_weight_that_finds_most_is_taken_and_of_equal_ones_the_smallest() -> None:
     ids = np.array([str(number) for number in range(20)])
     words = np.zeros((1, 20))

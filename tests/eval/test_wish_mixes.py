@@ -37,7 +37,7 @@ def test_each_wish_is_asked_beside_its_own_mix() -> None:
     catalog = Catalog([Item(name, f"Film {name}") for name in "abcd"])
     asked = sample(catalog, {"x": ("a",), "y": ("b",)})
     mix = np.array([[0.0, -90.0, 90.0, -90.0], [-90.0, 90.0, -90.0, 0.0]])  # no model says so much
-    assert asked_model(load_engine("fake"), asked, mix, 0.01) == [["c", "a"], ["b", "d"]]
+    assert asked_model(load_engine("fake"), catalog, asked.queries, mix, 0.01) == [["c", "a"], ["b", "d"]]
 
 
 def test_the_command_on_a_small_release(tagged_release: Path, tiny_encoder: Path, tmp_path: Path) -> None:
