@@ -113,12 +113,20 @@ class RelevanceBody(BaseModel):
     document: DocumentBody | None = None
 
 
+class UsageBody(BaseModel):
+    """Tokens that are billed: none. Other services bill by the token, and their clients look for the field."""
+
+    total_tokens: int = 0
+    prompt_tokens: int = 0
+
+
 class RerankedBody(BaseModel):
     """What /v1/rerank answers and `llmgen rerank --json` prints."""
 
     id: str = Field(description="Of the request.")
     model: str = Field(description="What put them in order.")
     results: list[RelevanceBody] = Field(description="Best first.")
+    usage: UsageBody = UsageBody()
 
     @staticmethod
     def dump(
@@ -130,7 +138,7 @@ class RerankedBody(BaseModel):
             item = None if one.item is None else ItemBody.dump(one.item)
             result: Document = {"index": one.index, "relevance_score": one.score, "item": item}
             results.append({**result, "document": {"text": texts[one.index]}} if texts else result)
-        return {"id": request_id, "model": model, "results": results}
+        return {"id": request_id, "model": model, "results": results, "usage": UsageBody().model_dump()}
 
     def value(self) -> list[Relevance]:
         """As the library's own type."""
